@@ -1,0 +1,163 @@
+# unblock: build, demo, tests. `make help` lists the targets.
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= cc
+PYTHON  ?= /usr/bin/python3
+V       ?= 0
+Q       := $(if $(filter 1,$(V)),,@)
+say      = $(if $(filter 1,$(V)),,@printf '  %-7s %s\n' '$(1)' '$(2)')
+
+CFLAGS   ?= -O2 -g
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter
+ifneq ($(CI),)
+WARN     += -Werror
+endif
+STD      := -std=gnu17 -D_GNU_SOURCE
+ALL_CFLAGS = $(STD) $(CFLAGS) $(WARN) -MMD -MP
+
+# The agent lives in other people's programs: libc only, nothing exported but
+# the hooks, TLS that needs no allocation, unwindable by C++ exceptions.
+AGENT_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fcf-protection=full \
+                -fno-stack-protector -fno-plt -U_FORTIFY_SOURCE
+AGENT_LDFLAGS := -shared -Wl,-soname,libunblock.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete \
+                 -Wl,--no-undefined
+
+TRACER_LIBS := -lunwind-x86_64 -lunwind -ldw -lelf -ljansson -lzstd -liberty -lpthread
+TRACER_CFLAGS := -I/usr/include/libiberty
+
+AGENT_SRC  := $(wildcard agent/*.c agent/*/*.c)
+AGENT_ASM  := $(wildcard agent/*.S agent/*/*.S)
+TRACER_SRC := $(wildcard tracer/*.c)
+UI_SRC     := $(wildcard ui/*.c)
+UI_LIB_SRC := $(filter-out ui/main.c,$(UI_SRC))
+
+AGENT_OBJ  := $(AGENT_SRC:%.c=$(BUILD)/obj/%.o) $(AGENT_ASM:%.S=$(BUILD)/obj/%.o)
+TRACER_OBJ := $(TRACER_SRC:%.c=$(BUILD)/obj/%.o)
+UI_LIB_OBJ := $(UI_LIB_SRC:%.c=$(BUILD)/obj/%.o)
+
+AGENT      := $(BUILD)/lib/unblock/libunblock.so
+COMMAND    := $(BUILD)/bin/unblock
+CORE_LIB   := $(BUILD)/obj/libcore.a
+
+UNIT_SRC   := $(wildcard tests/unit/test_*.c)
+UNIT_BIN   := $(UNIT_SRC:%.c=$(BUILD)/%)
+PROG_SRC   := $(wildcard tests/programs/*.c)
+PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
+
+.PHONY: all programs demo check check-unit check-e2e check-servers bench soak lint deps install clean help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+all: $(AGENT) $(COMMAND)
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make            build build/bin/unblock and build/lib/unblock/libunblock.so
+## make deps       install what is missing to build and test (Debian), or say what to install
+## make demo       set everything up and show the main job on a real server
+## make check      set everything up and run every core test
+## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
+## make bench      what it costs, beside other tools, one table
+## make soak       the long runs
+## make lint       clang-format, clang-tidy, cppcheck, shellcheck
+## make install    PREFIX=/usr/local DESTDIR=
+
+deps:
+	$(Q)tests/deps.sh core
+
+# Every target below that compiles needs the packages, so a fresh machine gets them first.
+$(BUILD)/.deps: tests/deps.sh
+	$(Q)mkdir -p $(BUILD)
+	$(Q)tests/deps.sh core
+	$(Q)touch $@
+
+$(BUILD)/obj/agent/%.o: agent/%.c | $(BUILD)/.deps
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(AGENT_CFLAGS) -c $< -o $@
+
+$(BUILD)/obj/agent/%.o: agent/%.S | $(BUILD)/.deps
+	$(call say,AS,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(AGENT_CFLAGS) -c $< -o $@
+
+$(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(TRACER_CFLAGS) -c $< -o $@
+
+# The export list comes from the list of hooks: a name is hooked if and only if it is exported.
+$(BUILD)/obj/agent/exports.map: agent/hooks.def agent/exports.sh
+	$(call say,GEN,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)agent/exports.sh agent/hooks.def > $@
+
+$(AGENT): $(AGENT_OBJ) $(BUILD)/obj/agent/exports.map
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $(AGENT_LDFLAGS) -Wl,--version-script=$(BUILD)/obj/agent/exports.map $(AGENT_OBJ) -o $@
+	$(Q)agent/verify.sh $@
+
+$(CORE_LIB): $(TRACER_OBJ) $(UI_LIB_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(COMMAND): $(BUILD)/obj/ui/main.o $(CORE_LIB)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $< $(CORE_LIB) $(TRACER_LIBS) -o $@
+
+# tests ------------------------------------------------------------------
+
+# A test program states its own extra flags in a line "// flags: ..." (compiler) or "// libs: ..." (linker).
+$(BUILD)/tests/programs/%: tests/programs/%.c | $(BUILD)/.deps
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(STD) -O2 -g -Wall -MMD -MP $$(sed -n 's,^// flags: ,,p' $<) $< -o $@ $$(sed -n 's,^// libs: ,,p' $<) -lpthread
+
+$(BUILD)/tests/unit/%: tests/unit/%.c $(CORE_LIB)
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(STD) -O1 -g -Wall -MMD -MP $(TRACER_CFLAGS) $< $(CORE_LIB) $(TRACER_LIBS) -lcmocka -o $@
+
+programs: $(PROG_BIN)
+
+check-unit: $(UNIT_BIN) programs
+	$(Q)for t in $(UNIT_BIN); do echo "== $$t"; $$t || exit 1; done
+
+check-e2e: all programs
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e
+
+check: all check-unit check-e2e
+
+check-servers: all programs
+	$(Q)tests/deps.sh servers
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/servers
+
+demo: all
+	$(Q)tests/deps.sh demo
+	$(Q)tests/demo.sh $(COMMAND)
+
+bench: all programs
+	$(Q)tests/deps.sh bench
+	$(Q)$(PYTHON) tests/bench/bench.py
+
+soak: all programs
+	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e tests/servers
+
+lint:
+	$(Q)tests/deps.sh lint
+	$(Q)tests/lint.sh
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/unblock
+	install -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/unblock
+	install -m 755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/unblock/libunblock.so
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(AGENT_OBJ:.o=.d) $(TRACER_OBJ:.o=.d) $(UI_LIB_OBJ:.o=.d) $(BUILD)/obj/ui/main.d $(UNIT_BIN:=.d) $(PROG_BIN:=.d)

@@ -1,0 +1,53 @@
+/*
+ * One shared memory a run: a sealed memfd that the watcher creates and every
+ * watched process maps. A process finds it by UNBLOCK_ARENA ("PID:FD:INODE",
+ * to be opened as /proc/PID/fd/FD and compared with INODE).
+ *
+ * Layout: header, then UB_SLOT_MAX slots (one line each, so that the watcher
+ * scans them quickly), then UB_SLOT_MAX cold parts. Sparse: an untouched slot
+ * costs nothing. The layout is fixed by the version; no length or offset is
+ * read from the memory itself.
+ */
+#ifndef UB_ARENA_H
+#define UB_ARENA_H
+
+#include "base.h"
+#include "clock.h"
+#include "slot.h"
+
+#define UB_ARENA_MAGIC 0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
+#define UB_ARENA_VERSION 1u
+#define UB_ARENA_NAME "unblock-arena"
+#define UB_SLOT_MAX 1024u
+
+struct ub_arena_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t size; /* of this header: a second check that both sides were built from one layout */
+    uint32_t clock; /* enum ub_clock */
+    int32_t watcher_pid;
+    uint64_t reserved[5];
+
+    /* The line read by the fast path. Written by the watcher. */
+    uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */
+    uint32_t asleep;                                            /* the watcher waits on `doorbell` */
+    uint32_t closed;                                            /* the run is over: agents go dormant */
+
+    /* Written by the agents, seldom. */
+    uint32_t doorbell __attribute__((aligned(UB_CACHE_LINE))); /* futex; any change wakes the watcher */
+    uint32_t slots_high;                                       /* one past the highest slot ever taken */
+    uint32_t images;                                           /* program images that mapped the arena */
+    uint32_t no_slot;                                          /* threads that found no free slot */
+};
+_Static_assert(sizeof(struct ub_arena_header) == 3 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
+
+struct ub_arena {
+    struct ub_arena_header h;
+    uint8_t pad[4096 - sizeof(struct ub_arena_header)];
+    struct ub_slot slot[UB_SLOT_MAX];
+    struct ub_slot_cold cold[UB_SLOT_MAX];
+};
+_Static_assert(offsetof(struct ub_arena, slot) == 4096, "slots start on the second page");
+_Static_assert(offsetof(struct ub_arena, cold) % 4096 == 0, "cold parts are whole pages: freeing one punches a hole");
+
+#endif

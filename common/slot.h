@@ -1,0 +1,76 @@
+/*
+ * What a watched thread publishes: one cache line that says what runs now, and
+ * beside it a histogram, a ring of finished slow turns and a buffer for one
+ * stack sample. Owned by the thread that took it; the tracer reads all of it,
+ * writes only the fields marked "tracer", and trusts none.
+ */
+#ifndef UB_SLOT_H
+#define UB_SLOT_H
+
+#include "base.h"
+#include "histogram.h"
+#include "ring.h"
+
+enum ub_slot_state {
+    UB_SLOT_FREE = 0,     /* anybody may take it (compare-and-exchange to TAKING) */
+    UB_SLOT_TAKING = 1,   /* being filled in */
+    UB_SLOT_LIVE = 2,     /* pid and tid are valid */
+    UB_SLOT_RELEASED = 3, /* the image that owned it is gone (exec); the tracer drains and frees it */
+};
+
+#define UB_SLOT_QUALIFIED 1u /* the thread runs an event loop: detection.md "What is a loop" */
+#define UB_SLOT_SERVED 2u    /* a wait has reported a descriptor, or the loop has qualified: no longer starting up */
+#define UB_SLOT_SAMPLER 4u   /* our SIGURG handler is installed in this process */
+#define UB_SLOT_BARRIER 8u   /* the process is registered for MEMBARRIER_CMD_GLOBAL_EXPEDITED */
+#define UB_SLOT_EPOLL 16u    /* the loop waits with epoll (else poll, select or io_uring) */
+
+/* The line that the fast path writes. */
+struct ub_slot {
+    uint64_t start; /* ticks at which the running turn began; 0: in the wait, or not in a loop */
+    uint64_t turns; /* turns ended */
+    uint64_t busy;  /* ticks, sum over ended turns */
+    uint64_t max;   /* ticks, longest ended turn */
+    uint64_t site;  /* return address of the loop's wait call */
+    uint32_t state; /* enum ub_slot_state */
+    uint32_t flags; /* UB_SLOT_* */
+    int32_t pid;    /* as the process itself sees it */
+    int32_t tid;
+    uint32_t ready; /* descriptors reported by the wait that began the running turn */
+    uint32_t depth; /* nested loops of the same code now running inside the turn */
+} __attribute__((aligned(UB_CACHE_LINE)));
+_Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches one line");
+
+/* Registers of a sample, in the order of DWARF's x86-64 numbering: rax rdx rcx rbx rsi rdi rbp rsp r8..r15 rip. */
+#define UB_REG_COUNT 17
+#define UB_REG_RBP 6
+#define UB_REG_RSP 7
+#define UB_REG_RIP 16
+
+#define UB_SAMPLE_BYTES (16u * 1024u)
+
+/*
+ * One stack sample of a running thread. The tracer fills `stack_end` and sets
+ * `request` to a fresh non-zero number, then sends SIGURG; the handler copies
+ * and sets `done` to that number. The buffer belongs to the handler between
+ * the two, to the tracer otherwise.
+ */
+struct ub_sample {
+    uint32_t request;   /* tracer */
+    uint32_t done;      /* agent */
+    uint64_t stack_end; /* tracer: first address above the stack it believes the thread is on */
+    uint64_t at;        /* ticks when the copy was made */
+    uint64_t reg[UB_REG_COUNT];
+    uint32_t bytes;   /* valid bytes of `stack`, from reg[RSP] upwards */
+    uint32_t rewound; /* system calls that the handler restarted, ever */
+    uint64_t reserved[4];
+    uint8_t stack[UB_SAMPLE_BYTES];
+};
+
+/* Everything else about the thread; touched only past the threshold, but for one histogram bucket. */
+struct ub_slot_cold {
+    struct ub_histogram turns;
+    struct ub_ring ring;
+    struct ub_sample sample;
+} __attribute__((aligned(4096)));
+
+#endif

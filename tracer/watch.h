@@ -1,0 +1,49 @@
+/*
+ * The watcher of one run: creates the arena, notices overdue turns of all
+ * threads of all processes that map it, captures and explains them, and hands
+ * the recording's lines to the sinks.
+ *
+ * It owns two threads (watch, explain). Not signal-safe.
+ */
+#ifndef UB_TRACER_WATCH_H
+#define UB_TRACER_WATCH_H
+
+#include "record.h"
+
+#include <sys/types.h>
+
+struct ub_watch;
+
+struct ub_watch_options {
+    uint64_t threshold_ns;
+    bool redact;              /* no arguments, paths or peers */
+    uint32_t reports_per_min; /* live and capture budget a minute; every stall is counted all the same. 0: 60 */
+    const struct ub_sink *sinks;
+    uint32_t sink_count;
+    int argc;                 /* the command, for the header record */
+    char *const *argv;
+};
+
+/* Totals for the verdict and the exit status; filled by ub_watch_stop. */
+struct ub_watch_totals {
+    uint64_t slow;       /* stalls over the threshold, start-up and stopped ones not counted */
+    uint64_t worst_ns;   /* longest of them */
+    uint64_t lost;       /* records that did not fit a ring */
+    uint32_t images;     /* program images that loaded the agent */
+    uint32_t loops;      /* threads that ran an event loop */
+};
+
+/* 0 or -errno (memfd, threads). Writes the `header` line to the sinks. */
+int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret);
+
+/* The value of UNBLOCK_ARENA for the child. Valid until ub_watch_stop. */
+const char *ub_watch_address(const struct ub_watch *w);
+
+/*
+ * Ends the run: collects what is left, writes the last `stats` and the `end`
+ * line, joins the threads. `status` is a wait status (exit or signal) when
+ * `has_status`. The sinks are called no more after it returns.
+ */
+void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_watch_totals *ret_totals);
+
+#endif
