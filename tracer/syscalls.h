@@ -12,7 +12,7 @@
 
 #include <sys/types.h>
 
-#define UB_SYSCALL_NAME_MAX 32  /* for ub_syscall_name's buffer */
+#define UB_SYSCALL_NAME_MAX 16  /* for ub_syscall_name's buffer */
 #define UB_SYSCALL_ARGS_MAX 512 /* a size that fits nearly all; longer texts are cut and end in "..." */
 
 /* "fsync", or "syscall_1234" written into `buf` (UB_SYSCALL_NAME_MAX bytes) when the number is unknown. */
