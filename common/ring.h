@@ -21,6 +21,7 @@ enum ub_record_kind {
 
 #define UB_RECORD_QUALIFIED 1u /* the thread was known to run an event loop when the turn ended */
 #define UB_RECORD_STARTUP 2u   /* the turn began before the loop served its first descriptor */
+#define UB_RECORD_ABANDONED 4u /* no end was seen: the thread now waits elsewhere, what looked like a turn was none */
 
 struct ub_record {
     uint32_t kind;  /* enum ub_record_kind */
@@ -30,9 +31,8 @@ struct ub_record {
     uint64_t site;  /* return address of the wait call whose return began the turn */
     uint64_t turn;  /* the thread's turn number */
     uint32_t ready; /* descriptors that the wait reported */
-    uint32_t nested; /* nested turns inside (their time is not subtracted) */
-    uint64_t nested_ticks; /* time spent waiting in nested loops, not part of end - start */
-    uint64_t reserved;
+    uint32_t reserved0;
+    uint64_t reserved[2];
 };
 _Static_assert(sizeof(struct ub_record) == 64, "a record is one cache line: agent and tracer agree on it");
 

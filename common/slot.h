@@ -36,7 +36,7 @@ struct ub_slot {
     int32_t pid;    /* as the process itself sees it */
     int32_t tid;
     uint32_t ready; /* descriptors reported by the wait that began the running turn */
-    uint32_t depth; /* nested loops of the same code now running inside the turn */
+    int32_t epfd;   /* of the loop's wait, when UB_SLOT_EPOLL */
 } __attribute__((aligned(UB_CACHE_LINE)));
 _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches one line");
 
@@ -57,12 +57,13 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
 struct ub_sample {
     uint32_t request;   /* tracer */
     uint32_t done;      /* agent */
-    uint64_t stack_end; /* tracer: first address above the stack it believes the thread is on */
+    uint64_t stack_start; /* tracer: the mapping that it believes to be the thread's stack; */
+    uint64_t stack_end;   /* elsewhere the handler reads with process_vm_readv, which cannot fault */
     uint64_t at;        /* ticks when the copy was made */
     uint64_t reg[UB_REG_COUNT];
     uint32_t bytes;   /* valid bytes of `stack`, from reg[RSP] upwards */
     uint32_t rewound; /* system calls that the handler restarted, ever */
-    uint64_t reserved[4];
+    uint64_t reserved[3];
     uint8_t stack[UB_SAMPLE_BYTES];
 };
 

@@ -1,0 +1,129 @@
+/*
+ * The wait calls. Each hook is the same four lines: where was I called from,
+ * end the turn, the original, begin the next. The originals' errno and
+ * cancellation stay as they are; a cancelled wait just leaves no turn running.
+ */
+#include "../loops/turn.h"
+#include "../raw.h"
+#include "../real.h"
+
+#include <errno.h>
+#include <linux/io_uring.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
+
+#define HERE .ra = (uintptr_t)__builtin_return_address(0), .sp = (uintptr_t)__builtin_frame_address(0)
+
+#define WAIT(call, ...)                                                                                               \
+    do {                                                                                                              \
+        struct ub_wait wait_ = {__VA_ARGS__, HERE};                                                                   \
+        bool turn_ = ub_turn_end(&wait_);                                                                             \
+        __typeof__(call) n_ = (call);                                                                                 \
+        if (ub_likely(turn_))                                                                                         \
+            ub_turn_begin(n_);                                                                                        \
+        return n_;                                                                                                    \
+    } while (0)
+
+int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+    WAIT(ub_real.epoll_wait(epfd, events, max, timeout), .kind = UB_WAIT_EPOLL, .count = epfd);
+}
+
+int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
+{
+    WAIT(ub_real.epoll_pwait(epfd, events, max, timeout, mask), .kind = UB_WAIT_EPOLL, .count = epfd);
+}
+
+int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask)
+{
+    WAIT(ub_real.epoll_pwait2(epfd, events, max, timeout, mask), .kind = UB_WAIT_EPOLL, .count = epfd);
+}
+
+int poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    WAIT(ub_real.poll(fds, count, timeout), .kind = UB_WAIT_POLL, .count = (int)count);
+}
+
+int __poll(struct pollfd *fds, nfds_t count, int timeout);
+int __poll(struct pollfd *fds, nfds_t count, int timeout)
+{
+    WAIT(ub_real.__poll(fds, count, timeout), .kind = UB_WAIT_POLL, .count = (int)count);
+}
+
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size);
+int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size)
+{
+    WAIT(ub_real.__poll_chk(fds, count, timeout, size), .kind = UB_WAIT_POLL, .count = (int)count);
+}
+
+int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)
+{
+    WAIT(ub_real.ppoll(fds, count, timeout, mask), .kind = UB_WAIT_POLL, .count = (int)count);
+}
+
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t size);
+int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t size)
+{
+    WAIT(ub_real.__ppoll_chk(fds, count, timeout, mask, size), .kind = UB_WAIT_POLL, .count = (int)count);
+}
+
+int select(int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout)
+{
+    WAIT(ub_real.select(count, r, w, e, timeout), .kind = UB_WAIT_SELECT, .count = count, .set = {r, w, e});
+}
+
+int __select(int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout);
+int __select(int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout)
+{
+    WAIT(ub_real.__select(count, r, w, e, timeout), .kind = UB_WAIT_SELECT, .count = count, .set = {r, w, e});
+}
+
+int pselect(int count, fd_set *r, fd_set *w, fd_set *e, const struct timespec *timeout, const sigset_t *mask)
+{
+    WAIT(ub_real.pselect(count, r, w, e, timeout, mask), .kind = UB_WAIT_SELECT, .count = count, .set = {r, w, e});
+}
+
+/* From calls/syscall.S, for the numbers it names. Returns as libc's syscall() does. */
+long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f);
+long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
+{
+    long (*go)(long, ...) = ub_real_syscall_pointer;
+
+    switch (nr) {
+    case SYS_io_uring_enter:
+        if (!((unsigned long)d & IORING_ENTER_GETEVENTS) || c == 0)
+            break; /* submits only: does not wait */
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_URING, .count = (int)a);
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_EPOLL, .count = (int)a);
+    case SYS_poll:
+    case SYS_ppoll:
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_POLL, .count = (int)b);
+    case SYS_seccomp:
+        ub_process_hush();
+        break;
+    case SYS_prctl:
+        if (a == PR_SET_SECCOMP)
+            ub_process_hush();
+        break;
+    }
+    return go(nr, a, b, c, d, e, f);
+}
+
+int prctl(int option, ...)
+{
+    unsigned long a, b, c, d;
+    va_list ap;
+
+    va_start(ap, option);
+    a = va_arg(ap, unsigned long);
+    b = va_arg(ap, unsigned long);
+    c = va_arg(ap, unsigned long);
+    d = va_arg(ap, unsigned long);
+    va_end(ap);
+    if (option == PR_SET_SECCOMP)
+        ub_process_hush();
+    return ub_real.prctl(option, a, b, c, d);
+}

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Writes the linker's version script from the list of hooks. Anonymous: a named
+# version node would keep the dynamic linker from binding anything to us.
+set -eu
+echo '{'
+echo '  global:'
+sed -n 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' "$1"
+echo '    syscall;'
+echo '  local: *;'
+echo '};'

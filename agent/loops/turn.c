@@ -1,0 +1,165 @@
+/*
+ * What is a loop? `poll` in ssh, curl or subprocess.communicate is none. A
+ * thread counts as one after UB_QUALIFY returns from one wait site: the same
+ * call instruction in the same stack frame. Until then every wait comes here;
+ * afterwards only those that are not the loop's.
+ *
+ *  - A wait for nothing (poll(NULL, 0, t)) is a sleep. A wait for a single
+ *    descriptor outside a loop library is how synchronous code waits with a
+ *    timeout. Neither is ever a loop's wait.
+ *  - The same call deeper in the stack, on the same epoll descriptor or none,
+ *    is a nested run of the same loop: it ends and begins turns too.
+ *  - Another site takes over when it lies further out (the first one was inside
+ *    a callback, or the first loop is over), or when the old one has not been
+ *    seen for many waits.
+ */
+#include "turn.h"
+
+#include "../module.h"
+
+#include <poll.h>
+#include <sys/select.h>
+
+#define UB_QUALIFY 8u
+#define UB_RELEARN_OUTER 2u
+#define UB_RELEARN_INNER 16u
+
+static uint32_t watched_descriptors(const struct ub_wait *wait)
+{
+    uint32_t count = 0;
+
+    if (wait->kind == UB_WAIT_POLL)
+        return wait->count > 0 ? (uint32_t)wait->count : 0;
+    for (int s = 0; s < 3; s++) {
+        const unsigned long *word = wait->set[s];
+        int words = (wait->count + (int)(8 * sizeof(*word)) - 1) / (int)(8 * sizeof(*word));
+
+        for (int i = 0; word && i < words; i++)
+            count += (uint32_t)__builtin_popcountl(word[i]);
+    }
+    return count;
+}
+
+static bool plausible(const struct ub_wait *wait)
+{
+    uint32_t count;
+
+    if (wait->kind == UB_WAIT_EPOLL || wait->kind == UB_WAIT_URING)
+        return true;
+    count = watched_descriptors(wait);
+    return count >= 2 || (count == 1 && ub_module_is_loop_library((const void *)wait->ra));
+}
+
+static bool same_loop_nested(const struct ub_thread *t, const struct ub_wait *wait)
+{
+    if (!t->ra || wait->ra != t->ra || wait->sp >= t->sp)
+        return false;
+    return wait->kind != UB_WAIT_EPOLL || wait->count == t->slot->epfd;
+}
+
+static void learn(struct ub_thread *t, const struct ub_wait *wait)
+{
+    struct ub_slot *slot = t->slot;
+    uint32_t flags = ub_load_relaxed(&slot->flags) & ~(UB_SLOT_QUALIFIED | UB_SLOT_EPOLL);
+
+    if (t->start) {
+        struct ub_record gone = {.kind = UB_RECORD_TURN, .flags = UB_RECORD_ABANDONED, .start = t->start};
+
+        gone.end = t->start;
+        ub_store_relaxed(&slot->start, 0);
+        t->start = 0;
+        ub_ring_put(&t->cold->ring, &gone);
+    }
+    t->ra = t->sp = 0;
+    t->cand_ra = wait->ra;
+    t->cand_sp = wait->sp;
+    t->cand_count = t->cand_turns = 0;
+    ub_store_relaxed(&slot->site, (uint64_t)wait->ra);
+    ub_store_relaxed(&slot->epfd, wait->kind == UB_WAIT_EPOLL ? wait->count : -1);
+    ub_store_relaxed(&slot->flags, flags | (wait->kind == UB_WAIT_EPOLL ? UB_SLOT_EPOLL : 0));
+}
+
+/* The site on probation is back: close its turn, and after enough of them it is the loop. */
+static void probation(struct ub_thread *t)
+{
+    struct ub_slot *slot = t->slot;
+    uint32_t flags = ub_load_relaxed(&slot->flags);
+
+    t->cand_turns = 0;
+    if (ub_load_relaxed(&slot->ready) > 0)
+        flags |= UB_SLOT_SERVED;
+    if (++t->cand_count > UB_QUALIFY) {
+        t->ra = t->cand_ra;
+        t->sp = t->cand_sp;
+        t->cand_ra = t->cand_sp = 0;
+        t->cand_count = 0;
+        flags |= UB_SLOT_QUALIFIED | UB_SLOT_SERVED;
+    }
+    ub_store_relaxed(&slot->flags, flags);
+}
+
+/* A plausible wait that is neither the loop's nor on probation: does it take over? */
+static bool takes_over(struct ub_thread *t, const struct ub_wait *wait)
+{
+    uint16_t turns = (uint16_t)t->slot->turns;
+    uint32_t limit = wait->sp > t->sp ? UB_RELEARN_OUTER : UB_RELEARN_INNER;
+
+    if (t->cand_ra != wait->ra || t->cand_sp != wait->sp || t->cand_turns != turns) {
+        t->cand_ra = wait->ra;
+        t->cand_sp = wait->sp;
+        t->cand_turns = turns;
+        t->cand_count = 0;
+    }
+    return ++t->cand_count >= limit;
+}
+
+bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
+{
+    if (t->generation != ub_process->generation || !t->generation) {
+        if (!plausible(wait) || !ub_process_enter(t))
+            return false;
+        learn(t, wait);
+        return true;
+    }
+    if (!t->slot || !plausible(wait))
+        return false;
+    if (t->ra == wait->ra && t->sp == wait->sp) {
+        ub_turn_close(t);
+        return true;
+    }
+    if (same_loop_nested(t, wait)) {
+        ub_turn_close(t);
+        return true;
+    }
+    if (!t->ra && t->cand_ra == wait->ra && t->cand_sp == wait->sp) {
+        ub_turn_close(t);
+        probation(t);
+        return true;
+    }
+    /* On probation the outermost site is the better guess; a deeper one must insist (cand_turns counts how often). */
+    if (!t->ra && wait->sp < t->cand_sp && ++t->cand_turns < UB_RELEARN_INNER)
+        return false;
+    if (!t->ra || takes_over(t, wait)) {
+        learn(t, wait);
+        return true;
+    }
+    return false;
+}
+
+void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)
+{
+    struct ub_slot *slot = t->slot;
+    uint32_t flags = ub_load_relaxed(&slot->flags);
+    struct ub_record record = {
+        .kind = UB_RECORD_TURN,
+        .flags = (flags & UB_SLOT_QUALIFIED ? UB_RECORD_QUALIFIED : 0) | (flags & UB_SLOT_SERVED ? 0 : UB_RECORD_STARTUP),
+        .start = start,
+        .end = end,
+        .site = slot->site,
+        .turn = slot->turns,
+        .ready = slot->ready,
+    };
+
+    ub_ring_put(&t->cold->ring, &record);
+    ub_process_ring();
+}

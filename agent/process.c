@@ -1,0 +1,331 @@
+/*
+ * The arena, the process page and slots. Everything here runs once a process
+ * or once a thread, in the constructor or on a thread's first wait.
+ */
+#include "process.h"
+
+#include "raw.h"
+#include "sample.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+static struct ub_process unwatched;
+struct ub_process *ub_process = &unwatched;
+
+__thread struct ub_thread ub_thread;
+
+/* Ordinary memory: survives fork, and tells the child what to start again with. */
+static struct {
+    struct ub_arena *arena;
+    uint32_t generation;
+    uint32_t quiet;
+} inherited;
+
+static bool parse_number(const char **text, uint64_t *ret, char end)
+{
+    uint64_t n = 0;
+    const char *p = *text;
+
+    if (*p < '0' || *p > '9')
+        return false;
+    for (; *p >= '0' && *p <= '9'; p++) {
+        if (n > UINT64_MAX / 10 - 1)
+            return false;
+        n = n * 10 + (uint64_t)(*p - '0');
+    }
+    if (*p != end)
+        return false;
+    *text = end ? p + 1 : p;
+    *ret = n;
+    return true;
+}
+
+static char *put_number(char *p, uint64_t n)
+{
+    char digits[20];
+    int count = 0;
+
+    do
+        digits[count++] = (char)('0' + n % 10);
+    while ((n /= 10) != 0);
+    while (count > 0)
+        *p++ = digits[--count];
+    *p = '\0';
+    return p;
+}
+
+static char *put_text(char *p, const char *text)
+{
+    while (*text)
+        *p++ = *text++;
+    *p = '\0';
+    return p;
+}
+
+/* The watcher's descriptor of the arena, or negative. `address` is "PID:FD:INODE". */
+static int open_arena(const char *address)
+{
+    char path[64], *p = path;
+    uint64_t pid, fd, inode;
+    struct stat st;
+    int ret;
+
+    if (!parse_number(&address, &pid, ':') || !parse_number(&address, &fd, ':') || !parse_number(&address, &inode, '\0'))
+        return -1;
+    p = put_text(p, "/proc/");
+    p = put_number(p, pid);
+    p = put_text(p, "/fd/");
+    put_number(p, fd);
+    ret = (int)ub_raw4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+    if (ret < 0)
+        return ret;
+    if (ub_raw2(SYS_fstat, ret, &st) < 0 || st.st_ino != inode || (uint64_t)st.st_size != sizeof(struct ub_arena)) {
+        ub_raw1(SYS_close, ret);
+        return -1;
+    }
+    return ret;
+}
+
+static struct ub_arena *map_arena(const char *address)
+{
+    struct ub_arena *arena;
+    int fd = open_arena(address);
+    long at;
+
+    if (fd < 0)
+        return NULL;
+    at = ub_raw6(SYS_mmap, 0, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ub_raw1(SYS_close, fd);
+    if (at < 0 && at > -4096)
+        return NULL;
+    arena = (struct ub_arena *)at;
+    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION ||
+        arena->h.size != sizeof(arena->h) || arena->h.closed) {
+        ub_raw2(SYS_munmap, at, sizeof(struct ub_arena));
+        return NULL;
+    }
+    return arena;
+}
+
+/* Whether /proc/self/status shows a seccomp filter; true as well when it cannot be read. */
+static bool seccomp_filtered(void)
+{
+    static const char key[] = "\nSeccomp:\t";
+    char text[4096];
+    long fd = ub_raw4(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC, 0);
+    long len;
+
+    if (fd < 0)
+        return true;
+    len = ub_raw3(SYS_read, fd, text, sizeof(text) - 1);
+    ub_raw1(SYS_close, fd);
+    for (long i = 0; i + (long)sizeof(key) <= len; i++) {
+        size_t k = 0;
+
+        while (k < sizeof(key) - 1 && text[i + (long)k] == key[k])
+            k++;
+        if (k == sizeof(key) - 1)
+            return text[i + (long)k] != '0';
+    }
+    return true;
+}
+
+/* The old image of this process (before exec) can no longer say that its turns are over. */
+static void release_slots_of(struct ub_arena *arena, int32_t pid)
+{
+    uint32_t high = ub_load_relaxed(&arena->h.slots_high);
+
+    for (uint32_t i = 0; i < high && i < UB_SLOT_MAX; i++) {
+        struct ub_slot *slot = &arena->slot[i];
+        uint32_t live = UB_SLOT_LIVE;
+
+        if (slot->pid == pid)
+            __atomic_compare_exchange_n(&slot->state, &live, UB_SLOT_RELEASED, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+}
+
+/* The page that a fork wipes. False: the kernel (before 4.14) cannot, so a child would share its parent's slot. */
+static bool map_page(struct ub_process **ret)
+{
+    long at = ub_raw6(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at < 0 && at > -4096)
+        return false;
+    if (ub_raw3(SYS_madvise, at, 4096, MADV_WIPEONFORK) < 0) {
+        ub_raw2(SYS_munmap, at, 4096);
+        return false;
+    }
+    *ret = (struct ub_process *)at;
+    return true;
+}
+
+/* 2 us while the process has one thread, 10 ms later: so only here and in a forked child. */
+static void register_barrier(struct ub_process *page)
+{
+    if (page->quiet)
+        return;
+    page->barrier = ub_raw3(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+}
+
+static void fill_page(struct ub_process *page)
+{
+    page->arena = inherited.arena;
+    page->clock = inherited.arena->h.clock;
+    page->quiet = inherited.quiet;
+    page->sampler = 0;
+    register_barrier(page);
+    ub_store_release(&page->generation, inherited.generation);
+}
+
+/* The run has a watcher: map its arena. With no UNBLOCK_ARENA, or UNBLOCK=0, nothing is done at all. */
+__attribute__((constructor)) static void start(void)
+{
+    const char *address = getenv("UNBLOCK_ARENA");
+    const char *off = getenv("UNBLOCK");
+    struct ub_process *page;
+
+    if (!address || (off && off[0] == '0' && off[1] == '\0'))
+        return;
+    inherited.arena = map_arena(address);
+    if (!inherited.arena)
+        return;
+    __atomic_fetch_add(&inherited.arena->h.images, 1, __ATOMIC_RELAXED);
+    release_slots_of(inherited.arena, (int32_t)ub_raw0(SYS_getpid));
+    if (!map_page(&page))
+        return;
+    inherited.quiet = seccomp_filtered();
+    inherited.generation = 1;
+    fill_page(page);
+    ub_process = page;
+}
+
+static uint32_t slot_flags(const struct ub_process *page)
+{
+    return (page->sampler ? UB_SLOT_SAMPLER : 0) | (page->barrier ? UB_SLOT_BARRIER : 0);
+}
+
+static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_process *page, struct ub_thread *t)
+{
+    struct ub_slot *slot = &arena->slot[index];
+    uint32_t expected = UB_SLOT_FREE;
+    uint32_t high;
+
+    if (ub_load_relaxed(&slot->state) != UB_SLOT_FREE ||
+        !__atomic_compare_exchange_n(&slot->state, &expected, UB_SLOT_TAKING, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return false;
+    ub_store_relaxed(&slot->start, 0);
+    slot->turns = slot->busy = slot->max = slot->site = 0;
+    slot->ready = 0;
+    slot->epfd = -1;
+    slot->flags = slot_flags(page);
+    slot->pid = (int32_t)ub_raw0(SYS_getpid);
+    slot->tid = (int32_t)ub_raw0(SYS_gettid);
+    t->slot = slot;
+    t->cold = &arena->cold[index];
+    ub_store_release(&slot->state, UB_SLOT_LIVE);
+    high = ub_load_relaxed(&arena->h.slots_high);
+    while (high < index + 1 && !__atomic_compare_exchange_n(&arena->h.slots_high, &high, index + 1, false,
+                                                            __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        ;
+    return true;
+}
+
+static bool take_slot(const struct ub_process *page, struct ub_thread *t)
+{
+    struct ub_arena *arena = page->arena;
+
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        if (try_take(arena, i, page, t))
+            return true;
+    }
+    __atomic_fetch_add(&arena->h.no_slot, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
+/* In a forked child the page is zero again; the first thread to come by fills it. */
+static void reenter_after_fork(struct ub_process *page)
+{
+    static uint32_t entering;
+    uint32_t idle = 0;
+
+    if (!__atomic_compare_exchange_n(&entering, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return; /* another thread is at it: this one is watched from its next wait on */
+    if (ub_load_relaxed(&page->generation) == 0) {
+        inherited.generation++;
+        fill_page(page);
+    }
+    ub_store_release(&entering, 0);
+}
+
+bool ub_process_enter(struct ub_thread *t)
+{
+    struct ub_process *page = ub_process;
+    uint32_t generation = ub_load_acquire(&page->generation);
+
+    if (!inherited.arena || page == &unwatched || ub_load_relaxed(&inherited.arena->h.closed))
+        return false;
+    if (generation == 0) {
+        reenter_after_fork(page);
+        generation = ub_load_acquire(&page->generation);
+        if (generation == 0)
+            return false;
+    }
+    if (t->generation == generation)
+        return t->slot != NULL;
+    *t = (struct ub_thread){.generation = generation};
+    if (!page->quiet)
+        page->sampler = ub_sample_install();
+    return take_slot(page, t);
+}
+
+void ub_process_ring(void)
+{
+    struct ub_process *page = ub_process;
+    struct ub_arena *arena = page->arena;
+
+    if (!arena)
+        return;
+    __atomic_fetch_add(&arena->h.doorbell, 1, __ATOMIC_RELEASE);
+    /* Whoever clears the flag rings: a watcher that was killed asleep costs one system call, not one a turn. */
+    ub_store_relaxed(&arena->h.asleep, 0);
+    if (!page->quiet)
+        ub_raw3(SYS_futex, &arena->h.doorbell, FUTEX_WAKE, 1);
+}
+
+static void clear_flag_of_own_slots(uint32_t flag)
+{
+    struct ub_arena *arena = ub_process->arena;
+    int32_t pid;
+
+    if (!arena)
+        return;
+    pid = (int32_t)ub_raw0(SYS_getpid);
+    for (uint32_t i = 0; i < UB_SLOT_MAX && i < ub_load_relaxed(&arena->h.slots_high); i++) {
+        if (arena->slot[i].pid == pid)
+            __atomic_fetch_and(&arena->slot[i].flags, ~flag, __ATOMIC_RELAXED);
+    }
+}
+
+void ub_process_hush(void)
+{
+    if (!ub_process->arena)
+        return;
+    inherited.quiet = 1;
+    /* No futex call any more: the watcher must not wait for one in deep sleep. */
+    clear_flag_of_own_slots(UB_SLOT_BARRIER);
+    ub_process->barrier = 0;
+    ub_store_release(&ub_process->quiet, 1);
+}
+
+void ub_process_lose_sampler(void)
+{
+    if (!ub_process->arena)
+        return;
+    ub_process->sampler = 0;
+    clear_flag_of_own_slots(UB_SLOT_SAMPLER);
+}

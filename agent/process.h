@@ -1,0 +1,64 @@
+/*
+ * What the agent knows of the process it is in, and of the calling thread.
+ */
+#ifndef UB_AGENT_PROCESS_H
+#define UB_AGENT_PROCESS_H
+
+#include "../common/arena.h"
+
+/*
+ * Read on every turn. It lies in a page of its own that the kernel zeroes in a
+ * forked child (MADV_WIPEONFORK): there the generation no longer matches any
+ * thread's, the slow path is taken, and the child takes a slot of its own. No
+ * atfork handler, and a raw clone() is noticed too.
+ */
+struct ub_process {
+    uint32_t generation; /* 0: nothing is watched (no arena, or wiped by fork) */
+    uint32_t clock;      /* enum ub_clock */
+    struct ub_arena *arena;
+    uint32_t quiet;   /* a seccomp filter may be in force: make no system call of our own */
+    uint32_t sampler; /* our SIGURG handler is installed */
+    uint32_t barrier; /* registered for global expedited membarriers */
+};
+
+/* Never NULL: until the arena is mapped it points to a zeroed one. */
+extern struct ub_process *ub_process;
+
+/*
+ * One thread. initial-exec TLS: reached with one instruction, allocated by the
+ * loader, usable in signal handlers. At most 64 bytes, since a library that is
+ * dlopened shares some 1.6 KB of static TLS with all others (agent/verify.sh).
+ */
+struct ub_thread {
+    struct ub_slot *slot;
+    struct ub_slot_cold *cold;
+    uintptr_t ra; /* the loop's wait: return address and frame. 0 until the loop has qualified */
+    uintptr_t sp;
+    uint64_t start;    /* ticks when the running turn began; 0: none runs */
+    uintptr_t cand_ra; /* a wait site on probation */
+    uintptr_t cand_sp;
+    uint32_t generation; /* of the process when the slot was taken; UB_THREAD_HOPELESS: no slot to be had */
+    uint16_t cand_count; /* returns seen from the candidate */
+    uint16_t cand_turns; /* loops/turn.c: low bits of slot->turns at the last of them, or waits elsewhere meanwhile */
+};
+_Static_assert(sizeof(struct ub_thread) <= 64, "static TLS is scarce");
+
+extern __thread struct ub_thread ub_thread __attribute__((tls_model("initial-exec")));
+
+/*
+ * Makes this thread watched if it can be: maps the page again after a fork,
+ * takes a slot. True when t->slot is valid. Slow path only; signal-safe;
+ * leaves errno alone.
+ */
+bool ub_process_enter(struct ub_thread *t);
+
+/* A seccomp filter is about to come: no system calls from now on. Signal-safe. */
+void ub_process_hush(void);
+
+/* Wakes the watcher (futex, unless hushed). Signal-safe. */
+void ub_process_ring(void);
+
+/* The program has taken SIGURG for itself: tell the watcher to sample otherwise. Signal-safe. */
+void ub_process_lose_sampler(void);
+
+#endif

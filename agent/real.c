@@ -1,0 +1,66 @@
+#include "real.h"
+
+#include "module.h"
+#include "raw.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+
+/*
+ * A hook can run before our constructor (an IFUNC resolver, a preinit_array of
+ * the executable). So each original starts as a function that resolves all of
+ * them and goes on; a name that this libc lacks ends as one that says ENOSYS.
+ */
+#define UB_HOOK(type, name, params, args)                                                                             \
+    static type first_##name params                                                                                   \
+    {                                                                                                                 \
+        ub_real_resolve();                                                                                            \
+        return ub_real.name args;                                                                                     \
+    }                                                                                                                 \
+    static type missing_##name params                                                                                 \
+    {                                                                                                                 \
+        errno = ENOSYS;                                                                                               \
+        return (type)-1;                                                                                              \
+    }
+#include "hooks.def"
+#undef UB_HOOK
+
+struct ub_real ub_real = {
+#define UB_HOOK(type, name, params, args) .name = first_##name,
+#include "hooks.def"
+#undef UB_HOOK
+};
+long (*ub_real_syscall_pointer)(long nr, ...) = ub_raw_syscall;
+
+static void *next(const char *name, void *missing)
+{
+    void *f = dlsym(RTLD_NEXT, name);
+
+    return f ? f : missing;
+}
+
+/*
+ * glibc's syscall() loses the number of an interrupted call, ours keeps it for
+ * the sampling handler: so ours stands in for libc's, but not for a third
+ * library's that also hooks it.
+ */
+static void resolve_syscall(void)
+{
+    void *f = dlsym(RTLD_NEXT, "syscall");
+
+    if (f && !ub_module_is_libc(f))
+        memcpy(&ub_real_syscall_pointer, &f, sizeof(f));
+}
+
+void ub_real_resolve(void)
+{
+    void *f;
+
+#define UB_HOOK(type, name, params, args)                                                                             \
+    f = next(#name, (void *)missing_##name);                                                                          \
+    memcpy(&ub_real.name, &f, sizeof(f));
+#include "hooks.def"
+#undef UB_HOOK
+    resolve_syscall();
+}

@@ -1,0 +1,177 @@
+#include "sample.h"
+
+#include "process.h"
+#include "raw.h"
+#include "real.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+
+static uint32_t installed;
+
+/* What the program set, or inherited: only ever SIG_DFL or SIG_IGN while `installed`. Kept as single words. */
+static sighandler_t shadow_handler;
+static int shadow_flags;
+
+static void copy_registers(struct ub_sample *s, const greg_t *g)
+{
+    static const uint8_t order[UB_REG_COUNT] = {
+        REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI, REG_RBP, REG_RSP, REG_R8,
+        REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15, REG_RIP,
+    };
+
+    for (int i = 0; i < UB_REG_COUNT; i++)
+        s->reg[i] = (uint64_t)g[order[i]];
+}
+
+/*
+ * Straight from memory where the tracer knows the mapping; else (a fiber, an
+ * alternate stack, a main stack that has grown) by a call that cannot fault.
+ */
+static uint32_t copy_stack(struct ub_sample *s, uint64_t sp, const struct ub_process *page)
+{
+    struct iovec local = {s->stack, UB_SAMPLE_BYTES}, remote = {(void *)sp, UB_SAMPLE_BYTES};
+    uint64_t start = s->stack_start, end = s->stack_end;
+    long n;
+
+    if (sp >= start && sp < end && start) {
+        uint64_t len = end - sp < UB_SAMPLE_BYTES ? end - sp : UB_SAMPLE_BYTES;
+        const void *from = (const void *)sp;
+        void *to = s->stack;
+        uint64_t count = len;
+
+        __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count) : : "memory");
+        return (uint32_t)len;
+    }
+    if (page->quiet)
+        return 0;
+    n = ub_raw6(SYS_process_vm_readv, ub_raw0(SYS_getpid), (long)&local, 1, (long)&remote, 1, 0);
+    return n > 0 ? (uint32_t)n : 0;
+}
+
+/* A signal of the program's own waits behind ours: then EINTR is what it must see. */
+static bool other_signal_pending(const ucontext_t *uc)
+{
+    uint64_t pending = 0, blocked;
+
+    memcpy(&blocked, &uc->uc_sigmask, sizeof(blocked));
+    if (ub_raw2(SYS_rt_sigpending, &pending, sizeof(pending)) < 0)
+        return true;
+    return (pending & ~blocked & ~(1ull << (UB_SAMPLE_SIGNAL - 1))) != 0;
+}
+
+/* The number of the interrupted call: from our own syscall(), or from `mov $nr,%eax` just before the instruction. */
+static long interrupted_number(const greg_t *g)
+{
+    const uint8_t *ip = (const uint8_t *)g[REG_RIP];
+    int32_t nr;
+
+    if (ip == (const uint8_t *)ub_raw_syscall_return)
+        return *(const long *)(g[REG_RSP] - 8);
+    if (((uintptr_t)ip & 4095) < 7 || ip[-7] != 0xb8)
+        return -1;
+    memcpy(&nr, ip - 6, sizeof(nr));
+    return nr;
+}
+
+/*
+ * The thread entered a call between the tracer's look and our signal, and the
+ * kernel ended it with EINTR, which the program must not see: go back to the
+ * instruction. (Calls that SA_RESTART restarts have been set back already.) A
+ * relative timeout starts again in full; the tracer sees `rewound` and sends no
+ * second signal into the same call.
+ */
+static void rewind_syscall(struct ub_sample *s, ucontext_t *uc)
+{
+    greg_t *g = uc->uc_mcontext.gregs;
+    const uint8_t *ip = (const uint8_t *)g[REG_RIP];
+    long nr;
+
+    if (g[REG_RAX] != -EINTR || ((uintptr_t)ip & 4095) < 2 || ip[-2] != 0x0f || ip[-1] != 0x05)
+        return;
+    nr = interrupted_number(g);
+    if (nr < 0 || nr > 1023 || other_signal_pending(uc))
+        return;
+    g[REG_RIP] -= 2;
+    g[REG_RAX] = nr;
+    ub_store_relaxed(&s->rewound, s->rewound + 1);
+}
+
+/* Signal-safe by construction: raw system calls, no libc, errno untouched, all signals blocked. */
+static void on_sample(int sig, siginfo_t *info, void *context)
+{
+    struct ub_process *page = ub_process;
+    struct ub_thread *t = &ub_thread;
+    ucontext_t *uc = context;
+    struct ub_sample *s;
+    uint32_t request;
+
+    if (!page->generation || t->generation != page->generation || !t->cold || info->si_code != SI_TKILL)
+        return;
+    s = &t->cold->sample;
+    request = ub_load_acquire(&s->request);
+    if (request == 0 || request == s->done)
+        return;
+    s->at = ub_clock_ticks(page->clock);
+    copy_registers(s, uc->uc_mcontext.gregs);
+    s->bytes = copy_stack(s, s->reg[UB_REG_RSP], page);
+    rewind_syscall(s, uc);
+    ub_store_release(&s->done, request);
+}
+
+bool ub_sample_install(void)
+{
+    struct sigaction act = {.sa_sigaction = on_sample, .sa_flags = SA_RESTART | SA_SIGINFO | SA_ONSTACK}, old;
+    int saved = errno;
+
+    if (ub_load_relaxed(&installed))
+        return true;
+    sigfillset(&act.sa_mask);
+    if (ub_real.sigaction(UB_SAMPLE_SIGNAL, NULL, &old) == 0 && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
+        errno = saved;
+        return false; /* the program's own handler stays */
+    }
+    shadow_handler = old.sa_handler;
+    shadow_flags = old.sa_flags;
+    if (ub_real.sigaction(UB_SAMPLE_SIGNAL, &act, NULL) == 0)
+        ub_store_release(&installed, 1);
+    errno = saved;
+    return ub_load_relaxed(&installed);
+}
+
+static void tell_shadow(struct sigaction *old)
+{
+    memset(old, 0, sizeof(*old));
+    old->sa_handler = shadow_handler;
+    old->sa_flags = shadow_flags;
+}
+
+int ub_sample_sigaction(const struct sigaction *act, struct sigaction *old)
+{
+    struct sigaction wanted;
+    int ret;
+
+    if (!ub_load_acquire(&installed))
+        return ub_real.sigaction(UB_SAMPLE_SIGNAL, act, old);
+    if (act)
+        wanted = *act; /* act and old may be one object */
+    if (!act || wanted.sa_handler == SIG_DFL || wanted.sa_handler == SIG_IGN) {
+        if (old)
+            tell_shadow(old);
+        if (act) {
+            shadow_handler = wanted.sa_handler;
+            shadow_flags = wanted.sa_flags;
+        }
+        return 0;
+    }
+    ub_process_lose_sampler();
+    ret = ub_real.sigaction(UB_SAMPLE_SIGNAL, &wanted, NULL);
+    if (ret == 0) {
+        if (old)
+            tell_shadow(old);
+        ub_store_release(&installed, 0);
+    }
+    return ret;
+}

@@ -1,0 +1,29 @@
+/*
+ * The sampling signal: the tracer sends SIGURG to a thread that is seen
+ * running past its threshold; the handler copies registers and stack into the
+ * thread's slot. SIGURG, because its default action is to be ignored: one that
+ * arrives after an exec harms nobody.
+ */
+#ifndef UB_AGENT_SAMPLE_H
+#define UB_AGENT_SAMPLE_H
+
+#include "../common/base.h"
+
+#include <signal.h>
+
+#define UB_SAMPLE_SIGNAL SIGURG
+
+/*
+ * Installs the handler unless the program has one of its own there. True when
+ * ours is installed. Signal-safe; leaves errno alone.
+ */
+bool ub_sample_install(void);
+
+/*
+ * sigaction(SIGURG) as the program means it. It sees its own idea of the
+ * disposition; a real handler of its own replaces ours for good, while
+ * SIG_DFL and SIG_IGN (both: nothing happens) leave ours in place. Signal-safe.
+ */
+int ub_sample_sigaction(const struct sigaction *act, struct sigaction *old);
+
+#endif

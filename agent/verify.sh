@@ -1,0 +1,21 @@
+#!/bin/sh
+# What must hold of the linked agent, checked at every link:
+# it needs libc only, exports nothing but hooks, uses at most 64 bytes of TLS, and no executable stack.
+set -eu
+so=$1
+fail() { echo "agent/verify.sh: $so: $1" >&2; exit 1; }
+
+needed=$(readelf -dW "$so" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -v -e '^libc\.so' -e '^ld-linux' || true)
+[ -z "$needed" ] || fail "needs more than libc: $needed"
+
+extra=$(nm -D --defined-only "$so" | awk '{print $3}' | while read -r name; do
+    grep -q "^UB_HOOK([^,]*, $name," agent/hooks.def || [ "$name" = syscall ] || echo "$name"
+done)
+[ -z "$extra" ] || fail "exports what is no hook: $extra"
+
+tls=$(readelf -lW "$so" | awk '$1 == "TLS" {print $6}')
+[ -n "$tls" ] && [ $((tls)) -le 64 ] || fail "TLS is $tls bytes, more than 64"
+
+readelf -lW "$so" | awk '$1 == "GNU_STACK" && $7 ~ /E/ {exit 1}' || fail "wants an executable stack"
+readelf -dW "$so" | grep -q TEXTREL && fail "has text relocations"
+exit 0
