@@ -21,6 +21,8 @@ enum ub_map_kind {
 struct ub_map {
     uint64_t start, end; /* [start, end) */
     uint64_t offset;     /* into the file */
+    dev_t dev;           /* of the file as the kernel names it, with `ino`; 0: no file */
+    ino_t ino;
     uint32_t prot;       /* PROT_* */
     enum ub_map_kind kind;
     const char *path;   /* owned by the snapshot; "" for anonymous memory */
