@@ -32,7 +32,7 @@ static void timer_read(int fd)
     uint64_t count;
 
     if (read(fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-        stalls_die("timerfd");
+        die("timerfd");
 }
 
 static int epoll_new(int timer)

@@ -25,6 +25,6 @@ int main(int argc, char **argv)
 
     timerfd_settime(timer, 0, &every, NULL);
     if (sd_event_default(&event) < 0 || sd_event_add_io(event, NULL, timer, EPOLLIN, on_tick, s) < 0)
-        stalls_die("sd-event");
+        die("sd-event");
     return sd_event_loop(event) < 0;
 }

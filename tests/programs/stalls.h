@@ -3,15 +3,20 @@
  * of tests/e2e. Each loop_*.c is one kind of event loop whose callback on_tick()
  * calls stalls_tick(); this file decides when to stall and how.
  *
+ * stalls_do.h holds the stalls and their table, stalls_helper.h the helper process.
+ *
  * Independent of the agent: the program itself measures each stall and writes
  * one JSON line for it:
  *
  *   {"stall": "flock", "cause": "call", "call": "flock", "function": "stall_flock", "callback": "on_tick",
- *    "pid": 1, "tid": 1, "start_ns": 1, "duration_ns": 1, "noise_ns": 1, "threshold_ns": 0}
+ *    "pid": 1, "tid": 1, "start_ns": 1, "duration_ns": 1, "delay_ns": 1, "noise_ns": 1, "retry": false}
  *
- * `call` lists every acceptable name (libc's or the kernel's) between bars.
- * noise_ns is how long this thread waited for a CPU around the stall, outside
- * it, by its own schedstat: the turn may rightly be that much longer.
+ * `function` is the innermost function of the program itself that is on the
+ * stack (inlined ones do not count). `call` lists every acceptable name (libc's
+ * or the kernel's) between bars. delay_ns is how long the thread waited for a
+ * CPU during the stall, by its own schedstat; noise_ns the same around it: the
+ * turn may rightly be that much longer. `retry`: shorter than wanted (a disk
+ * faster than expected); it comes again.
  * A last line {"summary": ...} holds counts of calls that were interrupted or
  * came back short: 0 unless somebody disturbs the program.
  *
@@ -22,12 +27,10 @@
 #ifndef STALLS_H
 #define STALLS_H
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
+#include "measure.h"
+
 #include <linux/userfaultfd.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <resolv.h>
@@ -35,25 +38,17 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/select.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#define NOINLINE       __attribute__((noinline, noclone))
 #define STALLS_WARM_UP 40 /* quiet turns before the first stall: the loop must have qualified as one */
 #define STALLS_GAP     4  /* quiet turns between two stalls */
 #define STALLS_TICK_NS 2000000
@@ -72,14 +67,13 @@ struct stalls_shared {
 
 struct stalls_command {
     int what; /* index into stalls_table, -1: end */
-    int cpu;
     uint64_t ns;
     uint64_t bytes;
 };
 
 struct stalls {
     FILE *truth;
-    char dir[400];
+    char dir[480];
     struct stalls_shared *shared;
     pid_t helper;
     int command[2];  /* commands to the helper */
@@ -113,626 +107,17 @@ struct stalls {
 
     /* the stall whose line is still to be written */
     bool pending;
+    bool retry; /* shorter than wanted, will be repeated; true all the same */
     int what;
     uint64_t ns; /* how long it is meant to be */
     uint64_t start_ns, end_ns, delay_before, delay_start, delay_end;
 };
 
-static inline uint64_t stalls_now(void)
+#include "stalls_do.h"
+
+static bool stalls_is(int what, const char *name)
 {
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* How long this thread has waited for a CPU, ever. */
-static uint64_t stalls_delay(struct stalls *s)
-{
-    char text[96];
-    unsigned long long run = 0, wait = 0;
-    ssize_t n;
-
-    if (s->schedstat < 0)
-        s->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-    n = pread(s->schedstat, text, sizeof(text) - 1, 0);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
-    sscanf(text, "%llu %llu", &run, &wait);
-    return wait;
-}
-
-static void stalls_sleep(uint64_t ns)
-{
-    struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-
-    while (nanosleep(&ts, &ts) && errno == EINTR)
-        ;
-}
-
-static void stalls_spin_until(uint64_t end_ns)
-{
-    volatile unsigned x = 0;
-
-    while (stalls_now() < end_ns)
-        for (int i = 0; i < 200; i++)
-            x += (unsigned)i;
-}
-
-static void stalls_die(const char *what)
-{
-    perror(what);
-    exit(99);
-}
-
-static inline void stalls_begin(struct stalls *s)
-{
-    s->delay_start = stalls_delay(s);
-    s->start_ns = stalls_now();
-}
-
-static inline void stalls_end(struct stalls *s)
-{
-    s->end_ns = stalls_now();
-    s->delay_end = stalls_delay(s);
-}
-
-/* Tells the helper that the stall begins. */
-static inline void stalls_go(struct stalls *s)
-{
-    if (write(s->go[1], "g", 1) != 1)
-        s->short_counts++;
-}
-
-/* A call that should have ended by itself. */
-static inline void stalls_expect(struct stalls *s, bool good)
-{
-    if (good)
-        return;
-    if (errno == EINTR)
-        s->interrupted++;
-    else
-        s->short_counts++;
-}
-
-/* The stalls ------------------------------------------------------------- */
-
-#define STALL(name) static NOINLINE void stall_##name(struct stalls *s)
-
-STALL(nanosleep)
-{
-    struct timespec ts = {.tv_nsec = (long)(s->ns % 1000000000u), .tv_sec = (time_t)(s->ns / 1000000000u)};
-
-    stalls_begin(s);
-    stalls_expect(s, nanosleep(&ts, NULL) == 0);
-    stalls_end(s);
-}
-
-STALL(usleep)
-{
-    stalls_begin(s);
-    stalls_expect(s, usleep((useconds_t)(s->ns / 1000)) == 0);
-    stalls_end(s);
-}
-
-STALL(poll)
-{
-    struct pollfd p = {.fd = s->data_in[0], .events = POLLIN};
-
-    stalls_begin(s);
-    stalls_expect(s, poll(&p, 1, (int)(s->ns / 1000000)) == 0);
-    stalls_end(s);
-}
-
-STALL(select)
-{
-    struct timeval tv = {.tv_usec = (suseconds_t)(s->ns / 1000)};
-
-    stalls_begin(s);
-    stalls_expect(s, select(0, NULL, NULL, NULL, &tv) == 0);
-    stalls_end(s);
-}
-
-STALL(epoll_wait)
-{
-    struct epoll_event ev = {.events = EPOLLIN};
-    int fd = epoll_create1(EPOLL_CLOEXEC);
-
-    epoll_ctl(fd, EPOLL_CTL_ADD, s->data_in[0], &ev);
-    stalls_begin(s);
-    stalls_expect(s, epoll_wait(fd, &ev, 1, (int)(s->ns / 1000000)) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(pipe_read)
-{
-    char c;
-
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, read(s->data_in[0], &c, 1) == 1);
-    stalls_end(s);
-}
-
-STALL(pipe_write)
-{
-    static char buffer[4096];
-
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, write(s->data_out[1], buffer, sizeof(buffer)) == sizeof(buffer));
-    stalls_end(s);
-}
-
-STALL(fifo_open)
-{
-    char path[512];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/fifo", s->dir);
-    stalls_begin(s);
-    stalls_go(s);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    stalls_expect(s, fd >= 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(fsync)
-{
-    char path[512];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/dirty", s->dir);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    stalls_begin(s);
-    stalls_expect(s, fsync(fd) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(fdatasync)
-{
-    char path[512];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/dirty", s->dir);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    stalls_begin(s);
-    stalls_expect(s, fdatasync(fd) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(flock)
-{
-    char path[512];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/lock", s->dir);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, flock(fd, LOCK_EX) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(fcntl_lock)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    char path[512];
-    int fd;
-
-    snprintf(path, sizeof(path), "%s/lock", s->dir);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, fcntl(fd, F_SETLKW, &lock) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(tcp_recv)
-{
-    char c;
-
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, recv(s->tcp[0], &c, 1, 0) == 1);
-    stalls_end(s);
-}
-
-STALL(tcp_accept)
-{
-    int fd;
-
-    stalls_begin(s);
-    stalls_go(s);
-    fd = accept(s->listener, NULL, NULL);
-    stalls_expect(s, fd >= 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(unix_connect)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, connect(fd, (struct sockaddr *)&s->unix_address, sizeof(s->unix_address)) == 0);
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(getaddrinfo)
-{
-    struct addrinfo hints = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *result = NULL;
-
-    res_init();
-    _res.nscount = 1;
-    _res.nsaddr_list[0] = s->dns_address;
-    _res.retrans = 30;
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, getaddrinfo("slow.invalid.", "80", &hints, &result) != 0);
-    stalls_end(s);
-    if (result)
-        freeaddrinfo(result);
-}
-
-STALL(waitpid)
-{
-    int status;
-
-    stalls_begin(s);
-    if (write(s->wait_pipe[1], "g", 1) != 1)
-        s->short_counts++;
-    stalls_expect(s, waitpid(s->wait_pid, &status, 0) == s->wait_pid);
-    stalls_end(s);
-    close(s->wait_pipe[0]);
-    close(s->wait_pipe[1]);
-}
-
-STALL(sigtimedwait)
-{
-    struct timespec ts = {.tv_nsec = (long)(s->ns % 1000000000u), .tv_sec = (time_t)(s->ns / 1000000000u)};
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGUSR2);
-    stalls_begin(s);
-    stalls_expect(s, sigtimedwait(&set, NULL, &ts) == -1 && errno == EAGAIN);
-    stalls_end(s);
-}
-
-STALL(sem_wait)
-{
-    stalls_begin(s);
-    stalls_go(s);
-    stalls_expect(s, sem_wait(&s->shared->sem) == 0);
-    stalls_end(s);
-}
-
-STALL(mutex)
-{
-    stalls_begin(s);
-    stalls_go(s);
-    pthread_mutex_lock(&s->shared->mutex);
-    stalls_end(s);
-    pthread_mutex_unlock(&s->shared->mutex);
-}
-
-STALL(cond_wait)
-{
-    s->shared->cond_flag = 0;
-    pthread_mutex_lock(&s->shared->cond_mutex);
-    stalls_begin(s);
-    stalls_go(s);
-    while (!s->shared->cond_flag)
-        pthread_cond_wait(&s->shared->cond, &s->shared->cond_mutex);
-    stalls_end(s);
-    pthread_mutex_unlock(&s->shared->cond_mutex);
-}
-
-STALL(rwlock)
-{
-    stalls_begin(s);
-    stalls_go(s);
-    pthread_rwlock_rdlock(&s->shared->rwlock);
-    stalls_end(s);
-    pthread_rwlock_unlock(&s->shared->rwlock);
-}
-
-STALL(cpu)
-{
-    volatile uint64_t x = 1;
-
-    stalls_begin(s);
-    while (stalls_now() < s->start_ns + s->ns)
-        for (int i = 0; i < 500; i++)
-            x = x * 6364136223846793005u + 1442695040888963407u;
-    stalls_end(s);
-}
-
-/* The time goes into libc: the innermost frame is not the user's. */
-STALL(cpu_in_libc)
-{
-    static char block[1 << 20];
-    char *volatile p = block;
-
-    memset(p, 'x', sizeof(block) - 1);
-    stalls_begin(s);
-    while (stalls_now() < s->start_ns + s->ns)
-        if (memchr(p, 'y', sizeof(block)))
-            s->short_counts++;
-    stalls_end(s);
-}
-
-/* Never blocked, always in the kernel: thousands of short calls. */
-STALL(syscall_storm)
-{
-    char c[64];
-    int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-
-    stalls_begin(s);
-    while (stalls_now() < s->start_ns + s->ns)
-        for (int i = 0; i < 50; i++)
-            stalls_expect(s, read(fd, c, sizeof(c)) == sizeof(c));
-    stalls_end(s);
-    close(fd);
-}
-
-STALL(pagefault)
-{
-    volatile char *page = s->fault_area + 4096 * s->fault_page++;
-
-    stalls_begin(s);
-    stalls_go(s);
-    if (*page != 0)
-        s->short_counts++;
-    stalls_end(s);
-}
-
-static uint64_t stalls_cpu_time(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* Needs 2 ms of CPU, on a CPU that the helper keeps busy at a far higher weight. */
-STALL(runqueue)
-{
-    struct sched_param idle = {0};
-    cpu_set_t all, one;
-    uint64_t cpu;
-
-    sched_getaffinity(0, sizeof(all), &all);
-    stalls_begin(s);
-    CPU_ZERO(&one);
-    CPU_SET(0, &one);
-    sched_setaffinity(0, sizeof(one), &one);
-    sched_setscheduler(0, SCHED_IDLE, &idle);
-    stalls_go(s);
-    cpu = stalls_cpu_time();
-    while (stalls_cpu_time() < cpu + 2000000)
-        ;
-    sched_setscheduler(0, SCHED_OTHER, &idle);
-    sched_setaffinity(0, sizeof(all), &all);
-    stalls_end(s);
-}
-
-STALL(stopped)
-{
-    s->shared->done = 0;
-    stalls_begin(s);
-    stalls_go(s);
-    while (!s->shared->done)
-        ;
-    stalls_end(s);
-}
-
-/* What the table says is what the recording must say. */
-static const struct stalls_row {
-    const char *name, *cause, *call;
-    void (*run)(struct stalls *s);
-} stalls_table[] = {
-#define ROW(name, cause, call)                                                                                         \
-    {                                                                                                                  \
-#name, cause, call, stall_##name                                                                               \
-    }
-    ROW(nanosleep, "call", "nanosleep|clock_nanosleep"),
-    ROW(usleep, "call", "usleep|nanosleep|clock_nanosleep"),
-    ROW(poll, "call", "poll|ppoll"),
-    ROW(select, "call", "select|pselect6"),
-    ROW(epoll_wait, "call", "epoll_wait|epoll_pwait"),
-    ROW(pipe_read, "call", "read"),
-    ROW(pipe_write, "call", "write"),
-    ROW(fifo_open, "call", "open|openat"),
-    ROW(fsync, "call", "fsync"),
-    ROW(fdatasync, "call", "fdatasync"),
-    ROW(flock, "call", "flock"),
-    ROW(fcntl_lock, "call", "fcntl"),
-    ROW(tcp_recv, "call", "recv|recvfrom"),
-    ROW(tcp_accept, "call", "accept|accept4"),
-    ROW(unix_connect, "call", "connect"),
-    ROW(getaddrinfo, "call", "getaddrinfo|poll|recvfrom"),
-    ROW(waitpid, "call", "waitpid|wait4"),
-    ROW(sigtimedwait, "call", "sigtimedwait|rt_sigtimedwait"),
-    ROW(sem_wait, "lock", "sem_wait|futex"),
-    ROW(mutex, "lock", "pthread_mutex_lock|futex"),
-    ROW(cond_wait, "lock", "pthread_cond_wait|futex"),
-    ROW(rwlock, "lock", "pthread_rwlock_rdlock|futex"),
-    ROW(cpu, "cpu", ""),
-    ROW(cpu_in_libc, "cpu", ""),
-    ROW(syscall_storm, "cpu", ""),
-    ROW(pagefault, "pagefault", ""),
-    ROW(runqueue, "runqueue", ""),
-    ROW(stopped, "stopped", ""),
-#undef ROW
-};
-#define STALLS_ROWS (sizeof(stalls_table) / sizeof(stalls_table[0]))
-
-static inline bool stalls_is(int what, const char *name)
-{
-    return what >= 0 && !strcmp(stalls_table[what].name, name);
-}
-
-/* The helper process ------------------------------------------------------ */
-
-static void helper_dirty(struct stalls *s, uint64_t bytes)
-{
-    static char block[1 << 20];
-    char path[512];
-    int fd;
-
-    memset(block, 'd', sizeof(block));
-    snprintf(path, sizeof(path), "%s/dirty", s->dir);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    while (fd >= 0 && bytes >= sizeof(block) && write(fd, block, sizeof(block)) > 0)
-        bytes -= sizeof(block);
-    close(fd);
-}
-
-static void helper_wait_go(struct stalls *s, uint64_t ns)
-{
-    char c;
-
-    s->shared->ready = 1;
-    while (read(s->go[0], &c, 1) < 0 && errno == EINTR)
-        ;
-    if (ns)
-        stalls_sleep(ns);
-}
-
-static void helper_serve(struct stalls *s, const struct stalls_command *command)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    char path[512], packet[512];
-    static char block[65536];
-    struct sockaddr_in from;
-    socklen_t from_len = sizeof(from);
-    int what = command->what, fd = -1, fill[8], fills = 0;
-    pid_t loop = getppid();
-    ssize_t n;
-
-    snprintf(path, sizeof(path), "%s/lock", s->dir);
-    if (stalls_is(what, "pipe_read")) {
-        helper_wait_go(s, command->ns);
-        n = write(s->data_in[1], "x", 1);
-    } else if (stalls_is(what, "pipe_write")) {
-        fcntl(s->data_out[1], F_SETFL, O_NONBLOCK);
-        while (write(s->data_out[1], block, 4096) > 0)
-            ;
-        fcntl(s->data_out[1], F_SETFL, 0);
-        helper_wait_go(s, command->ns);
-        fcntl(s->data_out[0], F_SETFL, O_NONBLOCK);
-        /* Until the writer is through, and then until the pipe is empty. */
-        for (int idle = 0; idle < 20;) {
-            idle = read(s->data_out[0], block, sizeof(block)) > 0 ? 0 : idle + 1;
-            if (idle)
-                stalls_sleep(50000);
-        }
-    } else if (stalls_is(what, "fifo_open")) {
-        helper_wait_go(s, command->ns);
-        snprintf(path, sizeof(path), "%s/fifo", s->dir);
-        close(open(path, O_WRONLY | O_CLOEXEC));
-    } else if (stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) {
-        helper_dirty(s, command->bytes);
-        s->shared->ready = 1;
-    } else if (stalls_is(what, "flock")) {
-        fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-        flock(fd, LOCK_EX);
-        helper_wait_go(s, command->ns);
-        close(fd);
-    } else if (stalls_is(what, "fcntl_lock")) {
-        fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-        fcntl(fd, F_SETLKW, &lock);
-        helper_wait_go(s, command->ns);
-        close(fd);
-    } else if (stalls_is(what, "tcp_recv")) {
-        helper_wait_go(s, command->ns);
-        n = send(s->tcp[1], "x", 1, MSG_NOSIGNAL);
-    } else if (stalls_is(what, "tcp_accept")) {
-        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        helper_wait_go(s, command->ns);
-        connect(fd, (struct sockaddr *)&s->listener_address, sizeof(s->listener_address));
-        close(fd);
-    } else if (stalls_is(what, "unix_connect")) {
-        /* Fill the backlog, so that the next connect waits for an accept. */
-        while (fills < 8) {
-            fill[fills] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-            if (connect(fill[fills], (struct sockaddr *)&s->unix_address, sizeof(s->unix_address)))
-                break;
-            fills++;
-        }
-        close(fill[fills]);
-        helper_wait_go(s, command->ns);
-        for (int i = 0; i <= fills; i++)
-            close(accept(s->unix_listener, NULL, NULL));
-        while (fills > 0)
-            close(fill[--fills]);
-    } else if (stalls_is(what, "getaddrinfo")) {
-        helper_wait_go(s, 0);
-        n = recvfrom(s->dns, packet, sizeof(packet), 0, (struct sockaddr *)&from, &from_len);
-        stalls_sleep(command->ns);
-        if (n > 12) {
-            packet[2] = (char)0x81; /* a response */
-            packet[3] = (char)0x83; /* no such name */
-            sendto(s->dns, packet, (size_t)n, 0, (struct sockaddr *)&from, from_len);
-        }
-    } else if (stalls_is(what, "sem_wait")) {
-        helper_wait_go(s, command->ns);
-        sem_post(&s->shared->sem);
-    } else if (stalls_is(what, "mutex")) {
-        pthread_mutex_lock(&s->shared->mutex);
-        helper_wait_go(s, command->ns);
-        pthread_mutex_unlock(&s->shared->mutex);
-    } else if (stalls_is(what, "cond_wait")) {
-        helper_wait_go(s, command->ns);
-        pthread_mutex_lock(&s->shared->cond_mutex);
-        s->shared->cond_flag = 1;
-        pthread_cond_signal(&s->shared->cond);
-        pthread_mutex_unlock(&s->shared->cond_mutex);
-    } else if (stalls_is(what, "rwlock")) {
-        pthread_rwlock_wrlock(&s->shared->rwlock);
-        helper_wait_go(s, command->ns);
-        pthread_rwlock_unlock(&s->shared->rwlock);
-    } else if (stalls_is(what, "pagefault")) {
-        struct uffd_msg message;
-        struct uffdio_zeropage zero = {0};
-
-        helper_wait_go(s, command->ns);
-        if (read(s->uffd, &message, sizeof(message)) == sizeof(message)) {
-            zero.range.start = message.arg.pagefault.address & ~4095ull;
-            zero.range.len = 4096;
-            ioctl(s->uffd, UFFDIO_ZEROPAGE, &zero);
-        }
-    } else if (stalls_is(what, "runqueue")) {
-        cpu_set_t all, one;
-
-        sched_getaffinity(0, sizeof(all), &all);
-        CPU_ZERO(&one);
-        CPU_SET(0, &one);
-        sched_setaffinity(0, sizeof(one), &one);
-        helper_wait_go(s, 0);
-        stalls_spin_until(stalls_now() + command->ns);
-        sched_setaffinity(0, sizeof(all), &all);
-    } else if (stalls_is(what, "stopped")) {
-        helper_wait_go(s, 0);
-        kill(loop, SIGSTOP);
-        stalls_sleep(command->ns);
-        s->shared->done = 1;
-        kill(loop, SIGCONT);
-    } else {
-        s->shared->ready = 1;
-    }
-    (void)n;
+    return !strcmp(stalls_table[what].name, name);
 }
 
 static void helper_main(struct stalls *s)
@@ -741,24 +126,25 @@ static void helper_main(struct stalls *s)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (read(s->command[0], &command, sizeof(command)) == sizeof(command) && command.what >= 0)
-        helper_serve(s, &command);
+        stalls_table[command.what].help(s, &command);
     _exit(0);
 }
-
-/* The loop's side --------------------------------------------------------- */
 
 static void stalls_truth(struct stalls *s)
 {
     const struct stalls_row *row = &stalls_table[s->what];
-    uint64_t all = stalls_delay(s) - s->delay_before;
+    uint64_t all = runqueue_ns(&s->schedstat) - s->delay_before;
     uint64_t inside = s->delay_end - s->delay_start;
 
-    fprintf(s->truth,
-            "{\"stall\": \"%s\", \"cause\": \"%s\", \"call\": \"%s\", \"function\": \"stall_%s\", \"callback\": "
-            "\"on_tick\", "
-            "\"pid\": %d, \"tid\": %d, \"start_ns\": %llu, \"duration_ns\": %llu, \"noise_ns\": %llu}\n",
-            row->name, row->cause, row->call, row->name, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
-            (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)(all > inside ? all - inside : 0));
+    fprintf(
+        s->truth,
+        "{\"stall\": \"%s\", \"cause\": \"%s\", \"call\": \"%s\", \"function\": \"stall_%s\", \"callback\": "
+        "\"on_tick\", "
+        "\"pid\": %d, \"tid\": %d, \"start_ns\": %llu, \"duration_ns\": %llu, \"delay_ns\": %llu, \"noise_ns\": %llu, "
+        "\"retry\": %s}\n",
+        row->name, row->cause, row->call, row->name, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
+        (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside,
+        (unsigned long long)(all > inside ? all - inside : 0), s->retry ? "true" : "false");
     fflush(s->truth);
     s->pending = false;
 }
@@ -778,19 +164,21 @@ static void stalls_prepare(struct stalls *s)
     s->shared->ready = 0;
     if (stalls_is(what, "waitpid")) {
         if (pipe2(s->wait_pipe, O_CLOEXEC))
-            stalls_die("pipe2");
+            die("pipe2");
         s->wait_pid = fork();
         if (s->wait_pid == 0) {
             char c;
 
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             if (read(s->wait_pipe[0], &c, 1) == 1)
-                stalls_sleep(command.ns);
+                sleep_ns(command.ns);
             _exit(0);
         }
     }
-    if (write(s->command[1], &command, sizeof(command)) != sizeof(command))
-        stalls_die("helper");
+    if (!stalls_table[what].help)
+        s->shared->ready = 1;
+    else if (write(s->command[1], &command, sizeof(command)) != sizeof(command))
+        die("helper");
     s->state = STALLS_PREPARING;
 }
 
@@ -815,7 +203,7 @@ static NOINLINE bool stalls_tick(struct stalls *s)
     s->ticks++;
     if (s->pending)
         stalls_truth(s);
-    s->delay_before = stalls_delay(s);
+    s->delay_before = runqueue_ns(&s->schedstat);
     if (s->countdown > 0) {
         s->countdown--;
         return false;
@@ -836,7 +224,7 @@ static NOINLINE bool stalls_tick(struct stalls *s)
     s->countdown = STALLS_GAP;
     s->what = what;
     s->ns = s->queue_ns[s->queue_at];
-    if (stalls_is(what, "pagefault") && s->uffd < 0) {
+    if (s->uffd < 0 && stalls_is(what, "pagefault")) {
         stalls_skip(s, what, "userfaultfd is not permitted here");
         s->queue_at++;
         return false;
@@ -844,9 +232,9 @@ static NOINLINE bool stalls_tick(struct stalls *s)
     stalls_table[what].run(s);
     s->pending = true;
     s->queue_at++;
-    if ((stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) && s->end_ns - s->start_ns < s->base_ns) {
+    s->retry = (stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) && s->end_ns - s->start_ns < s->base_ns;
+    if (s->retry) {
         /* This disk is faster than the data was large: more data, once more. */
-        s->pending = false;
         if (s->fsync_tries++ < 6) {
             s->dirty_bytes += s->dirty_bytes / 2;
             s->queue_at--;
@@ -915,21 +303,6 @@ static void stalls_shared_init(struct stalls_shared *shared)
     sem_init(&shared->sem, 1, 0);
 }
 
-static int stalls_listen(int type, struct sockaddr_in *address)
-{
-    socklen_t len = sizeof(*address);
-    int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
-
-    memset(address, 0, sizeof(*address));
-    address->sin_family = AF_INET;
-    address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(fd, (struct sockaddr *)address, len) || getsockname(fd, (struct sockaddr *)address, &len))
-        stalls_die("bind");
-    if (type == SOCK_STREAM && listen(fd, 4))
-        stalls_die("listen");
-    return fd;
-}
-
 static void stalls_userfault(struct stalls *s)
 {
     struct uffdio_api api = {.api = UFFD_API};
@@ -955,7 +328,7 @@ static struct stalls *stalls_new(int argc, char **argv)
 {
     struct stalls *s = calloc(1, sizeof(*s));
     const char *ms = getenv("STALLS_MS");
-    char path[512], *slash;
+    char path[520], *slash;
     sigset_t set;
     int rounds = argc > 3 ? atoi(argv[3]) : 1;
 
@@ -965,7 +338,7 @@ static struct stalls *stalls_new(int argc, char **argv)
     }
     s->truth = fopen(argv[1], "ae");
     if (!s->truth)
-        stalls_die(argv[1]);
+        die(argv[1]);
     snprintf(s->dir, sizeof(s->dir), "%s", argv[1]);
     slash = strrchr(s->dir, '/');
     snprintf(slash ? slash : s->dir, 2, slash ? "" : ".");
@@ -981,24 +354,24 @@ static struct stalls *stalls_new(int argc, char **argv)
     stalls_shared_init(s->shared);
     if (pipe2(s->command, O_CLOEXEC) || pipe2(s->go, O_CLOEXEC) || pipe2(s->data_in, O_CLOEXEC) ||
         pipe2(s->data_out, O_CLOEXEC))
-        stalls_die("pipe2");
-    s->listener = stalls_listen(SOCK_STREAM, &s->listener_address);
-    s->dns = stalls_listen(SOCK_DGRAM, &s->dns_address);
+        die("pipe2");
+    s->listener = loopback_socket(SOCK_STREAM, &s->listener_address);
+    s->dns = loopback_socket(SOCK_DGRAM, &s->dns_address);
     s->tcp[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(s->tcp[0], (struct sockaddr *)&s->listener_address, sizeof(s->listener_address)))
-        stalls_die("connect");
+        die("connect");
     s->tcp[1] = accept(s->listener, NULL, NULL);
 
     s->unix_listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     s->unix_address.sun_family = AF_UNIX; /* an abstract name of our own */
-    snprintf(s->unix_address.sun_path + 1, sizeof(s->unix_address.sun_path) - 1, "stalls-%d", (int)getpid());
+    snprintf(s->unix_address.sun_path + 1, sizeof(s->unix_address.sun_path) - 1, "stalls-%d-%d", (int)getpid(), s->dns);
     if (bind(s->unix_listener, (struct sockaddr *)&s->unix_address, sizeof(s->unix_address)) ||
         listen(s->unix_listener, 0))
-        stalls_die("unix listener");
+        die("unix listener");
 
     snprintf(path, sizeof(path), "%s/fifo", s->dir);
     if (mkfifo(path, 0600) && errno != EEXIST)
-        stalls_die(path);
+        die(path);
     snprintf(path, sizeof(path), "%s/lock", s->dir);
     close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 
