@@ -86,9 +86,17 @@ int ub_capture_blocked(pid_t pid, pid_t tid, const struct ub_maps *maps, struct 
  * stays open: the caller may collect it later with ub_capture_signal_collect);
  * -ENOTSUP: SIGURG is not ours in this thread; -ESRCH; -EPERM.
  * `ticks_to_ns` converts sample->at to CLOCK_MONOTONIC.
+ * Sets sample->stack_start and stack_end itself, from `maps`. `ret->error` is
+ * set when the answer is final for this thread (-ESRCH, -EPERM, -EACCES).
  */
 int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
                       uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+
+/*
+ * The answer to a request that ub_capture_signal left open. 0; -EAGAIN: still
+ * none; -ENOENT: no request is open. The next ub_capture_signal discards it.
+ */
+int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
 
 /* Samples a running thread with perf_event_open (no agent needed). Same errors; -EPERM: perf_event_paranoid. */
 int ub_capture_perf(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_capture *ret);

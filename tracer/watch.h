@@ -17,7 +17,7 @@ struct ub_watch;
 struct ub_watch_options {
     uint64_t threshold_ns;
     bool redact;              /* no arguments, paths or peers */
-    uint32_t reports_per_min; /* live and capture budget a minute; every stall is counted all the same. 0: 60 */
+    uint32_t captures_per_s;  /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
     const struct ub_sink *sinks;
     uint32_t sink_count;
     int argc;                 /* the command, for the header record */

@@ -1,0 +1,161 @@
+#include "dispatchers.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct module_class {
+    const char *prefix;
+    enum ub_role role;
+    const char *loop;
+    bool libc;
+};
+
+static const struct module_class modules[] = {
+    {"libc.so", UB_ROLE_LIBRARY, NULL, true},
+    {"libc-2", UB_ROLE_LIBRARY, NULL, true},
+    {"libpthread", UB_ROLE_LIBRARY, NULL, true},
+    {"librt.", UB_ROLE_LIBRARY, NULL, true},
+    {"ld-linux", UB_ROLE_LIBRARY, NULL, true},
+    {"ld-2", UB_ROLE_LIBRARY, NULL, true},
+    {"[vdso]", UB_ROLE_LIBRARY, NULL, true},
+    {"libunblock", UB_ROLE_LIBRARY, NULL, true}, /* our hook of a wait call stands where libc's would */
+    {"libm.so", UB_ROLE_LIBRARY, NULL, false},
+    {"libdl", UB_ROLE_LIBRARY, NULL, false},
+    {"libresolv", UB_ROLE_LIBRARY, NULL, false},
+    {"libnss_", UB_ROLE_LIBRARY, NULL, false},
+    {"libstdc++", UB_ROLE_LIBRARY, NULL, false},
+    {"libgcc_s", UB_ROLE_LIBRARY, NULL, false},
+    {"libjemalloc", UB_ROLE_LIBRARY, NULL, false},
+    {"libtcmalloc", UB_ROLE_LIBRARY, NULL, false},
+    {"libuv.", UB_ROLE_LOOP, "libuv", false},
+    {"libevent", UB_ROLE_LOOP, "libevent", false},
+    {"libev.", UB_ROLE_LOOP, "libev", false},
+    {"libglib-2", UB_ROLE_LOOP, "glib", false},
+    {"libgio-2", UB_ROLE_LOOP, "glib", false},
+    {"libgobject-2", UB_ROLE_LOOP, "glib", false},
+    {"libsystemd", UB_ROLE_LOOP, "sd-event", false},
+    {"libpython", UB_ROLE_RUNTIME, NULL, false},
+    {"python3", UB_ROLE_RUNTIME, NULL, false},
+    {"libnode", UB_ROLE_RUNTIME, NULL, false},
+};
+
+/* Functions of loops that are linked into the program, and of programs with a loop of their own. */
+static const struct {
+    const char *function;
+    bool prefix;
+    enum ub_role role;
+} functions[] = {
+    {"uv_run", false, UB_ROLE_LOOP},
+    {"uv__", true, UB_ROLE_LOOP},
+    {"event_base_loop", false, UB_ROLE_LOOP},
+    {"event_base_dispatch", false, UB_ROLE_LOOP},
+    {"event_process_active", true, UB_ROLE_LOOP},
+    {"ev_run", false, UB_ROLE_LOOP},
+    {"ev_invoke_pending", false, UB_ROLE_LOOP},
+    {"g_main_", true, UB_ROLE_LOOP},
+    {"aeMain", false, UB_ROLE_LOOP},
+    {"aeProcessEvents", false, UB_ROLE_LOOP},
+    {"connSocketEventHandler", false, UB_ROLE_LOOP},
+    {"callHandler", false, UB_ROLE_LOOP},
+    {"ngx_process_events_and_timers", false, UB_ROLE_LOOP},
+    {"ngx_epoll_process_events", false, UB_ROLE_LOOP},
+    {"ngx_event_process_posted", false, UB_ROLE_LOOP},
+    {"ngx_event_expire_timers", false, UB_ROLE_LOOP},
+    {"ngx_worker_process_cycle", false, UB_ROLE_LOOP},
+    {"run_poll_loop", false, UB_ROLE_LOOP},
+    {"main", false, UB_ROLE_LOOP},
+    {"_start", false, UB_ROLE_LIBRARY},
+    {"v8::", true, UB_ROLE_RUNTIME},
+    {"node::", true, UB_ROLE_RUNTIME},
+    {"Builtins_", true, UB_ROLE_RUNTIME},
+    {"_Py", true, UB_ROLE_RUNTIME},
+};
+
+static const struct module_class *module_class(const char *module)
+{
+    for (size_t i = 0; i < UB_ARRAY_LEN(modules); i++) {
+        if (strncmp(module, modules[i].prefix, strlen(modules[i].prefix)) == 0)
+            return &modules[i];
+    }
+    return NULL;
+}
+
+static bool function_matches(size_t i, const char *function)
+{
+    if (functions[i].prefix)
+        return strncmp(function, functions[i].function, strlen(functions[i].function)) == 0;
+    return strcmp(function, functions[i].function) == 0;
+}
+
+enum ub_role ub_dispatchers_role(const char *module, const char *function, bool *ret_libc)
+{
+    const struct module_class *class = module_class(module);
+
+    *ret_libc = class && class->libc;
+    if (class)
+        return class->role;
+    for (size_t i = 0; function && i < UB_ARRAY_LEN(functions); i++) {
+        if (function_matches(i, function))
+            return functions[i].role;
+    }
+    return UB_ROLE_USER;
+}
+
+const char *ub_dispatchers_loop(const struct ub_named_stack *s)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct ub_map *map = s->frame[i].map;
+        const struct module_class *class = map && map->elf ? module_class(map->elf->basename) : NULL;
+
+        if (class && class->loop)
+            return class->loop;
+    }
+    return "turn";
+}
+
+/*
+ * Both stacks end in the same frames: same return address, same position. The
+ * first frame, seen from outside, that stands in the same place but has come to
+ * another point of its code is the one that called the wait then and the
+ * callback now: the dispatcher. Returns how many outer physical frames are the
+ * loop's, 0 when the stacks share nothing.
+ */
+static uint32_t shared_frames(const struct ub_stack *stall, const struct ub_stack *loop)
+{
+    uint32_t shared = 0;
+
+    if (!loop || !loop->complete || !stall->complete)
+        return 0;
+    while (shared < stall->count && shared < loop->count) {
+        const struct ub_frame *a = &stall->frame[stall->count - 1 - shared];
+        const struct ub_frame *b = &loop->frame[loop->count - 1 - shared];
+
+        if (a->cfa != b->cfa)
+            break;
+        shared++;
+        if (a->pc != b->pc)
+            break;
+    }
+    return shared;
+}
+
+int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
+                            const struct ub_stack *loop)
+{
+    uint32_t shared = shared_frames(stall_raw, loop);
+    uint64_t boundary = shared ? stall_raw->frame[stall_raw->count - shared].cfa : UINT64_MAX;
+    int outermost = -ENOENT;
+
+    for (uint32_t i = 0; i < stall->count; i++) {
+        const struct ub_named_frame *f = &stall->frame[i];
+
+        /* Inlined functions of the dispatcher's own frame may be the callback: only the function itself is the loop. */
+        if (f->cfa == boundary && !f->symbol.inlined)
+            break;
+        if (f->role == UB_ROLE_LOOP && outermost >= 0 && !shared)
+            break;
+        if (f->role == UB_ROLE_USER)
+            outermost = (int)i;
+    }
+    return outermost;
+}

@@ -1,0 +1,24 @@
+/*
+ * Which frames are an event loop's own: the table that tells the callback from
+ * the loop where nothing better is known, and the classes of modules.
+ */
+#ifndef UB_TRACER_DISPATCHERS_H
+#define UB_TRACER_DISPATCHERS_H
+
+#include "frames.h"
+
+/* Role of a function in a module (its file name without folders). `function` may be NULL. */
+enum ub_role ub_dispatchers_role(const char *module, const char *function, bool *ret_libc);
+
+/* Recording's name of the loop library that a stack runs in: "libuv", "libevent", "libev", "glib", "sd-event", else "turn". */
+const char *ub_dispatchers_loop(const struct ub_named_stack *s);
+
+/*
+ * Index of the outermost user frame below the dispatcher: the callback. `loop`
+ * (may be NULL) is the same thread's stack while it waited: the frames that
+ * both share are the loop. -ENOENT when there is no user frame.
+ */
+int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
+                            const struct ub_stack *loop);
+
+#endif

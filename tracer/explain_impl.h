@@ -1,0 +1,90 @@
+/*
+ * Shared by the files of the explaining thread (explain.c: events and the
+ * other lines; explain_stall.c: one stall from its looks to its `slow` line).
+ */
+#ifndef UB_TRACER_EXPLAIN_IMPL_H
+#define UB_TRACER_EXPLAIN_IMPL_H
+
+#include "cause.h"
+#include "frames.h"
+#include "watch_impl.h"
+
+#include <uthash.h>
+
+#define UB_LOOKS_KEPT 24u
+#define UB_PENDING_MAX 16u
+
+/* One look that was explained. */
+struct ub_explained_look {
+    struct ub_seen seen;
+    json_t *sample; /* an entry of `samples` */
+};
+
+/* The turn of a slot that is being explained. */
+struct ub_stall {
+    uint64_t start; /* ticks; 0: none */
+    json_int_t id;  /* 0: no line written yet */
+    uint32_t count;
+    struct ub_explained_look look[UB_LOOKS_KEPT];
+    struct ub_accounting baseline, last;
+    uint64_t baseline_majflt;
+    uint64_t told_ns; /* duration told by the last `ongoing` line */
+    uint32_t ready;
+    json_t *callback; /* owned; the best known */
+    json_t *call;     /* owned; of the blocking call seen, NULL */
+    int64_t call_nr;
+    char site[9];
+    uint32_t blocked_looks;
+};
+
+struct ub_thread_record {
+    pid_t pid, tid;
+    bool qualified;
+    char name[32];
+    const char *loop; /* recording's name of the loop */
+    struct ub_stack *wait_stack;
+    struct ub_stall stall;
+    json_t *pending[UB_PENDING_MAX]; /* stalls from before it was known to be a loop */
+    uint32_t pending_count;
+};
+
+struct ub_known_stack {
+    uint64_t hash;
+    json_int_t id;
+    UT_hash_handle hh;
+};
+
+struct ub_known_site {
+    char site[9];
+    json_int_t seen;
+    UT_hash_handle hh;
+};
+
+struct ub_explain {
+    struct ub_watch *w;
+    const struct ub_sink *sinks;
+    uint32_t sink_count;
+    struct ub_unwinder *unwinder;
+    struct ub_known_stack *stacks;
+    struct ub_known_site *sites;
+    json_int_t last_stack, last_slow;
+    struct ub_watch_totals totals;
+    uint64_t rate_limited;
+    struct ub_thread_record thread[UB_SLOT_MAX];
+    struct ub_stack raw;         /* scratch: too large for a thread's stack */
+    struct ub_named_stack named; /* scratch */
+};
+
+/* Hands a line to every sink and drops the reference. */
+void ub_explain_emit(struct ub_explain *x, json_t *line);
+
+/* The id of a stack; writes its `stack` line the first time. */
+json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s);
+
+void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
+void ub_stall_end(struct ub_explain *x, const struct ub_event *e);
+void ub_stall_gone(struct ub_explain *x, const struct ub_event *e); /* thread gone in mid-stall */
+void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t);
+void ub_stall_clear(struct ub_stall *s);
+
+#endif

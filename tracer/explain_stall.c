@@ -1,0 +1,392 @@
+/*
+ * One stall, from the first look at it to its `slow` line.
+ */
+#include "explain_impl.h"
+
+#include "dispatchers.h"
+#include "site.h"
+#include "syscalls.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#define UB_TELL_FIRST_NS 1000000000ull  /* `ongoing` lines: at the first look, at 1 s, at 10 s, then each minute */
+#define UB_TELL_SECOND_NS 10000000000ull
+#define UB_TELL_EACH_NS 60000000000ull
+
+void ub_stall_clear(struct ub_stall *s)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        json_decref(s->look[i].sample);
+    json_decref(s->callback);
+    json_decref(s->call);
+    memset(s, 0, sizeof(*s));
+}
+
+static struct ub_stall *stall_of(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_stall *s = &x->thread[e->slot].stall;
+
+    if (s->start != e->start) {
+        ub_stall_clear(s);
+        s->start = e->start;
+        s->baseline = e->baseline;
+    }
+    s->ready = e->ready;
+    return s;
+}
+
+static const char *program_of(const struct ub_event *e)
+{
+    const char *exe = e->process && e->process->exe ? e->process->exe : "?";
+    const char *slash = strrchr(exe, '/');
+
+    return slash ? slash + 1 : exe;
+}
+
+/* Names of the blocking call: the system call, and the library function that the program called to get there. */
+static json_t *call_json(const struct ub_event *e, const struct ub_named_stack *stack)
+{
+    char name[UB_SYSCALL_NAME_MAX];
+    json_t *call = json_object();
+
+    json_object_set_new(call, "name", json_string(ub_syscall_name(e->capture->nr, name)));
+    if (e->args)
+        json_object_set_new(call, "args", json_string(e->args));
+    if (e->fd >= 0)
+        json_object_set_new(call, "fd", json_integer(e->fd));
+    if (e->fd_path)
+        json_object_set_new(call, "fd_path", json_string(e->fd_path));
+    for (uint32_t i = 0; stack && i < stack->count && stack->frame[i].role != UB_ROLE_USER; i++) {
+        const struct ub_symbol *symbol = &stack->frame[i].symbol;
+
+        if (stack->frame[i].libc && symbol->function && !symbol->nearest)
+            json_object_set_new(call, "via", json_string(symbol->function));
+    }
+    return call;
+}
+
+static const char *proof_name(enum ub_proof proof)
+{
+    switch (proof) {
+    case UB_PROOF_STILL:
+        return "still";
+    case UB_PROOF_SIGNAL:
+        return "signal";
+    case UB_PROOF_PERF:
+        return "perf";
+    case UB_PROOF_NONE:
+    case UB_PROOF_UNPROVEN:
+        break;
+    }
+    return "unproven";
+}
+
+static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_maps *maps;
+    bool ok;
+
+    ub_process_refresh(e->process); /* a process that is gone keeps its last maps */
+    maps = ub_process_maps(e->process);
+    if (!maps)
+        return false;
+    if (!maps->has_arena) {
+        ub_store_relaxed(&e->process->left, 1);
+        ub_maps_unref(maps);
+        return false;
+    }
+    ok = e->capture->proof != UB_PROOF_NONE && ub_unwind(x->unwinder, maps, e->capture, &x->raw) == 0;
+    if (ok)
+        ub_frames_name(maps, &x->raw, &x->named);
+    ub_maps_unref(maps);
+    return ok;
+}
+
+/* The representative stack gives callback, call and site: a blocked look says more than a running one. */
+static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, bool stack)
+{
+    struct ub_thread_record *t = &x->thread[e->slot];
+    bool blocked = e->capture->state == UB_THREAD_BLOCKED && e->capture->nr >= 0;
+    int callback = stack ? ub_dispatchers_callback(&x->named, &x->raw, t->wait_stack) : -ENOENT;
+    char name[UB_SYSCALL_NAME_MAX];
+
+    if (s->site[0] && !(blocked && s->blocked_looks == 0))
+        return;
+    if (callback >= 0) {
+        json_decref(s->callback);
+        s->callback = ub_frame_place(&x->named.frame[callback], x->w->redact);
+    }
+    if (blocked) {
+        json_decref(s->call);
+        s->call = call_json(e, stack ? &x->named : NULL);
+        s->call_nr = e->capture->nr;
+        s->blocked_looks++;
+    }
+    ub_site_hash(stack ? &x->named : NULL, callback, blocked ? ub_syscall_name(e->capture->nr, name) : NULL,
+                 blocked ? "call" : "cpu", program_of(e), s->site);
+}
+
+static json_t *sample_json(struct ub_explain *x, const struct ub_event *e, bool stack)
+{
+    const struct ub_capture *c = e->capture;
+    char name[UB_SYSCALL_NAME_MAX];
+    uint64_t at = c->at_ns > ub_ticks_to_ns(e->start) ? c->at_ns : ub_ticks_to_ns(e->end);
+    json_t *o = json_pack("{s:I, s:s}", "at_ns", (json_int_t)(at - ub_ticks_to_ns(e->start)), "state",
+                          c->state == UB_THREAD_RUNNING ? "running" : "blocked");
+
+    if (c->state == UB_THREAD_BLOCKED && c->nr >= 0)
+        json_object_set_new(o, "call", json_string(ub_syscall_name(c->nr, name)));
+    if (!stack)
+        return o;
+    json_object_set_new(o, "stack", json_integer(ub_explain_stack(x, &x->named)));
+    json_object_set_new(o, "proof", json_string(proof_name(c->proof)));
+    json_object_set_new(o, "complete", json_boolean(x->raw.complete));
+    return o;
+}
+
+static void note_denied(struct ub_explain *x, const struct ub_event *e)
+{
+    int error = e->capture->error;
+
+    if (e->process->denied || (error != -EACCES && error != -EPERM))
+        return;
+    e->process->denied = true;
+    ub_explain_emit(x, json_pack("{s:s, s:s, s:s++}", "type", "note", "level", "warning", "text",
+                                 "stacks of ", program_of(e),
+                                 " cannot be read: it belongs to another user or is not dumpable; run unblock as root or "
+                                 "with CAP_SYS_PTRACE. Stalls and their durations are recorded all the same"));
+}
+
+static void keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+{
+    const struct ub_capture *c = e->capture;
+    struct ub_explained_look *look;
+    bool stack = unwind_look(x, e);
+
+    note_denied(x, e);
+    if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left))
+        return;
+    represent(x, s, e, stack);
+    if (s->count == UB_LOOKS_KEPT)
+        return;
+    look = &s->look[s->count++];
+    look->seen = (struct ub_seen){
+        .state = c->state,
+        .nr = c->nr,
+        .lock = stack && c->nr == SYS_futex && ub_cause_is_lock(&x->named),
+        .stopped = c->state == UB_THREAD_STOPPED || c->proc_state == 'T' || c->proc_state == 't',
+        .slices = e->account.at_ns ? e->account.sched.slices : 0,
+        .at_ns = c->at_ns,
+    };
+    look->sample = sample_json(x, e, stack);
+}
+
+static json_int_t count_site(struct ub_explain *x, const char *site)
+{
+    struct ub_known_site *known;
+
+    HASH_FIND_STR(x->sites, site, known);
+    if (!known) {
+        known = calloc(1, sizeof(*known));
+        if (!known)
+            return 0;
+        memcpy(known->site, site, sizeof(known->site));
+        HASH_ADD_STR(x->sites, site, known);
+    }
+    return known->seen++;
+}
+
+/* Every look found it in one and the same call, and nearly all the time it was blocked: then that is the call's time. */
+static void set_call_duration(struct ub_stall *s, const struct ub_shares *shares, uint64_t duration)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        if (s->look[i].seen.state != UB_THREAD_BLOCKED || s->look[i].seen.nr != s->call_nr)
+            return;
+    }
+    if (s->call && s->count && shares->known && shares->blocked_ns > duration - duration / 5)
+        json_object_set_new(s->call, "duration_ns", json_integer((json_int_t)shares->blocked_ns));
+}
+
+static void set_shares(json_t *line, const struct ub_shares *shares, uint64_t duration)
+{
+    if (!shares->known)
+        return;
+    json_object_set_new(line, "cpu_ns", json_integer((json_int_t)shares->cpu_ns));
+    json_object_set_new(line, "blocked_ns", json_integer((json_int_t)shares->blocked_ns));
+    json_object_set_new(line, "runqueue_ns", json_integer((json_int_t)shares->runqueue_ns));
+    if (shares->window_ns < duration - duration / 100)
+        json_object_set_new(line, "accounted_ns", json_integer((json_int_t)shares->window_ns));
+}
+
+static json_t *samples_json(const struct ub_stall *s)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < s->count; i++)
+        json_array_append(list, s->look[i].sample);
+    return list;
+}
+
+/* The `slow` line of a stall as it is known now. */
+static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t end_ticks,
+                         const char **ret_cause)
+{
+    struct ub_thread_record *t = &x->thread[e->slot];
+    uint64_t duration = ub_ticks_span_to_ns(end_ticks - e->start), end_ns = ub_ticks_to_ns(end_ticks);
+    struct ub_seen seen[UB_LOOKS_KEPT];
+    struct ub_shares shares;
+    json_t *line;
+
+    for (uint32_t i = 0; i < s->count; i++)
+        seen[i] = s->look[i].seen;
+    ub_cause_shares(&s->baseline, &s->last, end_ns, &shares);
+    *ret_cause = ub_cause_name(seen, s->count, &shares, duration, e->blind_ns);
+    set_call_duration(s, &shares, duration);
+    if (!s->site[0])
+        ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
+    line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:i}}", "type", "slow", "pid",
+                     e->pid, "tid", e->tid, "thread", t->name, "loop", t->loop, "kind", "turn", "start_ns",
+                     (json_int_t)ub_ticks_to_ns(e->start), "duration_ns", (json_int_t)duration, "threshold_ns",
+                     (json_int_t)x->w->threshold_ns, "cause", *ret_cause, "samples", samples_json(s), "site", s->site,
+                     "waiting", "ready", s->ready);
+    if (!line)
+        return NULL;
+    if (s->callback)
+        json_object_set(line, "callback", s->callback);
+    else
+        json_object_set_new(line, "callback", json_object());
+    if (s->call && strcmp(*ret_cause, "cpu") != 0)
+        json_object_set_new(line, "call", json_deep_copy(s->call));
+    set_shares(line, &shares, duration);
+    return line;
+}
+
+static void set_id(struct ub_explain *x, struct ub_stall *s, json_t *line)
+{
+    if (!s->id)
+        s->id = ++x->last_slow;
+    json_object_set_new(line, "id", json_integer(s->id));
+}
+
+static bool worth_telling(const struct ub_stall *s, uint64_t duration)
+{
+    if (s->told_ns == 0)
+        return true;
+    if (s->told_ns < UB_TELL_FIRST_NS)
+        return duration >= UB_TELL_FIRST_NS;
+    if (s->told_ns < UB_TELL_SECOND_NS)
+        return duration >= UB_TELL_SECOND_NS;
+    return duration >= s->told_ns + UB_TELL_EACH_NS;
+}
+
+static void tell_ongoing(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, bool startup)
+{
+    const char *cause;
+    json_t *line = slow_json(x, s, e, e->end, &cause);
+
+    if (!line)
+        return;
+    set_id(x, s, line);
+    json_object_set_new(line, "ongoing", json_true());
+    if (startup)
+        json_object_set_new(line, "startup", json_true());
+    s->told_ns = ub_ticks_span_to_ns(e->end - e->start);
+    ub_explain_emit(x, line);
+}
+
+void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_stall *s = stall_of(x, e);
+
+    if (e->capture)
+        keep_look(x, s, e);
+    if (e->account.at_ns)
+        s->last = e->account;
+    if (!s->baseline.majflt) /* the baseline is read without faults: the first look's count starts theirs */
+        s->baseline.majflt = e->account.majflt;
+    if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified)
+        return;
+    if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)))
+        tell_ongoing(x, s, e, !(e->flags & UB_SLOT_SERVED));
+}
+
+static void count_slow(struct ub_explain *x, const json_t *line, const char *cause)
+{
+    uint64_t duration = (uint64_t)json_integer_value(json_object_get(line, "duration_ns"));
+
+    if (json_object_get(line, "startup") || strcmp(cause, "stopped") == 0)
+        return;
+    x->totals.slow++;
+    if (duration > x->totals.worst_ns)
+        x->totals.worst_ns = duration;
+}
+
+static void finish_line(struct ub_explain *x, struct ub_stall *s, json_t *line)
+{
+    set_id(x, s, line);
+    json_object_set_new(line, "seen", json_integer(count_site(x, s->site)));
+    count_slow(x, line, json_string_value(json_object_get(line, "cause")));
+    ub_explain_emit(x, line);
+}
+
+void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_thread_record *t = &x->thread[e->slot];
+    struct ub_stall *s = stall_of(x, e);
+    const char *cause;
+    json_t *line;
+
+    if (e->account.at_ns)
+        s->last = e->account;
+    line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
+                     &cause);
+    /* Another wait site took over: what seemed to be a turn was none. Only if it was told must it be closed. */
+    if (line && e->flags & UB_RECORD_ABANDONED && !s->id) {
+        json_decref(line);
+        line = NULL;
+    }
+    if (line) {
+        if (e->flags & UB_RECORD_STARTUP)
+            json_object_set_new(line, "startup", json_true());
+        if (t->qualified || e->flags & UB_RECORD_QUALIFIED)
+            finish_line(x, s, line);
+        else if (t->pending_count < UB_PENDING_MAX)
+            t->pending[t->pending_count++] = line;
+        else
+            json_decref(line);
+    }
+    ub_stall_clear(s);
+}
+
+void ub_stall_gone(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_stall *s = &x->thread[e->slot].stall;
+    const char *cause;
+    json_t *line;
+
+    if (!s->start || s->start != e->start || !s->id || ub_load_relaxed(&e->process->left))
+        return;
+    line = slow_json(x, s, e, e->end > e->start ? e->end : e->start, &cause);
+    if (!line)
+        return;
+    json_object_set_new(line, "ongoing", json_true());
+    finish_line(x, s, line);
+}
+
+/* The thread runs a loop after all: what was held back counts. */
+void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t)
+{
+    for (uint32_t i = 0; i < t->pending_count; i++) {
+        json_t *line = t->pending[i];
+        struct ub_stall shown = {0};
+        const char *site = json_string_value(json_object_get(line, "site"));
+
+        memcpy(shown.site, site, strlen(site) + 1);
+        json_object_set_new(line, "loop", json_string(t->loop));
+        finish_line(x, &shown, line);
+    }
+    t->pending_count = 0;
+}

@@ -1,0 +1,61 @@
+/*
+ * From the watching thread to the explaining one. Watching must never wait for
+ * symbols: it takes what vanishes (stack, registers, state) and queues it here.
+ */
+#ifndef UB_TRACER_STALL_H
+#define UB_TRACER_STALL_H
+
+#include "../common/arena.h"
+#include "capture.h"
+#include "process.h"
+
+enum ub_event_kind {
+    UB_EVENT_LOOP,    /* a thread has qualified as an event loop; capture: its stack while it waits, if one was had */
+    UB_EVENT_SAMPLE,  /* a look at a thread whose turn is overdue */
+    UB_EVENT_GOING,   /* still the same turn, no new look */
+    UB_EVENT_END,     /* a turn over the threshold has ended */
+    UB_EVENT_GONE,    /* the thread or its process is gone, its slot is given back */
+    UB_EVENT_STATS,   /* totals of a thread */
+    UB_EVENT_NOTE,    /* text for the recording */
+    UB_EVENT_FINISH,  /* the run is over */
+};
+
+struct ub_stats {
+    uint64_t turns, busy_ticks, max_ticks;
+    uint64_t cpu_ns;
+    struct ub_histogram histogram;
+};
+
+struct ub_accounting {
+    struct ub_schedstat sched;
+    uint64_t at_ns; /* CLOCK_MONOTONIC; 0: not known */
+    uint64_t majflt;
+};
+
+struct ub_event {
+    struct ub_event *next;
+    enum ub_event_kind kind;
+    uint32_t slot;
+    uint32_t flags; /* UB_SLOT_* at that moment; UB_EVENT_END: UB_RECORD_* */
+    pid_t pid, tid;
+    struct ub_process *process; /* one reference */
+    uint64_t start;             /* ticks: identifies the turn */
+    uint64_t end;               /* ticks: end of the turn, or the moment of the look */
+    uint32_t ready;
+    struct ub_accounting account;  /* at the look or at the end */
+    struct ub_accounting baseline; /* when the turn was first seen */
+    uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */
+    /* Owned; NULL when there is none. */
+    struct ub_capture *capture;
+    char *args;    /* of the blocking call, as text */
+    char *fd_path; /* what its descriptor is */
+    int fd;        /* -1: none */
+    struct ub_stats *stats;
+    char *text; /* NOTE */
+    const char *level;
+};
+
+struct ub_event *ub_event_new(enum ub_event_kind kind);
+void ub_event_free(struct ub_event *e);
+
+#endif

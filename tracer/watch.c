@@ -1,0 +1,206 @@
+#include "watch_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct ub_event *ub_event_new(enum ub_event_kind kind)
+{
+    struct ub_event *e = calloc(1, sizeof(*e));
+
+    if (e) {
+        e->kind = kind;
+        e->fd = -1;
+    }
+    return e;
+}
+
+void ub_event_free(struct ub_event *e)
+{
+    if (!e)
+        return;
+    ub_process_unref(e->process);
+    free(e->capture);
+    free(e->args);
+    free(e->fd_path);
+    free(e->stats);
+    free(e->text);
+    free(e);
+}
+
+void ub_watch_queue(struct ub_watch *w, struct ub_event *e)
+{
+    if (!e)
+        return;
+    pthread_mutex_lock(&w->queue_lock);
+    *w->queue_tail = e;
+    w->queue_tail = &e->next;
+    pthread_cond_signal(&w->queue_filled);
+    pthread_mutex_unlock(&w->queue_lock);
+}
+
+void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
+{
+    struct ub_event *e = ub_event_new(UB_EVENT_NOTE);
+    va_list ap;
+
+    if (!e)
+        return;
+    va_start(ap, format);
+    if (vasprintf(&e->text, format, ap) < 0)
+        e->text = NULL;
+    va_end(ap);
+    e->level = level;
+    ub_watch_queue(w, e);
+}
+
+/*
+ * The memory is sealed against shrinking: a target that truncated it would
+ * otherwise kill the watcher with SIGBUS.
+ */
+static int create_arena(struct ub_watch *w)
+{
+    struct stat st;
+    struct ub_arena *arena;
+    int fd = memfd_create(UB_ARENA_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0)
+        return -errno;
+    if (fchmod(fd, 0600) < 0 || ftruncate(fd, sizeof(struct ub_arena)) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 || fstat(fd, &st) < 0) {
+        int error = -errno;
+
+        close(fd);
+        return error;
+    }
+    arena = mmap(NULL, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (arena == MAP_FAILED) {
+        int error = -errno;
+
+        close(fd);
+        return error;
+    }
+    arena->h.version = UB_ARENA_VERSION;
+    arena->h.size = sizeof(arena->h);
+    arena->h.clock = ub_ticks_clock();
+    arena->h.watcher_pid = getpid();
+    arena->h.threshold = w->threshold;
+    ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
+    w->arena = arena;
+    w->arena_fd = fd;
+    snprintf(w->address, sizeof(w->address), "%d:%d:%llu", getpid(), fd, (unsigned long long)st.st_ino);
+    return 0;
+}
+
+static void destroy(struct ub_watch *w)
+{
+    struct ub_event *e, *next;
+
+    for (e = w->queue_head; e; e = next) {
+        next = e->next;
+        ub_event_free(e);
+    }
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        ub_process_unref(w->watched[i].process);
+        if (w->watched[i].schedstat_fd >= 0)
+            close(w->watched[i].schedstat_fd);
+    }
+    if (w->arena)
+        munmap(w->arena, sizeof(*w->arena));
+    if (w->arena_fd >= 0)
+        close(w->arena_fd);
+    pthread_mutex_destroy(&w->queue_lock);
+    pthread_cond_destroy(&w->queue_filled);
+    free(w);
+}
+
+/* The two threads take no signals: those belong to whoever drives the watcher. */
+static int start_threads(struct ub_watch *w)
+{
+    sigset_t all, saved;
+    int r;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
+    r = pthread_create(&w->explainer, NULL, ub_explain_loop, w);
+    if (r == 0) {
+        r = pthread_create(&w->watcher, NULL, ub_watch_loop, w);
+        if (r != 0) {
+            ub_watch_queue(w, ub_event_new(UB_EVENT_FINISH));
+            pthread_join(w->explainer, NULL);
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    return -r;
+}
+
+int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret)
+{
+    struct ub_watch *w = calloc(1, sizeof(*w));
+    int r;
+
+    if (!w)
+        return -ENOMEM;
+    ub_ticks_start();
+    w->arena_fd = -1;
+    w->threshold_ns = options->threshold_ns;
+    w->threshold = ub_ticks_from_span_ns(options->threshold_ns);
+    w->captures_per_s = options->captures_per_s ? options->captures_per_s : 100;
+    w->tokens = w->captures_per_s;
+    w->redact = options->redact;
+    w->queue_tail = &w->queue_head;
+    pthread_mutex_init(&w->queue_lock, NULL);
+    pthread_cond_init(&w->queue_filled, NULL);
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++)
+        w->watched[i].schedstat_fd = -1;
+    r = create_arena(w);
+    if (r == 0)
+        r = ub_explain_new(w, options, &w->explain);
+    if (r == 0)
+        r = start_threads(w);
+    if (r < 0) {
+        if (w->explain)
+            ub_explain_free(w->explain, NULL);
+        destroy(w);
+        return r;
+    }
+    *ret = w;
+    return 0;
+}
+
+const char *ub_watch_address(const struct ub_watch *w)
+{
+    return w->address;
+}
+
+void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_watch_totals *ret_totals)
+{
+    struct ub_event *finish;
+
+    ub_store_release(&w->arena->h.closed, 1);
+    ub_store_release(&w->stopping, 1);
+    __atomic_fetch_add(&w->arena->h.doorbell, 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, &w->arena->h.doorbell, FUTEX_WAKE, 1, NULL, NULL, 0);
+    pthread_join(w->watcher, NULL);
+
+    finish = ub_event_new(UB_EVENT_FINISH);
+    if (!finish)
+        abort(); /* the explaining thread would never end */
+    finish->flags = has_status;
+    finish->fd = status;
+    ub_watch_queue(w, finish);
+    pthread_join(w->explainer, NULL);
+    ret_totals->lost = w->lost;
+    ret_totals->images = ub_load_relaxed(&w->arena->h.images);
+    ub_explain_free(w->explain, ret_totals);
+    destroy(w);
+}

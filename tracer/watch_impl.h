@@ -1,0 +1,82 @@
+/*
+ * Shared by the files of the watcher (watch.c: life cycle; watch_loop.c: the
+ * watching thread; watch_look.c: one look at an overdue thread; explain*.c: the
+ * explaining thread).
+ */
+#ifndef UB_TRACER_WATCH_IMPL_H
+#define UB_TRACER_WATCH_IMPL_H
+
+#include "stall.h"
+#include "ticks.h"
+#include "watch.h"
+
+#include <pthread.h>
+
+/* What the watching thread remembers of a slot. */
+struct ub_watched {
+    pid_t pid, tid; /* 0: nobody seen yet */
+    struct ub_process *process;
+    uint64_t start;        /* the turn last seen running, 0 */
+    uint64_t seen_turns;   /* slot->turns at the last round: quiet or not */
+    uint64_t next;         /* ticks of the next look at it */
+    uint32_t looks;        /* taken of this turn */
+    uint32_t loop_tries;   /* to catch the loop in its wait */
+    bool loop_announced;
+    uint64_t alive_at;     /* ticks when the thread was last known to exist */
+    struct ub_accounting baseline;
+    uint32_t request;      /* last number given to the sampling handler */
+    int schedstat_fd;      /* -1 */
+};
+
+struct ub_watch {
+    struct ub_arena *arena;
+    int arena_fd;
+    char address[64];
+    uint64_t threshold_ns;
+    uint64_t threshold; /* ticks */
+    uint32_t captures_per_s;
+    bool redact;
+    uint32_t stopping;
+
+    pthread_t watcher;
+    struct ub_watched watched[UB_SLOT_MAX];
+    double tokens; /* captures that may be taken now */
+    uint64_t tokens_at;
+    uint64_t lost; /* ring records */
+    uint64_t rate_limited; /* looks not taken */
+    uint64_t housekeeping_at;
+    uint64_t own_wait_ns; /* the watching thread's own time on the run queue, at the last housekeeping */
+
+    pthread_t explainer;
+    pthread_mutex_t queue_lock; /* protects the queue only; nothing is called with it held */
+    pthread_cond_t queue_filled;
+    struct ub_event *queue_head, **queue_tail;
+    struct ub_explain *explain;
+};
+
+/* Takes ownership of `e`. */
+void ub_watch_queue(struct ub_watch *w, struct ub_event *e);
+
+/* A `note` line. `text` is copied. */
+void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* watch_loop.c: the watching thread. */
+void *ub_watch_loop(void *watch);
+
+/*
+ * watch_look.c: reads what the thread of `slot` does now and queues it as
+ * UB_EVENT_SAMPLE (an overdue turn) or UB_EVENT_LOOP (a loop in its wait).
+ * -EAGAIN, and nothing queued: that was over before the look was.
+ */
+int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t now);
+
+/* watch_look.c: schedstat and page faults of a thread, now. */
+void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
+
+/* explain.c: the explaining thread. */
+struct ub_explain;
+int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret);
+void *ub_explain_loop(void *watch);
+void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals);
+
+#endif

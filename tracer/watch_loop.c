@@ -1,0 +1,452 @@
+/*
+ * The watching thread: sleeps until the oldest running turn is overdue, looks,
+ * and goes back to sleep. While nothing runs for some rounds it sleeps deeply:
+ * it says so in the arena, makes sure by a process-wide memory barrier that no
+ * target can have missed it, and waits for the doorbell without a timeout.
+ */
+#include "watch_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define UB_QUIET_ROUNDS 8u
+#define UB_HOUSEKEEPING_NS 1000000000u
+#define UB_POLL_MIN_NS 1000000u      /* without deep sleep: not more often than this */
+#define UB_LOOP_TRIES 64u            /* rounds in which a loop is looked for in its wait, to know its stack there */
+#define UB_LOOKS_MAX 24u             /* of one turn; 2^24 thresholds are days */
+#define UB_LOOK_FAR_NS 60000000000u  /* beyond this doubling stops: a look a minute */
+
+static int futex_wait_until(uint32_t *word, uint32_t value, uint64_t until_ns)
+{
+    struct timespec ts = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, until_ns == UINT64_MAX ? NULL : &ts, NULL,
+                        FUTEX_BITSET_MATCH_ANY);
+}
+
+/* The kernel's struct sched_attr; its header clashes with libc's <sched.h>. */
+struct scheduling {
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+/* A short slice and no timer slack: wakes early on a busy machine. Both are granted to anybody. */
+static void ask_for_punctuality(void)
+{
+    struct scheduling attr = {.size = sizeof(attr), .runtime = 100000}; /* policy 0: SCHED_OTHER */
+
+    prctl(PR_SET_TIMERSLACK, 1UL);
+    syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+static uint64_t own_wait_ns(void)
+{
+    struct ub_schedstat sched;
+
+    return ub_capture_schedstat(getpid(), (pid_t)syscall(SYS_gettid), &sched) == 0 ? sched.wait_ns : 0;
+}
+
+static void forget(struct ub_watched *t)
+{
+    ub_process_unref(t->process);
+    if (t->schedstat_fd >= 0)
+        close(t->schedstat_fd);
+    memset(t, 0, sizeof(*t));
+    t->schedstat_fd = -1;
+}
+
+/* Threads of one process share its entry. */
+static struct ub_process *find_process(struct ub_watch *w, pid_t pid)
+{
+    uint64_t started;
+    pid_t ppid;
+    struct ub_process *p = NULL;
+
+    if (ub_process_start_time(pid, &started, &ppid) < 0)
+        return NULL;
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        struct ub_process *other = w->watched[i].process;
+
+        if (other && other->pid == pid && other->started == started)
+            return ub_process_ref(other);
+    }
+    if (ub_process_open(pid, &p) < 0)
+        return NULL;
+    ub_process_refresh(p);
+    return p;
+}
+
+static bool meet(struct ub_watch *w, uint32_t index)
+{
+    struct ub_watched *t = &w->watched[index];
+    const struct ub_slot *slot = &w->arena->slot[index];
+    pid_t pid = ub_load_relaxed(&slot->pid), tid = ub_load_relaxed(&slot->tid);
+
+    if (t->pid == pid && t->tid == tid)
+        return t->process != NULL;
+    forget(t);
+    if (pid <= 0 || tid <= 0)
+        return false;
+    t->pid = pid;
+    t->tid = tid;
+    t->process = find_process(w, pid);
+    return t->process != NULL;
+}
+
+static void queue_stats(struct ub_watch *w, uint32_t index)
+{
+    struct ub_watched *t = &w->watched[index];
+    const struct ub_slot *slot = &w->arena->slot[index];
+    struct ub_event *e;
+
+    if (!t->loop_announced || !t->process || !(e = ub_event_new(UB_EVENT_STATS)))
+        return;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    e->stats = malloc(sizeof(*e->stats));
+    if (!e->stats) {
+        ub_event_free(e);
+        return;
+    }
+    e->stats->turns = ub_load_relaxed(&slot->turns);
+    e->stats->busy_ticks = ub_load_relaxed(&slot->busy);
+    e->stats->max_ticks = ub_load_relaxed(&slot->max);
+    memcpy(&e->stats->histogram, &w->arena->cold[index].turns, sizeof(e->stats->histogram));
+    ub_watch_account(t, false, &e->account);
+    e->stats->cpu_ns = e->account.at_ns ? e->account.sched.run_ns : 0;
+    ub_watch_queue(w, e);
+}
+
+static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_event *e = ub_event_new(UB_EVENT_END);
+
+    if (!e)
+        return;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    e->flags = record->flags;
+    e->start = record->start;
+    e->end = record->end;
+    e->ready = record->ready;
+    e->baseline = t->baseline;
+    e->blind_ns = blind_ns;
+    if (t->start != record->start) /* never seen running: the watcher came late */
+        memset(&e->baseline, 0, sizeof(e->baseline));
+    else
+        ub_watch_account(t, true, &e->account);
+    ub_watch_queue(w, e);
+}
+
+static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
+{
+    struct ub_ring *ring = &w->arena->cold[index].ring;
+    struct ub_record record;
+
+    while (ub_ring_get(ring, &record) == 0) {
+        if (record.kind == UB_RECORD_TURN)
+            queue_end(w, index, &record, blind_ns);
+    }
+}
+
+/* The owner is gone: what it left is read, then the slot is wiped and free again. */
+static void retire(struct ub_watch *w, uint32_t index)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_slot *slot = &w->arena->slot[index];
+    struct ub_ring *ring = &w->arena->cold[index].ring;
+    struct ub_event *e;
+
+    if (t->process) {
+        drain(w, index, 0);
+        queue_stats(w, index);
+        e = ub_event_new(UB_EVENT_GONE);
+        if (e) {
+            e->slot = index;
+            e->pid = t->pid;
+            e->tid = t->tid;
+            e->process = ub_process_ref(t->process);
+            e->start = t->start;
+            e->end = t->alive_at > t->start ? t->alive_at : t->start;
+            ub_watch_queue(w, e);
+        }
+    }
+    w->lost += ub_load_relaxed(&ring->lost);
+    forget(t);
+    fallocate(w->arena_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+              (off_t)(offsetof(struct ub_arena, cold) + index * sizeof(struct ub_slot_cold)),
+              sizeof(struct ub_slot_cold));
+    ub_store_relaxed(&slot->start, 0);
+    ub_store_release(&slot->state, UB_SLOT_FREE);
+}
+
+static bool thread_exists(const struct ub_watched *t)
+{
+    return t->process && !ub_process_ended(t->process) &&
+           (syscall(SYS_tgkill, t->pid, t->tid, 0) == 0 || errno == EPERM);
+}
+
+static bool may_capture(struct ub_watch *w, uint64_t now_ns)
+{
+    if (w->tokens_at)
+        w->tokens += (double)(now_ns - w->tokens_at) * 1e-9 * w->captures_per_s;
+    if (w->tokens > w->captures_per_s)
+        w->tokens = w->captures_per_s;
+    w->tokens_at = now_ns;
+    if (w->tokens < 1) {
+        w->rate_limited++;
+        return false;
+    }
+    w->tokens -= 1;
+    return true;
+}
+
+/* Looks at 1, 2, 4 ... thresholds, and for long stalls each minute. */
+static uint64_t next_look(const struct ub_watch *w, const struct ub_watched *t)
+{
+    uint64_t far = ub_ticks_from_span_ns(UB_LOOK_FAR_NS);
+    uint64_t after = w->threshold << (t->looks < UB_LOOKS_MAX ? t->looks : UB_LOOKS_MAX);
+
+    if (t->looks && after > far + (w->threshold << (t->looks - 1 < UB_LOOKS_MAX ? t->looks - 1 : UB_LOOKS_MAX)))
+        return t->next + far;
+    return t->start + after;
+}
+
+static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_event *e = ub_event_new(UB_EVENT_GOING);
+
+    if (!e)
+        return;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    e->start = t->start;
+    e->end = now;
+    e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
+    e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
+    e->baseline = t->baseline;
+    ub_watch_queue(w, e);
+}
+
+/*
+ * A thread now counts as a loop. Its stack while it waits tells later which
+ * frames of a stall belong to the loop and which to the callback; a loop too
+ * busy to be met in its wait is announced without.
+ */
+static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, uint64_t now)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_event *e;
+
+    t->loop_tries++;
+    if (start == 0) {
+        t->start = 0;
+        t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now) == 0;
+    }
+    if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
+        return;
+    t->loop_announced = true;
+    e = ub_event_new(UB_EVENT_LOOP);
+    if (!e)
+        return;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    ub_watch_queue(w, e);
+}
+
+/* Returns the moment (ticks) at which this slot wants the next look, or UINT64_MAX. */
+static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t blind_ns, bool *ret_busy)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_slot *slot = &w->arena->slot[index];
+    uint64_t start, turns;
+
+    if (!meet(w, index))
+        return UINT64_MAX;
+    drain(w, index, blind_ns);
+    turns = ub_load_relaxed(&slot->turns);
+    start = ub_load_acquire(&slot->start);
+    *ret_busy |= start != 0 || turns != t->seen_turns;
+    t->seen_turns = turns;
+    if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED)
+        announce_loop(w, index, start, now);
+    if (start == 0) {
+        t->start = 0;
+        return UINT64_MAX;
+    }
+    if (start != t->start) {
+        t->start = start;
+        t->looks = 0;
+        t->next = start + w->threshold;
+        ub_watch_account(t, false, &t->baseline);
+    }
+    if ((int64_t)(now - t->next) >= 0) {
+        t->alive_at = now;
+        if (may_capture(w, ub_clock_monotonic_ns()))
+            ub_watch_look(w, index, UB_EVENT_SAMPLE, now);
+        else
+            queue_going(w, index, now);
+        t->looks++;
+        t->next = next_look(w, t);
+    }
+    return t->next;
+}
+
+static void housekeep(struct ub_watch *w, uint32_t high)
+{
+    static uint32_t rounds;
+    bool stats = ++rounds % 10 == 0;
+
+    ub_ticks_adjust();
+    w->own_wait_ns = own_wait_ns();
+    for (uint32_t i = 0; i < high; i++) {
+        if (ub_load_acquire(&w->arena->slot[i].state) != UB_SLOT_LIVE || !meet(w, i))
+            continue;
+        if (!thread_exists(&w->watched[i]) || ub_load_relaxed(&w->watched[i].process->left)) {
+            retire(w, i);
+            continue;
+        }
+        w->watched[i].alive_at = ub_ticks_now();
+        if (stats)
+            queue_stats(w, i);
+    }
+}
+
+/* One round over all slots. Returns when to be back (ticks). */
+static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind_ns, bool *ret_busy, bool *ret_can_sleep)
+{
+    uint64_t now = ub_ticks_now();
+    uint64_t deadline = now + w->threshold;
+
+    *ret_busy = false;
+    *ret_can_sleep = true;
+    for (uint32_t i = 0; i < high; i++) {
+        struct ub_slot *slot = &w->arena->slot[i];
+        uint32_t state = ub_load_acquire(&slot->state);
+        uint64_t next;
+
+        if (state == UB_SLOT_RELEASED)
+            retire(w, i);
+        if (state != UB_SLOT_LIVE)
+            continue;
+        next = visit(w, i, now, blind_ns, ret_busy);
+        if (next < deadline)
+            deadline = next;
+        if (!(ub_load_relaxed(&slot->flags) & UB_SLOT_BARRIER))
+            *ret_can_sleep = false;
+    }
+    return deadline;
+}
+
+static uint32_t slots_high(const struct ub_watch *w)
+{
+    uint32_t high = ub_load_acquire(&w->arena->h.slots_high);
+
+    return high < UB_SLOT_MAX ? high : UB_SLOT_MAX;
+}
+
+static bool any_running(const struct ub_watch *w)
+{
+    for (uint32_t i = 0; i < slots_high(w); i++) {
+        const struct ub_slot *slot = &w->arena->slot[i];
+
+        if (ub_load_relaxed(&slot->state) == UB_SLOT_LIVE && ub_load_relaxed(&slot->start) != 0)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Every registered target's stores of `start` before the barrier are visible to
+ * the second look, and its loads of `asleep` after it see the flag: no turn can
+ * begin unnoticed.
+ */
+static void sleep_deeply(struct ub_watch *w, uint32_t bell)
+{
+    ub_store_relaxed(&w->arena->h.asleep, 1);
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 && !any_running(w))
+        futex_wait_until(&w->arena->h.doorbell, bell, UINT64_MAX);
+    ub_store_relaxed(&w->arena->h.asleep, 0);
+}
+
+/*
+ * Sleeps until `deadline`. Returns by how much longer it slept when that was
+ * not the run queue's doing: this process was stopped or the machine suspended,
+ * and so, most likely, were the targets.
+ */
+static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline)
+{
+    uint64_t until = ub_ticks_to_ns(deadline), now, late;
+
+    futex_wait_until(&w->arena->h.doorbell, bell, until);
+    now = ub_clock_monotonic_ns();
+    late = now > until ? now - until : 0;
+    if (late < w->threshold_ns || late < 100000000u)
+        return 0;
+    return own_wait_ns() - w->own_wait_ns > late / 2 ? 0 : late;
+}
+
+static void finish(struct ub_watch *w)
+{
+    for (uint32_t i = 0; i < slots_high(w); i++) {
+        if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i))
+            drain(w, i, 0);
+        if (w->watched[i].process) {
+            w->watched[i].alive_at = ub_ticks_now();
+            retire(w, i);
+        }
+    }
+}
+
+void *ub_watch_loop(void *watch)
+{
+    struct ub_watch *w = watch;
+    uint32_t quiet = 0;
+    uint64_t blind_ns = 0;
+
+    ask_for_punctuality();
+    while (!ub_load_acquire(&w->stopping)) {
+        uint32_t bell = ub_load_acquire(&w->arena->h.doorbell), high = slots_high(w);
+        uint64_t now_ns = ub_clock_monotonic_ns(), deadline;
+        bool busy, can_sleep;
+
+        if (now_ns - w->housekeeping_at >= UB_HOUSEKEEPING_NS) {
+            w->housekeeping_at = now_ns;
+            housekeep(w, high);
+        }
+        deadline = round_of_slots(w, high, blind_ns, &busy, &can_sleep);
+        blind_ns = 0;
+        quiet = busy ? 0 : quiet + 1;
+        if (high > 0 && quiet < UB_QUIET_ROUNDS)
+            blind_ns = sleep_until(w, bell, deadline);
+        else if (can_sleep && !ub_load_acquire(&w->stopping))
+            sleep_deeply(w, bell);
+        else
+            blind_ns = sleep_until(w, bell, deadline + ub_ticks_from_span_ns(UB_POLL_MIN_NS));
+    }
+    finish(w);
+    return NULL;
+}
