@@ -1,0 +1,119 @@
+"""Compares a recording with the truth that a program of tests/programs wrote about itself (see stalls.h).
+
+Allowed differences, and why:
+
+  duration   the turn may be 2 ms longer or shorter than the stall, and longer by `noise_ns`: how long the
+             thread waited for a CPU around the stall, by its own schedstat.
+  cause      "runqueue" also where the stall itself spent more than 40 % of its time waiting for a CPU
+             (`delay_ns`): then that is the truth on this machine.
+  extra      a stall that the program does not know of must be tagged "runqueue": the machine was busy.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import helpers
+
+TOLERANCE_NS = 2_000_000
+THRESHOLD_MS = 10
+DELAY_SHARE = 0.4
+
+LOCK_CALLS = {"futex", "pthread_mutex_lock", "pthread_cond_wait", "pthread_rwlock_rdlock", "sem_wait"}
+
+
+def table():
+    """Names of all stalls, from stalls_do.h."""
+    text = (helpers.ROOT / "tests/programs/stalls_do.h").read_text()
+    return re.findall(r"^\s*ROW\((\w+), \"", text, re.M)
+
+
+class Truth:
+    def __init__(self, *paths):
+        self.stalls, self.skipped, self.summaries = [], [], []
+        for path in paths:
+            for line in Path(path).read_text().splitlines():
+                entry = json.loads(line)
+                if "stall" in entry:
+                    self.stalls.append(entry)
+                elif "skipped" in entry:
+                    self.skipped.append(f"{entry['skipped']}: {entry['reason']}")
+                else:
+                    self.summaries.append(entry)
+
+    @property
+    def undisturbed(self):
+        return all(s["interrupted"] == 0 and s["short_counts"] == 0 for s in self.summaries)
+
+
+def base(path):
+    return path.rsplit("/", 1)[-1]
+
+
+def own_frames(frames, module):
+    """Functions of the program itself, innermost first, inlined ones left out."""
+    return [f.get("function") for f in frames if base(f.get("module", "")) == module and not f.get("inlined")]
+
+
+def find(truth, recording):
+    """The recorded stall of the same thread that covers the middle of a true one."""
+    middle = truth["start_ns"] + truth["duration_ns"] // 2
+    return [s for s in recording.slow if s["pid"] == truth["pid"] and s["tid"] == truth["tid"]
+            and s["start_ns"] <= middle <= s["start_ns"] + s["duration_ns"]]
+
+
+def compare_one(truth, slow, recording, module, callback=True):
+    """What is wrong with the record `slow` of the stall `truth`, as a list of texts."""
+    wrong = []
+    difference = slow["duration_ns"] - truth["duration_ns"]
+    if not -TOLERANCE_NS <= difference <= TOLERANCE_NS + truth["noise_ns"]:
+        wrong.append(f"duration off by {difference / 1e6:.2f} ms (noise {truth['noise_ns'] / 1e6:.2f} ms)")
+    if slow.get("ongoing"):
+        wrong.append("still called ongoing")
+
+    busy_machine = truth["delay_ns"] > DELAY_SHARE * truth["duration_ns"]
+    if slow["cause"] != truth["cause"] and not (busy_machine and slow["cause"] == "runqueue"):
+        wrong.append(f"cause {slow['cause']}, not {truth['cause']} ({json.dumps(slow.get('call'))})")
+    elif truth["call"]:
+        name = slow.get("call", {}).get("name")
+        if name not in truth["call"].split("|") and not busy_machine:
+            wrong.append(f"call {name}, not {truth['call']}")
+
+    if callback and slow.get("callback", {}).get("function") != truth["callback"]:
+        wrong.append(f"callback {slow.get('callback')}, not {truth['callback']}")
+    stacks = 0
+    for sample in slow.get("samples", []):
+        at = slow["start_ns"] + sample["at_ns"]
+        if "stack" not in sample or not truth["start_ns"] <= at <= truth["start_ns"] + truth["duration_ns"]:
+            continue
+        stacks += 1
+        own = own_frames(recording.stacks[sample["stack"]], module)
+        if not own or own[0] != truth["function"]:
+            wrong.append(f"innermost user frame {own[:3]} of {recording.frames(sample['stack'])}, "
+                         f"not {truth['function']}")
+    if not stacks:
+        wrong.append(f"no stack was taken while it was slow: {json.dumps(slow)}")
+    return wrong
+
+
+def compare(truth, recording, module, callback=True, threshold_ns=THRESHOLD_MS * 1_000_000):
+    """(stalls found with everything right, list of all that is wrong)."""
+    right, wrong, used = 0, [], set()
+    for stall in truth.stalls:
+        found = find(stall, recording)
+        name = f"{stall['stall']} {stall['duration_ns'] / 1e6:.1f} ms in tid {stall['tid']}"
+        used.update((s["pid"], s["id"]) for s in found)
+        if stall["duration_ns"] + TOLERANCE_NS < threshold_ns:
+            continue
+        if len(found) != 1:
+            if stall["duration_ns"] - TOLERANCE_NS > threshold_ns:
+                wrong.append(f"{name}: {len(found)} records")
+            continue
+        problems = compare_one(stall, found[0], recording, module, callback)
+        wrong += [f"{name}: {p}" for p in problems]
+        right += not problems and not stall["retry"]
+    for slow in recording.slow:
+        if (slow["pid"], slow["id"]) not in used and slow["cause"] != "runqueue":
+            wrong.append(f"nothing of {slow['duration_ns'] / 1e6:.1f} ms happened, but: {json.dumps(slow)} "
+                         f"{recording.functions(slow)}")
+    return right, wrong

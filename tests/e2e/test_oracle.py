@@ -1,0 +1,94 @@
+"""Every injected stall is found, with the right duration, cause, call, callback and innermost user frame.
+
+The stalls and the truth about them come from tests/programs/stalls*.h; what counts as right is in oracle.py.
+Checked that it can fail: with the truth's cause, call, function or duration changed by hand, and with a
+recording of another run, each comparison fails.
+"""
+
+import os
+
+import pytest
+
+import helpers
+import oracle
+
+ROUNDS = 20 if os.environ.get("UNBLOCK_SOAK") else 1
+LOOPS = {
+    "epoll": ["loop_bare", "epoll"],
+    "epoll_pwait": ["loop_bare", "epoll_pwait"],
+    "epoll_pwait2": ["loop_bare", "epoll_pwait2"],
+    "poll": ["loop_bare", "poll"],
+    "ppoll": ["loop_bare", "ppoll"],
+    "select": ["loop_bare", "select"],
+    "pselect": ["loop_bare", "pselect"],
+    "io_uring": ["loop_bare", "io_uring"],
+    "libuv": ["loop_uv"],
+    "libevent": ["loop_event"],
+    "libev": ["loop_ev"],
+    "glib": ["loop_glib"],
+    "sd-event": ["loop_sd"],
+}
+found = {}
+
+
+def run(tmp_path, name, *args, timeout=120):
+    done, recording = helpers.record(tmp_path, helpers.program(name), *args,
+                                     threshold=f"{oracle.THRESHOLD_MS}ms", timeout=timeout)
+    return done, recording
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stalls(tmp_path, loop):
+    program, *kind = LOOPS[loop]
+    for round in range(ROUNDS):
+        folder = tmp_path / str(round)
+        folder.mkdir()
+        done, recording = run(folder, program, *kind, folder / "truth", "all", 1, round + 1)
+        if done.returncode == 77:
+            pytest.skip(done.stderr.strip())
+        assert done.returncode == 0, done.stderr
+        truth = oracle.Truth(folder / "truth")
+        (folder / "dirty").unlink(missing_ok=True)
+        right, wrong = oracle.compare(truth, recording, program)
+        found[loop] = found.get(loop, 0) + right
+        assert not wrong, f"{len(wrong)} wrong, {right} right:\n" + "\n".join(wrong)
+        assert right + len(truth.skipped) == len(oracle.table()), truth.skipped
+        assert truth.undisturbed, truth.summaries
+        assert recording.end["exit"] == 0
+        if truth.skipped:
+            print("left out here:", truth.skipped)
+
+
+def test_at_least_200():
+    if len(found) < len(LOOPS) - 1:
+        pytest.skip("only some of the loops were run")
+    assert sum(found.values()) >= 200, found
+
+
+def test_wait_in_a_function_of_its_own(tmp_path):
+    """The dispatcher is not on the stack of its callbacks: everything but the callback's name must still be right."""
+    done, recording = run(tmp_path, "loop_bare", "wrapped", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
+    assert done.returncode == 0, done.stderr
+    right, wrong = oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare", callback=False)
+    assert not wrong, "\n".join(wrong)
+    assert right == 4
+
+
+@pytest.mark.parametrize("loop", ["epoll", "libuv", "sd-event"])
+def test_turns_are_counted(tmp_path, loop):
+    """`stats` knows every turn: the program counts its callbacks, one a turn."""
+    program, *kind = LOOPS[loop]
+    done, recording = run(tmp_path, program, *kind, tmp_path / "truth", "nanosleep,cpu")
+    assert done.returncode == 0, done.stderr
+    truth = oracle.Truth(tmp_path / "truth")
+    last = {}
+    for stats in recording.of("stats"):
+        last[(stats["pid"], stats["tid"])] = stats
+    assert len(last) == 1, last
+    stats = last.popitem()[1]
+    ticks = truth.summaries[0]["ticks"]
+    turns = stats.get("turns", stats["callbacks"])
+    assert ticks - 2 <= turns <= ticks + 12, (turns, ticks)
+    assert sum(count for _, count in stats["histogram"]) == stats["callbacks"]
+    longest = max(s["duration_ns"] for s in truth.stalls)
+    assert longest <= stats["max_ns"] <= longest + oracle.TOLERANCE_NS + max(s["noise_ns"] for s in truth.stalls)
