@@ -10,7 +10,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -182,12 +182,30 @@ static void fill_page(struct ub_process *page)
     ub_store_release(&page->generation, inherited.generation);
 }
 
-/* The run has a watcher: map its arena. With no UNBLOCK_ARENA, or UNBLOCK=0, nothing is done at all. */
-__attribute__((constructor)) static void start(void)
+static const char *variable(char **environment, const char *name)
 {
-    const char *address = getenv("UNBLOCK_ARENA");
-    const char *off = getenv("UNBLOCK");
+    size_t len = strlen(name);
+
+    for (; environment && *environment; environment++) {
+        if (strncmp(*environment, name, len) == 0 && (*environment)[len] == '=')
+            return *environment + len + 1;
+    }
+    return NULL;
+}
+
+/*
+ * The run has a watcher: map its arena. With no UNBLOCK_ARENA, or UNBLOCK=0,
+ * nothing is done at all. Linked with -z initfirst we come before libc's own
+ * constructor, where getenv() does not work yet; glibc hands over the environment.
+ */
+__attribute__((constructor)) static void start(int argc, char **argv, char **environment)
+{
+    const char *address = variable(environment, "UNBLOCK_ARENA");
+    const char *off = variable(environment, "UNBLOCK");
     struct ub_process *page;
+
+    (void)argc;
+    (void)argv;
 
     if (!address || (off && off[0] == '0' && off[1] == '\0'))
         return;

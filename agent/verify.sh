@@ -13,6 +13,10 @@ extra=$(nm -D --defined-only "$so" | awk '{print $3}' | while read -r name; do
 done)
 [ -z "$extra" ] || fail "exports what is no hook: $extra"
 
+for name in $(sed -n 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' agent/hooks.def) syscall; do
+    nm -D --defined-only "$so" | grep -q " T $name\$" || fail "does not export the hook $name"
+done
+
 tls=$(readelf -lW "$so" | awk '$1 == "TLS" {print $6}')
 [ -n "$tls" ] && [ $((tls)) -le 64 ] || fail "TLS is $tls bytes, more than 64"
 

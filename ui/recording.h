@@ -15,33 +15,52 @@
 
 #include <stdio.h>
 
+#define UB_RECORDING_SCHEMA "unblock-recording"
+#define UB_RECORDING_VERSION 1
+
+/* A longer line is skipped: it bounds what a reader needs in memory. The longest honest line, a stack of 256 frames
+   with long C++ names, is far below. */
+#define UB_RECORDING_LINE_MAX (4u * 1024 * 1024)
+
 struct ub_recording_options {
     const char *path;  /* "-": standard output. %p %t %h are already expanded */
     bool force;        /* replace an existing file */
     bool append;       /* add to it */
-    uint64_t max_size; /* bytes; rotates to PATH.1, PATH.2 ...; 0: never */
+    uint64_t max_size; /* bytes; goes on in PATH.1, PATH.2 ... when reached; 0: never */
 };
 
 struct ub_recording_writer;
 
-/* -EEXIST without force or append; another -errno of open. Mode 0600. */
+/*
+ * -EEXIST without force or append; another -errno of open. Mode 0600. A pipe,
+ * terminal or device is written to as it is, without force.
+ * With `force` a regular file is replaced by a new one: nobody who reads the old one is disturbed.
+ */
 int ub_recording_create(const struct ub_recording_options *options, struct ub_recording_writer **ret);
 struct ub_sink ub_recording_sink(struct ub_recording_writer *w);
 /* Closes; returns 0 or the first -errno that a write met. *ret_lost: lines not written (may be NULL). */
 int ub_recording_close(struct ub_recording_writer *w, uint64_t *ret_lost);
 
-/* "unblock-<program>-<pid>-<UTC time>.jsonl" or a template with %p %t %h (and %%). Caller frees. */
+/*
+ * A template with %p (pid) %t (UTC time) %h (host) %%, or for NULL
+ * "unblock-<program>-<pid>-<UTC time>.jsonl" (`program` may be a path). Any
+ * other % stays as it is. Caller frees; NULL: out of memory.
+ */
 char *ub_recording_name(const char *template, const char *program, long pid);
 
 struct ub_recording_stats {
-    uint64_t lines, torn, skipped;
-    bool ended; /* an `end` line was seen */
+    uint64_t lines;   /* readable ones */
+    uint64_t torn;    /* 1 when the last line is cut short: the writer was killed or the disk full */
+    uint64_t skipped; /* other unreadable lines */
+    bool ended;       /* an `end` line was seen */
 };
 
 /*
- * Calls `line` for every readable object of the stream. A recording must begin
- * with a `header` line of a version we know: else -EINVAL (nothing was called).
- * -EIO and other -errno from reading.
+ * Calls `line` for every readable object of the stream; memory is bounded by
+ * the longest line. A recording must begin with a `header` line of a version
+ * we know, else nothing is called:
+ * -ENODATA: empty; -EINVAL: not a recording; -EPROTONOSUPPORT: of a newer version.
+ * -EIO and other -errno from reading (what was read before has been delivered).
  */
 int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recording_stats *ret_stats);
 

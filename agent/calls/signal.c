@@ -7,6 +7,9 @@
 
 #include <errno.h>
 
+/* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
+#pragma GCC visibility push(default)
+
 int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
     if (sig == UB_SAMPLE_SIGNAL)
@@ -87,3 +90,5 @@ int sigignore(int sig)
         return ub_real.sigignore(sig);
     return set(SIG_IGN, 0) == SIG_ERR ? -1 : 0;
 }
+
+#pragma GCC visibility pop

@@ -24,6 +24,38 @@
         return n_;                                                                                                    \
     } while (0)
 
+/* From calls/syscall.S, for the numbers it names. Returns as libc's syscall() does. */
+long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f);
+long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
+{
+    long (*go)(long, ...) = ub_real_syscall_pointer;
+
+    switch (nr) {
+    case SYS_io_uring_enter:
+        if (!((unsigned long)d & IORING_ENTER_GETEVENTS) || c == 0)
+            break; /* submits only: does not wait */
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_URING, .count = (int)a);
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_EPOLL, .count = (int)a);
+    case SYS_poll:
+    case SYS_ppoll:
+        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_POLL, .count = (int)b);
+    case SYS_seccomp:
+        ub_process_hush();
+        break;
+    case SYS_prctl:
+        if (a == PR_SET_SECCOMP)
+            ub_process_hush();
+        break;
+    }
+    return go(nr, a, b, c, d, e, f);
+}
+
+/* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
+#pragma GCC visibility push(default)
+
 int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 {
     WAIT(ub_real.epoll_wait(epfd, events, max, timeout), .kind = UB_WAIT_EPOLL, .count = epfd);
@@ -83,35 +115,6 @@ int pselect(int count, fd_set *r, fd_set *w, fd_set *e, const struct timespec *t
     WAIT(ub_real.pselect(count, r, w, e, timeout, mask), .kind = UB_WAIT_SELECT, .count = count, .set = {r, w, e});
 }
 
-/* From calls/syscall.S, for the numbers it names. Returns as libc's syscall() does. */
-long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f);
-long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
-{
-    long (*go)(long, ...) = ub_real_syscall_pointer;
-
-    switch (nr) {
-    case SYS_io_uring_enter:
-        if (!((unsigned long)d & IORING_ENTER_GETEVENTS) || c == 0)
-            break; /* submits only: does not wait */
-        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_URING, .count = (int)a);
-    case SYS_epoll_wait:
-    case SYS_epoll_pwait:
-    case SYS_epoll_pwait2:
-        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_EPOLL, .count = (int)a);
-    case SYS_poll:
-    case SYS_ppoll:
-        WAIT(go(nr, a, b, c, d, e, f), .kind = UB_WAIT_POLL, .count = (int)b);
-    case SYS_seccomp:
-        ub_process_hush();
-        break;
-    case SYS_prctl:
-        if (a == PR_SET_SECCOMP)
-            ub_process_hush();
-        break;
-    }
-    return go(nr, a, b, c, d, e, f);
-}
-
 int prctl(int option, ...)
 {
     unsigned long a, b, c, d;
@@ -127,3 +130,5 @@ int prctl(int option, ...)
         ub_process_hush();
     return ub_real.prctl(option, a, b, c, d);
 }
+
+#pragma GCC visibility pop
