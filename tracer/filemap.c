@@ -145,18 +145,27 @@ int ub_filemap_find(pid_t pid, const char *path, int *ret_fd, struct stat *ret_s
     return 0;
 }
 
+int ub_filemap_open(int path_fd)
+{
+    char name[40];
+    int fd;
+
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", path_fd);
+    fd = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
 int ub_filemap_map(int fd, const uint8_t **ret_bytes, uint64_t *ret_size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    UB_CLEANUP(ub_filemap_close) int readable = -1;
-    char name[40];
+    UB_CLEANUP(ub_filemap_close) int readable = ub_filemap_open(fd);
     struct stat st;
     void *bytes;
     int r;
 
-    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
-    readable = open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (readable < 0 || fstat(readable, &st) < 0)
+    if (readable < 0)
+        return readable;
+    if (fstat(readable, &st) < 0)
         return -errno;
     if (st.st_size <= 0)
         return -ENODATA;
@@ -172,6 +181,11 @@ int ub_filemap_map(int fd, const uint8_t **ret_bytes, uint64_t *ret_size)
     *ret_bytes = bytes;
     *ret_size = (uint64_t)st.st_size;
     return 0;
+}
+
+int ub_filemap_make_writable(const uint8_t *bytes, uint64_t size)
+{
+    return mprotect((void *)bytes, size, PROT_READ | PROT_WRITE) < 0 ? -errno : 0;
 }
 
 void ub_filemap_unmap(const uint8_t *bytes, uint64_t size)

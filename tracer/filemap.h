@@ -31,6 +31,9 @@ static inline void ub_filemap_close(int *fd)
  */
 int ub_filemap_find(pid_t pid, const char *path, int *ret_fd, struct stat *ret_stat);
 
+/* Opens what an O_PATH descriptor stands for, for reading. A descriptor or -errno. Thread-safe. */
+int ub_filemap_open(int path_fd);
+
 /*
  * Maps the whole file behind any descriptor (O_PATH will do): private and
  * read-only, for the life of the tracer. The first call installs a SIGBUS
@@ -41,6 +44,12 @@ int ub_filemap_find(pid_t pid, const char *path, int *ret_fd, struct stat *ret_s
  * Thread-safe.
  */
 int ub_filemap_map(int fd, const uint8_t **ret_bytes, uint64_t *ret_size);
+
+/*
+ * Makes a mapping writable, for libraries that work in place; the file is not
+ * changed. 0 or -errno. Thread-safe.
+ */
+int ub_filemap_make_writable(const uint8_t *bytes, uint64_t size);
 
 /* Gives back what ub_filemap_map returned. Thread-safe. */
 void ub_filemap_unmap(const uint8_t *bytes, uint64_t size);

@@ -113,6 +113,14 @@ static bool takes_over(struct ub_thread *t, const struct ub_wait *wait)
     return ++t->cand_count >= limit;
 }
 
+static void close_now(struct ub_thread *t)
+{
+    uint64_t spent = ub_turn_close(t, ub_process);
+
+    if (spent)
+        ub_turn_account(t, spent);
+}
+
 bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
 {
     if (t->generation != ub_process->generation || !t->generation) {
@@ -123,16 +131,12 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
     }
     if (!t->slot || !plausible(wait))
         return false;
-    if (t->ra == wait->ra && t->sp == wait->sp) {
-        ub_turn_close(t);
-        return true;
-    }
     if (same_loop_nested(t, wait)) {
-        ub_turn_close(t);
+        close_now(t);
         return true;
     }
     if (!t->ra && t->cand_ra == wait->ra && t->cand_sp == wait->sp) {
-        ub_turn_close(t);
+        close_now(t);
         probation(t);
         return true;
     }
