@@ -241,8 +241,8 @@ int ub_maps_load(pid_t pid, struct ub_maps *previous, struct ub_maps **ret_maps)
 {
     struct ub_maps *maps;
     uint64_t hash;
-    char *text;
-    size_t len;
+    char *text = NULL;
+    size_t len = 0;
     int r = read_text(pid, &text, &len);
 
     if (r < 0)
