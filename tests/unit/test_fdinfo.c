@@ -120,21 +120,23 @@ static void test_unix(void **state)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     char text[160];
-    int listener = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), pair[2];
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0), accepted, pair[2];
 
     snprintf(un.sun_path, sizeof(un.sun_path), "/tmp/unblock-fdinfo-%d.sock", getpid());
     unlink(un.sun_path);
     assert_int_equal(bind(listener, (struct sockaddr *)&un, sizeof(un)), 0);
     assert_int_equal(listen(listener, 1), 0);
     assert_int_equal(connect(client, (struct sockaddr *)&un, sizeof(un)), 0);
+    accepted = accept(listener, NULL, NULL);
     unlink(un.sun_path);
     snprintf(text, sizeof(text), "socket unix %s", un.sun_path);
     assert_string_equal(describe(listener), text);
-    /* The peer of a connection that nobody accepted yet has the listener's name already. */
+    assert_string_equal(describe(accepted), text);
     if (strcmp(describe(client), "socket unix") != 0) /* a kernel without unix_diag cannot tell */
         assert_string_equal(describe(client), text);
     close(listener);
     close(client);
+    close(accepted);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
     close(pair[1]);
     expect_and_close(pair[0], "socket unix");
