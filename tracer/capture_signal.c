@@ -1,0 +1,183 @@
+/*
+ * Sampling a running thread through the agent's SIGURG handler. Everything read
+ * from the sample is the program's memory: checked, never trusted.
+ */
+#include "capture_impl.h"
+
+#include "arch.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SAMPLE_SIGNAL SIGURG /* its default action is to be ignored: it harms nobody who has just exec'ed */
+
+#define POLL_FIRST_NS 4000ull /* the usual answer takes 5-15 us */
+#define POLL_MAX_NS   100000ull
+#define POLL_TOTAL_NS 2000000ull
+
+struct signal_state {
+    char letter;
+    bool caught, blocked, pending;
+};
+
+static uint64_t mask_after(const char *status, const char *name)
+{
+    const char *p = strstr(status, name);
+
+    if (!p)
+        return 0;
+    p += strlen(name);
+    return ub_capture_parse_hex(&p);
+}
+
+/* One read tells whether it still runs and whether the signal would reach the handler at once. */
+static int read_signal_state(struct ub_thread_files *f, struct signal_state *ret)
+{
+    uint64_t bit = 1ull << (SAMPLE_SIGNAL - 1);
+    char buf[4096];
+    const char *p;
+    int r = ub_thread_files_read(f, UB_THREAD_FILE_STATUS, buf, sizeof(buf));
+
+    if (r < 0)
+        return r;
+    p = strstr(buf, "\nState:\t");
+    ret->letter = p ? p[8] : 0;
+    ret->pending = mask_after(buf, "\nSigPnd:\t") & bit;
+    ret->blocked = mask_after(buf, "\nSigBlk:\t") & bit;
+    ret->caught = mask_after(buf, "\nSigCgt:\t") & bit;
+    return 0;
+}
+
+/*
+ * Only the main thread's stack is certain to be mapped from any stack pointer
+ * up to its end: the handler copies that one directly. A snapshot may be out of
+ * date about all other memory (stacks of fibers are unmapped at will), and a
+ * handler that trusted it would crash the program: there it is left 0, and the
+ * handler reads with a call that cannot fault.
+ */
+static void bound_stack(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_sample *sample)
+{
+    uint64_t start = 0, end = 0;
+
+    for (uint32_t i = 0; pid == tid && maps && i < maps->count; i++)
+        if (maps->map[i].kind == UB_MAP_STACK && maps->map[i].prot & PROT_READ) {
+            start = maps->map[i].start;
+            end = maps->map[i].end;
+        }
+    ub_store_relaxed(&sample->stack_start, start);
+    ub_store_relaxed(&sample->stack_end, end);
+}
+
+static void fill(const struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t), struct ub_capture *ret)
+{
+    uint32_t bytes = ub_load_relaxed(&sample->bytes);
+
+    ub_capture_reset(ret);
+    if (bytes > UB_SAMPLE_BYTES)
+        bytes = 0;
+    ret->state = UB_THREAD_RUNNING;
+    ret->proof = UB_PROOF_SIGNAL;
+    ret->at_ns = ticks_to_ns(ub_load_relaxed(&sample->at));
+    for (int i = 0; i < UB_REG_COUNT; i++)
+        ret->reg[i] = ub_load_relaxed(&sample->reg[i]);
+    ret->reg_known = UB_REG_ALL;
+    if (bytes) {
+        memcpy(ret->bytes, sample->stack, bytes);
+        ret->region[0] = (struct ub_stack_region){ret->reg[UB_REG_RSP], bytes, 0};
+        ret->region_count = 1;
+    }
+}
+
+int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+{
+    uint32_t request = ub_load_relaxed(&sample->request);
+
+    if (request == 0)
+        return -ENOENT;
+    if (ub_load_acquire(&sample->done) != request)
+        return -EAGAIN;
+    fill(sample, ticks_to_ns, ret);
+    ub_store_release(&sample->request, 0);
+    return 0;
+}
+
+/*
+ * A look every few microseconds, growing: a futex would cost the program a
+ * system call in its handler.
+ */
+static int await(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+{
+    uint64_t waited = 0, ns = POLL_FIRST_NS;
+    int r = ub_capture_signal_collect(sample, ticks_to_ns, ret);
+
+    while (r == -EAGAIN && waited < POLL_TOTAL_NS) {
+        struct timespec ts = {0, (long)ns};
+
+        nanosleep(&ts, NULL);
+        waited += ns;
+        if (waited >= 8 * ns && ns < POLL_MAX_NS)
+            ns *= 2;
+        r = ub_capture_signal_collect(sample, ticks_to_ns, ret);
+    }
+    return r;
+}
+
+/*
+ * Zero when the buffer may be handed over: the request of before was answered,
+ * or its signal is gone for good (it came when the program had just taken the
+ * signal away, or in the last moment of an image).
+ */
+static int settle_open_request(const struct signal_state *s, struct ub_sample *sample)
+{
+    uint32_t request = ub_load_relaxed(&sample->request);
+
+    if (request == 0 || ub_load_acquire(&sample->done) == request)
+        return 0;
+    return s->pending ? -EAGAIN : 0;
+}
+
+static uint32_t fresh_number(const struct ub_sample *sample)
+{
+    uint32_t open = ub_load_relaxed(&sample->request), done = ub_load_relaxed(&sample->done);
+    uint32_t n = (open ? open : done) + 1;
+
+    return n ? n : 1;
+}
+
+int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
+                      uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+{
+    UB_CLEANUP(ub_thread_files_put) struct ub_thread_files f;
+    struct signal_state s;
+    int r;
+
+    ub_capture_reset(ret);
+    ub_thread_files_take(pid, tid, &f);
+    r = read_signal_state(&f, &s);
+    if (r < 0)
+        return ret->error = r;
+    ret->proc_state = s.letter;
+    if (s.letter != 'R')
+        return -EAGAIN;
+    if (!s.caught || s.blocked)
+        return -ENOTSUP;
+    r = settle_open_request(&s, sample);
+    if (r < 0)
+        return r;
+    bound_stack(pid, tid, maps, sample);
+    ub_store_release(&sample->request, fresh_number(sample));
+    if (syscall(SYS_tgkill, pid, tid, SAMPLE_SIGNAL) < 0) {
+        r = -errno;
+        ub_store_release(&sample->request, 0);
+        return ret->error = r;
+    }
+    r = await(sample, ticks_to_ns, ret);
+    if (r == 0)
+        ret->proc_state = s.letter;
+    return r;
+}

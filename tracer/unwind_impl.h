@@ -1,0 +1,136 @@
+/*
+ * Between unwind.c (the walk), unwind_elf.c (unwind tables) and unwind_rbp.c
+ * (a frame pointer that nobody told us). Private to these and their tests.
+ */
+#ifndef UB_TRACER_UNWIND_IMPL_H
+#define UB_TRACER_UNWIND_IMPL_H
+
+#include "unwind.h"
+
+#include "arch.h"
+
+#include <libunwind-x86_64.h>
+
+/* ---- registers of one frame ---- */
+
+struct ub_regs {
+    uint64_t reg[UB_REG_COUNT]; /* RIP and RSP always; the others where `known` says so */
+    uint32_t known;
+    bool exact; /* RIP is where it stands, not a return address */
+};
+
+/* Tables are looked up by the call instruction, not by what follows it: that may belong to another function. */
+static inline uint64_t ub_regs_lookup_pc(const struct ub_regs *r)
+{
+    return r->reg[UB_REG_RIP] - (r->exact ? 0 : 1);
+}
+
+/* ---- unwind tables of one ELF file; addresses here are the file's own ---- */
+
+struct ub_fde {
+    uint64_t start, end;  /* of the function */
+    uint64_t table_entry; /* address of its entry in .eh_frame_hdr */
+    uint64_t code_align;
+    int64_t data_align;
+    const uint8_t *cie_code, *cie_end;
+    const uint8_t *fde_code, *fde_end;
+};
+
+/* How the canonical frame address comes about at one instruction. */
+struct ub_cfa_rule {
+    int reg;        /* UB_REG_*, or -1: an expression */
+    int64_t offset; /* CFA = reg + offset */
+};
+
+/*
+ * The function that holds `vaddr`, by binary search in .eh_frame_hdr.
+ * -ENOENT: no entry covers it; `ret_gap` (may be NULL) is then the length of
+ * the stretch without entries around it. -EBADMSG: tables that make no sense, or
+ * of a form that no linker of today writes.
+ */
+int ub_fde_find(const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret, uint64_t *ret_gap);
+
+/*
+ * Walks all of the function's instructions, so that libunwind only ever sees
+ * ones that it can digest (see unwind_elf.c), and tells the rule at `vaddr`
+ * (`ret` may be NULL). -EBADMSG when one is not to be shown to libunwind.
+ */
+int ub_fde_check(const struct ub_fde *fde, uint64_t vaddr, struct ub_cfa_rule *ret);
+
+/* libunwind's find_proc_info and put_unwind_info; `arg` is the struct ub_unwinder. */
+int ub_unwind_find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t *pi, int need_info, void *arg);
+void ub_unwind_put_info(unw_addr_space_t as, unw_proc_info_t *pi, void *arg);
+
+/* ---- the unwinder ---- */
+
+/* Address spaces kept warm: libunwind's cache is worth a factor of four, and belongs to one layout of memory. */
+#define UB_UNWIND_SPACES 8u
+
+struct ub_unwind_space {
+    unw_addr_space_t as;
+    struct ub_maps *maps; /* NULL: free */
+    uint64_t used;
+};
+
+struct ub_unwinder {
+    unw_accessors_t accessors;
+    struct ub_unwind_space space[UB_UNWIND_SPACES];
+    unw_addr_space_t plain; /* no cache */
+    uint64_t clock;
+
+    /* The trace at work. */
+    struct ub_maps *maps;
+    const struct ub_capture *capture;
+    const struct ub_map *last_map; /* the mapping that the last access fell into */
+    unw_addr_space_t cached;
+    unw_cursor_t cursor;
+    struct ub_regs regs; /* what access_reg answers with */
+    uint32_t missing;    /* registers that were asked for and not known */
+    uint32_t budget;     /* memory accesses left: tables are hostile, and may loop */
+    bool in_tables;      /* find_proc_info is reading */
+    bool no_table;       /* the last step found no entry */
+    uint64_t gap;        /* then: the stretch without entries */
+
+    struct ub_stack trial, best; /* scratch of ub_rbp_recover */
+};
+
+/* Like ub_maps_find, but the same mapping is mostly asked for again. NULL. */
+const struct ub_map *ub_unwind_map(struct ub_unwinder *u, uint64_t address);
+
+/* Bytes of the captured stack, or of what the ELF files say is read-only there. */
+bool ub_unwind_read(struct ub_unwinder *u, uint64_t address, void *buf, uint32_t len);
+
+/* What precedes a return address; NONE as well when it is not in the code of an ELF file. */
+enum ub_call ub_unwind_call_before(struct ub_unwinder *u, uint64_t address, uint64_t *ret_target);
+
+/* Walks on from a frame into u->trial, emptied before. True: it reached the outermost frame. */
+bool ub_unwind_try(struct ub_unwinder *u, const struct ub_regs *from);
+
+/*
+ * A frame whose CFA hangs on an unknown rbp: true when exactly one value stands
+ * every test; `at` then has it.
+ */
+bool ub_rbp_recover(struct ub_unwinder *u, struct ub_regs *at);
+
+/* ---- instructions (insn.c) ---- */
+
+enum ub_insn_kind {
+    UB_INSN_OTHER,
+    UB_INSN_PUSH,
+    UB_INSN_MOVE_RSP,    /* rsp += `delta`, a constant */
+    UB_INSN_SET_RBP,     /* mov rsp, rbp */
+    UB_INSN_EPILOGUE,    /* pop, leave, rsp from rbp */
+    UB_INSN_CLOBBER_RSP, /* rsp becomes something that the code does not say: alloca, realignment */
+    UB_INSN_LEAVES,      /* call, jump, return */
+};
+
+struct ub_insn {
+    uint32_t len;
+    enum ub_insn_kind kind;
+    int32_t delta;
+};
+
+/* The instruction at `p`, as far as it concerns the stack pointer. False: not one that compilers emit. */
+bool ub_insn_decode(const uint8_t *p, uint32_t len, struct ub_insn *ret);
+
+#endif
