@@ -144,7 +144,7 @@ int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_
 {
     uint32_t shared = shared_frames(stall_raw, loop);
     uint64_t boundary = shared ? stall_raw->frame[stall_raw->count - shared].cfa : UINT64_MAX;
-    int outermost = -ENOENT;
+    int outermost = -ENOENT, named = -ENOENT;
 
     for (uint32_t i = 0; i < stall->count; i++) {
         const struct ub_named_frame *f = &stall->frame[i];
@@ -154,8 +154,11 @@ int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_
             break;
         if (f->role == UB_ROLE_LOOP && outermost >= 0 && !shared)
             break;
-        if (f->role == UB_ROLE_USER)
-            outermost = (int)i;
+        if (f->role != UB_ROLE_USER)
+            continue;
+        outermost = (int)i;
+        if (f->symbol.function && !f->symbol.nearest)
+            named = (int)i;
     }
-    return outermost;
+    return named >= 0 ? named : outermost;
 }

@@ -16,7 +16,8 @@ const char *ub_dispatchers_loop(const struct ub_named_stack *s);
 /*
  * Index of the outermost user frame below the dispatcher: the callback. `loop`
  * (may be NULL) is the same thread's stack while it waited: the frames that
- * both share are the loop. -ENOENT when there is no user frame.
+ * both share are the loop. A frame whose name is known goes before an outer one
+ * with a guessed name (stripped programs). -ENOENT when there is no user frame.
  */
 int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
                             const struct ub_stack *loop);

@@ -146,6 +146,8 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
         len = fread(args, 1, sizeof(args) - 1, f);
         fclose(f);
     }
+    while (len > 0 && args[len - 1] == '\0') /* setproctitle() leaves the rest of the old arguments as NULs */
+        len--;
     args[len] = '\0';
     list = json_array();
     for (size_t at = 0; at < len; at += strlen(args + at) + 1)
