@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* How long a thread that seems to run is given to enter the call it may be entering. */
@@ -72,11 +71,13 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
         ret->majflt = read_majflt(t->pid, t->tid);
 }
 
+/* Spinning, since a sleep this short lasts three times as long. */
 static void settle(void)
 {
-    struct timespec ts = {0, UB_LOOK_SETTLE_NS};
+    uint64_t until = ub_clock_monotonic_ns() + UB_LOOK_SETTLE_NS;
 
-    clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+    while (ub_clock_monotonic_ns() < until)
+        ;
 }
 
 static void bound_sample(struct ub_sample *sample, const struct ub_maps *maps)

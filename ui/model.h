@@ -23,7 +23,11 @@ struct ub_sink ub_model_sink(struct ub_model *m);
 /* The frames (json array) of stack `id` of the recording that is being read, or NULL. */
 json_t *ub_model_stack(const struct ub_model *m, json_int_t id);
 
-/* The name of the program that process `pid` of the recording being read runs ("redis-server"), or NULL. */
+/*
+ * The name of the program that process `pid` of the recording being read runs
+ * ("redis-server"), or NULL. It is what the program was started as where that
+ * is known: Debian's redis-server is a link to redis-check-rdb.
+ */
 const char *ub_model_program(const struct ub_model *m, uint64_t pid);
 /* The path of its executable, or NULL. */
 const char *ub_model_exe(const struct ub_model *m, uint64_t pid);

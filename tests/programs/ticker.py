@@ -18,12 +18,12 @@ async def ticker(end):
         await asyncio.sleep(0.1)
         now = time.monotonic()
         late = now - last - 0.1
-        print(f"tick  {'' if late < 0.05 else f'{late * 1000:6.0f} ms late'}", flush=True)
+        print("tick" if late < 0.05 else f"tick  {late * 1000:6.0f} ms late", flush=True)
         last = now
 
 
 async def worker():
-    rows = [{"id": i, "name": f"customer {i}", "tags": [i, i + 1]} for i in range(200_000)]
+    rows = [{"id": i, "name": f"customer {i}", "tags": [i, i + 1]} for i in range(60_000)]
     while True:
         await asyncio.sleep(0.7)
         time.sleep(0.5)  # somebody's retry loop
