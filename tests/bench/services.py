@@ -1,0 +1,137 @@
+"""Real servers under load: CPU time a request, with the agent and without, in turn.
+
+Each run starts the server anew, warms it up, and divides the CPU time of its
+processes by the requests that the load generator (or the server) counted.
+"""
+
+import re
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import helpers
+import pairs
+import servers
+import test_asyncio
+import test_memcached
+import test_nginx
+import test_node
+import test_redis
+from watcher import cpu_ns
+
+THRESHOLD = "50ms"
+
+
+def family_cpu_ns(pid):
+    return sum(cpu_ns(p) for p in [pid, *servers.descendants(pid)])
+
+
+def per_request(kind, load):
+    """ns of CPU that the server spends on one request of `load(server) -> requests`."""
+
+    def measure(variant):
+        s = kind(watched=variant == "agent", threshold=THRESHOLD, options=("-q",))
+        try:
+            s.start()
+            load(s, warm=True)
+            before = family_cpu_ns(s.pid)
+            requests = load(s, warm=False)
+            spent = family_cpu_ns(s.pid) - before
+            assert requests > 1000, f"only {requests} requests"
+            if variant == "agent":
+                assert f"{helpers.AGENT.name}" in Path(f"/proc/{s.pid}/maps").read_text(), "the agent is not there"
+            return spent / requests
+        finally:
+            s.end()
+
+    return measure
+
+
+def wrk(path, seconds, connections=20):
+    def load(s, warm):
+        out = subprocess.run([servers.tool("wrk"), "-t1", f"-c{connections}", f"-d{1 if warm else seconds}s",
+                              f"http://127.0.0.1:{s.port}{path}"], capture_output=True, text=True, check=True).stdout
+        assert "Non-2xx" not in out and "Socket errors" not in out, out
+        return int(re.search(r"(\d+) requests in", out)[1])
+
+    return load
+
+
+def redis_load(s, warm):
+    count = 20000 if warm else 150000
+    client = s.client()
+
+    def done():
+        return int(re.search(r"total_commands_processed:(\d+)", client.ask("INFO", "stats"))[1])
+
+    before = done()
+    subprocess.run([servers.tool("redis-benchmark"), "-p", str(s.port), "-c", "50", "-n", str(count), "-t", "get", "-q"],
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    served = done() - before
+    assert count <= served <= count + 20, f"redis served {served} of {count}"
+    client.connection.close()
+    return served
+
+
+def memcached_load(s, warm):
+    """Eight connections, each 32 gets at a time; every reply is checked."""
+    rounds, batch = (50, 32) if warm else (1200, 32)
+    request = b"get k\r\n" * batch
+    reply = b"VALUE k 0 10\r\n0123456789\r\nEND\r\n" * batch
+    served = []
+
+    def client():
+        connection = s.connect()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        test_memcached.ask(connection, b"set k 0 0 10\r\n0123456789\r\n")
+        for _ in range(rounds):
+            connection.sendall(request)
+            got = 0
+            while got < len(reply):
+                got += len(connection.recv(1 << 20))
+            assert got == len(reply)
+        served.append(rounds * batch)
+        connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(served) == 8, "a client failed"
+    return sum(served)
+
+
+def compare(name, kind, load, quick, limit, peer=""):
+    values = pairs.interleave(("none", "agent"), per_request(kind, load), pairs.rounds(quick))
+    median, low, high = pairs.interval(pairs.ratios(values, "agent", "none"))
+    base = pairs.interval(values["none"])[0] / 1000
+    row = {"what": f"{name}: CPU a request, agent/none", "ours": f"{median:.3f} [{low:.3f}, {high:.3f}] on {base:.1f} us",
+           "limit": limit, "judged": high, "peer": peer}
+    return [row], values
+
+
+def redis(quick):
+    return compare("redis", test_redis.Redis, redis_load, quick, 1.03, "throughput: strace x 0.19, perf trace x 0.54")
+
+
+def nginx(quick):
+    return compare("nginx", test_nginx.Nginx, wrk("/index.html", 1), quick, 1.03)
+
+
+def memcached(quick):
+    return compare("memcached", test_memcached.Memcached, memcached_load, quick, 1.03)
+
+
+def node(quick):
+    return compare("node", test_node.Node, wrk("/hello", 2), quick, 1.03, "async_hooks +150 ns a turn")
+
+
+def aiohttp(quick):
+    return compare("aiohttp on asyncio", test_asyncio.Aiohttp, wrk("/hello", 2), quick, 1.05,
+                   "debug=True +45 us a callback")
+
+
+def uvloop(quick):
+    return compare("aiohttp on uvloop", test_asyncio.AiohttpUvloop, wrk("/hello", 2), quick, 1.05)

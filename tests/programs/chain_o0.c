@@ -1,0 +1,3 @@
+// flags: -O0 -fexceptions -Wno-cpp
+/* chain.c without optimisation: every function has a frame pointer. */
+#include "chain.c"
