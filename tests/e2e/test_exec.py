@@ -19,12 +19,12 @@ def program_output(done):
 def test_execs_itself_under_sampling(tmp_path):
     """10,000 times: a sampling signal that meets a fresh image must not kill it."""
     count = 10000
-    done, recording = helpers.record(tmp_path, helpers.program("execself"), count, 1500, threshold="1ms", timeout=300)
+    done, recording = helpers.record(tmp_path, helpers.program("execself"), count, 1200, threshold="1ms", timeout=300)
     assert done.returncode == 0, f"died of signal {-done.returncode}" if done.returncode < 0 else done.stderr
     assert done.stdout == "done\n"
     # It was watched all along, and sampled while it computed.
     seen = sum(1 + s.get("repeats", 0) for s in recording.slow)
-    assert seen > count // 20, f"only {seen} slow turns of {count} were seen"
+    assert seen > count // 2, f"only {seen} slow turns of {count} were seen"
     sampled = [x for s in recording.slow for x in s.get("samples", []) if x["state"] == "running" and "stack" in x]
     assert len(sampled) >= 20, "it was hardly sampled"
     assert any("compute" in recording.frames(x["stack"]) for x in sampled)
@@ -66,7 +66,7 @@ def test_loop_goes_on_in_a_forked_child(tmp_path):
     """As daemons do: a callback forks, the child continues the very same loop."""
     right, truth, _ = many(tmp_path, "relay", 3, STALLS, 1)
     assert right == 8
-    assert len({t["pid"] for t in truth.stalls}) >= 1
+    assert len({t["pid"] for t in truth.stalls}) >= 2, "the stalls were to fall on both sides of a fork"
 
 
 def test_longjmp_out_of_every_callback(tmp_path):

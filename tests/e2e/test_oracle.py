@@ -74,6 +74,15 @@ def test_wait_in_a_function_of_its_own(tmp_path):
     assert right == 4
 
 
+def test_loop_with_two_wait_calls(tmp_path):
+    """The same epoll descriptor, waited for in two places: a wait is never a stall, and the stalls are found."""
+    done, recording = run(tmp_path, "loop_bare", "two_sites", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
+    assert done.returncode == 0, done.stderr
+    right, wrong = oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare")
+    assert not wrong, "\n".join(wrong)
+    assert right == 4
+
+
 @pytest.mark.parametrize("loop", ["epoll", "libuv", "sd-event"])
 def test_turns_are_counted(tmp_path, loop):
     """`stats` knows every turn: the program counts its callbacks, one a turn."""

@@ -4,7 +4,7 @@
  * with SA_RESTART (or a short count) with short computing, so that a sampler
  * keeps hitting the borders between the two. Nobody sends this program a signal
  * of his own: every EINTR and every short count is the sampler's doing.
- * Prints {"calls": n, "interrupted": n, "short": n, "early": n, "first": "name"};
+ * Prints {"calls": n, "interrupted": n, "short": n, "early": n, "which": "name what, ..."};
  * early: a call with a time-out came back before it.
  */
 #include "measure.h"
@@ -24,7 +24,7 @@
 
 static struct {
     unsigned long calls, interrupted, short_counts, early;
-    const char *first;
+    char which[2000]; /* "name what, " for each */
 } seen;
 
 static struct {
@@ -38,18 +38,24 @@ static struct {
 static void check(const char *name, bool good, uint64_t start, uint64_t least_ns)
 {
     int error = errno;
+    const char *what;
+    size_t len = strlen(seen.which);
 
     seen.calls++;
-    if (!good && error == EINTR)
+    if (!good && error == EINTR) {
         seen.interrupted++;
-    else if (!good)
+        what = "EINTR";
+    } else if (!good) {
         seen.short_counts++;
-    else if (now_ns() - start < least_ns)
+        what = "short";
+    } else if (now_ns() - start < least_ns) {
         seen.early++;
-    else
+        what = "early";
+    } else {
         return;
-    if (!seen.first)
-        seen.first = name;
+    }
+    if (len + 64 < sizeof(seen.which))
+        snprintf(seen.which + len, 64, "%s%s %s", len ? ", " : "", name, what);
 }
 
 #define TRY(name, least_ns, good)                                                                                      \
@@ -192,7 +198,7 @@ int main(int argc, char **argv)
         msgctl(env.message, IPC_RMID, NULL);
     if (env.semaphores >= 0)
         semctl(env.semaphores, 0, IPC_RMID);
-    printf("{\"calls\": %lu, \"interrupted\": %lu, \"short\": %lu, \"early\": %lu, \"first\": \"%s\"}\n", seen.calls,
-           seen.interrupted, seen.short_counts, seen.early, seen.first ? seen.first : "");
+    printf("{\"calls\": %lu, \"interrupted\": %lu, \"short\": %lu, \"early\": %lu, \"which\": \"%s\"}\n", seen.calls,
+           seen.interrupted, seen.short_counts, seen.early, seen.which);
     return 0;
 }

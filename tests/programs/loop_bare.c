@@ -1,8 +1,9 @@
 /*
  * Event loops without a library: loop_bare KIND TRUTH [STALLS [ROUNDS [SEED]]]
- * KIND: epoll epoll_pwait epoll_pwait2 poll ppoll select pselect io_uring wrapped.
+ * KIND: epoll epoll_pwait epoll_pwait2 poll ppoll select pselect io_uring wrapped two_sites.
  * Each loop waits and dispatches in one function, as redis and nginx do;
- * "wrapped" waits in a function of its own.
+ * "wrapped" waits in a function of its own, "two_sites" with one of two calls:
+ * one that only looks, one that may sleep.
  */
 #include "stalls.h"
 
@@ -66,6 +67,23 @@ static const struct timespec one_second = {.tv_sec = 1};
 EPOLL_LOOP(epoll, epoll_wait(ep, events, 8, -1))
 EPOLL_LOOP(epoll_pwait, epoll_pwait(ep, events, 8, 1000, NULL))
 EPOLL_LOOP(epoll_pwait2, epoll_pwait2(ep, events, 8, &one_second, NULL))
+
+static NOINLINE void run_two_sites(struct stalls *s)
+{
+    int timer = timer_new(), ep = epoll_new(timer), n;
+    struct epoll_event events[8];
+
+    for (unsigned turn = 0;; turn++) {
+        n = epoll_wait(ep, events, 8, 0);
+        if (n == 0)
+            n = epoll_wait(ep, events, 8, -1);
+        if (n <= 0)
+            continue;
+        timer_read(timer);
+        if (on_tick(s))
+            return;
+    }
+}
 
 static NOINLINE int wait_for_events(int ep, struct epoll_event *events)
 {
@@ -205,6 +223,7 @@ int main(int argc, char **argv)
         {"pselect", run_pselect},
         {"io_uring", run_io_uring},
         {"wrapped", run_wrapped},
+        {"two_sites", run_two_sites},
     };
 
     for (size_t i = 0; argc > 1 && i < sizeof(kinds) / sizeof(kinds[0]); i++) {

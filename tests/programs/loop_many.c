@@ -26,20 +26,15 @@ static NOINLINE bool on_tick(struct stalls *s)
     return done;
 }
 
-/* The parent is over, the child is the loop now. The helper stays with the parent's data: it is forked anew. */
+/* The parent is over, the child is the loop now: what a daemon does as it starts. */
 static NOINLINE void on_relay(void)
 {
     pid_t pid = fork();
 
     if (pid < 0)
         die("fork");
-    if (pid > 0) {
-        int status;
-
-        /* Not a daemon: whoever started us can see how it ended. */
-        waitpid(pid, &status, 0);
-        _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 98);
-    }
+    if (pid > 0)
+        _exit(0);
 }
 
 static NOINLINE void run_loop(struct stalls *s)
@@ -64,6 +59,21 @@ static NOINLINE void run_loop(struct stalls *s)
             return;
         }
     }
+}
+
+/* Waits for all of them, however deep: they come to us when their parents end. */
+static int run_relay(struct stalls *s)
+{
+    int status, failed = 0;
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (fork() == 0) {
+        run_loop(s);
+        exit(0);
+    }
+    while (wait(&status) > 0)
+        failed |= status != 0;
+    return failed;
 }
 
 static void *loop_thread(void *s)
@@ -116,7 +126,7 @@ int main(int argc, char **argv)
             failed |= waitpid(pid[i], &status, 0) != pid[i] || status != 0;
     } else if (!strcmp(mode, "relay")) {
         relays_left = count;
-        run_loop(stalls_in(argc, argv, 0));
+        failed = run_relay(stalls_in(argc, argv, 0));
     } else {
         leave_by_longjmp = !strcmp(mode, "longjmp");
         run_loop(stalls_in(argc, argv, 0));

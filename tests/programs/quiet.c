@@ -31,13 +31,11 @@ int main(int argc, char **argv)
     int ready = eventfd(1, EFD_CLOEXEC), ep = epoll_create1(EPOLL_CLOEXEC);
 
     epoll_ctl(ep, EPOLL_CTL_ADD, ready, &ev);
-    while (turns < count && epoll_wait(ep, &ev, 1, -1) == 1) {
+    while (epoll_wait(ep, &ev, 1, turns < count ? -1 : idle) == 1) {
         on_event(busy_ns);
-        turns++;
+        if (++turns == count)
+            epoll_ctl(ep, EPOLL_CTL_DEL, ready, NULL);
     }
-    epoll_ctl(ep, EPOLL_CTL_DEL, ready, NULL);
-    if (idle)
-        epoll_wait(ep, &ev, 1, idle);
     printf("{\"turns\": %d, \"longest_ns\": %llu, \"longest_delay_ns\": %llu}\n", turns, (unsigned long long)longest_ns,
            (unsigned long long)longest_delay_ns);
     return 0;
