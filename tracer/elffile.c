@@ -187,11 +187,11 @@ static int search(pid_t pid, const char *path, const char *name, uint64_t map_st
     char link[80];
     int r, first;
 
-    first = try_path(pid, path, name, dev, ino, ret);
+    first = try_path(pid, path, path, dev, ino, ret);
     if (!is_elsewhere(first))
         return first;
     /* A chroot within our mount namespace: the kernel names files as we see them. */
-    r = try_path(0, path, name, dev, ino, ret);
+    r = try_path(0, path, path, dev, ino, ret);
     if (!is_elsewhere(r))
         return r;
     open = find_open(dev, ino);
@@ -216,8 +216,8 @@ static bool is_lasting(int r)
     return r != -EMFILE && r != -ENFILE && r != -ENOMEM && r != -EINTR && r != -EAGAIN && r != -ESRCH;
 }
 
-/* "x (deleted)" is how the kernel names an unlinked x; a file may also really be called that. */
-static char *display_name(const char *path)
+/* "x (deleted)" is how the kernel names an unlinked x. (A file may also be called that: then it was found at once.) */
+static char *name_before_deletion(const char *path)
 {
     static const char suffix[] = " (deleted)";
     size_t len = strlen(path), cut = sizeof(suffix) - 1;
@@ -235,7 +235,7 @@ static void free_string(char **s)
 int ub_elf_open(pid_t pid, const char *path, uint64_t map_start, uint64_t map_end, dev_t dev, ino_t ino,
                 struct ub_elf **ret_elf)
 {
-    UB_CLEANUP(free_string) char *name = display_name(path);
+    UB_CLEANUP(free_string) char *name = name_before_deletion(path);
     const struct entry *failure;
     struct ub_elf *elf = NULL;
     int r;
