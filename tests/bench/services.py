@@ -1,9 +1,12 @@
 """Real servers under load: CPU time a request, with the agent and without, in turn.
 
-Each run starts the server anew, warms it up, and divides the CPU time of its
-processes by the requests that the load generator (or the server) counted.
+A pair is one short load on each of two servers that run side by side (twice as
+many pairs as elsewhere, so close together that both see the same machine); the CPU time of
+a server's processes is divided by the requests that the load generator (or the
+server) counted. Servers on one CPU, load on another, where there are two.
 """
 
+import os
 import re
 import socket
 import subprocess
@@ -23,29 +26,55 @@ from watcher import cpu_ns
 THRESHOLD = "50ms"
 
 
+PAIRS_A_START = 5  # then both servers are started anew: addresses and heaps differ from start to start
+SERVER_CPU, LOAD_CPU = (1, 0) if len(os.sched_getaffinity(0)) > 1 else (0, 0)
+
+
 def family_cpu_ns(pid):
     return sum(cpu_ns(p) for p in [pid, *servers.descendants(pid)])
 
 
-def per_request(kind, load):
+def pin(pid):
+    for p in [pid, *servers.descendants(pid)]:
+        for task in os.listdir(f"/proc/{p}/task"):
+            os.sched_setaffinity(int(task), {SERVER_CPU})
+
+
+def start(kind, watched):
+    s = kind(watched=watched, threshold=THRESHOLD, options=("-q",))
+    s.start()
+    if watched:
+        assert helpers.AGENT.name in Path(f"/proc/{s.pid}/maps").read_text(), "the agent is not there"
+    pin(s.pid)
+    return s
+
+
+def per_request(s, load):
     """ns of CPU that the server spends on one request of `load(server) -> requests`."""
+    before = family_cpu_ns(s.pid)
+    requests = load(s, warm=False)
+    spent = family_cpu_ns(s.pid) - before
+    assert requests > 1000, f"only {requests} requests"
+    return spent / requests
 
-    def measure(variant):
-        s = kind(watched=variant == "agent", threshold=THRESHOLD, options=("-q",))
+
+def in_pairs(kind, load, count):
+    """Two servers at once, one loaded at a time, in turn."""
+    values = {"none": [], "agent": []}
+    while len(values["none"]) < count:
+        running = {}
         try:
-            s.start()
-            load(s, warm=True)
-            before = family_cpu_ns(s.pid)
-            requests = load(s, warm=False)
-            spent = family_cpu_ns(s.pid) - before
-            assert requests > 1000, f"only {requests} requests"
-            if variant == "agent":
-                assert f"{helpers.AGENT.name}" in Path(f"/proc/{s.pid}/maps").read_text(), "the agent is not there"
-            return spent / requests
+            for name in values:
+                running[name] = start(kind, name == "agent")
+                load(running[name], warm=True)
+            more = pairs.interleave(values, lambda name: per_request(running[name], load),
+                                    min(PAIRS_A_START, count - len(values["none"])))
+            for name, new in more.items():
+                values[name] += new
         finally:
-            s.end()
-
-    return measure
+            for s in running.values():
+                s.end()
+    return values
 
 
 def wrk(path, seconds, connections=20):
@@ -59,7 +88,7 @@ def wrk(path, seconds, connections=20):
 
 
 def redis_load(s, warm):
-    count = 20000 if warm else 150000
+    count = 20000 if warm else 60000
     client = s.client()
 
     def done():
@@ -76,7 +105,7 @@ def redis_load(s, warm):
 
 def memcached_load(s, warm):
     """Eight connections, each 32 gets at a time; every reply is checked."""
-    rounds, batch = (50, 32) if warm else (1200, 32)
+    rounds, batch = (50, 32) if warm else (500, 32)
     request = b"get k\r\n" * batch
     reply = b"VALUE k 0 10\r\n0123456789\r\nEND\r\n" * batch
     served = []
@@ -104,7 +133,12 @@ def memcached_load(s, warm):
 
 
 def compare(name, kind, load, quick, limit, peer=""):
-    values = pairs.interleave(("none", "agent"), per_request(kind, load), pairs.rounds(quick))
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {LOAD_CPU})  # inherited by the load generator; the servers are pinned to the other one
+    try:
+        values = in_pairs(kind, load, 2 * pairs.rounds(quick))
+    finally:
+        os.sched_setaffinity(0, affinity)
     median, low, high = pairs.interval(pairs.ratios(values, "agent", "none"))
     base = pairs.interval(values["none"])[0] / 1000
     row = {"what": f"{name}: CPU a request, agent/none", "ours": f"{median:.3f} [{low:.3f}, {high:.3f}] on {base:.1f} us",
@@ -125,13 +159,13 @@ def memcached(quick):
 
 
 def node(quick):
-    return compare("node", test_node.Node, wrk("/hello", 2), quick, 1.03, "async_hooks +150 ns a turn")
+    return compare("node", test_node.Node, wrk("/hello", 1), quick, 1.03, "async_hooks +150 ns a turn")
 
 
 def aiohttp(quick):
-    return compare("aiohttp on asyncio", test_asyncio.Aiohttp, wrk("/hello", 2), quick, 1.05,
+    return compare("aiohttp on asyncio", test_asyncio.Aiohttp, wrk("/hello", 1), quick, 1.05,
                    "debug=True +45 us a callback")
 
 
 def uvloop(quick):
-    return compare("aiohttp on uvloop", test_asyncio.AiohttpUvloop, wrk("/hello", 2), quick, 1.05)
+    return compare("aiohttp on uvloop", test_asyncio.AiohttpUvloop, wrk("/hello", 1), quick, 1.05)
