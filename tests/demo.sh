@@ -40,13 +40,14 @@ for _ in $(seq 100); do
     redis PING >/dev/null 2>&1 && break
     sleep 0.1
 done
+shown "redis-cli DEBUG POPULATE 1000000"
 redis DEBUG POPULATE 1000000 >/dev/null
 sleep 0.3
 shown "redis-cli KEYS '*'"
 redis KEYS '*' | tail -n 1 >/dev/null
 sleep 0.3
-shown "redis-cli DEBUG SLEEP 0.3"
-redis DEBUG SLEEP 0.3 >/dev/null
+shown "redis-cli DEBUG SLEEP 1.5"
+redis DEBUG SLEEP 1.5 >/dev/null
 sleep 0.3
 redis SHUTDOWN NOSAVE >/dev/null 2>&1 || true
 wait "$server" || true
