@@ -93,6 +93,16 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const stru
                       uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
 
 /*
+ * The two halves of it, for a caller that wants to be exactly on time: whether
+ * the signal would reach the handler at once (one read of /proc, the expensive
+ * part), and sending it. What was ready may no longer be when it is sent; then
+ * the signal is ignored or waits, and -EAGAIN comes after ~2 ms.
+ */
+int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample);
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
+                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+
+/*
  * The answer to a request that ub_capture_signal left open. 0; -EAGAIN: still
  * none; -ENOENT: no request is open. The next ub_capture_signal discards it.
  */

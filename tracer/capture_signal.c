@@ -127,20 +127,6 @@ static int await(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t tick
     return r;
 }
 
-/*
- * Zero when the buffer may be handed over: the request of before was answered,
- * or its signal is gone for good (it came when the program had just taken the
- * signal away, or in the last moment of an image).
- */
-static int settle_open_request(const struct signal_state *s, struct ub_sample *sample)
-{
-    uint32_t request = ub_load_relaxed(&sample->request);
-
-    if (request == 0 || ub_load_acquire(&sample->done) == request)
-        return 0;
-    return s->pending ? -EAGAIN : 0;
-}
-
 static uint32_t fresh_number(const struct ub_sample *sample)
 {
     uint32_t open = ub_load_relaxed(&sample->request), done = ub_load_relaxed(&sample->done);
@@ -149,26 +135,37 @@ static uint32_t fresh_number(const struct ub_sample *sample)
     return n ? n : 1;
 }
 
-int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
-                      uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample)
 {
     UB_CLEANUP(ub_thread_files_put) struct ub_thread_files f;
+    uint32_t request = ub_load_relaxed(&sample->request);
     struct signal_state s;
     int r;
 
-    ub_capture_reset(ret);
     ub_thread_files_take(pid, tid, &f);
     r = read_signal_state(&f, &s);
     if (r < 0)
-        return ret->error = r;
-    ret->proc_state = s.letter;
+        return r;
     if (s.letter != 'R')
         return -EAGAIN;
     if (!s.caught || s.blocked)
         return -ENOTSUP;
-    r = settle_open_request(&s, sample);
-    if (r < 0)
-        return r;
+    /*
+     * The buffer may be handed over when the request of before was answered, or
+     * its signal is gone for good (it came when the program had just taken the
+     * signal away, or in the last moment of an image).
+     */
+    if (request != 0 && ub_load_acquire(&sample->done) != request && s.pending)
+        return -EAGAIN;
+    return 0;
+}
+
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
+                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+{
+    int r;
+
+    ub_capture_reset(ret);
     bound_stack(pid, tid, maps, sample);
     ub_store_release(&sample->request, fresh_number(sample));
     if (syscall(SYS_tgkill, pid, tid, SAMPLE_SIGNAL) < 0) {
@@ -178,6 +175,20 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const stru
     }
     r = await(sample, ticks_to_ns, ret);
     if (r == 0)
-        ret->proc_state = s.letter;
+        ret->proc_state = 'R';
     return r;
+}
+
+int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
+                      uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+{
+    int r = ub_capture_signal_ready(pid, tid, sample);
+
+    if (r < 0) {
+        ub_capture_reset(ret);
+        if (r != -EAGAIN && r != -ENOTSUP)
+            ret->error = r;
+        return r;
+    }
+    return ub_capture_signal_send(pid, tid, sample, maps, ticks_to_ns, ret);
 }

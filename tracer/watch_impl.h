@@ -66,9 +66,10 @@ void *ub_watch_loop(void *watch);
 /*
  * watch_look.c: reads what the thread of `slot` does now and queues it as
  * UB_EVENT_SAMPLE (an overdue turn) or UB_EVENT_LOOP (a loop in its wait).
- * -EAGAIN, and nothing queued: that was over before the look was.
+ * Not before `due` (ticks; a few microseconds ahead: the caller woke early so as
+ * to be on time). -EAGAIN, and nothing queued: that was over before the look was.
  */
-int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t now);
+int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due);
 
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);

@@ -15,7 +15,9 @@
 #include <unistd.h>
 
 /* How long a thread that seems to run is given to enter the call it may be entering. */
-#define UB_LOOK_SETTLE_NS 20000
+#define UB_LOOK_SETTLE_NS 20000u
+/* The second look at it takes about so long, and is done so much earlier. */
+#define UB_LOOK_PEEK_NS 10000u
 
 static uint64_t read_majflt(pid_t pid, pid_t tid)
 {
@@ -71,47 +73,50 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
         ret->majflt = read_majflt(t->pid, t->tid);
 }
 
-/* Spinning, since a sleep this short lasts three times as long. */
-static void settle(void)
+/* Spins (a sleep this short lasts three times as long) until `until`. False: the turn ended meanwhile. */
+static bool hold(const struct ub_slot *slot, uint64_t start, uint64_t until)
 {
-    uint64_t until = ub_clock_monotonic_ns() + UB_LOOK_SETTLE_NS;
-
-    while (ub_clock_monotonic_ns() < until)
-        ;
+    while ((int64_t)(until - ub_ticks_now()) > 0) {
+        if (ub_load_relaxed(&slot->start) != start)
+            return false;
+    }
+    return ub_load_relaxed(&slot->start) == start;
 }
 
-static void bound_sample(struct ub_sample *sample, const struct ub_maps *maps)
-{
-    const struct ub_map *map = NULL;
-
-    /* The last sample's stack pointer is the best guess of where the next one will be. */
-    if (maps)
-        map = ub_maps_find(maps, sample->reg[UB_REG_RSP]);
-    sample->stack_start = map ? map->start : 0;
-    sample->stack_end = map ? map->end : 0;
-}
-
-static int sample_running(struct ub_watch *w, uint32_t index, const struct ub_maps *maps, struct ub_capture *c)
+/*
+ * The thread runs: sample it at `due`, or when it was seen running for a while,
+ * whichever is later; everything that takes time is done before.
+ */
+static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps *maps, uint64_t due,
+                        struct ub_capture *c)
 {
     struct ub_watched *t = &w->watched[index];
-    int r = -ENOTSUP;
+    const struct ub_slot *slot = &w->arena->slot[index];
+    struct ub_sample *sample = &w->arena->cold[index].sample;
+    uint64_t settled = ub_ticks_now() + ub_ticks_from_span_ns(UB_LOOK_SETTLE_NS);
+    uint64_t peek = due - ub_ticks_from_span_ns(UB_LOOK_PEEK_NS);
+    bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
+    int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
-    if (ub_load_relaxed(&w->arena->slot[index].flags) & UB_SLOT_SAMPLER) {
-        struct ub_sample *sample = &w->arena->cold[index].sample;
-
-        bound_sample(sample, maps);
-        r = ub_capture_signal(t->pid, t->tid, sample, maps, ub_ticks_to_ns, c);
-    }
+    if (r < 0 && r != -ENOTSUP)
+        return r;
+    if (!hold(slot, t->start, (int64_t)(settled - peek) > 0 ? settled : peek))
+        return -EAGAIN;
     if (r == -ENOTSUP)
-        r = ub_capture_perf(t->pid, t->tid, maps, c);
-    return r;
+        return hold(slot, t->start, due) ? ub_capture_perf(t->pid, t->tid, maps, c) : -EAGAIN;
+    r = ub_capture_peek(t->pid, t->tid, c);
+    if (r < 0 || c->state != UB_THREAD_RUNNING)
+        return r < 0 ? r : -EAGAIN;
+    if (!hold(slot, t->start, due))
+        return -EAGAIN;
+    return ub_capture_signal_send(t->pid, t->tid, sample, maps, ub_ticks_to_ns, c);
 }
 
 /*
  * Running and blocked change places at any moment, so: look, take the stack in
  * the way that fits, and when that no longer fits look again.
  */
-static int take(struct ub_watch *w, uint32_t index, bool running_too, const struct ub_maps *maps, struct ub_capture *c)
+static int take(struct ub_watch *w, uint32_t index, const struct ub_maps *maps, uint64_t due, struct ub_capture *c)
 {
     struct ub_watched *t = &w->watched[index];
     int r = -EAGAIN;
@@ -120,20 +125,26 @@ static int take(struct ub_watch *w, uint32_t index, bool running_too, const stru
         r = ub_capture_peek(t->pid, t->tid, c);
         if (r < 0)
             return r;
-        if (c->state == UB_THREAD_RUNNING && !running_too)
-            return -EAGAIN;
-        if (c->state == UB_THREAD_RUNNING) {
-            settle();
-            r = ub_capture_peek(t->pid, t->tid, c);
-            if (r < 0)
-                return r;
-        }
         if (c->state == UB_THREAD_DEAD)
             return -ESRCH;
-        r = c->state == UB_THREAD_RUNNING ? sample_running(w, index, maps, c)
-                                          : ub_capture_blocked(t->pid, t->tid, maps, c);
+        if (c->state == UB_THREAD_RUNNING)
+            r = take_running(w, index, maps, due, c);
+        else if (hold(&w->arena->slot[index], t->start, due))
+            r = ub_capture_blocked(t->pid, t->tid, maps, c);
+        else
+            return -EAGAIN;
     }
     return r;
+}
+
+/* The stack of a loop in its wait, if it is there just now: nothing is done to a loop that runs. */
+static int take_waiting(struct ub_watched *t, const struct ub_maps *maps, struct ub_capture *c)
+{
+    int r = ub_capture_peek(t->pid, t->tid, c);
+
+    if (r < 0 || c->state != UB_THREAD_BLOCKED)
+        return r < 0 ? r : -EAGAIN;
+    return ub_capture_blocked(t->pid, t->tid, maps, c);
 }
 
 /* Arguments and file of the blocking call, while it still blocks. */
@@ -195,32 +206,42 @@ static struct ub_event *new_look(struct ub_watched *t, uint32_t index, enum ub_e
     return e;
 }
 
-int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t now)
+/* What the agent itself cannot know: the thread's accounts, and what its call works on. */
+static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
+{
+    const struct ub_slot *slot = &w->arena->slot[index];
+
+    if (e->kind == UB_EVENT_SAMPLE) {
+        ub_watch_account(&w->watched[index], true, &e->account);
+        describe_call(w, e);
+    }
+    e->ready = ub_load_relaxed(&slot->ready);
+    e->flags = ub_load_relaxed(&slot->flags);
+    e->capture = trimmed(e->capture);
+}
+
+int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t due)
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
-    struct ub_event *e = new_look(t, index, kind, now);
+    struct ub_event *e = new_look(t, index, kind, due);
     struct ub_maps *maps;
     int r;
 
     if (!e)
         return -ENOMEM;
     maps = ub_process_maps(t->process);
-    r = take(w, index, kind == UB_EVENT_SAMPLE, maps, e->capture);
+    r = kind == UB_EVENT_LOOP ? take_waiting(t, maps, e->capture) : take(w, index, maps, due, e->capture);
     ub_maps_unref(maps);
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;
-    if (ub_load_acquire(&slot->start) != t->start || (r == -EAGAIN && kind == UB_EVENT_LOOP)) {
+    if (ub_load_acquire(&slot->start) != t->start || (int64_t)(ub_ticks_now() - due) < 0 ||
+        (r == -EAGAIN && kind == UB_EVENT_LOOP)) {
         ub_event_free(e); /* over meanwhile: what was taken belongs to something else */
         return -EAGAIN;
     }
-    if (kind == UB_EVENT_SAMPLE) {
-        ub_watch_account(t, true, &e->account);
-        describe_call(w, e);
-    }
-    e->ready = ub_load_relaxed(&slot->ready);
-    e->flags = ub_load_relaxed(&slot->flags);
-    e->capture = trimmed(e->capture);
+    e->end = ub_ticks_now();
+    complete(w, index, e);
     ub_watch_queue(w, e);
     return 0;
 }
