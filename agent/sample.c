@@ -62,18 +62,39 @@ static bool other_signal_pending(const ucontext_t *uc)
     return (pending & ~blocked & ~(1ull << (UB_SAMPLE_SIGNAL - 1))) != 0;
 }
 
-/* The number of the interrupted call: from our own syscall(), or from `mov $nr,%eax` just before the instruction. */
+/*
+ * `mov disp8(%rsp), reg` that ends at `p`, and so where it begins; NULL when it
+ * is none. Only bytes of p's own page are read.
+ */
+static const uint8_t *load_before(const uint8_t *p)
+{
+    if (((uintptr_t)p & 4095) < 5 || p[-4] != 0x8b || (p[-3] & 0xc7) != 0x44 || p[-2] != 0x24)
+        return NULL;
+    return (p[-5] & 0xf0) == 0x40 ? p - 5 : p - 4;
+}
+
+/*
+ * The number of the interrupted call: from our own syscall(), or from the
+ * `mov $nr,%eax` before the instruction. libc's cancellable calls in a process
+ * with threads reload an argument or two in between (pselect, epoll_pwait,
+ * epoll_pwait2, recvfrom, sendto, msgrcv ... of glibc 2.36).
+ */
 static long interrupted_number(const greg_t *g)
 {
-    const uint8_t *ip = (const uint8_t *)g[REG_RIP];
+    const uint8_t *ip = (const uint8_t *)g[REG_RIP], *p = ip - 2;
     int32_t nr;
 
     if (ip == (const uint8_t *)ub_raw_syscall_return)
         return *(const long *)(g[REG_RSP] - 8);
-    if (((uintptr_t)ip & 4095) < 7 || ip[-7] != 0xb8)
-        return -1;
-    memcpy(&nr, ip - 6, sizeof(nr));
-    return nr;
+    for (int loads = 0; p && loads <= 2; loads++, p = load_before(p)) {
+        if (((uintptr_t)p & 4095) < 5)
+            return -1;
+        if (p[-5] != 0xb8)
+            continue;
+        memcpy(&nr, p - 4, sizeof(nr));
+        return nr;
+    }
+    return -1;
 }
 
 /*
