@@ -34,6 +34,7 @@ struct ub_stall {
     json_t *call;     /* owned; of the blocking call seen, NULL */
     int64_t call_nr;
     char site[9];
+    bool has_stack; /* callback and site come from a look with a stack */
     uint32_t blocked_looks;
 };
 

@@ -105,25 +105,29 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     return ok;
 }
 
-/* The representative stack gives callback, call and site: a blocked look says more than a running one. */
+/*
+ * The representative stack gives callback, call and site: a look with a stack
+ * says more than one without, a blocked look more than a running one.
+ */
 static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, bool stack)
 {
     struct ub_thread_record *t = &x->thread[e->slot];
     bool blocked = e->capture->state == UB_THREAD_BLOCKED && e->capture->nr >= 0;
     int callback = stack ? ub_dispatchers_callback(&x->named, &x->raw, t->wait_stack) : -ENOENT;
+    bool first_blocked = blocked && s->blocked_looks++ == 0;
     char name[UB_SYSCALL_NAME_MAX];
 
-    if (s->site[0] && !(blocked && s->blocked_looks == 0))
-        return;
-    if (callback >= 0) {
-        json_decref(s->callback);
-        s->callback = ub_frame_place(&x->named.frame[callback], x->w->redact);
-    }
-    if (blocked) {
+    if (first_blocked) {
         json_decref(s->call);
         s->call = call_json(e, stack ? &x->named : NULL);
         s->call_nr = e->capture->nr;
-        s->blocked_looks++;
+    }
+    if (s->site[0] && !(stack && !s->has_stack) && !(first_blocked && stack == s->has_stack))
+        return;
+    s->has_stack |= stack;
+    if (callback >= 0) {
+        json_decref(s->callback);
+        s->callback = ub_frame_place(&x->named.frame[callback], x->w->redact);
     }
     ub_site_hash(stack ? &x->named : NULL, callback, blocked ? ub_syscall_name(e->capture->nr, name) : NULL,
                  blocked ? "call" : "cpu", program_of(e), s->site);
@@ -351,7 +355,7 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
     if (line) {
         if (e->flags & UB_RECORD_STARTUP)
             json_object_set_new(line, "startup", json_true());
-        if (t->qualified || e->flags & UB_RECORD_QUALIFIED)
+        if (t->qualified)
             finish_line(x, s, line);
         else if (t->pending_count < UB_PENDING_MAX)
             t->pending[t->pending_count++] = line;
