@@ -206,15 +206,17 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
     ub_maps_unref(maps);
 }
 
+/* Once a thread: by the look at it in its wait, or by the first stall that the agent says was a loop's. */
 static void on_loop(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_thread_record *t = thread_of(x, e);
 
+    if (e->kind == UB_EVENT_LOOP)
+        keep_wait_stack(x, t, e);
     if (t->qualified)
         return;
     t->qualified = true;
     x->totals.loops++;
-    keep_wait_stack(x, t, e);
     announce_process(x, e->process);
     ub_explain_emit(x, json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop",
                                  t->loop, "identity", "turn"));
@@ -300,10 +302,14 @@ static void explain(struct ub_explain *x, const struct ub_event *e)
         break;
     case UB_EVENT_SAMPLE:
     case UB_EVENT_GOING:
+        if (e->flags & UB_SLOT_QUALIFIED)
+            on_loop(x, e);
         thread_of(x, e);
         ub_stall_look(x, e);
         break;
     case UB_EVENT_END:
+        if (e->flags & UB_RECORD_QUALIFIED)
+            on_loop(x, e);
         thread_of(x, e);
         ub_stall_end(x, e);
         break;
