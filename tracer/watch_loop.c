@@ -170,6 +170,34 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
     }
 }
 
+/*
+ * A thread now counts as a loop. Its stack while it waits tells later which
+ * frames of a stall belong to the loop and which to the callback; a loop too
+ * busy to be met in its wait is announced without.
+ */
+static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, uint64_t now)
+{
+    struct ub_watched *t = &w->watched[index];
+    struct ub_event *e;
+
+    t->loop_tries++;
+    if (start == 0) {
+        t->start = 0;
+        t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now) == 0;
+    }
+    if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
+        return;
+    t->loop_announced = true;
+    e = ub_event_new(UB_EVENT_LOOP);
+    if (!e)
+        return;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    ub_watch_queue(w, e);
+}
+
 /* The owner is gone: what it left is read, then the slot is wiped and free again. */
 static void retire(struct ub_watch *w, uint32_t index)
 {
@@ -180,6 +208,10 @@ static void retire(struct ub_watch *w, uint32_t index)
 
     if (t->process) {
         drain(w, index, 0);
+        if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED) {
+            t->loop_tries = UB_LOOP_TRIES; /* over before it was met: announced late rather than never */
+            announce_loop(w, index, 1, 0);
+        }
         queue_stats(w, index);
         e = ub_event_new(UB_EVENT_GONE);
         if (e) {
@@ -249,34 +281,6 @@ static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
     e->baseline = t->baseline;
-    ub_watch_queue(w, e);
-}
-
-/*
- * A thread now counts as a loop. Its stack while it waits tells later which
- * frames of a stall belong to the loop and which to the callback; a loop too
- * busy to be met in its wait is announced without.
- */
-static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, uint64_t now)
-{
-    struct ub_watched *t = &w->watched[index];
-    struct ub_event *e;
-
-    t->loop_tries++;
-    if (start == 0) {
-        t->start = 0;
-        t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now) == 0;
-    }
-    if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
-        return;
-    t->loop_announced = true;
-    e = ub_event_new(UB_EVENT_LOOP);
-    if (!e)
-        return;
-    e->slot = index;
-    e->pid = t->pid;
-    e->tid = t->tid;
-    e->process = ub_process_ref(t->process);
     ub_watch_queue(w, e);
 }
 
