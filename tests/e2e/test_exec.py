@@ -25,6 +25,9 @@ def test_execs_itself_under_sampling(tmp_path):
     # It was watched all along, and sampled while it computed.
     seen = sum(1 + s.get("repeats", 0) for s in recording.slow)
     assert seen > count // 2, f"only {seen} slow turns of {count} were seen"
+    # Whatever stack is shown belongs to the image whose turn it was: that one was in main, not in the loader.
+    foreign = [f for s in recording.slow for f in recording.functions(s) if any(f) and "main" not in f]
+    assert not foreign, f"{len(foreign)} stacks of the next image: {foreign[:3]}"
     sampled = [x for s in recording.slow for x in s.get("samples", []) if x["state"] == "running" and "stack" in x]
     assert len(sampled) >= 20, "it was hardly sampled"
     assert any("compute" in recording.frames(x["stack"]) for x in sampled)
