@@ -300,8 +300,7 @@ struct ub_entry *ub_index_find(const struct ub_index *index, uint64_t vaddr, boo
         else
             high = middle;
     }
-    if (low == 0 || region_of(index, vaddr) < 0 ||
-        region_of(index, index->entry[low - 1].start) != region_of(index, vaddr))
+    if (low == 0 || region_of(index, index->entry[low - 1].start) != region_of(index, vaddr))
         return NULL;
     *ret_nearest = index->entry[low - 1].start != vaddr;
     return &index->entry[low - 1];
