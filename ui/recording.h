@@ -15,7 +15,7 @@
 
 #include <stdio.h>
 
-#define UB_RECORDING_SCHEMA "unblock-recording"
+#define UB_RECORDING_SCHEMA  "unblock-recording"
 #define UB_RECORDING_VERSION 1
 
 /* A longer line is skipped: it bounds what a reader needs in memory. The longest honest line, a stack of 256 frames

@@ -1,0 +1,182 @@
+/*
+ * The reader. It streams: one line is held at a time, in a buffer that never
+ * grows beyond UB_RECORDING_LINE_MAX. A line too long is passed over without
+ * being stored.
+ */
+#include "recording.h"
+#include "json_get.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define CHUNK      (64u * 1024)
+#define LINE_FIRST (64u * 1024)
+
+struct reader {
+    FILE *file;
+    const struct ub_sink *sink;
+    struct ub_recording_stats stats;
+    bool first;    /* no line was judged yet */
+    bool readable; /* the last header was of a version we know */
+
+    char *line;
+    size_t len, size;
+    bool overlong;
+
+    char chunk[CHUNK];
+};
+
+static void reader_free(struct reader **r)
+{
+    if (*r)
+        free((*r)->line);
+    free(*r);
+}
+
+static int line_append(struct reader *r, const char *bytes, size_t len)
+{
+    if (r->overlong || len == 0)
+        return 0;
+    if (len > UB_RECORDING_LINE_MAX - r->len) {
+        r->overlong = true;
+        return r->first ? -EINVAL : 0; /* no recording begins like this; /dev/zero would never end */
+    }
+    if (r->size - r->len < len) {
+        size_t size = r->size ? r->size : LINE_FIRST;
+        char *line;
+
+        while (size - r->len < len)
+            size *= 2;
+        line = realloc(r->line, size);
+        if (!line)
+            return -ENOMEM;
+        r->line = line;
+        r->size = size;
+    }
+    memcpy(r->line + r->len, bytes, len);
+    r->len += len;
+    return 0;
+}
+
+/* 0: a header that we can read. */
+static int check_header(const json_t *record)
+{
+    uint64_t version;
+
+    if (!ub_json_is(record, "type", "header") || !ub_json_is(record, "schema", UB_RECORDING_SCHEMA))
+        return -EINVAL;
+    if (!ub_json_u64(record, "version", &version) || version == 0)
+        return -EINVAL;
+    return version > UB_RECORDING_VERSION ? -EPROTONOSUPPORT : 0;
+}
+
+static int deliver(struct reader *r, json_t *record)
+{
+    if (r->first || ub_json_is(record, "type", "header")) {
+        int error = check_header(record);
+
+        if (error && r->first)
+            return error;
+        r->first = false;
+        r->readable = error == 0; /* joined files may be of different versions */
+    }
+    if (!r->readable) {
+        r->stats.skipped++;
+        return 0;
+    }
+    if (ub_json_is(record, "type", "end"))
+        r->stats.ended = true;
+    r->stats.lines++;
+    r->sink->line(r->sink->self, record);
+    return 0;
+}
+
+static bool is_blank(const struct reader *r)
+{
+    size_t i;
+
+    for (i = 0; i < r->len; i++)
+        if (!strchr(" \t\r", r->line[i]) || r->line[i] == 0)
+            return false;
+    return !r->overlong;
+}
+
+/* `last`: the stream ended where a newline should be. */
+static int judge_line(struct reader *r, bool last)
+{
+    UB_CLEANUP(ub_json_drop) json_t *record = NULL;
+
+    if (is_blank(r))
+        return 0;
+    if (!r->overlong) /* jansson refuses invalid UTF-8, nesting beyond 2048, and \u0000 */
+        record = json_loadb(r->line, r->len, 0, NULL);
+    if (json_is_object(record))
+        return deliver(r, record);
+    if (r->first)
+        return -EINVAL;
+    if (last)
+        r->stats.torn++;
+    else
+        r->stats.skipped++;
+    return 0;
+}
+
+static int take_chunk(struct reader *r, const char *bytes, size_t len)
+{
+    while (len > 0) {
+        const char *newline = memchr(bytes, '\n', len);
+        size_t part = newline ? (size_t)(newline - bytes) : len;
+        int error = line_append(r, bytes, part);
+
+        if (error)
+            return error;
+        if (!newline)
+            break;
+        error = judge_line(r, false);
+        if (error)
+            return error;
+        r->len = 0;
+        r->overlong = false;
+        bytes += part + 1;
+        len -= part + 1;
+    }
+    return 0;
+}
+
+static int read_all(struct reader *r)
+{
+    for (;;) {
+        size_t n = fread(r->chunk, 1, sizeof(r->chunk), r->file);
+        int error = take_chunk(r, r->chunk, n);
+
+        if (error)
+            return error;
+        if (ferror(r->file))
+            return errno > 0 ? -errno : -EIO;
+        if (n < sizeof(r->chunk) && feof(r->file))
+            break;
+    }
+    if (r->len > 0 || r->overlong) {
+        int error = judge_line(r, true);
+
+        if (error)
+            return error;
+    }
+    return r->first ? -ENODATA : 0;
+}
+
+int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recording_stats *ret_stats)
+{
+    UB_CLEANUP(reader_free) struct reader *r = calloc(1, sizeof(*r));
+    int error;
+
+    if (!r)
+        return -ENOMEM;
+    r->file = file;
+    r->sink = sink;
+    r->first = true;
+    errno = 0;
+    error = read_all(r);
+    *ret_stats = r->stats;
+    return error;
+}
