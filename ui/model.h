@@ -17,7 +17,8 @@ struct ub_model;
 
 struct ub_model *ub_model_new(void);
 void ub_model_free(struct ub_model *m);
-void ub_model_line(struct ub_model *m, json_t *record); /* any line of any recording; several recordings may follow one another */
+void ub_model_line(struct ub_model *m,
+                   json_t *record); /* any line of any recording; several recordings may follow one another */
 struct ub_sink ub_model_sink(struct ub_model *m);
 
 /* The frames (json array) of stack `id` of the recording that is being read, or NULL. */
@@ -46,10 +47,10 @@ void ub_model_file_read(struct ub_model *m, const char *name, const struct ub_re
 
 /* One run; the parts of a rotated recording are one run. */
 struct ub_run {
-    json_t *header; /* NULL: lines came without one */
-    json_t *end;    /* NULL: the run goes on, was killed, or its last part was not read */
-    char *next;     /* the file in which the recording goes on, as its last note says; or NULL */
-    uint64_t last_ns; /* the latest moment that any line speaks of (CLOCK_MONOTONIC); 0: none */
+    json_t *header;            /* NULL: lines came without one */
+    json_t *end;               /* NULL: the run goes on, was killed, or its last part was not read */
+    char *next;                /* the file in which the recording goes on, as its last note says; or NULL */
+    uint64_t last_ns;          /* the latest moment that any line speaks of (CLOCK_MONOTONIC); 0: none */
     uint64_t processes, loops; /* lines of that kind */
 };
 
@@ -107,8 +108,8 @@ struct ub_site_stack {
 struct ub_site {
     char *id;
     enum ub_stall_class class;
-    char *program; /* of its first stall, or NULL */
-    char *exe;     /* likewise */
+    char *program;                    /* of its first stall, or NULL */
+    char *exe;                        /* likewise */
     struct ub_distribution durations; /* count, total_ns and max_ns are in it */
     uint64_t ongoing;
     uint64_t cause[UB_CAUSES]; /* stalls by cause */

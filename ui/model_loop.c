@@ -1,0 +1,195 @@
+/*
+ * Loops and their figures. A `stats` line carries totals since the loop was
+ * first seen, so the last one of each thread counts.
+ */
+#include "model_private.h"
+#include "../common/histogram.h"
+
+#include <stdio.h>
+
+static struct ub_loop_entry *new_loop(struct ub_model *m, const struct ub_loop_key *key)
+{
+    struct ub_loop_entry *entry;
+    const char *program;
+
+    if (HASH_COUNT(m->loop) >= UB_MODEL_LOOPS_MAX)
+        return NULL;
+    entry = calloc(1, sizeof(*entry));
+    if (!entry)
+        return NULL;
+    entry->key = *key;
+    entry->loop.pid = key->pid;
+    entry->loop.tid = key->tid;
+    HASH_ADD(hh, m->loop, key, sizeof(*key), entry);
+    if (!UB_HASHED(entry)) {
+        free(entry);
+        return NULL;
+    }
+    program = ub_model_program(m, key->pid);
+    entry->loop.program = program ? strdup(program) : NULL;
+    return entry;
+}
+
+static struct ub_loop_entry *get_loop(struct ub_model *m, const json_t *record)
+{
+    struct ub_loop_key key = {0};
+    struct ub_loop_entry *entry;
+    const char *kind = ub_json_string(record, "loop"), *thread = ub_json_string(record, "thread");
+
+    if (!ub_model_this_run(m) || !ub_json_u64(record, "pid", &key.pid) || !ub_json_u64(record, "tid", &key.tid)) {
+        m->dropped.malformed++;
+        return NULL;
+    }
+    key.run = m->current;
+    HASH_FIND(hh, m->loop, &key, sizeof(key), entry);
+    if (!entry)
+        entry = new_loop(m, &key);
+    if (!entry) {
+        m->dropped.loops++;
+        return NULL;
+    }
+    if (kind)
+        snprintf(entry->loop.kind, sizeof(entry->loop.kind), "%s", kind);
+    if (thread)
+        snprintf(entry->loop.thread, sizeof(entry->loop.thread), "%s", thread);
+    return entry;
+}
+
+void ub_model_loop_line(struct ub_model *m, const json_t *record)
+{
+    struct ub_loop_entry *entry = get_loop(m, record);
+
+    if (entry)
+        m->run[m->current].run.loops++;
+}
+
+/* [[upper_ns, count], ...]: the upper edge stands for the whole bucket, which errs by its width (3 %) on the safe side.
+ */
+static void read_histogram(struct ub_distribution *d, const json_t *histogram)
+{
+    const json_t *pair;
+    size_t i;
+
+    json_array_foreach(histogram, i, pair)
+    {
+        const json_t *upper = json_array_get(pair, 0), *count = json_array_get(pair, 1);
+        uint64_t sum;
+
+        if (!json_is_integer(upper) || !json_is_integer(count) || json_integer_value(upper) < 0 ||
+            json_integer_value(count) <= 0)
+            continue;
+        if (__builtin_mul_overflow((uint64_t)json_integer_value(upper), (uint64_t)json_integer_value(count), &sum))
+            continue;
+        ub_distribution_add(d, (uint64_t)json_integer_value(count), sum);
+    }
+}
+
+/* The thread ended and its ids were used again (or the process started another program): both count. */
+static void close_incarnation(struct ub_loop_entry *entry)
+{
+    struct ub_loop *loop = &entry->loop;
+
+    entry->base_callbacks = loop->callbacks;
+    entry->base_turns = loop->turns;
+    entry->base_busy_ns = loop->busy_ns;
+    ub_distribution_clear(&entry->base);
+    ub_distribution_merge(&entry->base, &loop->duration);
+}
+
+static void read_figures(struct ub_loop_entry *entry, const json_t *record)
+{
+    struct ub_loop *loop = &entry->loop;
+    uint64_t max_ns = ub_json_u64_or(record, "max_ns", 0);
+
+    ub_distribution_clear(&loop->duration);
+    read_histogram(&loop->duration, json_object_get(record, "histogram"));
+    if (max_ns > 0) /* exact, where the histogram is not */
+        loop->duration.max_ns = max_ns;
+    ub_distribution_merge(&loop->duration, &entry->base);
+    loop->max_ns = max_ns > loop->max_ns ? max_ns : loop->max_ns;
+    loop->callbacks = ub_add_saturated(entry->base_callbacks, entry->last_callbacks);
+    loop->turns = ub_add_saturated(entry->base_turns, ub_json_u64_or(record, "turns", 0));
+    loop->busy_ns =
+        ub_add_saturated(entry->base_busy_ns, ub_json_u64_or(record, "busy_ns", ub_json_u64_or(record, "total_ns", 0)));
+    loop->has_stats = true;
+}
+
+/*
+ * How long the loop was watched: `observed_ns`, else from the start of the
+ * recording to the moment the line was written (`at_ns`).
+ */
+static void read_observed(struct ub_model *m, struct ub_loop *loop, const json_t *record)
+{
+    uint64_t begin, at;
+
+    if (ub_json_u64(record, "at_ns", &at))
+        ub_model_touch(m, at);
+    if (ub_json_u64(record, "observed_ns", &loop->observed_ns))
+        return;
+    if (ub_json_u64(record, "at_ns", &at) && ub_json_u64(m->run[m->current].run.header, "monotonic_ns", &begin) &&
+        at > begin)
+        loop->observed_ns = at - begin;
+}
+
+void ub_model_stats_line(struct ub_model *m, const json_t *record)
+{
+    struct ub_loop_entry *entry = get_loop(m, record);
+    uint64_t callbacks = ub_json_u64_or(record, "callbacks", 0);
+
+    if (!entry)
+        return;
+    if (callbacks < entry->last_callbacks) {
+        if (m->parts != entry->last_part) /* parts of a rotated recording given in the wrong order */
+            return;
+        close_incarnation(entry);
+    }
+    entry->last_callbacks = callbacks;
+    entry->last_part = m->parts;
+    read_figures(entry, record);
+    read_observed(m, &entry->loop, record);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const struct ub_loop *x = *(const struct ub_loop *const *)a, *y = *(const struct ub_loop *const *)b;
+
+    if (x->busy_ns != y->busy_ns)
+        return x->busy_ns < y->busy_ns ? 1 : -1;
+    if (x->pid != y->pid)
+        return x->pid < y->pid ? -1 : 1;
+    return x->tid < y->tid ? -1 : x->tid > y->tid;
+}
+
+const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_count)
+{
+    const struct ub_loop **loops = calloc(HASH_COUNT(m->loop) + 1, sizeof(*loops));
+    struct ub_loop_entry *entry, *next;
+    size_t n = 0;
+
+    *ret_count = 0;
+    if (!loops)
+        return NULL;
+    HASH_ITER(hh, m->loop, entry, next)
+    loops[n++] = &entry->loop;
+    if (n == 0) {
+        free(loops);
+        return NULL;
+    }
+    qsort(loops, n, sizeof(*loops), compare);
+    *ret_count = n;
+    return loops;
+}
+
+void ub_model_loops_free(struct ub_model *m)
+{
+    struct ub_loop_entry *entry, *next;
+
+    HASH_ITER(hh, m->loop, entry, next)
+    {
+        HASH_DEL(m->loop, entry);
+        ub_distribution_clear(&entry->base);
+        ub_distribution_clear(&entry->loop.duration);
+        free(entry->loop.program);
+        free(entry);
+    }
+}

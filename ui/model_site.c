@@ -1,0 +1,407 @@
+/*
+ * Stalls into call sites.
+ *
+ * A stall that does not end is told several times under one id, each time
+ * longer. So that it counts at once and yet only once, its last record is kept
+ * and taken back before the next one is added.
+ */
+#include "model_private.h"
+
+#include <stdio.h>
+
+static const char *const cause_names[UB_CAUSES] = {
+    [UB_CAUSE_UNKNOWN] = "unknown",   [UB_CAUSE_CALL] = "call",
+    [UB_CAUSE_CPU] = "cpu",           [UB_CAUSE_LOCK] = "lock",
+    [UB_CAUSE_RUNQUEUE] = "runqueue", [UB_CAUSE_PAGEFAULT] = "pagefault",
+    [UB_CAUSE_GIL] = "gil",           [UB_CAUSE_GC] = "gc",
+    [UB_CAUSE_IMPORT] = "import",     [UB_CAUSE_STOPPED] = "stopped",
+};
+
+enum ub_cause ub_model_cause_parse(const char *name)
+{
+    int i;
+
+    for (i = 0; name && i < UB_CAUSES; i++)
+        if (strcmp(name, cause_names[i]) == 0)
+            return (enum ub_cause)i;
+    return UB_CAUSE_UNKNOWN;
+}
+
+const char *ub_model_cause_name(enum ub_cause cause)
+{
+    return cause_names[cause];
+}
+
+enum ub_cause ub_model_site_cause(const struct ub_site *site)
+{
+    enum ub_cause best = UB_CAUSE_UNKNOWN;
+    int i;
+
+    for (i = 0; i < UB_CAUSES; i++)
+        if (site->cause[i] > site->cause[best])
+            best = (enum ub_cause)i;
+    return best;
+}
+
+static enum ub_stall_class classify(const json_t *slow)
+{
+    if (ub_json_is(slow, "cause", "stopped"))
+        return UB_STALL_STOPPED;
+    return ub_json_true(slow, "startup") ? UB_STALL_STARTUP : UB_STALL_COUNTED;
+}
+
+/* ---- the table ------------------------------------------------------- */
+
+/* A record without a `site` is filed under what it says of itself, so that it is not lost. */
+static int site_key(const json_t *slow, char *buf, size_t size)
+{
+    const char *site = ub_json_string(slow, "site");
+    const json_t *callback = json_object_get(slow, "callback"), *call = json_object_get(slow, "call");
+    const char *function = ub_json_string(callback, "function"), *name = ub_json_string(call, "name");
+
+    if (site && *site)
+        return snprintf(buf, size, "%d %.*s", classify(slow), UB_MODEL_NAME_MAX, site);
+    return snprintf(buf, size, "%d ?%.64s/%.64s", classify(slow), function ? function : "", name ? name : "");
+}
+
+static struct ub_site_entry *find_site(const struct ub_model *m, const json_t *slow)
+{
+    char key[UB_MODEL_NAME_MAX + 16];
+    struct ub_site_entry *entry;
+
+    site_key(slow, key, sizeof(key));
+    HASH_FIND_STR(m->site, key, entry);
+    return entry;
+}
+
+static void site_free(struct ub_site_entry *entry)
+{
+    uint32_t i;
+
+    for (i = 0; i < entry->site.stacks; i++)
+        json_decref(entry->site.stack[i].frames);
+    free(entry->site.stack);
+    free(entry->site.program);
+    free(entry->site.exe);
+    json_decref(entry->site.worst);
+    ub_distribution_clear(&entry->site.durations);
+    free(entry->key);
+    free(entry);
+}
+
+static struct ub_site_entry *new_site(struct ub_model *m, const json_t *slow)
+{
+    struct ub_site_entry *entry = calloc(1, sizeof(*entry));
+    uint64_t pid = ub_json_u64_or(slow, "pid", 0);
+    const char *program = ub_model_program(m, pid), *exe = ub_model_exe(m, pid);
+    char key[UB_MODEL_NAME_MAX + 16];
+
+    if (!entry)
+        return NULL;
+    site_key(slow, key, sizeof(key));
+    entry->key = strdup(key);
+    if (entry->key)
+        HASH_ADD_KEYPTR(hh, m->site, entry->key, strlen(entry->key), entry);
+    if (!UB_HASHED(entry)) {
+        site_free(entry);
+        return NULL;
+    }
+    entry->site.id = strchr(entry->key, ' ') + 1;
+    entry->site.class = classify(slow);
+    entry->site.program = program ? strdup(program) : NULL;
+    entry->site.exe = exe ? strdup(exe) : NULL;
+    return entry;
+}
+
+static struct ub_site_entry *get_site(struct ub_model *m, const json_t *slow)
+{
+    struct ub_site_entry *entry = find_site(m, slow);
+
+    if (!entry && HASH_COUNT(m->site) < UB_MODEL_SITES_MAX)
+        entry = new_site(m, slow);
+    if (!entry)
+        m->dropped.sites++;
+    return entry;
+}
+
+const struct ub_site *ub_model_site_of(const struct ub_model *m, const json_t *slow)
+{
+    const struct ub_site_entry *entry = find_site(m, slow);
+
+    return entry ? &entry->site : NULL;
+}
+
+/* ---- what one record adds -------------------------------------------- */
+
+struct amounts {
+    uint64_t duration_ns;
+    uint64_t repeats, repeats_ns; /* further stalls that got no line of their own */
+    uint64_t repeats_max_ns;
+};
+
+static bool read_amounts(const json_t *slow, struct amounts *ret)
+{
+    if (!ub_json_u64(slow, "duration_ns", &ret->duration_ns))
+        return false;
+    ret->repeats = ub_json_u64_or(slow, "repeats", 0);
+    ret->repeats_ns = ret->repeats ? ub_json_u64_or(slow, "repeats_ns", 0) : 0;
+    ret->repeats_max_ns = ret->repeats ? ub_json_u64_or(slow, "max_ns", 0) : 0;
+    return true;
+}
+
+static struct ub_site_stack *find_stack(struct ub_site *site, const json_t *frames)
+{
+    uint32_t i;
+
+    for (i = 0; i < site->stacks; i++)
+        if (site->stack[i].frames == frames)
+            return &site->stack[i];
+    return NULL;
+}
+
+static struct ub_site_stack *add_stack(struct ub_site *site, json_t *frames)
+{
+    struct ub_site_stack *stack;
+
+    if (site->stacks == UB_SITE_STACKS_MAX)
+        return NULL;
+    stack = realloc(site->stack, (site->stacks + 1) * sizeof(*stack));
+    if (!stack)
+        return NULL;
+    site->stack = stack;
+    stack += site->stacks++;
+    *stack = (struct ub_site_stack){.frames = json_incref(frames)};
+    return stack;
+}
+
+static void step(uint64_t *count, int sign)
+{
+    if (sign > 0)
+        (*count)++;
+    else if (*count > 0)
+        (*count)--;
+}
+
+static void apply_sample(struct ub_model *m, struct ub_site *site, const json_t *sample, int sign)
+{
+    const json_t *id = json_object_get(sample, "stack");
+    json_t *frames = json_is_integer(id) ? ub_model_stack(m, json_integer_value(id)) : NULL;
+    struct ub_site_stack *stack;
+
+    if (!frames) {
+        step(&site->samples_no_stack, sign);
+        return;
+    }
+    step(&site->samples, sign);
+    stack = find_stack(site, frames);
+    if (!stack && sign > 0)
+        stack = add_stack(site, frames);
+    if (!stack)
+        return;
+    step(&stack->samples, sign);
+    if (ub_json_is(sample, "proof", "unproven"))
+        step(&stack->unproven, sign);
+    if (json_is_false(json_object_get(sample, "complete")))
+        step(&stack->incomplete, sign);
+}
+
+static void keep_worst(struct ub_site *site, json_t *slow, uint64_t duration_ns)
+{
+    if (site->worst && ub_json_u64_or(site->worst, "duration_ns", 0) > duration_ns)
+        return;
+    json_decref(site->worst);
+    site->worst = json_incref(slow);
+}
+
+static void apply_site(struct ub_model *m, struct ub_site *site, json_t *slow, const struct amounts *a, int sign)
+{
+    const json_t *sample;
+    size_t i;
+
+    if (sign > 0) {
+        ub_distribution_add(&site->durations, 1, a->duration_ns);
+        ub_distribution_add(&site->durations, a->repeats, a->repeats_ns);
+        if (a->repeats_max_ns > site->durations.max_ns)
+            site->durations.max_ns = a->repeats_max_ns;
+        keep_worst(site, slow, a->duration_ns);
+    } else {
+        ub_distribution_remove(&site->durations, 1, a->duration_ns);
+        ub_distribution_remove(&site->durations, a->repeats, a->repeats_ns);
+    }
+    if (ub_json_true(slow, "ongoing"))
+        step(&site->ongoing, sign);
+    step(&site->cause[ub_model_cause_parse(ub_json_string(slow, "cause"))], sign);
+    json_array_foreach(json_object_get(slow, "samples"), i, sample) apply_sample(m, site, sample, sign);
+}
+
+static uint64_t subtract(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+static void apply_totals(struct ub_stall_totals *totals, const json_t *slow, const struct amounts *a, int sign)
+{
+    uint64_t count = ub_add_saturated(1, a->repeats), sum = ub_add_saturated(a->duration_ns, a->repeats_ns);
+
+    if (json_object_get(slow, "parent")) /* counted by the turn or callback that contains it */
+        return;
+    totals->count = sign > 0 ? ub_add_saturated(totals->count, count) : subtract(totals->count, count);
+    totals->total_ns = sign > 0 ? ub_add_saturated(totals->total_ns, sum) : subtract(totals->total_ns, sum);
+    if (a->duration_ns > totals->max_ns)
+        totals->max_ns = a->duration_ns;
+    if (a->repeats_max_ns > totals->max_ns)
+        totals->max_ns = a->repeats_max_ns;
+    if (ub_json_true(slow, "ongoing"))
+        step(&totals->ongoing, sign);
+}
+
+static void apply(struct ub_model *m, struct ub_site_entry *entry, json_t *slow, const struct amounts *a, int sign)
+{
+    if (entry)
+        apply_site(m, &entry->site, slow, a, sign);
+    apply_totals(&m->totals[classify(slow)], slow, a, sign);
+}
+
+/* ---- stalls that go on ----------------------------------------------- */
+
+static struct ub_ongoing *find_ongoing(const struct ub_model *m, const json_t *slow)
+{
+    struct ub_ongoing_key key = {.run = m->current};
+    struct ub_ongoing *going = NULL;
+
+    if (ub_json_u64(slow, "pid", &key.pid) && ub_json_u64(slow, "id", &key.id))
+        HASH_FIND(hh, m->ongoing, &key, sizeof(key), going);
+    return going;
+}
+
+static void forget_ongoing(struct ub_model *m, struct ub_ongoing *going)
+{
+    HASH_DEL(m->ongoing, going);
+    json_decref(going->record);
+    free(going);
+}
+
+static void take_back(struct ub_model *m, struct ub_ongoing *going)
+{
+    struct amounts a;
+
+    if (read_amounts(going->record, &a))
+        apply(m, going->site, going->record, &a, -1);
+    forget_ongoing(m, going);
+}
+
+/* False: there are too many, or it has no id. Such a stall counts when it ends, not before. */
+static bool remember_ongoing(struct ub_model *m, json_t *slow, struct ub_site_entry *site)
+{
+    struct ub_ongoing *going;
+
+    if (HASH_COUNT(m->ongoing) >= UB_MODEL_ONGOING_MAX)
+        return false;
+    going = calloc(1, sizeof(*going));
+    if (!going)
+        return false;
+    going->key.run = m->current;
+    if (ub_json_u64(slow, "pid", &going->key.pid) && ub_json_u64(slow, "id", &going->key.id))
+        HASH_ADD(hh, m->ongoing, key, sizeof(going->key), going);
+    if (!UB_HASHED(going)) {
+        free(going);
+        return false;
+    }
+    going->site = site;
+    going->record = json_incref(slow);
+    return true;
+}
+
+void ub_model_slow_line(struct ub_model *m, json_t *slow)
+{
+    struct ub_site_entry *entry;
+    struct ub_ongoing *before;
+    struct amounts a;
+
+    if (!ub_model_this_run(m) || !read_amounts(slow, &a)) {
+        m->dropped.malformed++;
+        return;
+    }
+    ub_model_touch(m, ub_add_saturated(ub_json_u64_or(slow, "start_ns", 0), a.duration_ns));
+    before = find_ongoing(m, slow);
+    if (before)
+        take_back(m, before);
+    entry = get_site(m, slow);
+    if (ub_json_true(slow, "ongoing") && !remember_ongoing(m, slow, entry)) {
+        m->dropped.ongoing++;
+        return;
+    }
+    apply(m, entry, slow, &a, 1);
+}
+
+/* ---- reading it ------------------------------------------------------ */
+
+const struct ub_stall_totals *ub_model_totals(const struct ub_model *m, enum ub_stall_class class)
+{
+    return &m->totals[class];
+}
+
+static uint64_t sort_key(const struct ub_site *site, enum ub_sort sort)
+{
+    switch (sort) {
+    case UB_SORT_MAX:
+        return site->durations.max_ns;
+    case UB_SORT_COUNT:
+        return site->durations.count;
+    case UB_SORT_P99:
+        return ub_distribution_percentile(&site->durations, 990);
+    case UB_SORT_TOTAL:
+        break;
+    }
+    return site->durations.total_ns;
+}
+
+static int compare(const void *a, const void *b, void *sort)
+{
+    const struct ub_site *x = *(const struct ub_site *const *)a, *y = *(const struct ub_site *const *)b;
+    uint64_t kx = sort_key(x, *(enum ub_sort *)sort), ky = sort_key(y, *(enum ub_sort *)sort);
+
+    if (kx == ky) {
+        kx = x->durations.max_ns;
+        ky = y->durations.max_ns;
+    }
+    if (kx == ky)
+        return strcmp(x->id, y->id);
+    return kx < ky ? 1 : -1;
+}
+
+const struct ub_site **ub_model_sites(const struct ub_model *m, enum ub_stall_class class, enum ub_sort sort,
+                                      size_t *ret_count)
+{
+    const struct ub_site **sites = calloc(HASH_COUNT(m->site) + 1, sizeof(*sites));
+    struct ub_site_entry *entry, *next;
+    size_t n = 0;
+
+    *ret_count = 0;
+    if (!sites)
+        return NULL;
+    HASH_ITER(hh, m->site, entry, next)
+    if (entry->site.class == class && entry->site.durations.count > 0)
+        sites[n++] = &entry->site;
+    if (n == 0) {
+        free(sites);
+        return NULL;
+    }
+    qsort_r(sites, n, sizeof(*sites), compare, &sort);
+    *ret_count = n;
+    return sites;
+}
+
+void ub_model_sites_free(struct ub_model *m)
+{
+    struct ub_site_entry *site, *next_site;
+    struct ub_ongoing *going, *next_going;
+
+    HASH_ITER(hh, m->ongoing, going, next_going)
+    forget_ongoing(m, going);
+    HASH_ITER(hh, m->site, site, next_site)
+    {
+        HASH_DEL(m->site, site);
+        site_free(site);
+    }
+}
