@@ -1,0 +1,191 @@
+/*
+ * One stall: the block of a terminal, and the line of a log.
+ */
+#include "text_private.h"
+#include "text_escape.h"
+#include "text_frames.h"
+
+static void put_bare_duration(const struct ub_text_view *view, uint64_t ns)
+{
+    char buf[UB_TEXT_DURATION_MAX];
+
+    fputs(ub_text_duration(ns, buf, sizeof(buf)), view->pen.out);
+}
+
+/* "unblock: BLOCKED 312 ms" */
+static void put_head(const struct ub_text_view *view, const json_t *slow)
+{
+    fputs("unblock: ", view->pen.out);
+    ub_pen_take(&view->pen, UB_INK_STALL);
+    fputs(ub_json_true(slow, "ongoing") ? "STILL BLOCKED " : "BLOCKED ", view->pen.out);
+    put_bare_duration(view, ub_json_u64_or(slow, "duration_ns", 0));
+    ub_pen_drop(&view->pen);
+}
+
+/* "redis-server pid 42", with the thread where it is not the main one. */
+static void put_process(const struct ub_text_view *view, const json_t *slow)
+{
+    uint64_t pid = ub_json_u64_or(slow, "pid", 0), tid = ub_json_u64_or(slow, "tid", pid);
+    const char *program = ub_model_program(view->m, pid), *thread = ub_json_string(slow, "thread");
+
+    if (program) {
+        ub_escape_put(view->pen.out, program, UB_TEXT_NAME_COLUMNS);
+        fputc(' ', view->pen.out);
+    }
+    fprintf(view->pen.out, "pid %" PRIu64, pid);
+    if (tid == pid)
+        return;
+    fputs(" thread ", view->pen.out);
+    if (thread && *thread) {
+        ub_escape_put(view->pen.out, thread, UB_TEXT_NAME_COLUMNS);
+        fputc(' ', view->pen.out);
+    }
+    fprintf(view->pen.out, "tid %" PRIu64, tid);
+}
+
+/* "libuv timer"; a loop of which only turns are known is "turn", "libuv turn". */
+static void put_loop(const struct ub_text_view *view, const json_t *slow)
+{
+    const char *loop = ub_json_string(slow, "loop"), *kind = ub_json_string(slow, "kind");
+
+    if (loop && kind && strcmp(loop, kind) == 0)
+        kind = NULL;
+    if (loop)
+        ub_escape_put(view->pen.out, loop, UB_TEXT_NAME_COLUMNS);
+    if (kind) {
+        fputs(loop ? " " : "", view->pen.out);
+        ub_escape_put(view->pen.out, kind, UB_TEXT_NAME_COLUMNS);
+    }
+}
+
+/* Why it does not count in the verdict. */
+static void put_tags(const struct ub_text_view *view, const json_t *slow)
+{
+    if (ub_json_true(slow, "startup"))
+        ub_pen_printf(&view->pen, UB_INK_FAINT, "  (at start-up, not counted)");
+    if (ub_json_is(slow, "cause", "stopped"))
+        ub_pen_printf(&view->pen, UB_INK_FAINT, "  (stopped, not counted)");
+}
+
+static void put_callback(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *callback = json_object_get(slow, "callback");
+    const char *name = ub_json_string(callback, "name"), *function = ub_json_string(callback, "function");
+    char buf[1024];
+
+    if (name) {
+        ub_pen_put(&view->pen, UB_INK_FUNCTION, name, UB_TEXT_NAME_COLUMNS);
+        fputs(function ? " " : "  ", view->pen.out);
+    }
+    if (function) {
+        ub_pen_put(&view->pen, UB_INK_FUNCTION, ub_text_function_name(function, buf, sizeof(buf)),
+                   UB_TEXT_NAME_COLUMNS);
+        fputs("  ", view->pen.out);
+    }
+}
+
+static void put_first_line(const struct ub_text_view *view, const json_t *slow)
+{
+    put_head(view, slow);
+    fputs("  ", view->pen.out);
+    put_callback(view, slow);
+    put_loop(view, slow);
+    fputs("  ", view->pen.out);
+    put_process(view, slow);
+    put_tags(view, slow);
+    fputc('\n', view->pen.out);
+}
+
+static const char *ordinal(uint64_t n)
+{
+    if (n % 100 >= 11 && n % 100 <= 13)
+        return "th";
+    return n % 10 == 1 ? "st" : n % 10 == 2 ? "nd" : n % 10 == 3 ? "rd" : "th";
+}
+
+/* What was waiting, and how often it has happened before. No line when there is nothing to say. */
+static void put_cost(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *waiting = json_object_get(slow, "waiting");
+    uint64_t ready = ub_json_u64_or(waiting, "ready", 0), timers = ub_json_u64_or(waiting, "timers", 0), delay;
+    const struct ub_site *site = ub_model_site_of(view->m, slow);
+    const char *comma = "";
+
+    if (ready <= 1 && timers == 0 && (!site || site->durations.count <= 1))
+        return;
+    ub_pen_label(&view->pen, "cost");
+    if (ready > 1) { /* one of them is the one that was being served */
+        fprintf(view->pen.out, "%" PRIu64 " descriptors were ready in this turn", ready);
+        comma = "; ";
+    }
+    if (timers > 0) {
+        fprintf(view->pen.out, "%s%" PRIu64 " timer%s waited", comma, timers, timers == 1 ? "" : "s");
+        comma = "; ";
+    }
+    if (ub_json_u64(waiting, "delay_ns", &delay)) {
+        fprintf(view->pen.out, "%sup to ", *comma ? ", " : "");
+        put_bare_duration(view, delay);
+        comma = "; ";
+    }
+    if (site && site->durations.count > 1) {
+        fprintf(view->pen.out, "%s%" PRIu64 "%s time, ", comma, site->durations.count, ordinal(site->durations.count));
+        put_bare_duration(view, site->durations.total_ns);
+        fputs(" in all", view->pen.out);
+    }
+    fputc('\n', view->pen.out);
+}
+
+void ub_text_do(const struct ub_text_view *view, const struct ub_advice *advice)
+{
+    if (!advice)
+        return;
+    ub_pen_label(&view->pen, "do");
+    ub_pen_printf(&view->pen, UB_INK_ADVICE, "%s", advice->text);
+    fputc('\n', view->pen.out);
+}
+
+void ub_text_block(const struct ub_text_view *view, const json_t *slow)
+{
+    UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
+    const char *site = ub_json_string(slow, "site");
+
+    ub_chain_of_record(view->m, slow, &chain);
+    put_first_line(view, slow);
+    ub_pen_label(&view->pen, "why");
+    ub_text_why(view, slow);
+    fputc('\n', view->pen.out);
+    ub_text_where(view, &chain);
+    put_cost(view, slow);
+    ub_text_do(view, ub_advice_of_record(view->m, slow));
+    if (site) {
+        ub_pen_label(&view->pen, "site");
+        ub_pen_put(&view->pen, UB_INK_FAINT, site, UB_TEXT_NAME_COLUMNS);
+        fputc('\n', view->pen.out);
+    }
+}
+
+void ub_text_line(const struct ub_text_view *view, const json_t *slow)
+{
+    UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
+    const char *site = ub_json_string(slow, "site");
+    uint64_t repeats = ub_json_u64_or(slow, "repeats", 0);
+    char place[256];
+
+    ub_chain_of_record(view->m, slow, &chain);
+    put_head(view, slow);
+    fputc(' ', view->pen.out);
+    put_process(view, slow);
+    fputs(": ", view->pen.out);
+    ub_text_what(view, slow, &chain, ub_advice_of_record(view->m, slow), true);
+    if (chain.count > 0 && *ub_text_frame_place(chain.link[0].frame, place, sizeof(place))) {
+        fputc(' ', view->pen.out);
+        ub_escape_put(view->pen.out, place, UB_TEXT_PLACE_COLUMNS);
+    }
+    if (repeats > 0)
+        fprintf(view->pen.out, ", and %" PRIu64 " more", repeats);
+    if (site) {
+        fputs(", site ", view->pen.out);
+        ub_escape_put(view->pen.out, site, UB_TEXT_NAME_COLUMNS);
+    }
+    put_tags(view, slow);
+}

@@ -1,0 +1,125 @@
+#include "text_frames.h"
+#include "../tracer/dispatchers.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static bool starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+/* Interpreters: their own functions mean nothing to somebody who wrote a script. */
+static bool is_interpreter(const char *module)
+{
+    static const char *const names[] = {"node", "ruby", "libruby", "perl", "libperl", "php", "lua", "libv8"};
+    size_t i;
+
+    for (i = 0; i < UB_ARRAY_LEN(names); i++)
+        if (starts_with(module, names[i]))
+            return true;
+    return false;
+}
+
+/* A shared library where the system keeps them; a plugin of the program's own elsewhere is the user's. */
+static bool is_system_library(const char *path)
+{
+    static const char *const folders[] = {"/lib", "/usr/lib", "/usr/local/lib", "/nix/store/", "/snap/"};
+    size_t i;
+
+    if (!strstr(ub_path_base(path), ".so"))
+        return false;
+    for (i = 0; i < UB_ARRAY_LEN(folders); i++)
+        if (starts_with(path, folders[i]))
+            return true;
+    return false;
+}
+
+/* Scripts: files of the language's own library and of installed packages. */
+static enum ub_shown script_class(const char *file)
+{
+    static const char *const foreign[] = {"/lib/python", "/site-packages/", "/dist-packages/",
+                                          "<frozen",     "node:",           "/node_modules/"};
+    size_t i;
+
+    for (i = 0; file && i < UB_ARRAY_LEN(foreign); i++)
+        if (strstr(file, foreign[i]))
+            return UB_SHOWN_LIBRARY;
+    return UB_SHOWN_USER;
+}
+
+enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe)
+{
+    const char *module = ub_json_string(frame, "module"), *function = ub_json_string(frame, "function");
+    const char *base = module ? ub_path_base(module) : "";
+    bool libc = false;
+
+    if (ub_json_is(frame, "language", "python") || ub_json_is(frame, "language", "js"))
+        return script_class(ub_json_string(frame, "file"));
+    if (ub_json_is(frame, "language", "kernel"))
+        return UB_SHOWN_LIBC;
+    switch (ub_dispatchers_role(base, ub_json_true(frame, "nearest") ? NULL : function, &libc)) {
+    case UB_ROLE_LOOP:
+        return UB_SHOWN_LOOP;
+    case UB_ROLE_RUNTIME:
+        return UB_SHOWN_RUNTIME;
+    case UB_ROLE_LIBRARY:
+        return libc || (function && strcmp(function, "_start") == 0) ? UB_SHOWN_LIBC : UB_SHOWN_LIBRARY;
+    case UB_ROLE_USER:
+        break;
+    }
+    if (is_interpreter(base))
+        return UB_SHOWN_RUNTIME;
+    if (module && (!exe || strcmp(module, exe) != 0) && is_system_library(module))
+        return UB_SHOWN_LIBRARY;
+    return UB_SHOWN_USER;
+}
+
+const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size)
+{
+    const char *file = ub_json_string(frame, "file"), *module = ub_json_string(frame, "module");
+    uint64_t line = ub_json_u64_or(frame, "line", 0), offset;
+
+    if (file && line > 0)
+        snprintf(buf, size, "%s:%" PRIu64, ub_path_base(file), line);
+    else if (file)
+        snprintf(buf, size, "%s", ub_path_base(file));
+    else if (module && !ub_json_string(frame, "function") && ub_json_u64(frame, "offset", &offset))
+        snprintf(buf, size, "%s+0x%" PRIx64, ub_path_base(module), offset);
+    else
+        snprintf(buf, size, "%s", module ? ub_path_base(module) : "");
+    return buf;
+}
+
+/* A nearest symbol is a guess, and said to be one; its offset tells how good it is. */
+const char *ub_text_frame_function(const json_t *frame, char *buf, size_t size)
+{
+    const char *function = ub_json_string(frame, "function");
+    uint64_t offset;
+
+    if (!function)
+        snprintf(buf, size, "%s", "");
+    else if (!ub_json_true(frame, "nearest"))
+        snprintf(buf, size, "%s", function);
+    else if (ub_json_u64(frame, "offset", &offset))
+        snprintf(buf, size, "near %s+0x%" PRIx64 " (nearest symbol)", function, offset);
+    else
+        snprintf(buf, size, "near %s (nearest symbol)", function);
+    return buf;
+}
+
+static bool same_text(const json_t *a, const json_t *b, const char *key)
+{
+    const char *x = ub_json_string(a, key), *y = ub_json_string(b, key);
+
+    return x == y || (x && y && strcmp(x, y) == 0);
+}
+
+bool ub_text_frame_same(const json_t *a, const json_t *b)
+{
+    if (a == b)
+        return true;
+    if (!same_text(a, b, "function") || !same_text(a, b, "module") || !same_text(a, b, "file"))
+        return false;
+    return ub_json_string(a, "function") || json_equal(json_object_get(a, "offset"), json_object_get(b, "offset"));
+}

@@ -1,0 +1,29 @@
+/*
+ * How a frame is shown: its place ("wal.c:212", "redis-server+0x4f2a1"), its
+ * function, and whether it is the user's business. The classes of modules and
+ * loop functions come from one table, tracer/dispatchers.c.
+ */
+#ifndef UB_UI_TEXT_FRAMES_H
+#define UB_UI_TEXT_FRAMES_H
+
+#include "json_get.h"
+
+enum ub_shown {
+    UB_SHOWN_USER,    /* shown, and candidate for the arrow */
+    UB_SHOWN_LIBRARY, /* a library of the system: folded into one line that names what was called */
+    UB_SHOWN_LOOP,    /* event loop: ends the stack for a reader */
+    UB_SHOWN_RUNTIME, /* interior of an interpreter: left out */
+    UB_SHOWN_LIBC,    /* left out: the `why` line already names the call */
+};
+
+/* `exe`: path of the program's executable, which is the user's wherever it lies; may be NULL. */
+enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe);
+
+/* Both return `buf`; the text is not escaped yet. "" when nothing is known. */
+const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size);
+const char *ub_text_frame_function(const json_t *frame, char *buf, size_t size);
+
+/* The same function (of one file and module), or without names the same address. */
+bool ub_text_frame_same(const json_t *a, const json_t *b);
+
+#endif
