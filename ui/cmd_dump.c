@@ -1,0 +1,296 @@
+/*
+ * unblock dump: what every thread of a process does now, seen from outside.
+ */
+#include "command.h"
+#include "model.h"
+#include "options.h"
+#include "recording.h"
+#include "say.h"
+#include "target.h"
+#include "text.h"
+
+#include "../tracer/dump.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum format { FORMAT_TEXT, FORMAT_JSON };
+
+static const char *const format_choices[] = {"text", "json", NULL};
+
+struct dump_command {
+    /* options */
+    const char *output;
+    int format, colour;
+    bool format_given, force, redact;
+
+    struct ub_model *model; /* text: knows the stacks that threads refer to */
+    FILE *out;              /* text */
+    bool use_colour;
+};
+
+static const char about[] =
+    "Shows what every thread of process PID does at this moment: its state, the\n"
+    "system call it waits in with arguments, file or peer, and its stack. Nothing is\n"
+    "injected into the process, and nothing of it is stopped or signalled.";
+
+static const char more[] =
+    "Examples:\n"
+    "  unblock dump 4242\n"
+    "  unblock dump $(pgrep -o redis-server)\n"
+    "  unblock dump 4242 -o dump.jsonl && unblock report dump.jsonl\n"
+    "\n"
+    "A process of your own can be looked at as you are, unless kernel.yama.ptrace_scope\n"
+    "forbids it; one of another user takes root.\n"
+    "\n"
+    "Exit status:\n"
+    "  0  every thread was shown\n"
+    "  1  some threads were shown without a stack\n"
+    "  2  wrong use, no such process, or no permission\n";
+
+static int parse(struct dump_command *cmd, int argc, char **argv, int *ret_first, char *why)
+{
+    const struct ub_option option[] = {
+        {.letter = 'o', .name = "output", .kind = UB_OPTION_TEXT, .value = &cmd->output, .argument = "FILE",
+         .help = "write there instead of standard output; a recording\n(%p pid, %t time, %h host), text with --format text"},
+        {.name = "force", .kind = UB_OPTION_FLAG, .value = &cmd->force, .help = "replace an existing FILE"},
+        {.name = "format", .kind = UB_OPTION_CHOICE, .value = &cmd->format, .argument = "FORMAT",
+         .help = "text or json (the lines of a recording; default: text,\njson into a FILE)",
+         .choices = format_choices, .given = &cmd->format_given},
+        {.name = "redact", .kind = UB_OPTION_FLAG, .value = &cmd->redact, .help = "no arguments, paths or peers",
+         .env = "UNBLOCK_REDACT"},
+        {.name = "color", .kind = UB_OPTION_CHOICE, .value = &cmd->colour, .argument = "WHEN",
+         .help = "auto, always or never", .env = "UNBLOCK_COLOR", .choices = ub_colour_choices},
+    };
+    const struct ub_options options = {.usage = "unblock dump [OPTION...] PID", .about = about, .more = more,
+                                       .option = option, .count = UB_ARRAY_LEN(option)};
+    int r = ub_options_parse(&options, argc, argv, ret_first, why);
+
+    if (r == UB_OPTIONS_HELP)
+        ub_options_help(stdout, &options);
+    return r;
+}
+
+static int parse_pid(int argc, char **argv, int first, pid_t *ret, char *why)
+{
+    char *end;
+    long pid;
+
+    if (argc - first != 1) {
+        snprintf(why, UB_WHY_MAX, argc == first ? "no process named: unblock dump PID" : "one PID at a time");
+        return -EINVAL;
+    }
+    errno = 0;
+    pid = strtol(argv[first], &end, 10);
+    if (*end != '\0' || end == argv[first] || errno != 0 || pid <= 0 || pid > INT_MAX) {
+        snprintf(why, UB_WHY_MAX, "'%.64s' is not a process number: take it from ps or pgrep", argv[first]);
+        return -EINVAL;
+    }
+    *ret = (pid_t)pid;
+    return 0;
+}
+
+/* ---- what stands in the way ----------------------------------------- */
+
+static int yama_scope(void)
+{
+    FILE *f = fopen("/proc/sys/kernel/yama/ptrace_scope", "re");
+    int scope = 0;
+
+    if (f != NULL) {
+        if (fscanf(f, "%d", &scope) != 1)
+            scope = 0;
+        fclose(f);
+    }
+    return scope;
+}
+
+static void say_denied(const struct ub_dump_target *t)
+{
+    const struct passwd *owner = getpwuid(t->uid);
+
+    if (geteuid() == 0)
+        ub_say("dump", "process %d (%s) may not be looked at although we are root: CAP_SYS_PTRACE is missing; in a "
+               "container add --cap-add=SYS_PTRACE", (int)t->pid, t->name);
+    else if (t->uid != geteuid())
+        ub_say("dump", "process %d (%s) belongs to user %s: sudo unblock dump %d", (int)t->pid, t->name,
+               owner != NULL ? owner->pw_name : "of another number", (int)t->pid);
+    else if (yama_scope() > 0)
+        ub_say("dump", "process %d (%s) may not be looked at: kernel.yama.ptrace_scope is %d; sudo unblock dump %d, or "
+               "sudo sysctl kernel.yama.ptrace_scope=0", (int)t->pid, t->name, yama_scope(), (int)t->pid);
+    else
+        ub_say("dump", "process %d (%s) may not be looked at: it has changed its user or made itself undumpable; sudo "
+               "unblock dump %d", (int)t->pid, t->name, (int)t->pid);
+}
+
+static bool is_other_machine(pid_t pid)
+{
+    char path[64], interpreter[PATH_MAX];
+
+    snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+    return ub_target_look(path, interpreter, sizeof(interpreter)) == UB_TARGET_MACHINE;
+}
+
+/* Says why process `pid` cannot be dumped; 0 when it can. */
+static int refuse(pid_t pid, struct ub_dump_target *t)
+{
+    int r = ub_dump_look(pid, t);
+
+    if (r == -ENOENT)
+        ub_say("dump", "/proc cannot be read, and nothing can be seen without it: mount -t proc proc /proc");
+    else if (r == -ESRCH && kill(pid, 0) != 0 && errno == ESRCH)
+        ub_say("dump", "there is no process %d: take its number from ps or pgrep", (int)pid);
+    else if (r == -ESRCH)
+        ub_say("dump", "process %d is hidden from us (/proc is mounted with hidepid): sudo unblock dump %d", (int)pid,
+               (int)pid);
+    else if (r < 0)
+        ub_say("dump", "process %d cannot be read: %s", (int)pid, strerror(-r));
+    else if (t->kind == UB_DUMP_ZOMBIE)
+        ub_say("dump", "process %d (%s) is a zombie: it has ended and waits for its parent to take note; there is no "
+               "stack to show", (int)t->pid, t->name);
+    else if (t->kind == UB_DUMP_KERNEL)
+        ub_say("dump", "process %d (%s) is a kernel thread: it has no program whose stack could be shown", (int)t->pid,
+               t->name);
+    else if (t->access != 0)
+        say_denied(t);
+    else if (is_other_machine(t->pid))
+        ub_say("dump", "process %d (%s) is not an x86-64 program: only those can be looked at", (int)t->pid, t->name);
+    else
+        return 0;
+    return -EINVAL;
+}
+
+/* ---- output ---------------------------------------------------------- */
+
+static void text_line(void *self, json_t *record)
+{
+    struct dump_command *cmd = self;
+    const char *type = json_string_value(json_object_get(record, "type"));
+
+    if (type == NULL || strcmp(type, "thread") != 0)
+        return;
+    ub_text_thread(cmd->out, cmd->model, record, cmd->use_colour);
+    fputc('\n', cmd->out);
+}
+
+static void say_unwritable(const char *path, int error)
+{
+    if (error == -EEXIST)
+        ub_say("dump", "%s exists: --force replaces it, or choose another -o FILE", path);
+    else
+        ub_say("dump", "cannot write %s: %s: choose another -o FILE", path, strerror(-error));
+}
+
+static int write_json(struct dump_command *cmd, struct ub_dump_options *options, const char *path,
+                      struct ub_dump_result *ret)
+{
+    const struct ub_recording_options recording = {.path = path, .force = cmd->force};
+    struct ub_recording_writer *writer;
+    struct ub_sink sink;
+    int r = ub_recording_create(&recording, &writer), closed;
+
+    if (r == 0) {
+        sink = ub_recording_sink(writer);
+        options->sinks = &sink;
+        options->sink_count = 1;
+        r = ub_dump(options, ret);
+        closed = ub_recording_close(writer, NULL);
+        if (closed == 0)
+            return r;
+        r = closed;
+    }
+    say_unwritable(path, r);
+    return -EIO;
+}
+
+static int open_text(struct dump_command *cmd, const char *path)
+{
+    int fd;
+
+    if (!strcmp(path, "-")) {
+        cmd->out = stdout;
+        return 0;
+    }
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (cmd->force ? O_TRUNC : O_EXCL), 0600);
+    if (fd < 0)
+        return -errno;
+    cmd->out = fdopen(fd, "w");
+    if (cmd->out != NULL)
+        return 0;
+    close(fd);
+    return -ENOMEM;
+}
+
+static int write_text(struct dump_command *cmd, struct ub_dump_options *options, const char *path,
+                      struct ub_dump_result *ret)
+{
+    struct ub_sink sinks[2];
+    int r = open_text(cmd, path);
+
+    if (r == 0) {
+        cmd->use_colour = ub_colour_use((enum ub_colour)cmd->colour, fileno(cmd->out));
+        fprintf(cmd->out, "process %d (%s)\n\n", (int)options->target->pid, options->target->name);
+        sinks[0] = ub_model_sink(cmd->model);
+        sinks[1] = (struct ub_sink){text_line, cmd};
+        options->sinks = sinks;
+        options->sink_count = 2;
+        r = ub_dump(options, ret);
+        if (fflush(cmd->out) == 0 && (cmd->out == stdout || fclose(cmd->out) == 0))
+            return r;
+        r = -errno;
+    }
+    say_unwritable(path, r);
+    return -EIO;
+}
+
+static int dump(struct dump_command *cmd, int argc, char **argv, pid_t pid)
+{
+    struct ub_dump_target target;
+    struct ub_dump_options options = {.target = &target, .redact = cmd->redact, .argc = argc, .argv = argv};
+    struct ub_dump_result result;
+    char *path;
+    int r;
+
+    if (refuse(pid, &target) < 0)
+        return UB_EXIT_USAGE;
+    path = cmd->output != NULL ? ub_recording_name(cmd->output, target.name, target.pid) : strdup("-");
+    cmd->model = ub_model_new();
+    if (path == NULL || cmd->model == NULL)
+        r = -ENOMEM;
+    else
+        r = (cmd->format == FORMAT_JSON ? write_json : write_text)(cmd, &options, path, &result);
+    if (r < 0 && r != -EIO)
+        ub_say("dump", r == -ESRCH ? "process %d (%s) ended before it could be looked at" : "process %d (%s): out of memory",
+               (int)target.pid, target.name);
+    ub_model_free(cmd->model);
+    free(path);
+    if (r < 0)
+        return UB_EXIT_USAGE;
+    return result.without_stack > 0 ? UB_EXIT_FINDING : 0;
+}
+
+int ub_cmd_dump(int argc, char **argv)
+{
+    struct dump_command cmd = {.colour = UB_COLOUR_AUTO};
+    char why[UB_WHY_MAX];
+    pid_t pid = 0;
+    int first, r = parse(&cmd, argc, argv, &first, why);
+
+    if (r == UB_OPTIONS_HELP)
+        return 0;
+    if (r == 0)
+        r = parse_pid(argc, argv, first, &pid, why);
+    if (r < 0) {
+        ub_say("dump", "%s", why);
+        return UB_EXIT_USAGE;
+    }
+    if (!cmd.format_given)
+        cmd.format = cmd.output != NULL ? FORMAT_JSON : FORMAT_TEXT;
+    return dump(&cmd, argc, argv, pid);
+}

@@ -1,0 +1,372 @@
+/*
+ * unblock run: starts a program under watch and is invisible to it.
+ */
+#include "agent_path.h"
+#include "child.h"
+#include "command.h"
+#include "model.h"
+#include "options.h"
+#include "recording.h"
+#include "say.h"
+#include "target.h"
+#include "text.h"
+#include "write_all.h"
+
+#include "../common/clock.h"
+#include "../tracer/watch.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_SIZE_DEFAULT (256ull << 20)
+#define DURATION_MAX_NS (30ull * 86400 * 1000000000)
+
+struct run {
+    /* options */
+    uint64_t threshold_ns, fail_on_ns, duration_ns, max_size;
+    const char *output;
+    bool threshold_given, force, append, quiet, redact, verbose, live_given;
+    int live, colour;
+
+    /* while it runs */
+    char **argv;
+    char agent[PATH_MAX];
+    enum ub_target target;
+    char interpreter[PATH_MAX]; /* of a script */
+    char *path;                 /* of the recording */
+    struct ub_recording_writer *writer;
+    struct ub_model *model;
+    struct ub_text_live *text;
+    struct ub_watch *watch;
+    struct ub_watch_totals totals;
+    struct ub_child child;
+    int status; /* of the child */
+};
+
+static const char *const live_choices[] = {"full", "line", "none", NULL}; /* enum ub_live */
+
+static const char about[] =
+    "Starts CMD and watches its event loops. A loop turn that takes longer than the\n"
+    "threshold is reported while it is still blocked, with its stack, and recorded.\n"
+    "CMD sees no difference: its input, output, signals, terminal and exit status\n"
+    "are as without unblock. Its children are watched too.";
+
+static const char more[] =
+    "Examples:\n"
+    "  unblock run -- redis-server --port 7000\n"
+    "  unblock run -t 20ms -o app.jsonl -- python3 app.py\n"
+    "  unblock run -q --fail-on 100ms -- node test.js      for CI: exit 1 on a stall\n"
+    "\n"
+    "Variables: UNBLOCK_AGENT path of libunblock.so; NO_COLOR, CLICOLOR_FORCE.\n"
+    "\n"
+    "Exit status: that of CMD, also when a signal ended it; and\n"
+    "  1    CMD ended with 0, but --fail-on was exceeded\n"
+    "  125  unblock itself failed: CMD was not started\n"
+    "  126  CMD was found but cannot be executed\n"
+    "  127  CMD was not found\n";
+
+static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
+{
+    const struct ub_option option[] = {
+        {.letter = 't', .name = "threshold", .kind = UB_OPTION_TIME, .value = &run->threshold_ns, .argument = "TIME",
+         .help = "report turns longer than TIME (unit needed: us ms s;\n100us to 1h, default 50ms)",
+         .env = "UNBLOCK_THRESHOLD", .min = UB_THRESHOLD_MIN_NS, .max = UB_THRESHOLD_MAX_NS,
+         .given = &run->threshold_given},
+        {.letter = 'o', .name = "output", .kind = UB_OPTION_TEXT, .value = &run->output, .argument = "FILE",
+         .help = "the recording: %p pid, %t time, %h host, - standard\noutput (default unblock-CMD-%p-%t.jsonl)",
+         .env = "UNBLOCK_OUTPUT"},
+        {.name = "force", .kind = UB_OPTION_FLAG, .value = &run->force, .help = "replace an existing recording"},
+        {.name = "append", .kind = UB_OPTION_FLAG, .value = &run->append, .help = "add to an existing recording"},
+        {.name = "max-size", .kind = UB_OPTION_SIZE, .value = &run->max_size, .argument = "SIZE",
+         .help = "go on in FILE.1, FILE.2 ... at this size (k M G;\ndefault 256M, 0: never)",
+         .env = "UNBLOCK_MAX_SIZE", .min = 64 << 10},
+        {.letter = 'q', .name = "quiet", .kind = UB_OPTION_FLAG, .value = &run->quiet,
+         .help = "no text while it runs, no verdict at the end"},
+        {.name = "live", .kind = UB_OPTION_CHOICE, .value = &run->live, .argument = "HOW",
+         .help = "text while it runs: full, line (a line a stall, for\nlogs), none (default: full on a terminal, else line)",
+         .env = "UNBLOCK_LIVE", .choices = live_choices, .given = &run->live_given},
+        {.name = "redact", .kind = UB_OPTION_FLAG, .value = &run->redact,
+         .help = "record no arguments, paths or peers", .env = "UNBLOCK_REDACT"},
+        {.name = "fail-on", .kind = UB_OPTION_TIME, .value = &run->fail_on_ns, .argument = "TIME",
+         .help = "exit 1 when a stall reached TIME and CMD ended with 0", .env = "UNBLOCK_FAIL_ON",
+         .min = UB_THRESHOLD_MIN_NS, .max = UB_THRESHOLD_MAX_NS},
+        {.name = "duration", .kind = UB_OPTION_TIME, .value = &run->duration_ns, .argument = "TIME",
+         .help = "watch for TIME only; CMD goes on unwatched to its end", .env = "UNBLOCK_DURATION",
+         .min = 1000000, .max = DURATION_MAX_NS},
+        {.name = "color", .kind = UB_OPTION_CHOICE, .value = &run->colour, .argument = "WHEN",
+         .help = "auto, always or never", .env = "UNBLOCK_COLOR", .choices = ub_colour_choices},
+        {.letter = 'v', .name = "verbose", .kind = UB_OPTION_FLAG, .value = &run->verbose,
+         .help = "say what is loaded and where it is recorded"},
+    };
+    const struct ub_options options = {
+        .usage = "unblock run [OPTION...] [--] CMD [ARG...]", .about = about, .more = more, .stop_at_word = true,
+        .option = option, .count = UB_ARRAY_LEN(option)};
+    int r = ub_options_parse(&options, argc, argv, ret_first, why);
+
+    if (r == UB_OPTIONS_HELP)
+        ub_options_help(stdout, &options);
+    return r;
+}
+
+/* What the options say together. */
+static int settle(struct run *run, char *why)
+{
+    if (run->force && run->append) {
+        snprintf(why, UB_WHY_MAX, "--force and --append exclude each other: replace the recording, or add to it");
+        return -EINVAL;
+    }
+    /* Stalls below the threshold are not seen: an explicit contradiction is refused, the default gives way. */
+    if (run->fail_on_ns != 0 && run->fail_on_ns < run->threshold_ns) {
+        if (run->threshold_given) {
+            snprintf(why, UB_WHY_MAX, "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
+            return -EINVAL;
+        }
+        run->threshold_ns = run->fail_on_ns;
+    }
+    if (!run->live_given)
+        run->live = isatty(STDERR_FILENO) ? UB_LIVE_FULL : UB_LIVE_LINE;
+    if (run->quiet)
+        run->live = UB_LIVE_NONE;
+    return 0;
+}
+
+/* Why CMD could not be executed, and the exit status for it. */
+static int exec_failed(const struct run *run, int error)
+{
+    const char *name = run->argv[0];
+
+    switch (error) {
+    case -ENOENT:
+        if (*run->interpreter != '\0' && access(run->interpreter, F_OK) != 0)
+            ub_say("run", "%s names the interpreter %s, which does not exist: install it or mend the first line of the script",
+                   name, run->interpreter);
+        else if (strchr(name, '/') != NULL)
+            ub_say("run", "%s does not exist, or its loader does not: check the path", name);
+        else
+            ub_say("run", "%s: no such command in PATH: check the name, or give its path", name);
+        return UB_EXIT_NOT_FOUND;
+    case -ENOTDIR:
+        ub_say("run", "%s does not exist: check the path", name);
+        return UB_EXIT_NOT_FOUND;
+    case -EISDIR:
+        ub_say("run", "%s is a folder, not a program: name a program in it", name);
+        return UB_EXIT_NOT_EXECUTABLE;
+    case -EACCES:
+        ub_say("run", "%s is not executable (%s): chmod +x it, or name its interpreter", name, strerror(-error));
+        return UB_EXIT_NOT_EXECUTABLE;
+    default:
+        ub_say("run", "%s cannot be executed: %s", name, strerror(-error));
+        return UB_EXIT_NOT_EXECUTABLE;
+    }
+}
+
+static int look_at_target(struct run *run)
+{
+    char path[PATH_MAX];
+    int r = ub_target_find(run->argv[0], path, sizeof(path));
+    const char *warning;
+
+    if (r < 0)
+        return exec_failed(run, r);
+    run->target = ub_target_look(path, run->interpreter, sizeof(run->interpreter));
+    warning = ub_target_warning(run->target);
+    if (warning != NULL)
+        ub_say("run", "warning: %s %s", *run->interpreter != '\0' ? run->interpreter : run->argv[0], warning);
+    return 0;
+}
+
+static int open_recording(struct run *run)
+{
+    struct ub_recording_options options = {.force = run->force, .append = run->append, .max_size = run->max_size};
+    int r;
+
+    run->path = ub_recording_name(run->output, run->argv[0], run->child.pid);
+    options.path = run->path;
+    r = run->path == NULL ? -ENOMEM : ub_recording_create(&options, &run->writer);
+    if (r == -EEXIST)
+        ub_say("run", "%s exists: --force replaces it, --append adds to it, or choose another -o FILE", run->path);
+    else if (r < 0)
+        ub_say("run", "cannot write the recording %s: %s: choose another -o FILE", run->path != NULL ? run->path : "",
+               strerror(-r));
+    return r;
+}
+
+static int start_watching(struct run *run, int argc)
+{
+    struct ub_sink sinks[3];
+    struct ub_watch_options options = {
+        .threshold_ns = run->threshold_ns, .redact = run->redact, .sinks = sinks, .argc = argc, .argv = run->argv};
+    int r = -ENOMEM;
+
+    run->model = ub_model_new();
+    if (run->model != NULL && run->live != UB_LIVE_NONE)
+        run->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)run->live,
+                                     ub_colour_use((enum ub_colour)run->colour, STDERR_FILENO), run->model);
+    if (run->model != NULL && (run->text != NULL || run->live == UB_LIVE_NONE)) {
+        sinks[options.sink_count++] = ub_model_sink(run->model);
+        sinks[options.sink_count++] = ub_recording_sink(run->writer);
+        if (run->text != NULL)
+            sinks[options.sink_count++] = ub_text_live_sink(run->text);
+        r = ub_watch_start(&options, &run->watch);
+    }
+    if (r < 0)
+        ub_say("run", "cannot start watching: %s", strerror(-r));
+    return r;
+}
+
+static void tell_verdict(const struct run *run)
+{
+    bool on_stdout = !strcmp(run->path, "-");
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+
+    if (out == NULL)
+        return;
+    ub_text_verdict(out, run->model, on_stdout ? NULL : run->path,
+                    ub_colour_use((enum ub_colour)run->colour, STDERR_FILENO));
+    if (fclose(out) == 0)
+        ub_write_all(STDERR_FILENO, text, len, false, NULL);
+    free(text);
+}
+
+static void stop_watching(struct run *run, bool ended)
+{
+    uint64_t lost;
+    int r;
+
+    ub_watch_stop(run->watch, ended, run->status, &run->totals);
+    run->watch = NULL;
+    ub_text_live_free(run->text);
+    run->text = NULL;
+    r = ub_recording_close(run->writer, &lost);
+    run->writer = NULL;
+    if (r < 0)
+        ub_say("run", "the recording %s lacks %llu lines: %s", run->path, (unsigned long long)lost, strerror(-r));
+    if (!run->quiet)
+        tell_verdict(run);
+}
+
+/* Nothing ran: a recording of nothing is not left behind, unless it was there before. */
+static void discard(struct run *run)
+{
+    if (run->watch != NULL)
+        ub_watch_stop(run->watch, false, 0, NULL);
+    ub_text_live_free(run->text);
+    if (run->writer != NULL) {
+        ub_recording_close(run->writer, NULL);
+        if (!run->append && strcmp(run->path, "-") != 0)
+            unlink(run->path);
+    }
+}
+
+/* --fail-on says so in the last line, whatever else is silent. Exit status, or -1: the child's counts. */
+static int judge(const struct run *run)
+{
+    char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
+
+    if (run->fail_on_ns == 0)
+        return -1;
+    if (run->totals.images == 0)
+        ub_say("run", "warning: --fail-on could not be checked: the agent was not loaded, nothing was watched");
+    if (run->totals.slow == 0 || run->totals.worst_ns < run->fail_on_ns)
+        return -1;
+    ub_text_duration(run->totals.worst_ns, worst, sizeof(worst));
+    ub_text_duration(run->fail_on_ns, limit, sizeof(limit));
+    if (!WIFEXITED(run->status) || WEXITSTATUS(run->status) != 0) {
+        ub_say("run", "--fail-on %s: the longest stall took %s, but the program failed by itself", limit, worst);
+        return -1;
+    }
+    ub_say("run", "failed: the longest stall took %s, --fail-on is %s: exit 1", worst, limit);
+    return UB_EXIT_FINDING;
+}
+
+static void wait_for_child(struct run *run)
+{
+    uint64_t deadline = run->duration_ns != 0 ? ub_clock_monotonic_ns() + run->duration_ns : 0;
+
+    if (ub_child_wait(&run->child, deadline, &run->status) == -ETIME) {
+        stop_watching(run, false);
+        if (!run->quiet)
+            ub_say("run", "--duration is over: the program goes on, no longer watched");
+        ub_child_wait(&run->child, 0, &run->status);
+    }
+    ub_child_signals_default();
+}
+
+static int start_child(struct run *run, int argc)
+{
+    int r;
+
+    ub_child_init(&run->child);
+    r = ub_child_fork(&run->child, run->argv, ub_target_may_preload(run->target) ? run->agent : NULL);
+    if (r < 0) {
+        ub_say("run", "cannot start a process: %s", strerror(-r));
+        return r;
+    }
+    r = open_recording(run);
+    if (r == 0)
+        r = start_watching(run, argc);
+    if (r < 0) {
+        ub_child_cancel(&run->child);
+        discard(run);
+        return r;
+    }
+    if (run->verbose)
+        ub_say("run", "process %d, agent %s, recording %s", (int)run->child.pid, run->agent, run->path);
+    ub_child_exec(&run->child, ub_watch_address(run->watch));
+    return 0;
+}
+
+static int run_command(struct run *run, int argc)
+{
+    int r = look_at_target(run);
+
+    if (r != 0)
+        return r;
+    if (start_child(run, argc) < 0)
+        return UB_EXIT_RUN_FAILED;
+    wait_for_child(run);
+    if (run->child.exec_error != 0) {
+        discard(run);
+        return exec_failed(run, run->child.exec_error);
+    }
+    if (run->watch != NULL)
+        stop_watching(run, true);
+    r = judge(run);
+    if (r >= 0)
+        return r;
+    ub_child_imitate(run->status);
+}
+
+int ub_cmd_run(int argc, char **argv)
+{
+    static struct run run = {
+        .threshold_ns = UB_THRESHOLD_DEFAULT_NS, .max_size = MAX_SIZE_DEFAULT, .colour = UB_COLOUR_AUTO};
+    char why[UB_WHY_MAX];
+    int first, r = parse(&run, argc, argv, &first, why);
+
+    if (r == UB_OPTIONS_HELP)
+        return 0;
+    if (r == 0)
+        r = settle(&run, why);
+    if (r == 0 && first >= argc) {
+        snprintf(why, sizeof(why), "no command given: unblock run [OPTION...] -- CMD [ARG...]");
+        r = -EINVAL;
+    }
+    if (r == 0)
+        r = ub_agent_path(run.agent, sizeof(run.agent), why);
+    if (r < 0) {
+        ub_say("run", "%s", why);
+        return UB_EXIT_RUN_FAILED;
+    }
+    run.argv = argv + first;
+    r = run_command(&run, argc - first);
+    ub_model_free(run.model);
+    free(run.path);
+    return r;
+}

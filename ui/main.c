@@ -1,0 +1,95 @@
+/*
+ * unblock: which callback blocked the event loop, for how long, in what call.
+ * This file: the table of commands and the help that teaches.
+ */
+#include "command.h"
+#include "options.h"
+#include "say.h"
+
+#include "../common/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct ub_command commands[] = {
+    {"run", "start a program and watch its event loops", ub_cmd_run, UB_EXIT_RUN_FAILED},
+    {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report, UB_EXIT_USAGE},
+    {"dump", "one look at a running process: what every thread does now", ub_cmd_dump, UB_EXIT_USAGE},
+};
+
+static void help(FILE *out)
+{
+    fputs("unblock finds what blocks an event loop: which callback, for how long, in what\n"
+          "call and with which stack, in programs that nobody changed or rebuilt.\n"
+          "\n"
+          "  unblock run -- redis-server            watch a program from its start\n"
+          "  unblock report unblock-*.jsonl         read what was recorded\n"
+          "  unblock dump 4242                      what a running process does right now\n"
+          "\n"
+          "Commands:\n",
+          out);
+    for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fputs("\n"
+          "unblock CMD --help tells more about each; unblock --version tells which this is.\n"
+          "\n"
+          "Exit status: `run` ends as the program it ran, or with 125 when it could not\n"
+          "start it, 126 when it cannot be executed, 127 when it was not found, 1 when\n"
+          "--fail-on was exceeded. The others: 0 done, 1 something was found, 2 wrong use\n"
+          "or unreadable input.\n",
+          out);
+}
+
+static int unknown(const char *word)
+{
+    const char *names[UB_ARRAY_LEN(commands) + 1] = {NULL}, *nearest;
+
+    for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
+        names[i] = commands[i].name;
+    nearest = ub_nearest(word, names);
+    if (*word == '-')
+        ub_say(NULL, "unknown option %s: options come after the command, see unblock --help", word);
+    else if (nearest != NULL)
+        ub_say(NULL, "unknown command '%s': did you mean %s?", word, nearest);
+    else if (access(word, X_OK) == 0)
+        ub_say(NULL, "unknown command '%s': to run it write: unblock run -- %s", word, word);
+    else
+        ub_say(NULL, "unknown command '%s': see unblock --help", word);
+    return UB_EXIT_USAGE;
+}
+
+/*
+ * Standard descriptors that came closed are filled, so that no file of ours
+ * takes their place and gets what is meant for a terminal. Close-on-exec: the
+ * program that `run` starts finds them closed, as it would without us.
+ */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        while (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/", O_PATH | O_CLOEXEC) >= 0)
+            ;
+}
+
+int main(int argc, char **argv)
+{
+    fill_standard_descriptors();
+    if (argc < 2) {
+        help(stderr);
+        return UB_EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        help(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+        puts("unblock " UB_VERSION);
+        return 0;
+    }
+    for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].main(argc - 1, argv + 1);
+    return unknown(argv[1]);
+}
