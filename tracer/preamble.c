@@ -1,0 +1,120 @@
+#include "preamble.h"
+
+#include "../common/clock.h"
+#include "mask.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ARGUMENT_MAX 1024 /* a longer one is cut: programs are given whole scripts */
+#define ARGUMENTS_MAX 16384
+
+static void now_text(char *buf, size_t size)
+{
+    struct timespec ts;
+    struct tm tm;
+    size_t len;
+
+    clock_gettime(CLOCK_REALTIME, &ts);
+    gmtime_r(&ts.tv_sec, &tm);
+    len = strftime(buf, size, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(buf + len, size - len, ".%06ldZ", ts.tv_nsec / 1000);
+}
+
+json_t *ub_preamble_string(const char *text)
+{
+    char buf[4096];
+    struct ub_line line;
+
+    ub_line_begin(&line, buf, sizeof(buf));
+    ub_line_escape(&line, text, strlen(text), 0);
+    return json_string(buf);
+}
+
+/* Appends one argument to the list; `previous` may announce that it is a secret. */
+static void add_argument(json_t *list, const char *previous, const char *argument, bool redact)
+{
+    char buf[ARGUMENT_MAX];
+    struct ub_line line;
+
+    ub_line_begin(&line, buf, sizeof(buf));
+    if (previous == NULL)
+        ub_line_escape(&line, argument, strlen(argument), 0);
+    else if (redact)
+        ub_line_printf(&line, "(redacted)");
+    else if (ub_mask_next(previous) && *argument != '-')
+        ub_line_printf(&line, "***");
+    else
+        ub_mask_text(&line, argument);
+    json_array_append_new(list, json_string(buf));
+}
+
+json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact)
+{
+    char started[48], host[256] = "";
+    json_t *command = json_array(), *line;
+
+    for (int i = 0; i < argc; i++)
+        add_argument(command, i > 0 ? argv[i - 1] : NULL, argv[i], redact);
+    gethostname(host, sizeof(host) - 1);
+    now_text(started, sizeof(started));
+    line = json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:s, s:s}", "type", "header", "schema",
+                     "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started, "monotonic_ns",
+                     (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command", command, "source",
+                     source, "offload", "off");
+    if (line != NULL && threshold_ns != 0)
+        json_object_set_new(line, "threshold_ns", json_integer((json_int_t)threshold_ns));
+    return line;
+}
+
+static size_t read_file(const char *path, char *buf, size_t size)
+{
+    FILE *f = fopen(path, "re");
+    size_t len = 0;
+
+    if (f != NULL) {
+        len = fread(buf, 1, size - 1, f);
+        fclose(f);
+    }
+    buf[len] = '\0';
+    return len;
+}
+
+static json_t *arguments_of(pid_t pid, bool redact)
+{
+    char path[64], text[ARGUMENTS_MAX];
+    const char *previous = NULL;
+    json_t *list = json_array();
+    size_t len;
+
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+    len = read_file(path, text, sizeof(text));
+    for (size_t at = 0; at < len; at += strlen(text + at) + 1) {
+        add_argument(list, previous, text + at, redact);
+        previous = text + at;
+    }
+    return list;
+}
+
+json_t *ub_preamble_process(pid_t pid, pid_t ppid, const char *exe, const char *how, bool redact)
+{
+    json_t *line = json_pack("{s:s, s:i, s:i, s:o, s:o}", "type", "process", "pid", (int)pid, "ppid", (int)ppid, "exe",
+                             ub_preamble_string(exe != NULL ? exe : "?"), "args", arguments_of(pid, redact));
+
+    if (line != NULL && how != NULL)
+        json_object_set_new(line, "how", json_string(how));
+    return line;
+}
+
+void ub_preamble_thread_name(pid_t pid, pid_t tid, char *buf, size_t size)
+{
+    char path[64], text[64];
+    struct ub_line line;
+
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", (int)pid, (int)tid);
+    read_file(path, text, sizeof(text));
+    ub_line_begin(&line, buf, size);
+    ub_line_escape(&line, text, strcspn(text, "\n"), 0);
+}

@@ -1,0 +1,24 @@
+/*
+ * The first lines of every recording, whoever writes it: `header` and `process`.
+ * Each function returns a new reference, or NULL when out of memory.
+ */
+#ifndef UB_TRACER_PREAMBLE_H
+#define UB_TRACER_PREAMBLE_H
+
+#include "record.h"
+
+#include <sys/types.h>
+
+/* `source`: "agent", "dump" ...; threshold_ns 0: there is none. Secrets in the command are masked, see mask.h. */
+json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact);
+
+/* `how`: "preloaded", "attached", "traced", or NULL. Arguments come from /proc/PID/cmdline. */
+json_t *ub_preamble_process(pid_t pid, pid_t ppid, const char *exe, const char *how, bool redact);
+
+/* The name of a thread, valid UTF-8; "" when it is gone. */
+void ub_preamble_thread_name(pid_t pid, pid_t tid, char *buf, size_t size);
+
+/* A JSON string of any bytes: escaped like everything from strangers (line.h). */
+json_t *ub_preamble_string(const char *text);
+
+#endif
