@@ -242,6 +242,7 @@ static void print_indented(FILE *out, const char *text, int indent)
 }
 
 #define HELP_COLUMN 28
+#define HELP_WIDTH 80
 
 static void print_option(FILE *out, char letter, const char *name, const char *argument, const char *help)
 {
@@ -257,6 +258,18 @@ static void print_option(FILE *out, char letter, const char *name, const char *a
     print_indented(out, help, HELP_COLUMN);
 }
 
+/* The help and, where it fits on its last line or else below, the variable. */
+static void add_variable(const struct ub_option *o, char *buf, size_t size)
+{
+    const char *last = strrchr(o->help, '\n');
+    size_t column = HELP_COLUMN + strlen(last != NULL ? last + 1 : o->help);
+
+    if (o->env == NULL)
+        snprintf(buf, size, "%s", o->help);
+    else
+        snprintf(buf, size, "%s%c[%s]", o->help, column + strlen(o->env) + 3 > HELP_WIDTH ? '\n' : ' ', o->env);
+}
+
 void ub_options_help(FILE *out, const struct ub_options *options)
 {
     fprintf(out, "Usage: %s\n\n%s\n", options->usage, options->about);
@@ -265,8 +278,7 @@ void ub_options_help(FILE *out, const struct ub_options *options)
         const struct ub_option *o = &options->option[i];
         char help[512];
 
-        snprintf(help, sizeof(help), "%s%s%s%s", o->help, o->env != NULL ? " [" : "", o->env != NULL ? o->env : "",
-                 o->env != NULL ? "]" : "");
+        add_variable(o, help, sizeof(help));
         print_option(out, o->letter, o->name, o->argument, help);
     }
     print_option(out, 'h', "help", NULL, "this text");
