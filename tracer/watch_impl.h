@@ -71,6 +71,13 @@ void *ub_watch_loop(void *watch);
  */
 int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due);
 
+/*
+ * watch_look.c: the stack of a running thread that got no CPU to answer with
+ * while the look waited for it, but has answered since, between `start` and
+ * `end` (ticks) of its turn: queued as one more UB_EVENT_SAMPLE.
+ */
+void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end);
+
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
 

@@ -245,3 +245,28 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     ub_watch_queue(w, e);
     return 0;
 }
+
+void ub_watch_collect(struct ub_watch *w, uint32_t index, uint64_t start, uint64_t end)
+{
+    struct ub_sample *sample = &w->arena->cold[index].sample;
+    uint32_t request = ub_load_relaxed(&sample->request);
+    struct ub_event *e;
+    uint64_t at;
+
+    if (request == 0 || ub_load_acquire(&sample->done) != request)
+        return;
+    at = ub_load_relaxed(&sample->at);
+    e = new_look(&w->watched[index], index, UB_EVENT_SAMPLE, at);
+    if (!e)
+        return;
+    if (ub_capture_signal_collect(sample, ub_ticks_to_ns, e->capture) < 0 || at < start || at > end) {
+        ub_event_free(e);
+        return;
+    }
+    e->start = start;
+    e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
+    e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
+    e->capture->proc_state = 'R';
+    e->capture = trimmed(e->capture);
+    ub_watch_queue(w, e);
+}

@@ -138,8 +138,11 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
-    struct ub_event *e = ub_event_new(UB_EVENT_END);
+    struct ub_event *e;
 
+    if (t->start == record->start)
+        ub_watch_collect(w, index, record->start, record->end);
+    e = ub_event_new(UB_EVENT_END);
     if (!e)
         return;
     e->slot = index;
@@ -310,6 +313,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
         t->next = start + w->threshold;
         ub_watch_account(t, false, &t->baseline);
     }
+    ub_watch_collect(w, index, start, now);
     if ((int64_t)(now + ub_ticks_from_span_ns(UB_EARLY_NS) - t->next) >= 0) {
         t->alive_at = now;
         if (may_capture(w, ub_clock_monotonic_ns()))
