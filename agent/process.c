@@ -91,6 +91,20 @@ static int open_arena(const char *address)
     return ret;
 }
 
+/*
+ * In another PID namespace our pid means nothing to the watcher, or worse,
+ * another process. Without /proc/self/ns nothing is known, and we step aside.
+ */
+static bool same_pid_namespace(struct ub_arena *arena)
+{
+    struct stat st;
+
+    if (ub_raw4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/pid", &st, 0) == 0 && st.st_ino == arena->h.pid_namespace)
+        return true;
+    __atomic_fetch_add(&arena->h.elsewhere, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
 static struct ub_arena *map_arena(const char *address)
 {
     struct ub_arena *arena;
@@ -105,10 +119,11 @@ static struct ub_arena *map_arena(const char *address)
         return NULL;
     arena = (struct ub_arena *)at;
     if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION ||
-        arena->h.size != sizeof(arena->h) || arena->h.closed) {
+        arena->h.size != sizeof(arena->h) || arena->h.closed || !same_pid_namespace(arena)) {
         ub_raw2(SYS_munmap, at, sizeof(struct ub_arena));
         return NULL;
     }
+    ub_raw3(SYS_madvise, at, sizeof(struct ub_arena), MADV_DONTDUMP); /* no business of the program's core files */
     return arena;
 }
 

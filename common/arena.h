@@ -26,7 +26,8 @@ struct ub_arena_header {
     uint32_t size; /* of this header: a second check that both sides were built from one layout */
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
-    uint64_t reserved[5];
+    uint64_t pid_namespace; /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
+    uint64_t reserved[4];
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */
@@ -38,6 +39,7 @@ struct ub_arena_header {
     uint32_t slots_high;                                       /* one past the highest slot ever taken */
     uint32_t images;                                           /* program images that mapped the arena */
     uint32_t no_slot;                                          /* threads that found no free slot */
+    uint32_t elsewhere;                                        /* images that stepped aside: another PID namespace */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 3 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 

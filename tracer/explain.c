@@ -265,7 +265,11 @@ static void tell_what_was_not_seen(struct ub_explain *x)
     const struct ub_arena_header *h = &x->w->arena->h;
     char text[256];
 
-    if (ub_load_relaxed(&h->images) == 0)
+    if (ub_load_relaxed(&h->elsewhere)) {
+        snprintf(text, sizeof(text), "%u program images were not watched: they run in another PID namespace",
+                 ub_load_relaxed(&h->elsewhere));
+        emit_note(x, "warning", text);
+    } else if (ub_load_relaxed(&h->images) == 0)
         emit_note(x, "warning",
                   "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
                   "architecture or C library, or clears LD_PRELOAD; nothing was watched");

@@ -71,6 +71,7 @@ static int create_arena(struct ub_watch *w)
 {
     struct stat st;
     struct ub_arena *arena;
+    ino_t inode;
     int fd = memfd_create(UB_ARENA_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     if (fd < 0)
@@ -82,6 +83,7 @@ static int create_arena(struct ub_watch *w)
         close(fd);
         return error;
     }
+    inode = st.st_ino;
     arena = mmap(NULL, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (arena == MAP_FAILED) {
         int error = -errno;
@@ -94,10 +96,12 @@ static int create_arena(struct ub_watch *w)
     arena->h.clock = ub_ticks_clock();
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
+    if (stat("/proc/self/ns/pid", &st) == 0)
+        arena->h.pid_namespace = st.st_ino;
     ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
     w->arena = arena;
     w->arena_fd = fd;
-    snprintf(w->address, sizeof(w->address), "%d:%d:%llu", getpid(), fd, (unsigned long long)st.st_ino);
+    snprintf(w->address, sizeof(w->address), "%d:%d:%llu", getpid(), fd, (unsigned long long)inode);
     return 0;
 }
 
