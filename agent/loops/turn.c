@@ -7,6 +7,8 @@
  *  - A wait for nothing (poll(NULL, 0, t)) is a sleep. A wait for a single
  *    descriptor outside a loop library is how synchronous code waits with a
  *    timeout. Neither is ever a loop's wait.
+ *  - Another call in the same frame for the same epoll descriptor is the same
+ *    loop: some only look first, and sleep then.
  *  - The same call deeper in the stack, on the same epoll descriptor or none,
  *    is a nested run of the same loop: it ends and begins turns too.
  *  - Another site takes over when it lies further out (the first one was inside
@@ -48,6 +50,14 @@ static bool plausible(const struct ub_wait *wait)
         return true;
     count = watched_descriptors(wait);
     return count >= 2 || (count == 1 && ub_module_is_loop_library((const void *)wait->ra));
+}
+
+/* In the frame of the wait at (ra, sp): that call, or another one for the same epoll descriptor. */
+static bool same_loop(const struct ub_thread *t, uintptr_t ra, uintptr_t sp, const struct ub_wait *wait)
+{
+    if (sp != wait->sp)
+        return false;
+    return ra == wait->ra || (wait->kind == UB_WAIT_EPOLL && wait->count == t->slot->epfd);
 }
 
 static bool same_loop_nested(const struct ub_thread *t, const struct ub_wait *wait)
@@ -131,11 +141,17 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
     }
     if (!t->slot || !plausible(wait))
         return false;
+    if (t->ra && same_loop(t, t->ra, t->sp, wait)) {
+        t->ra = wait->ra; /* fast from now on, where the program has moved to this call for good */
+        ub_store_relaxed(&t->slot->site, (uint64_t)wait->ra);
+        close_now(t);
+        return true;
+    }
     if (same_loop_nested(t, wait)) {
         close_now(t);
         return true;
     }
-    if (!t->ra && t->cand_ra == wait->ra && t->cand_sp == wait->sp) {
+    if (!t->ra && same_loop(t, t->cand_ra, t->cand_sp, wait)) {
         close_now(t);
         probation(t);
         return true;
