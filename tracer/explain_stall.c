@@ -313,6 +313,8 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
         s->baseline.majflt = e->account.majflt;
     if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified)
         return;
+    if (e->capture && (e->capture->error == -ESRCH || e->capture->state == UB_THREAD_DEAD))
+        return; /* it ended in the middle of its turn, some time ago: nothing is blocked */
     if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)))
         tell_ongoing(x, s, e, !(e->flags & UB_SLOT_SERVED));
 }
