@@ -7,6 +7,7 @@ Allowed differences, and why:
   cause      "runqueue" also where the stall itself spent more than 40 % of its time waiting for a CPU
              (`delay_ns`): then that is the truth on this machine.
   stack      none is asked for of a stopped program: `unblock run` stops with it, as a shell's job does.
+  retry      a write-back that was shorter than wanted, maybe just above the threshold: only its duration counts.
   extra      a stall that the program does not know of must be tagged "runqueue": the machine was busy.
 """
 
@@ -71,6 +72,9 @@ def compare_one(truth, slow, recording, module, callback=True):
         wrong.append(f"duration off by {difference / 1e6:.2f} ms (noise {truth['noise_ns'] / 1e6:.2f} ms)")
     if slow.get("ongoing"):
         wrong.append("still called ongoing")
+
+    if truth["retry"]:
+        return wrong
 
     busy_machine = truth["delay_ns"] > DELAY_SHARE * truth["duration_ns"]
     if slow["cause"] != truth["cause"] and not (busy_machine and slow["cause"] == "runqueue"):
