@@ -50,8 +50,17 @@ enum {
     UB_UC_STACK_SIZE = 4,
     UB_UC_REGS = 5,
     UB_UC_RSP = UB_UC_REGS + 15,
-    UB_UC_WORDS = UB_UC_REGS + 17,
+    UB_UC_EFLAGS = UB_UC_REGS + 17,
+    UB_UC_SEGMENTS = UB_UC_REGS + 18, /* cs in the lowest 16 bits */
+    UB_UC_WORDS = UB_UC_REGS + 19,
 };
+
+/* Could these words be one? What every saved context of 64-bit code has in common. */
+static inline bool ub_arch_is_ucontext(const uint64_t *w)
+{
+    return w[UB_UC_FLAGS] <= 15 && w[UB_UC_LINK] == 0 && (w[UB_UC_EFLAGS] & 2) && w[UB_UC_EFLAGS] >> 22 == 0 &&
+           (w[UB_UC_SEGMENTS] & 0xffff) == 0x33;
+}
 
 /* Where sigcontext keeps our register i, counted from UB_UC_REGS: r8..r15 rdi rsi rbp rbx rdx rax rcx rsp rip. */
 static const uint8_t ub_arch_sigcontext_word[UB_REG_COUNT] = {13, 12, 14, 11, 9, 8, 10, 15, 0, 1, 2, 3, 4, 5, 6, 7, 16};

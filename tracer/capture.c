@@ -19,6 +19,8 @@
 /* A thread that wakes every few microseconds is never still: then it is not blocked, and sampling is for it. */
 #define TRIES 6
 
+#define STACK_SIZE_MAX (1ull << 32) /* of an alternate stack; a larger number is no size */
+
 /* What a second region may take at least: the first one is usually a handler's few hundred bytes. */
 #define SECOND_MIN (16u * 1024u)
 
@@ -339,14 +341,15 @@ static uint64_t find_interrupted_sp(const struct ub_capture *c, uint32_t *ret_le
     for (uint32_t at = 0; at + sizeof(w) <= r->len; at += 8) {
         uint64_t sp, stack, size;
 
-        memcpy(w, c->bytes + at, 2 * sizeof(w[0]));
-        if (w[UB_UC_FLAGS] > 15 || w[UB_UC_LINK] != 0)
+        if (c->bytes[at] > 15) /* the flags: nearly every word is dismissed by its first byte */
             continue;
         memcpy(w, c->bytes + at, sizeof(w));
+        if (!ub_arch_is_ucontext(w))
+            continue;
         sp = w[UB_UC_RSP];
         stack = w[UB_UC_STACK_SP];
         size = w[UB_UC_STACK_SIZE];
-        if (size < 1024 || r->address - stack >= size || r->address + at - stack >= size)
+        if (size < 1024 || size > STACK_SIZE_MAX || r->address - stack >= size || r->address + at - stack >= size)
             continue;
         if (sp == 0 || sp % 8 || sp - stack < size)
             continue;

@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STACK_BYTES UB_STACK_COPY_FIRST
-#define PERIOD_NS   10000u /* of CPU time; the event switches itself off after the first */
+#define STACK_BYTES (32u * 1024u) /* the kernel copies no more than there is */
+#define PERIOD_NS   10000u        /* of CPU time; the event switches itself off after the first */
 #define WAIT_MS     2
 #define DATA_BYTES  (2u * STACK_BYTES) /* a power of two that holds one record */
 

@@ -190,13 +190,16 @@ static bool rm_is_rsp(const struct decoder *d)
     return d->modrm >> 6 == 3 && (d->modrm & 7) == RSP && !d->rex_b;
 }
 
-/* mov rbp, rsp, and lea disp(rbp), rsp: the frame is torn down to a known place. */
-static bool from_rbp(const struct decoder *d)
+/*
+ * mov rbp, rsp and lea disp(reg), rsp: the frame is torn down to a place noted before. `reg` is rbp, or r10 where
+ * the stack was realigned; an allocation never looks like this.
+ */
+static bool from_noted(const struct decoder *d)
 {
     if (!d->w)
         return false;
     if (d->op == 0x8d)
-        return d->modrm >> 6 != 3 && (d->modrm & 7) == RBP && d->modrm >> 6 != 0 && !d->rex_b;
+        return d->modrm >> 6 != 3 && d->modrm >> 6 != 0 && (d->modrm & 7) != RSP;
     return d->modrm >> 6 == 3 &&
            (d->op == 0x89 ? (d->modrm >> 3 & 7) == RBP && !d->rex_r : (d->modrm & 7) == RBP && !d->rex_b);
 }
@@ -206,7 +209,7 @@ static bool reg_is_rsp(const struct decoder *d)
     return (d->modrm >> 3 & 7) == RSP && !d->rex_r;
 }
 
-/* Group 1 (80, 81, 83) on rsp: add and sub of a constant are followed, all else (and $-16) is not. */
+/* Group 1 (80, 81, 83) on rsp: add and sub of a constant, and of a negative power of two. */
 static void group1(const struct decoder *d, const uint8_t *imm, struct ub_insn *ret)
 {
     uint8_t which = d->modrm >> 3 & 7;
@@ -215,7 +218,7 @@ static void group1(const struct decoder *d, const uint8_t *imm, struct ub_insn *
     if (!rm_is_rsp(d) || which == 7)
         return;
     ret->kind = UB_INSN_CLOBBER_RSP;
-    if (!d->w || (which != 0 && which != 5))
+    if (!d->w || (which != 0 && which != 5 && which != 4))
         return;
     if (d->op == 0x83)
         value = (int8_t)imm[0];
@@ -223,6 +226,13 @@ static void group1(const struct decoder *d, const uint8_t *imm, struct ub_insn *
         memcpy(&value, imm, sizeof(value));
     if (value == INT32_MIN)
         return;
+    if (which == 4) {
+        if (value >= 0 || (-value & (-value - 1)) != 0)
+            return;
+        ret->kind = UB_INSN_ALIGN_RSP;
+        ret->delta = -value;
+        return;
+    }
     ret->kind = UB_INSN_MOVE_RSP;
     ret->delta = which == 0 ? value : -value;
 }
@@ -252,7 +262,7 @@ static void classify(const struct decoder *d, const uint8_t *imm, struct ub_insn
         ret->kind = UB_INSN_SET_RBP;
     else if ((op < 0x40 && (op & 7) == 1 && op < 0x38 && rm_is_rsp(d)) || (op == 0x89 && rm_is_rsp(d)) ||
              (op < 0x38 && (op & 7) == 3 && reg_is_rsp(d)) || ((op == 0x8b || op == 0x8d) && reg_is_rsp(d)))
-        ret->kind = op >= 0x40 && from_rbp(d) ? UB_INSN_EPILOGUE : UB_INSN_CLOBBER_RSP;
+        ret->kind = op >= 0x40 && from_noted(d) ? UB_INSN_EPILOGUE : UB_INSN_CLOBBER_RSP;
 }
 
 bool ub_insn_decode(const uint8_t *p, uint32_t len, struct ub_insn *ret)

@@ -29,6 +29,8 @@ int _Ux86_64_dwarf_search_unwind_table(unw_addr_space_t as, unw_word_t ip, unw_d
 
 #define RETURN_COLUMN UB_REG_RIP
 #define REMEMBER_MAX  16
+#define OP_DEREF      0x06
+#define OP_BREG_RBP   0x76
 #define OP_DIV        0x1b
 
 /* ---- bytes ---- */
@@ -356,6 +358,19 @@ static bool take_block(struct bytes *b)
     return true;
 }
 
+/* `DW_OP_breg6 offset; DW_OP_deref`: where a function that realigns its stack has noted the old one. */
+static struct ub_cfa_rule expression_rule(struct bytes b)
+{
+    uint64_t len = take_uleb(&b);
+    const uint8_t *end = b.p + len;
+    struct ub_cfa_rule rule = {.reg = UB_REG_RBP, .deref = true};
+
+    if (len < 3 || len > (uint64_t)(b.end - b.p) || take(&b, 1) != OP_BREG_RBP)
+        return (struct ub_cfa_rule){.reg = -1};
+    rule.offset = take_sleb(&b);
+    return take(&b, 1) == OP_DEREF && b.p == end ? rule : (struct ub_cfa_rule){.reg = -1};
+}
+
 /* The instructions whose operand is not in the opcode byte. False: refuse the function. */
 static bool extended(struct program *p, struct bytes *b, uint8_t op)
 {
@@ -396,13 +411,14 @@ static bool extended(struct program *p, struct bytes *b, uint8_t op)
     case 0x12: /* def_cfa_sf */
         if (!take_reg(b, &reg))
             return false;
-        p->rule.reg = (int)reg;
+        p->rule = (struct ub_cfa_rule){.reg = (int)reg};
         p->rule.offset = op == 0x0c ? (int64_t)take_uleb(b) : take_sleb(b) * p->fde->data_align;
         return true;
     case 0x0d: /* def_cfa_register */
         if (!take_reg(b, &reg))
             return false;
         p->rule.reg = (int)reg;
+        p->rule.deref = false;
         return true;
     case 0x0e: /* def_cfa_offset */
         p->rule.offset = (int64_t)take_uleb(b);
@@ -411,7 +427,7 @@ static bool extended(struct program *p, struct bytes *b, uint8_t op)
         p->rule.offset = take_sleb(b) * p->fde->data_align;
         return true;
     case 0x0f: /* def_cfa_expression */
-        p->rule.reg = -1;
+        p->rule = expression_rule(*b);
         return take_block(b);
     case 0x10: /* expression */
     case 0x16: /* val_expression */
@@ -454,7 +470,7 @@ static bool run(struct program *p, const uint8_t *code, const uint8_t *end)
 
 int ub_fde_check(const struct ub_fde *fde, uint64_t vaddr, struct ub_cfa_rule *ret)
 {
-    struct program p = {.fde = fde, .wanted = ~0ull, .rule = {-1, 0}};
+    struct program p = {.fde = fde, .wanted = ~0ull, .rule = {.reg = -1}};
 
     if (!run(&p, fde->cie_code, fde->cie_end))
         return -EBADMSG;

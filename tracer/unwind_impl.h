@@ -38,8 +38,9 @@ struct ub_fde {
 
 /* How the canonical frame address comes about at one instruction. */
 struct ub_cfa_rule {
-    int reg;        /* UB_REG_*, or -1: an expression */
+    int reg;        /* UB_REG_*, or -1: something else */
     int64_t offset; /* CFA = reg + offset */
+    bool deref;     /* CFA = *(reg + offset): functions that realign their stack keep it in memory */
 };
 
 /*
@@ -120,7 +121,8 @@ enum ub_insn_kind {
     UB_INSN_MOVE_RSP,    /* rsp += `delta`, a constant */
     UB_INSN_SET_RBP,     /* mov rsp, rbp */
     UB_INSN_EPILOGUE,    /* pop, leave, rsp from rbp */
-    UB_INSN_CLOBBER_RSP, /* rsp becomes something that the code does not say: alloca, realignment */
+    UB_INSN_ALIGN_RSP,   /* rsp is rounded down to a multiple of `delta` */
+    UB_INSN_CLOBBER_RSP, /* rsp becomes something that the code does not say: alloca */
     UB_INSN_LEAVES,      /* call, jump, return */
 };
 

@@ -34,7 +34,7 @@ struct search {
     const struct ub_regs *at;
     const struct ub_map *map; /* of the function */
     struct ub_fde fde;
-    struct ub_cfa_rule rule; /* CFA = rbp + rule.offset */
+    struct ub_cfa_rule rule; /* from rbp to the CFA */
     const uint8_t *code;     /* of the function, from fde.start */
     uint32_t len;
     uint32_t trials;
@@ -48,7 +48,7 @@ static bool open_search(struct ub_unwinder *u, const struct ub_regs *at, struct 
     if (!ret->map || !ret->map->elf || ub_fde_find(ret->map->elf, pc - ret->map->bias, &ret->fde, NULL) < 0 ||
         ub_fde_check(&ret->fde, pc - ret->map->bias, &ret->rule) < 0)
         return false;
-    if (ret->rule.reg != UB_REG_RBP || ret->rule.offset < 16 || ret->rule.offset > 4096)
+    if (ret->rule.reg != UB_REG_RBP || ret->rule.offset > 4096 || ret->rule.offset < (ret->rule.deref ? -4096 : 16))
         return false;
     len = ret->fde.end - ret->fde.start;
     ret->len = len > BODY_MAX ? BODY_MAX : (uint32_t)len;
@@ -99,12 +99,27 @@ static enum fit fit_target(const struct search *s, uint64_t target)
     return FIT_OTHER;
 }
 
-static enum fit fit_of_word(const struct search *s, uint64_t address)
+/* Which CFA a value of rbp means; 0: none that a function of the ABI can have. */
+static uint64_t cfa_of(const struct search *s, uint64_t rbp)
 {
-    uint64_t word, target;
+    uint64_t cfa = rbp + (uint64_t)s->rule.offset, copy, address;
 
-    if ((address + 8) % 16 != 0 || !ub_unwind_read(s->u, address, &word, sizeof(word)))
-        return FIT_NONE; /* the ABI aligns the stack at every call */
+    if (!s->rule.deref)
+        return cfa % 16 ? 0 : cfa; /* the stack is aligned at every call */
+    /* Realigned: the CFA is kept in the frame, and the return address was copied beside the new frame pointer. */
+    if (!ub_unwind_read(s->u, cfa, &cfa, sizeof(cfa)) || cfa % 16 || cfa <= rbp ||
+        !ub_unwind_read(s->u, rbp + 8, &copy, sizeof(copy)) ||
+        !ub_unwind_read(s->u, cfa - 8, &address, sizeof(address)) || copy != address)
+        return 0;
+    return cfa;
+}
+
+static enum fit fit_of(const struct search *s, uint64_t rbp)
+{
+    uint64_t cfa = cfa_of(s, rbp), word, target;
+
+    if (cfa == 0 || !ub_unwind_read(s->u, cfa - 8, &word, sizeof(word)))
+        return FIT_NONE;
     switch (ub_unwind_call_before(s->u, word, &target)) {
     case UB_CALL_DIRECT:
         return fit_target(s, target);
@@ -115,11 +130,10 @@ static enum fit fit_of_word(const struct search *s, uint64_t address)
     }
 }
 
-/* Where the return address lies and what rbp is are the same question. */
-static bool try_return_at(struct search *s, uint64_t address, struct ub_regs *ret)
+static bool leads_to_the_end(struct search *s, uint64_t rbp, struct ub_regs *ret)
 {
     *ret = *s->at;
-    ret->reg[UB_REG_RBP] = address + 8 - (uint64_t)s->rule.offset;
+    ret->reg[UB_REG_RBP] = rbp;
     ret->known |= UB_REG_BIT(UB_REG_RBP);
     s->trials++;
     return ub_unwind_try(s->u, ret);
@@ -128,71 +142,84 @@ static bool try_return_at(struct search *s, uint64_t address, struct ub_regs *re
 /* ---- (a) the prologue ---- */
 
 struct prologue {
-    bool known;       /* it was understood */
-    uint64_t low;     /* rbp - rsp after it */
+    uint64_t high;    /* rbp - rsp before the stack was realigned below it, else 0 */
+    uint64_t align;   /* 1: it was not */
+    uint64_t low;     /* from there (else from rbp) to rsp at the end of the prologue */
     uint64_t pending; /* bytes of arguments that the call site pops again, perhaps */
+    uint32_t end;     /* offset of the first instruction behind `mov %rsp,%rbp` */
 };
 
-/* Follows rsp from the entry to the first call or jump, or to the pc. */
+static bool round_down(struct prologue *p, const struct ub_insn *insn, int64_t *low)
+{
+    if (p->align > 1 || *low < 0)
+        return false;
+    p->align = (uint64_t)insn->delta;
+    p->high = (uint64_t)*low;
+    *low = 0;
+    return true;
+}
+
+/* Follows rsp from the entry to the first call or jump, or to the pc. False: no frame pointer was set, or not like
+ * this. */
 static bool read_prologue(const struct search *s, uint64_t pc_offset, struct prologue *ret)
 {
     struct ub_insn insn;
-    bool framed = false;
     int64_t low = 0;
 
+    *ret = (struct prologue){.align = 1};
     for (uint32_t i = 0; i < s->len && i < pc_offset; i += insn.len) {
         if (!ub_insn_decode(s->code + i, s->len - i, &insn))
             return false;
         if (insn.kind == UB_INSN_LEAVES)
             break;
-        if (insn.kind == UB_INSN_EPILOGUE || insn.kind == UB_INSN_CLOBBER_RSP)
-            return false;
-        if (insn.kind == UB_INSN_SET_RBP) {
-            framed = true;
+        if (insn.kind == UB_INSN_SET_RBP) { /* what came before does not matter to the distance */
+            ret->end = i + insn.len;
             low = 0;
         }
         if (insn.kind == UB_INSN_PUSH)
             low += 8;
         if (insn.kind == UB_INSN_MOVE_RSP)
             low -= insn.delta;
+        if (ret->end && insn.kind == UB_INSN_ALIGN_RSP && !round_down(ret, &insn, &low))
+            return false;
+        if (ret->end && (insn.kind == UB_INSN_EPILOGUE || insn.kind == UB_INSN_CLOBBER_RSP))
+            return false;
     }
-    if (!framed || low < 0)
-        return false;
     ret->low = (uint64_t)low;
-    return true;
+    return ret->end && low >= 0 && ret->align <= 4096;
 }
 
-/* Does anything in the function move rsp by an amount that the code does not say? Not decodable counts as yes. */
-static bool has_dynamic_frame(const struct search *s)
+/* Does anything in the body move rsp by an amount that the code does not say? Not decodable counts as yes. */
+static bool has_dynamic_frame(const struct search *s, uint32_t from)
 {
     struct ub_insn insn;
 
     if (s->fde.end - s->fde.start > s->len)
         return true;
-    for (uint32_t i = 0; i < s->len; i += insn.len)
+    for (uint32_t i = from; i < s->len; i += insn.len)
         if (!ub_insn_decode(s->code + i, s->len - i, &insn) || insn.kind == UB_INSN_CLOBBER_RSP)
             return true;
     return false;
 }
 
-static void understand(const struct search *s, struct prologue *ret)
+static bool understand(const struct search *s, struct prologue *ret)
 {
     uint64_t offset = ub_regs_lookup_pc(s->at) - s->map->bias - s->fde.start;
     uint64_t next = offset + (s->at->exact ? 0 : 1);
     struct ub_insn insn;
 
-    *ret = (struct prologue){0};
-    if (!read_prologue(s, offset, ret) || has_dynamic_frame(s))
-        return;
-    ret->known = true;
+    if (!read_prologue(s, offset, ret) || has_dynamic_frame(s, ret->end))
+        return false;
     if (!s->at->exact && next < s->len && ub_insn_decode(s->code + next, s->len - (uint32_t)next, &insn) &&
         insn.kind == UB_INSN_MOVE_RSP && insn.delta > 0)
         ret->pending = (uint64_t)insn.delta;
+    return true;
 }
 
 /*
  * With arguments on the stack, or an epilogue right behind the call, two
- * distances are possible. True when exactly one stands the tests.
+ * distances are possible; with a realigned stack as many as the alignment leaves
+ * open. True when exactly one value stands the tests.
  */
 static bool by_prologue(struct search *s, struct ub_regs *ret)
 {
@@ -200,19 +227,20 @@ static bool by_prologue(struct search *s, struct ub_regs *ret)
     struct ub_regs candidate;
     uint32_t found = 0;
 
-    understand(s, &p);
-    if (!p.known)
+    if (!understand(s, &p))
         return false;
-    for (int i = 0; i < (p.pending ? 2 : 1); i++) {
-        uint64_t rbp = s->at->reg[UB_REG_RSP] + p.low + (i ? p.pending : 0);
-        uint64_t address = rbp + (uint64_t)s->rule.offset - 8;
-        enum fit fit = fit_of_word(s, address);
+    for (uint64_t extra = 0; extra <= p.pending; extra += p.pending ? p.pending : 1) {
+        uint64_t base = s->at->reg[UB_REG_RSP] + p.low + extra + p.high;
 
-        if ((fit != FIT_DIRECT && fit != FIT_INDIRECT) || !try_return_at(s, address, &candidate))
-            continue;
-        found++;
-        *ret = candidate;
-        s->u->best = s->u->trial;
+        for (uint64_t slack = 0; slack < p.align; slack += 8) {
+            enum fit fit = fit_of(s, base + slack);
+
+            if ((fit != FIT_DIRECT && fit != FIT_INDIRECT) || !leads_to_the_end(s, base + slack, &candidate))
+                continue;
+            found++;
+            *ret = candidate;
+            s->u->best = s->u->trial;
+        }
     }
     return found == 1;
 }
@@ -233,10 +261,10 @@ static uint64_t region_end(const struct search *s)
 }
 
 /*
- * The true return address is among the words, whatever kind of call it follows.
- * So the nearest one that leads to the end of the stack is it, if it follows a
- * call of this function, and no second one does: recursion and leftovers of
- * earlier calls look alike.
+ * The true frame is among the candidates, whatever kind of call its return
+ * address follows. So the nearest candidate that leads to the end of the stack
+ * is it, if it follows a call of this function, and no second one does:
+ * recursion and leftovers of earlier calls look alike.
  */
 static bool by_call_target(struct search *s, struct ub_regs *ret)
 {
@@ -244,14 +272,14 @@ static bool by_call_target(struct search *s, struct ub_regs *ret)
     struct ub_regs candidate;
     bool found = false;
 
-    for (uint64_t a = (s->at->reg[UB_REG_RSP] + 7) & ~7ull; a + 8 <= end; a += 8) {
-        enum fit fit = fit_of_word(s, a);
+    for (uint64_t rbp = (s->at->reg[UB_REG_RSP] + 7) & ~7ull; rbp + 16 <= end; rbp += 8) {
+        enum fit fit = fit_of(s, rbp);
 
         if (fit == FIT_NONE || (found && fit != FIT_DIRECT))
             continue;
         if (s->trials >= TRIALS_MAX)
             return false;
-        if (!try_return_at(s, a, &candidate))
+        if (!leads_to_the_end(s, rbp, &candidate))
             continue;
         if (found || fit != FIT_DIRECT)
             return false;

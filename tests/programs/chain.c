@@ -3,10 +3,11 @@
  * Goes through random, known call chains for ever, each ending in a wait, and
  * publishes them (chain.h). Built several ways: see chain_*.c.
  *
- *     chain FILE paced|hard|spin main|thread [SEED]
+ *     chain FILE paced|hard|spin main|thread SEED [nosend]
  *
  * paced: waits of a fraction of a millisecond. hard: as short as can be, with a
- * helper process that wakes it all the time. spin: burns CPU, with a short wait now and then.
+ * helper process that wakes it all the time. spin: burns CPU, with a short wait
+ * now and then. nosend: leaves out the one call that no handler can mend, a large blocking send.
  */
 #include "chain.h"
 
@@ -59,6 +60,7 @@ enum mode { PACED, HARD, SPIN };
 
 struct run {
     enum mode mode;
+    bool nosend;
     uint64_t random;
     const struct chain_plan *plan;
     uint64_t wait_ns;
@@ -69,7 +71,8 @@ struct run {
 };
 
 static struct chain_shared *shared;
-static uint32_t *bell; /* shared with the helper */
+static uint32_t waiting; /* index of the wait that goes on */
+static uint32_t *bell;   /* shared with the helper */
 
 static uint64_t rnd(struct run *r)
 {
@@ -96,7 +99,7 @@ static struct timespec from_now(uint64_t ns)
 }
 
 /* `ok`: the call ended as such calls end. */
-static void saw(bool ok, int error)
+static void saw(bool ok, long result, int error)
 {
     if (ok)
         return;
@@ -104,6 +107,9 @@ static void saw(bool ok, int error)
         shared->interrupted++;
     else
         shared->wrong_results++;
+    shared->last_wrong.wait = waiting;
+    shared->last_wrong.result = (int32_t)result;
+    shared->last_wrong.error = error;
 }
 
 /* ---- the waits ---- */
@@ -113,7 +119,7 @@ FRAME long w_nanosleep(struct run *r)
     struct timespec ts = span(r->wait_ns);
     int x = nanosleep(&ts, NULL);
 
-    saw(x == 0, errno);
+    saw(x == 0, (long)x, errno);
     return x;
 }
 
@@ -122,7 +128,7 @@ FRAME long w_clock_nanosleep(struct run *r)
     struct timespec ts = span(r->wait_ns);
     int x = clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
 
-    saw(x == 0, x);
+    saw(x == 0, (long)x, x);
     return x;
 }
 
@@ -132,7 +138,7 @@ FRAME long w_poll(struct run *r)
     struct pollfd p = {r->pair[0], POLLPRI, 0};
     int x = ppoll(&p, 1, &ts, NULL);
 
-    saw(x == 0, errno);
+    saw(x == 0, (long)x, errno);
     return x;
 }
 
@@ -141,7 +147,7 @@ FRAME long w_select(struct run *r)
     struct timeval tv = {0, (suseconds_t)(r->wait_ns / 1000)};
     int x = select(0, NULL, NULL, NULL, &tv);
 
-    saw(x == 0, errno);
+    saw(x == 0, (long)x, errno);
     return x;
 }
 
@@ -150,7 +156,7 @@ FRAME long w_epoll(struct run *r)
     struct epoll_event e;
     int x = epoll_wait(r->epoll, &e, 1, r->mode == PACED ? 1 : 0);
 
-    saw(x == 0, errno);
+    saw(x == 0, (long)x, errno);
     return x;
 }
 
@@ -162,7 +168,7 @@ FRAME long w_timer(struct run *r)
 
     timerfd_settime(r->timer, 0, &it, NULL);
     x = read(r->timer, &expired, sizeof(expired));
-    saw(x == sizeof(expired), errno);
+    saw(x == sizeof(expired), (long)x, errno);
     return (long)expired;
 }
 
@@ -174,7 +180,7 @@ FRAME long w_recv(struct run *r)
 
     setsockopt(r->pair[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
     x = recv(r->pair[0], &c, 1, 0);
-    saw(x < 0 && errno == EAGAIN, errno);
+    saw(x < 0 && errno == EAGAIN, (long)x, errno);
     return x;
 }
 
@@ -187,7 +193,7 @@ FRAME long w_send(struct run *r)
 
     memcpy(buf, &delay, sizeof(delay));
     x = send(r->pair[0], buf, sizeof(buf), 0);
-    saw(x >= 0, errno);
+    saw(x >= 0, (long)x, errno);
     if (x >= 0 && x != sizeof(buf)) {
         shared->short_counts++;
         while (x < (ssize_t)sizeof(buf)) {
@@ -199,22 +205,12 @@ FRAME long w_send(struct run *r)
     return x;
 }
 
-FRAME long w_futex(struct run *r)
-{
-    struct timespec ts = span(r->wait_ns);
-    uint32_t seen = __atomic_load_n(bell, __ATOMIC_RELAXED);
-    long x = syscall(SYS_futex, bell, FUTEX_WAIT, seen, &ts, NULL, 0);
-
-    saw(x == 0 || errno == ETIMEDOUT || errno == EAGAIN, errno);
-    return x;
-}
-
 FRAME long w_sem(struct run *r)
 {
     struct timespec ts = from_now(r->wait_ns);
     int x = sem_timedwait(&r->sem, &ts);
 
-    saw(x < 0 && errno == ETIMEDOUT, errno);
+    saw(x < 0 && errno == ETIMEDOUT, (long)x, errno);
     return x;
 }
 
@@ -226,24 +222,45 @@ FRAME long w_cond(struct run *r)
     pthread_mutex_lock(&r->mutex);
     x = pthread_cond_timedwait(&r->cond, &r->mutex, &ts);
     pthread_mutex_unlock(&r->mutex);
-    saw(x == ETIMEDOUT, x);
+    saw(x == ETIMEDOUT, (long)x, x);
     return x;
 }
 
-/* A wait that no libc function wraps. The sixth argument, unused by ppoll, carries the plan's number out. */
+/*
+ * A call that no libc function wraps, written as libc writes its own: the number
+ * right before the instruction, where the agent's handler looks for it.
+ */
+#define RAW_CALL(nr, a, b, c, d, e, f)                                                                                 \
+    ({                                                                                                                 \
+        register long r10 __asm__("r10") = (long)(d);                                                                  \
+        register long r8 __asm__("r8") = (long)(e);                                                                    \
+        register long r9 __asm__("r9") = (long)(f);                                                                    \
+        long ret;                                                                                                      \
+                                                                                                                       \
+        __asm__ volatile("movl %[number], %%eax\n\tsyscall"                                                            \
+                         : "=&a"(ret)                                                                                  \
+                         : [number] "i"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)                        \
+                         : "rcx", "r11", "memory");                                                                    \
+        ret;                                                                                                           \
+    })
+
+FRAME long w_futex(struct run *r)
+{
+    struct timespec ts = span(r->wait_ns);
+    uint32_t seen = __atomic_load_n(bell, __ATOMIC_RELAXED);
+    long x = RAW_CALL(SYS_futex, bell, FUTEX_WAIT, seen, &ts, 0, 0);
+
+    saw(x == 0 || x == -ETIMEDOUT || x == -EAGAIN, (long)x, (int)-x);
+    return x;
+}
+
+/* The sixth argument, unused by ppoll, carries the plan's number out: the call and the stack must agree. */
 FRAME long w_raw(struct run *r)
 {
     struct timespec ts = span(r->wait_ns);
-    register long r10 __asm__("r10") = 0;
-    register long r8 __asm__("r8") = 0;
-    register long r9 __asm__("r9") = (long)r->plan->id;
-    long x;
+    long x = RAW_CALL(SYS_ppoll, 0, 0, &ts, 0, 0, r->plan->id);
 
-    __asm__ volatile("movl %[nr], %%eax\n\tsyscall"
-                     : "=&a"(x)
-                     : [nr] "i"(SYS_ppoll), "D"(0), "S"(0), "d"(&ts), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    saw(x == 0, (int)-x);
+    saw(x == 0, (long)x, (int)-x);
     return x;
 }
 
@@ -266,15 +283,28 @@ FRAME long w_spin(struct run *r)
 }
 
 typedef long (*wait_function)(struct run *r);
-static const wait_function waits[] = {w_nanosleep, w_clock_nanosleep, w_poll,  w_select, w_epoll, w_timer, w_recv,
-                                      w_send,      w_futex,           w_sem,   w_cond,   w_raw,   w_spin};
+static const wait_function waits[] = {w_nanosleep, w_clock_nanosleep, w_poll, w_select, w_epoll, w_timer, w_recv,
+                                      w_send,      w_futex,           w_sem,  w_cond,   w_raw,   w_spin};
 #define WAIT_SPIN (UB_ARRAY_LEN(waits) - 1)
 
 /* ---- the chain's functions, each of another make ---- */
 
-#define DECLARE(n) long f##n(struct run *r, int depth);
-DECLARE(0) DECLARE(1) DECLARE(2) DECLARE(3) DECLARE(5) DECLARE(6) DECLARE(7) DECLARE(8) DECLARE(9) DECLARE(10)
-DECLARE(11) DECLARE(12) DECLARE(13) DECLARE(14) DECLARE(15)
+#define DECLARE(n) long f##n(struct run *r, int depth)
+DECLARE(0);
+DECLARE(1);
+DECLARE(2);
+DECLARE(3);
+DECLARE(5);
+DECLARE(6);
+DECLARE(7);
+DECLARE(8);
+DECLARE(9);
+DECLARE(10);
+DECLARE(11);
+DECLARE(12);
+DECLARE(13);
+DECLARE(14);
+DECLARE(15);
 long f4(struct run *r, int depth, long a, long b, long c, long d, long e, long f, long g);
 
 typedef long (*chain_f)(struct run *r, int depth);
@@ -284,22 +314,38 @@ static const chain_f by_pointer[CHAIN_FUNCTIONS] = {f0, f1, f2,  f3,  NULL, f5, 
 static inline __attribute__((always_inline)) long call_direct(struct run *r, int depth)
 {
     switch (r->plan->fn[depth]) {
-    case 0: return f0(r, depth);
-    case 1: return f1(r, depth);
-    case 2: return f2(r, depth);
-    case 3: return f3(r, depth);
-    case 4: return f4(r, depth, 1, 2, 3, 4, 5, 6, 7);
-    case 5: return f5(r, depth);
-    case 6: return f6(r, depth);
-    case 7: return f7(r, depth);
-    case 8: return f8(r, depth);
-    case 9: return f9(r, depth);
-    case 10: return f10(r, depth);
-    case 11: return f11(r, depth);
-    case 12: return f12(r, depth);
-    case 13: return f13(r, depth);
-    case 14: return f14(r, depth);
-    default: return f15(r, depth);
+    case 0:
+        return f0(r, depth);
+    case 1:
+        return f1(r, depth);
+    case 2:
+        return f2(r, depth);
+    case 3:
+        return f3(r, depth);
+    case 4:
+        return f4(r, depth, 1, 2, 3, 4, 5, 6, 7);
+    case 5:
+        return f5(r, depth);
+    case 6:
+        return f6(r, depth);
+    case 7:
+        return f7(r, depth);
+    case 8:
+        return f8(r, depth);
+    case 9:
+        return f9(r, depth);
+    case 10:
+        return f10(r, depth);
+    case 11:
+        return f11(r, depth);
+    case 12:
+        return f12(r, depth);
+    case 13:
+        return f13(r, depth);
+    case 14:
+        return f14(r, depth);
+    default:
+        return f15(r, depth);
     }
 }
 
@@ -487,9 +533,11 @@ static uint8_t pick_function(struct run *r)
 
 static uint8_t pick_wait(struct run *r)
 {
-    if (r->mode == SPIN)
-        return rnd(r) % 16 ? WAIT_SPIN : (uint8_t)(rnd(r) % WAIT_SPIN);
-    return (uint8_t)(rnd(r) % WAIT_SPIN);
+    uint8_t w = (uint8_t)(rnd(r) % WAIT_SPIN);
+
+    if (r->nosend && waits[w] == w_send)
+        w = 0;
+    return r->mode == SPIN && rnd(r) % 16 ? WAIT_SPIN : w;
 }
 
 static void make_plan(struct run *r, struct chain_plan *p, uint64_t id)
@@ -500,6 +548,7 @@ static void make_plan(struct run *r, struct chain_plan *p, uint64_t id)
         p->fn[i] = pick_function(r);
     p->wait = pick_wait(r);
     r->wait_ns = r->mode == PACED ? 100000 + rnd(r) % 300000 : r->mode == SPIN ? 300000 : rnd(r) % 3000;
+    waiting = p->wait;
     r->plan = p;
     __atomic_store_n(&p->id, id, __ATOMIC_SEQ_CST);
 }
@@ -525,10 +574,13 @@ FRAME long root(struct run *r)
 FRAME void *base(void *arg)
 {
     struct run *r = arg;
+    long v;
 
     ub_thread = (struct ub_thread){.cold = &shared->cold, .generation = 1};
     the_process.generation = 1;
-    return (void *)root(r);
+    v = root(r);
+    __asm__ volatile("" : "+r"(v)); /* not a tail call */
+    return (void *)v;
 }
 
 /* ---- set-up ---- */
@@ -633,15 +685,16 @@ int main(int argc, char **argv)
     pthread_t thread;
     void *v;
 
-    if (argc < 4) {
-        fprintf(stderr, "usage: %s FILE paced|hard|spin main|thread [SEED]\n", argv[0]);
+    if (argc < 5) {
+        fprintf(stderr, "usage: %s FILE paced|hard|spin main|thread SEED [nosend]\n", argv[0]);
         return 2;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     shared = map_shared(argv[1]);
     shared->pid = getpid();
     r.mode = argv[2][0] == 'p' ? PACED : argv[2][0] == 'h' ? HARD : SPIN;
-    r.random = 88172645463325252ull ^ (argc > 4 ? strtoull(argv[4], NULL, 0) << 17 : 0);
+    r.random = 88172645463325252ull ^ strtoull(argv[4], NULL, 0) << 17;
+    r.nosend = argc > 5;
     set_up(&r);
     tell_functions((void *)main);
     if (argv[3][0] == 't') {

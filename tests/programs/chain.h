@@ -14,6 +14,7 @@
 #define CHAIN_FUNCTIONS 16
 #define CHAIN_PLANS     8192u /* a power of two; the last ones, so that a checker may be late */
 #define CHAIN_TABLE_MAX 64u
+#define CHAIN_WAIT_RAW  11 /* waits[] of chain.c: ppoll whose sixth argument is the plan's id */
 #define CHAIN_MAGIC     0x6b72616d6e696863ull
 
 /*
@@ -52,7 +53,7 @@ struct chain_shared {
     uint32_t ready; /* 1: everything below is filled in */
     uint32_t stop;  /* set by the checker */
     int32_t pid, tid;
-    uint64_t mark; /* address of the struct chain_mark */
+    uint64_t mark;  /* address of the struct chain_mark */
     uint64_t clock; /* enum ub_clock of the sample's stamp */
     uint32_t count;
     struct chain_function function[CHAIN_TABLE_MAX];
@@ -63,6 +64,10 @@ struct chain_shared {
     uint64_t interrupted; /* EINTR */
     uint64_t short_counts;
     uint64_t wrong_results; /* a call that ended otherwise than it ever does */
+    struct {                /* the last of any of these */
+        uint32_t wait;
+        int32_t result, error;
+    } last_wrong;
 
     struct chain_plan plan[CHAIN_PLANS];
     struct ub_slot_cold cold __attribute__((aligned(4096))); /* for the agent's signal handler */
