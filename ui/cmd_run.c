@@ -41,6 +41,7 @@ struct run {
     struct ub_recording_writer *writer;
     struct ub_model *model;
     struct ub_text_live *text;
+    struct ub_sink sinks[3]; /* the watcher refers to them until it stops */
     struct ub_watch *watch;
     struct ub_watch_totals totals;
     struct ub_child child;
@@ -197,9 +198,8 @@ static int open_recording(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_sink sinks[3];
     struct ub_watch_options options = {
-        .threshold_ns = run->threshold_ns, .redact = run->redact, .sinks = sinks, .argc = argc, .argv = run->argv};
+        .threshold_ns = run->threshold_ns, .redact = run->redact, .sinks = run->sinks, .argc = argc, .argv = run->argv};
     int r = -ENOMEM;
 
     run->model = ub_model_new();
@@ -207,10 +207,10 @@ static int start_watching(struct run *run, int argc)
         run->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)run->live,
                                      ub_colour_use((enum ub_colour)run->colour, STDERR_FILENO), run->model);
     if (run->model != NULL && (run->text != NULL || run->live == UB_LIVE_NONE)) {
-        sinks[options.sink_count++] = ub_model_sink(run->model);
-        sinks[options.sink_count++] = ub_recording_sink(run->writer);
+        run->sinks[options.sink_count++] = ub_model_sink(run->model);
+        run->sinks[options.sink_count++] = ub_recording_sink(run->writer);
         if (run->text != NULL)
-            sinks[options.sink_count++] = ub_text_live_sink(run->text);
+            run->sinks[options.sink_count++] = ub_text_live_sink(run->text);
         r = ub_watch_start(&options, &run->watch);
     }
     if (r < 0)
@@ -255,7 +255,7 @@ static void stop_watching(struct run *run, bool ended)
 static void discard(struct run *run)
 {
     if (run->watch != NULL)
-        ub_watch_stop(run->watch, false, 0, NULL);
+        ub_watch_stop(run->watch, false, 0, &run->totals);
     ub_text_live_free(run->text);
     if (run->writer != NULL) {
         ub_recording_close(run->writer, NULL);
@@ -303,6 +303,8 @@ static int start_child(struct run *run, int argc)
     int r;
 
     ub_child_init(&run->child);
+    run->child.on_stop = stops_with_child;
+    run->child.on_stop_self = run;
     r = ub_child_fork(&run->child, run->argv, ub_target_may_preload(run->target) ? run->agent : NULL);
     if (r < 0) {
         ub_say("run", "cannot start a process: %s", strerror(-r));
