@@ -18,28 +18,39 @@
 #include "turn.h"
 
 #include "../module.h"
+#include "../raw.h"
 
-#include <poll.h>
-#include <sys/select.h>
+#include <sys/uio.h>
 
 #define UB_QUALIFY 8u
 #define UB_RELEARN_OUTER 2u
 #define UB_RELEARN_INNER 16u
 
+/*
+ * Bits set in one descriptor set of select. The pointer may be bad: that is for
+ * the kernel to say (EFAULT), so the set is read by a call that cannot fault.
+ */
+static uint32_t set_size(const void *set, int count)
+{
+    unsigned long word[16] = {0}; /* FD_SETSIZE */
+    size_t bytes = ((size_t)count + 8 * sizeof(*word) - 1) / (8 * sizeof(*word)) * sizeof(*word);
+    struct iovec local = {word, bytes < sizeof(word) ? bytes : sizeof(word)}, remote = {(void *)set, local.iov_len};
+    uint32_t bits = 0;
+
+    if (!set || count <= 0 || ub_process->quiet ||
+        ub_raw6(SYS_process_vm_readv, ub_raw0(SYS_getpid), (long)&local, 1, (long)&remote, 1, 0) <= 0)
+        return 0;
+    for (size_t i = 0; i < UB_ARRAY_LEN(word); i++)
+        bits += (uint32_t)__builtin_popcountl(word[i]);
+    return bits;
+}
+
 static uint32_t watched_descriptors(const struct ub_wait *wait)
 {
-    uint32_t count = 0;
-
     if (wait->kind == UB_WAIT_POLL)
         return wait->count > 0 ? (uint32_t)wait->count : 0;
-    for (int s = 0; s < 3; s++) {
-        const unsigned long *word = wait->set[s];
-        int words = (wait->count + (int)(8 * sizeof(*word)) - 1) / (int)(8 * sizeof(*word));
-
-        for (int i = 0; word && i < words; i++)
-            count += (uint32_t)__builtin_popcountl(word[i]);
-    }
-    return count;
+    return set_size(wait->set[0], wait->count) + set_size(wait->set[1], wait->count) +
+           set_size(wait->set[2], wait->count);
 }
 
 static bool plausible(const struct ub_wait *wait)
