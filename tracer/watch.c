@@ -186,6 +186,16 @@ const char *ub_watch_address(const struct ub_watch *w)
     return w->address;
 }
 
+void ub_watch_stops(struct ub_watch *w, bool stopping)
+{
+    if (stopping) {
+        ub_store_release(&w->stop_from_ns, ub_clock_monotonic_ns());
+        ub_store_release(&w->stop_to_ns, UINT64_MAX);
+    } else {
+        ub_store_release(&w->stop_to_ns, ub_clock_monotonic_ns());
+    }
+}
+
 void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_watch_totals *ret_totals)
 {
     struct ub_event *finish;

@@ -40,6 +40,13 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
 const char *ub_watch_address(const struct ub_watch *w);
 
 /*
+ * This process is about to stop together with the program, as job control has
+ * it, or goes on again: it cannot look meanwhile, and the turns of that time were
+ * "stopped". Signal-safe; one thread only.
+ */
+void ub_watch_stops(struct ub_watch *w, bool stopping);
+
+/*
  * Ends the run: collects what is left, writes the last `stats` and the `end`
  * line, joins the threads. `status` is a wait status (exit or signal) when
  * `has_status`. The sinks are called no more after it returns.

@@ -37,6 +37,7 @@ struct ub_watch {
     uint32_t captures_per_s;
     bool redact;
     uint32_t stopping;
+    uint64_t stop_from_ns, stop_to_ns; /* the last time this process was stopped; to UINT64_MAX: it is just going on */
 
     pthread_t watcher;
     struct ub_watched watched[UB_SLOT_MAX];

@@ -135,6 +135,19 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
     ub_watch_queue(w, e);
 }
 
+/* How much of a turn (ticks) this process was stopped, as far as it knows itself. */
+static uint64_t stopped_ns(const struct ub_watch *w, uint64_t start, uint64_t end)
+{
+    uint64_t from = ub_load_acquire(&w->stop_from_ns), to = ub_load_acquire(&w->stop_to_ns);
+    uint64_t start_ns = ub_ticks_to_ns(start), end_ns = ub_ticks_to_ns(end);
+
+    if (from < start_ns)
+        from = start_ns;
+    if (to > end_ns)
+        to = end_ns;
+    return to > from ? to - from : 0;
+}
+
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
@@ -159,6 +172,8 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
         memset(&e->baseline, 0, sizeof(e->baseline));
     else
         ub_watch_account(t, true, &e->account);
+    if (e->blind_ns < stopped_ns(w, record->start, record->end))
+        e->blind_ns = stopped_ns(w, record->start, record->end);
     ub_watch_queue(w, e);
 }
 

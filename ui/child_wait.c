@@ -99,7 +99,11 @@ static void stop_with_child(const struct ub_child *c, int sig)
     snprintf(stat_path, sizeof(stat_path), "/proc/%d/stat", (int)c->pid);
     was_continued();
     waker = start_waker(stat_path);
+    if (c->on_stop)
+        c->on_stop(c->on_stop_self, true);
     stop_self(sig);
+    if (c->on_stop)
+        c->on_stop(c->on_stop_self, false);
     if (waker > 0) {
         kill(waker, SIGKILL);
         waitpid(waker, NULL, 0);

@@ -285,6 +285,15 @@ static int judge(const struct run *run)
     return UB_EXIT_FINDING;
 }
 
+/* We stop with the child, and the watcher with us: it would not know why it saw nothing. */
+static void stops_with_child(void *self, bool stopping)
+{
+    struct run *run = self;
+
+    if (run->watch)
+        ub_watch_stops(run->watch, stopping);
+}
+
 static void wait_for_child(struct run *run)
 {
     uint64_t deadline = run->duration_ns != 0 ? ub_clock_monotonic_ns() + run->duration_ns : 0;
