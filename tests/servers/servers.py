@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import helpers
+import oracle
 
 THRESHOLD = "20ms"
 TOLERANCE_NS = 2_000_000
@@ -132,7 +133,7 @@ class Server:
 
 def stalls(recording):
     """Stalls that are neither start-up nor a busy machine."""
-    return [s for s in recording.slow if not s.get("startup") and s["cause"] not in ("runqueue", "stopped")]
+    return [s for s in recording.slow if not s.get("startup") and s["cause"] != "stopped" and not oracle.is_noise(s)]
 
 
 def has_function(recording, slow, *names):
