@@ -91,7 +91,8 @@ static bool fits(const struct ub_advice *row, const struct ub_advice_query *quer
         return false;
     if (row->cause && !in_list(row->cause, ub_model_cause_name(query->cause)))
         return false;
-    if (row->call && !in_list(row->call, ub_json_string(query->call, "name")))
+    if (row->call && !in_list(row->call, ub_json_string(query->call, "name")) &&
+        !in_list(row->call, ub_json_string(query->call, "via")))
         return false;
     if (row->fd != UB_ADVICE_FD_ANY && row->fd != fd_kind(query->call))
         return false;

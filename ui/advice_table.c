@@ -37,7 +37,6 @@
 #define REDIS "redis-*|valkey-*|keydb-*"
 #define NODE  "node|nodejs|node*"
 
-/* clang-format off: one row, one line. */
 const struct ub_advice ub_advice_table[] = {
     /* redis and its kin: one thread runs every command. */
     {.program = REDIS,
@@ -404,6 +403,5 @@ const struct ub_advice ub_advice_table[] = {
     {.loop = "glib", .cause = "cpu", .text = "g_task_run_in_thread(), or pieces with g_idle_add() between"},
     {.cause = "cpu", .text = "computation: a worker thread, or pieces with a turn of the loop between"},
 };
-/* clang-format on */
 
 const size_t ub_advice_rows = UB_ARRAY_LEN(ub_advice_table);

@@ -4,6 +4,8 @@
  */
 #include "model_private.h"
 
+#include <stdio.h>
+
 struct ub_model *ub_model_new(void)
 {
     struct ub_model *m = calloc(1, sizeof(*m));
@@ -181,20 +183,22 @@ static struct ub_process_entry *add_process(struct ub_model *m, struct ub_run_en
 }
 
 /*
- * The name in args[0]. A login shell's begins with '-', and programs that
- * change their title ("nginx: worker process") put anything there: then the
- * executable's own name serves better.
+ * The name in args[0]. A login shell's begins with '-'; programs that change
+ * their title put more behind it ("nginx: worker process", "redis-server
+ * *:6379"): its first word is the name all the same.
  */
-static char *started_as(const json_t *record)
+static char *started_as(const json_t *record, const char *exe)
 {
     const json_t *args = json_object_get(record, "args");
-    const char *first = json_string_value(json_is_array(args) ? json_array_get(args, 0) : args);
+    const char *title = json_string_value(json_is_array(args) ? json_array_get(args, 0) : args), *name;
+    char word[64];
 
-    if (!first || strpbrk(first, " :\t\n"))
+    if (!title || strcmp(ub_path_base(title), ub_path_base(exe)) == 0) /* a path may hold spaces */
         return NULL;
-    first = ub_path_base(first);
-    first += *first == '-';
-    return *first ? strdup(first) : NULL;
+    snprintf(word, sizeof(word), "%.*s", (int)strcspn(title, " :\t\n"), title);
+    name = ub_path_base(word);
+    name += *name == '-';
+    return *name ? strdup(name) : NULL;
 }
 
 static void process_line(struct ub_model *m, const json_t *record)
@@ -217,7 +221,7 @@ static void process_line(struct ub_model *m, const json_t *record)
     free(process->exe); /* the newest image of the process counts */
     free(process->started_as);
     process->exe = strdup(exe);
-    process->started_as = started_as(record);
+    process->started_as = started_as(record, exe);
 }
 
 const char *ub_model_exe(const struct ub_model *m, uint64_t pid)

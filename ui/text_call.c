@@ -170,16 +170,16 @@ static void put_shares(const struct ub_text_view *view, const json_t *slow, cons
     uint32_t i;
 
     for (i = 0; i < 3; i++) {
-        if ((share[i].hidden && !partial) || !ub_json_u64(slow, share[i].key, &ns) || ns == 0 || ns < window / 100)
+        if (share[i].hidden || !ub_json_u64(slow, share[i].key, &ns) || ns == 0 || ns < window / 100)
             continue;
-        fprintf(view->pen.out, "%s%s ", any ? ", " : partial ? " (" : lead, share[i].words);
+        fprintf(view->pen.out, "%s%s ", any ? ", " : lead, share[i].words);
         ub_text_put_duration(view, UB_INK_PLAIN, ns);
         any = true;
     }
     if (partial && any) {
-        fputs(" in the ", view->pen.out);
+        fputs(" (of the ", view->pen.out);
         ub_text_put_duration(view, UB_INK_PLAIN, window);
-        fputs(" that were accounted)", view->pen.out);
+        fputs(" accounted for)", view->pen.out);
     }
 }
 
@@ -219,7 +219,8 @@ static void why_cpu(const struct ub_text_view *view, const json_t *slow)
 {
     uint64_t window;
 
-    if (is_partial(slow, &window) || ub_json_u64_or(slow, "cpu_ns", 0) < window / 100 + 1)
+    is_partial(slow, &window);
+    if (ub_json_u64_or(slow, "cpu_ns", 0) < window / 100 + 1)
         why_time(view, slow, "ran on the CPU");
     else
         put_shares(view, slow, time_shares, "");

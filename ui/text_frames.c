@@ -75,19 +75,22 @@ enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe)
     return UB_SHOWN_USER;
 }
 
+/* Of a function in the program itself the module says nothing new. */
 const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size)
 {
     const char *file = ub_json_string(frame, "file"), *module = ub_json_string(frame, "module");
+    const char *base = module ? ub_path_base(module) : "";
+    bool named = ub_json_string(frame, "function") != NULL;
     uint64_t line = ub_json_u64_or(frame, "line", 0), offset;
 
     if (file && line > 0)
         snprintf(buf, size, "%s:%" PRIu64, ub_path_base(file), line);
     else if (file)
         snprintf(buf, size, "%s", ub_path_base(file));
-    else if (module && !ub_json_string(frame, "function") && ub_json_u64(frame, "offset", &offset))
-        snprintf(buf, size, "%s+0x%" PRIx64, ub_path_base(module), offset);
+    else if (!named && ub_json_u64(frame, "offset", &offset))
+        snprintf(buf, size, "%s+0x%" PRIx64, base, offset);
     else
-        snprintf(buf, size, "%s", module ? ub_path_base(module) : "");
+        snprintf(buf, size, "%s", !named || strstr(base, ".so") || *base == '[' ? base : "");
     return buf;
 }
 

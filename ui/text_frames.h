@@ -1,5 +1,5 @@
 /*
- * How a frame is shown: its place ("wal.c:212", "redis-server+0x4f2a1"), its
+ * How a frame is shown: its place ("wal.c:212", "libz.so.1", "redis-server+0x4f2a1"), its
  * function, and whether it is the user's business. The classes of modules and
  * loop functions come from one table, tracer/dispatchers.c.
  */
@@ -19,7 +19,10 @@ enum ub_shown {
 /* `exe`: path of the program's executable, which is the user's wherever it lies; may be NULL. */
 enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe);
 
-/* Both return `buf`; the text is not escaped yet. "" when nothing is known. */
+/*
+ * Both return `buf`; the text is not escaped yet. "" when nothing is known; a
+ * function of the program itself without debug information has no place.
+ */
 const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size);
 const char *ub_text_frame_function(const json_t *frame, char *buf, size_t size);
 

@@ -63,6 +63,7 @@ static void put_ended(const struct ub_text_view *view, const struct ub_run *run)
 static void put_run(const struct ub_text_view *view, const struct ub_run *run)
 {
     const char *host = ub_json_string(run->header, "host");
+    uint64_t threshold;
 
     ub_pen_take(&view->pen, UB_INK_FUNCTION);
     put_command(view, run->header);
@@ -72,8 +73,10 @@ static void put_run(const struct ub_text_view *view, const struct ub_run *run)
         ub_escape_put(view->pen.out, host, UB_TEXT_NAME_COLUMNS);
     }
     put_when(view, run);
-    fputs("  threshold ", view->pen.out);
-    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(run->header, "threshold_ns", 0));
+    if (ub_json_u64(run->header, "threshold_ns", &threshold)) { /* a dump has none */
+        fputs("  threshold ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_PLAIN, threshold);
+    }
     put_ended(view, run);
     fputc('\n', view->pen.out);
 }

@@ -132,7 +132,8 @@ static void put_sites(const struct ub_text_view *view)
         fputc('\n', view->pen.out);
     }
     if (count > SITES_SHOWN)
-        fprintf(view->pen.out, PREFIX "  and %zu more call sites\n", count - SITES_SHOWN);
+        fprintf(view->pen.out, PREFIX "  and %zu more call site%s\n", count - SITES_SHOWN,
+                count == SITES_SHOWN + 1 ? "" : "s");
 }
 
 /* `info` notes only where they explain why there is nothing to see. */
