@@ -14,18 +14,17 @@ static int candidate(char *path, size_t size, char *why)
 {
     const char *set = getenv("UNBLOCK_AGENT");
     char self[PATH_MAX], *slash;
-    ssize_t n;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
-    if (set != NULL && *set != '\0') {
-        snprintf(path, size, "%s", set);
-        return 0;
-    }
-    n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    if (n < 0) {
+    if (n < 0) { /* told even when UNBLOCK_AGENT spares us the link: the watcher lives on /proc */
         snprintf(why, UB_WHY_MAX,
                  "/proc cannot be read (%s), and nothing can be watched without it: mount -t proc proc /proc",
                  strerror(errno));
         return -EINVAL;
+    }
+    if (set != NULL && *set != '\0') {
+        snprintf(path, size, "%s", set);
+        return 0;
     }
     self[n] = '\0';
     slash = strrchr(self, '/');

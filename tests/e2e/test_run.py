@@ -103,11 +103,11 @@ def test_the_reader_of_a_pipe_may_leave(workdir):
     assert done.stdout == "y\n141\n"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors(workdir, closed):
     """They stay closed in the program, nothing of ours takes their place, and the recording is whole."""
     script = 'for fd in 0 1 2; do [ -e /proc/self/fd/$fd ] && printf "$fd " >> seen; done; exit 5'
-    done = subprocess.run(["bash", "-c", f"{UNBLOCK} run -o r.jsonl -- sh -c '{script}' {closed}"],
+    done = subprocess.run(["bash", "-c", f"{UNBLOCK} run -v -o r.jsonl -- sh -c '{script}' {closed}"],
                           env=clean_environment(), stdin=subprocess.DEVNULL, timeout=20)
     assert done.returncode == 5
     seen = Path("seen").read_text().split() if Path("seen").exists() else []
