@@ -28,7 +28,8 @@ struct jit {
     uint64_t used;
     int fd;
     uint64_t parsed; /* bytes of the file */
-    char head[HEAD];
+    char head[HEAD]; /* the file's first bytes */
+    size_t head_len;
     struct code *code; /* in the order of the file */
     size_t count, capacity;
     char *names;
@@ -201,11 +202,20 @@ static void read_appended(struct jit *jit, uint64_t size)
 /* Begun anew, under the same name or in the same file: by another image of the process, or another process. */
 static bool was_restarted(struct jit *jit, const struct stat *st)
 {
-    char head[HEAD] = {0};
+    char head[HEAD];
 
     if ((uint64_t)st->st_size < jit->parsed)
         return true;
-    return jit->parsed >= HEAD && pread(jit->fd, head, HEAD, 0) == HEAD && memcmp(head, jit->head, HEAD) != 0;
+    return pread(jit->fd, head, jit->head_len, 0) != (ssize_t)jit->head_len ||
+           memcmp(head, jit->head, jit->head_len) != 0;
+}
+
+static void remember_head(struct jit *jit)
+{
+    ssize_t n = jit->head_len < HEAD ? pread(jit->fd, jit->head, jit->parsed < HEAD ? jit->parsed : HEAD, 0) : 0;
+
+    if (n > 0)
+        jit->head_len = (size_t)n;
 }
 
 static void reopen(struct jit *jit)
@@ -232,8 +242,7 @@ static void refresh(struct jit *jit)
     if (was_restarted(jit, &st))
         forget_contents(jit);
     read_appended(jit, (uint64_t)st.st_size < FILE_MAX ? (uint64_t)st.st_size : FILE_MAX);
-    if (jit->head[0] == '\0' && jit->parsed >= HEAD && pread(jit->fd, jit->head, HEAD, 0) != HEAD)
-        memset(jit->head, 0, HEAD);
+    remember_head(jit);
 }
 
 /* ---- looking up ---- */
