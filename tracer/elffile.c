@@ -227,15 +227,10 @@ static char *name_before_deletion(const char *path)
     return strndup(path, len);
 }
 
-static void free_string(char **s)
-{
-    free(*s);
-}
-
 int ub_elf_open(pid_t pid, const char *path, uint64_t map_start, uint64_t map_end, dev_t dev, ino_t ino,
                 struct ub_elf **ret_elf)
 {
-    UB_CLEANUP(free_string) char *name = name_before_deletion(path);
+    char *name = name_before_deletion(path);
     const struct entry *failure;
     struct ub_elf *elf = NULL;
     int r;
@@ -256,6 +251,7 @@ int ub_elf_open(pid_t pid, const char *path, uint64_t map_start, uint64_t map_en
         }
     }
     pthread_mutex_unlock(&cache_lock);
+    free(name);
     if (r < 0)
         return is_elsewhere(r) ? -ENOENT : r;
     *ret_elf = elf;

@@ -15,7 +15,7 @@
 
 #include <sys/types.h>
 
-#define UB_BUILD_ID_MAX 20
+#define UB_BUILD_ID_MAX     20
 #define UB_ELF_SEGMENTS_MAX 16
 
 struct ub_elf_segment {
@@ -40,7 +40,7 @@ struct ub_elf {
     uint32_t build_id_len; /* 0: none */
     uint32_t segment_count;
     struct ub_elf_segment segment[UB_ELF_SEGMENTS_MAX];
-    uint64_t eh_frame_hdr;      /* vaddr of PT_GNU_EH_FRAME, 0: none */
+    uint64_t eh_frame_hdr; /* vaddr of PT_GNU_EH_FRAME, 0: none */
     uint64_t eh_frame_hdr_size;
     bool vdso;
 

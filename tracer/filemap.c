@@ -140,8 +140,7 @@ int ub_filemap_find(pid_t pid, const char *path, int *ret_fd, struct stat *ret_s
     if (!S_ISREG(st.st_mode))
         return -EINVAL;
     *ret_stat = st;
-    *ret_fd = fd;
-    fd = -1;
+    *ret_fd = ub_filemap_keep(&fd);
     return 0;
 }
 

@@ -21,6 +21,15 @@ static inline void ub_filemap_close(int *fd)
     *fd = -1;
 }
 
+/* Takes a descriptor away from its UB_CLEANUP. */
+static inline int ub_filemap_keep(int *fd)
+{
+    int kept = *fd;
+
+    *fd = -1;
+    return kept;
+}
+
 /*
  * Finds the regular file at `path`, without opening it for reading: returns an
  * O_PATH descriptor and its stat. With `pid` > 0 the path is resolved inside

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define TEXT_FIRST (16u * 1024u)
-#define TEXT_MAX   (64u * 1024u * 1024u) /* 65,530 mappings with long names stay far below */
+#define TEXT_FIRST ((size_t)16 << 10)
+#define TEXT_MAX   ((size_t)64 << 20) /* 65,530 mappings with long names stay far below */
 
 /* The whole text, NUL-terminated. -ESRCH when it is empty: a zombie, or a kernel thread. */
 static int read_text(pid_t pid, char **ret_text, size_t *ret_len)

@@ -23,7 +23,7 @@ struct ub_map {
     uint64_t offset;     /* into the file */
     dev_t dev;           /* of the file as the kernel names it, with `ino`; 0: no file */
     ino_t ino;
-    uint32_t prot;       /* PROT_* */
+    uint32_t prot; /* PROT_* */
     enum ub_map_kind kind;
     const char *path;   /* owned by the snapshot; "" for anonymous memory */
     struct ub_elf *elf; /* never freed */
@@ -34,8 +34,8 @@ struct ub_maps {
     uint32_t refs;
     pid_t pid;
     uint32_t count;
-    uint64_t hash; /* of the text of /proc/PID/maps */
-    bool has_arena; /* the agent's shared memory is mapped */
+    uint64_t hash;      /* of the text of /proc/PID/maps */
+    bool has_arena;     /* the agent's shared memory is mapped */
     struct ub_map *map; /* sorted by start */
     char *text;         /* storage of the paths */
 };

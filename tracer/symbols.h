@@ -21,13 +21,13 @@ enum ub_language {
 };
 
 struct ub_symbol {
-    const char *function;  /* demangled; NULL: unknown. Valid until the tracer ends */
-    const char *file;      /* as in DWARF, joined with its directory; NULL: unknown */
-    uint32_t line;         /* 0: unknown */
-    uint64_t offset;       /* of the address from the start of the function */
-    bool inlined;          /* this function was inlined into the next one in the array */
-    bool nearest;          /* the address lies beyond the symbol's size, or the file is stripped and only an
-                              exported symbol below the address is known: a guess, to be called "nearest" */
+    const char *function; /* demangled; NULL: unknown. Valid until the tracer ends */
+    const char *file;     /* as in DWARF, joined with its directory; NULL: unknown */
+    uint32_t line;        /* 0: unknown */
+    uint64_t offset;      /* of the address from the start of the function */
+    bool inlined;         /* this function was inlined into the next one in the array */
+    bool nearest;         /* the address lies beyond the symbol's size, or the file is stripped and only an
+                             exported symbol below the address is known: a guess, to be called "nearest" */
     enum ub_language language;
 };
 

@@ -126,7 +126,7 @@ static int try_debug_dirs(const char *more, const struct wanted *w, struct ub_im
 
 static int find_by_build_id(const struct wanted *w, struct ub_image *ret, char **ret_path)
 {
-    char name[sizeof(".build-id/xx/.debug") + 2 * UB_BUILD_ID_MAX];
+    char name[sizeof(".build-id/xx/.debug") + (size_t)2 * UB_BUILD_ID_MAX];
     int len;
 
     if (w->build_id_len < 2)
@@ -134,7 +134,7 @@ static int find_by_build_id(const struct wanted *w, struct ub_image *ret, char *
     len = sprintf(name, ".build-id/%02x/", w->build_id[0]);
     for (uint32_t i = 1; i < w->build_id_len; i++)
         len += sprintf(name + len, "%02x", w->build_id[i]);
-    strcpy(name + len, ".debug");
+    sprintf(name + len, ".debug");
     return try_debug_dirs(name, w, ret, ret_path);
 }
 

@@ -272,7 +272,7 @@ uint32_t ub_unit_resolve(struct ub_unit *unit, uint64_t vaddr, struct ub_symbol 
         s->name = name_of(&s->die);
         s->named = true;
     }
-    for (uint32_t id = ub_ranges_find(&s->ranges, vaddr); id != UB_RANGES_NONE; id = s->inlined[id].parent) {
+    for (uint32_t id = ub_ranges_find(&s->ranges, vaddr); id < s->count; id = s->inlined[id].parent) {
         struct ub_inlined *inlined = &s->inlined[id];
 
         if (!inlined->named)

@@ -25,8 +25,8 @@ struct code {
 
 struct jit {
     pid_t pid; /* 0: free */
-    uint64_t used;
     int fd;
+    uint64_t used;
     uint64_t parsed; /* bytes of the file */
     char head[HEAD]; /* the file's first bytes */
     size_t head_len;
@@ -233,9 +233,7 @@ static void refresh(struct jit *jit)
 {
     struct stat st;
 
-    if (jit->fd < 0)
-        reopen(jit);
-    else if (fstat(jit->fd, &st) == 0 && st.st_nlink == 0)
+    if (jit->fd < 0 || (fstat(jit->fd, &st) == 0 && st.st_nlink == 0))
         reopen(jit);
     if (jit->fd < 0 || fstat(jit->fd, &st) < 0 || (uint64_t)st.st_size == jit->parsed)
         return;
@@ -339,16 +337,11 @@ static bool fill_js(char *text, struct ub_symbol *ret)
     return true;
 }
 
-static void free_string(char **s)
-{
-    free(*s);
-}
-
 bool ub_jit_resolve(pid_t pid, uint64_t address, struct ub_symbol *ret)
 {
-    UB_CLEANUP(free_string) char *text = NULL;
     struct jit *jit = jit_of(pid);
     const struct code *code;
+    char *text;
 
     refresh(jit);
     seal(jit);
@@ -361,5 +354,6 @@ bool ub_jit_resolve(pid_t pid, uint64_t address, struct ub_symbol *ret)
     *ret = (struct ub_symbol){.offset = address - code->start};
     if (!fill_js(text, ret))
         ret->function = ub_names_keep(text, SIZE_MAX);
+    free(text);
     return ret->function != NULL;
 }

@@ -101,25 +101,22 @@ static size_t len_without_version(const char *raw, size_t len)
     return at && at > raw ? (size_t)(at - raw) : len;
 }
 
-static void free_string(char **s)
-{
-    free(*s);
-}
-
 /* Fills `name`; the display string is allocated. */
 static bool make_name(const char *raw, size_t len, struct ub_name *name)
 {
     size_t plt = len > 4 && memcmp(raw + len - 4, "@plt", 4) == 0 ? 4 : 0;
-    size_t clean_len = len_without_clones(raw, len_without_version(raw, len - plt));
-    UB_CLEANUP(free_string) char *clean = strndup(raw, clean_len);
+    char *clean = strndup(raw, len_without_clones(raw, len_without_version(raw, len - plt)));
     struct output out;
     char *display;
+    int r;
 
     if (!clean)
         return false;
     name->language = demangle(clean, &out);
     name->mangled = name->language != UB_LANGUAGE_UNKNOWN;
-    if (asprintf(&display, "%s%s", name->mangled ? out.text : clean, plt ? "@plt" : "") < 0)
+    r = asprintf(&display, "%s%s", name->mangled ? out.text : clean, plt ? "@plt" : "");
+    free(clean);
+    if (r < 0)
         return false;
     name->display = display;
     return true;

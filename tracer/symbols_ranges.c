@@ -106,7 +106,7 @@ int ub_ranges_seal(struct ub_ranges *ranges)
     if (ranges->count == 0)
         return 0;
     qsort(ranges->range, ranges->count, sizeof(*ranges->range), by_start);
-    heap.item = calloc(ranges->count, sizeof(*heap.item));
+    heap.item = calloc(ranges->count, sizeof(const struct ub_range *));
     if (!heap.item)
         r = -ENOMEM;
     for (size_t i = 0; r == 0 && i < ranges->count; i++) {
