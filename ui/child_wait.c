@@ -90,10 +90,29 @@ static bool was_continued(void)
     return sigtimedwait(&set, NULL, &(struct timespec){0}) > 0;
 }
 
+/* The child has stopped once more since we last asked: a stop of its own, to be answered by the next round. */
+static bool stopped_anew(pid_t pid)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)pid, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
+/* We were continued: the child is to be continued as well, unless it was (`fg` continues the whole group). */
+static void continue_child(pid_t pid, const char *stat_path)
+{
+    /* It may be continued a moment after us, and a second SIGCONT would run its handler twice: so not at once. */
+    for (int i = 0; i < CONTINUE_POLLS; i++) {
+        if (!is_stopped(stat_path) || stopped_anew(pid))
+            return;
+        sleep_ns(1000000);
+    }
+    kill(pid, SIGCONT);
+}
+
 static void stop_with_child(const struct ub_child *c, int sig)
 {
     char stat_path[64];
-    bool continued;
     pid_t waker;
 
     snprintf(stat_path, sizeof(stat_path), "/proc/%d/stat", (int)c->pid);
@@ -108,17 +127,9 @@ static void stop_with_child(const struct ub_child *c, int sig)
         kill(waker, SIGKILL);
         waitpid(waker, NULL, 0);
     }
-    /*
-     * A process in an orphaned group, and pid 1, do not stop: no SIGCONT is
-     * pending then, and it is not for us to continue the child. `fg` continues
-     * the group, the child with it, but perhaps a moment after us: a second
-     * SIGCONT would run its handler twice.
-     */
-    continued = was_continued();
-    for (int i = 0; continued && i < CONTINUE_POLLS && is_stopped(stat_path); i++)
-        sleep_ns(1000000);
-    if (continued && is_stopped(stat_path))
-        kill(c->pid, SIGCONT);
+    /* In an orphaned group, and as pid 1, we do not stop: no SIGCONT is pending then, and the child is left as it is. */
+    if (was_continued())
+        continue_child(c->pid, stat_path);
 }
 
 /* What the child said before it ended without having executed. */
