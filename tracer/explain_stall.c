@@ -164,18 +164,32 @@ static void note_denied(struct ub_explain *x, const struct ub_event *e)
                                  "with CAP_SYS_PTRACE. Stalls and their durations are recorded all the same"));
 }
 
-static void keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+/*
+ * The outermost frame is the dynamic loader's: the process has executed another
+ * program, whose copy of the agent has not yet said so, and the turn is gone
+ * with the old one.
+ */
+static bool is_another_image(const struct ub_named_stack *s)
+{
+    const struct ub_map *map = s->count ? s->frame[s->count - 1].map : NULL;
+
+    return map && map->elf && strncmp(map->elf->basename, "ld-linux", 8) == 0;
+}
+
+/* False: what was seen is not that turn any more, because the thread has ended or executed another program. */
+static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
     const struct ub_capture *c = e->capture;
     struct ub_explained_look *look;
     bool stack = unwind_look(x, e);
 
     note_denied(x, e);
-    if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left))
-        return;
+    if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left) ||
+        (stack && is_another_image(&x->named)))
+        return false;
     represent(x, s, e, stack);
     if (s->count == UB_LOOKS_KEPT)
-        return;
+        return true;
     look = &s->look[s->count++];
     look->seen = (struct ub_seen){
         .state = c->state,
@@ -186,6 +200,7 @@ static void keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
         .at_ns = c->at_ns,
     };
     look->sample = sample_json(x, e, stack);
+    return true;
 }
 
 static json_int_t count_site(struct ub_explain *x, const char *site)
@@ -305,16 +320,14 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_stall *s = stall_of(x, e);
 
-    if (e->capture)
-        keep_look(x, s, e);
+    if (e->capture && !keep_look(x, s, e))
+        return;
     if (e->account.at_ns)
         s->last = e->account;
     if (!s->baseline.majflt) /* the baseline is read without faults: the first look's count starts theirs */
         s->baseline.majflt = e->account.majflt;
     if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified)
         return;
-    if (e->capture && (e->capture->error == -ESRCH || e->capture->state == UB_THREAD_DEAD))
-        return; /* it ended in the middle of its turn, some time ago: nothing is blocked */
     if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)))
         tell_ongoing(x, s, e, !(e->flags & UB_SLOT_SERVED));
 }
@@ -345,7 +358,8 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
     const char *cause;
     json_t *line;
 
-    if (e->account.at_ns)
+    /* Read late, the accounts hold what the thread has done since its turn ended as well. */
+    if (e->account.at_ns && e->account.at_ns <= ub_ticks_to_ns(e->end) + ub_ticks_span_to_ns(e->end - e->start) / 8)
         s->last = e->account;
     line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
                      &cause);

@@ -235,9 +235,9 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     ub_maps_unref(maps);
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;
-    if (ub_load_acquire(&slot->start) != t->start || (int64_t)(ub_ticks_now() - due) < 0 ||
-        (r == -EAGAIN && kind == UB_EVENT_LOOP)) {
-        ub_event_free(e); /* over meanwhile: what was taken belongs to something else */
+    if (ub_load_acquire(&slot->start) != t->start || ub_load_acquire(&slot->state) != UB_SLOT_LIVE ||
+        (int64_t)(ub_ticks_now() - due) < 0 || (r == -EAGAIN && kind == UB_EVENT_LOOP)) {
+        ub_event_free(e); /* over meanwhile, or another image: what was taken belongs to something else */
         return -EAGAIN;
     }
     e->end = ub_ticks_now();
