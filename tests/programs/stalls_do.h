@@ -376,7 +376,8 @@ STALL(stopped)
 #name, cause, call, stall_##name, help                                                                         \
     }
 static const struct stalls_row {
-    const char *name, *cause, *call; /* call: acceptable names between bars; "": none */
+    /* Acceptable ones between bars. call: "" is none. (A write-back may rather cost the kernel CPU than wait.) */
+    const char *name, *cause, *call;
     void (*run)(struct stalls *s);
     void (*help)(struct stalls *s, const struct stalls_command *command); /* NULL: needs nobody */
 } stalls_table[] = {
@@ -388,8 +389,8 @@ static const struct stalls_row {
     ROW(pipe_read, "call", "read", help_pipe_read),
     ROW(pipe_write, "call", "write", help_pipe_write),
     ROW(fifo_open, "call", "open|openat", help_fifo_open),
-    ROW(fsync, "call", "fsync", help_fsync),
-    ROW(fdatasync, "call", "fdatasync", help_fdatasync),
+    ROW(fsync, "call|cpu", "fsync", help_fsync),
+    ROW(fdatasync, "call|cpu", "fdatasync", help_fdatasync),
     ROW(flock, "call", "flock", help_flock),
     ROW(fcntl_lock, "call", "fcntl", help_fcntl_lock),
     ROW(tcp_recv, "call", "recv|recvfrom", help_tcp_recv),
