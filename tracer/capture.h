@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 #define UB_STACK_COPY_FIRST (16u * 1024u)
-#define UB_STACK_COPY_MAX (64u * 1024u)
+#define UB_STACK_COPY_MAX   (64u * 1024u)
 
 enum ub_thread_state {
     UB_THREAD_RUNNING, /* on a CPU, or waiting for one */
@@ -49,7 +49,7 @@ struct ub_stack_region {
 struct ub_capture {
     enum ub_thread_state state;
     enum ub_proof proof;
-    uint64_t at_ns; /* CLOCK_MONOTONIC when the stack was copied */
+    uint64_t at_ns;  /* CLOCK_MONOTONIC when the stack was copied */
     char proc_state; /* the letter of /proc/PID/stat when it was read, else 0 */
     int64_t nr;      /* system call number; -1: none */
     uint64_t arg[6];
@@ -106,7 +106,8 @@ int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const
  * The answer to a request that ub_capture_signal left open. 0; -EAGAIN: still
  * none; -ENOENT: no request is open. The next ub_capture_signal discards it.
  */
-int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
+                              struct ub_capture *ret);
 
 /* Samples a running thread with perf_event_open (no agent needed). Same errors; -EPERM: perf_event_paranoid. */
 int ub_capture_perf(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_capture *ret);

@@ -16,6 +16,9 @@
 
 #define SAMPLE_SIGNAL SIGURG /* its default action is to be ignored: it harms nobody who has just exec'ed */
 
+#define LEAVE_FIRST_NS 20000
+#define LEAVE_LAST_NS  640000
+
 #define POLL_FIRST_NS 4000ull /* the usual answer takes 5-15 us */
 #define POLL_MAX_NS   100000ull
 #define POLL_TOTAL_NS 2000000ull
@@ -127,6 +130,25 @@ static int await(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t tick
     return r;
 }
 
+/*
+ * Blocked, but it has answered before: most likely it is still on its way out of
+ * the handler, where every signal is blocked, and may be waiting for a CPU there.
+ */
+static int wait_while_leaving(struct ub_thread_files *f, const struct ub_sample *sample, struct signal_state *s)
+{
+    int r = 0;
+
+    for (long ns = LEAVE_FIRST_NS; r == 0 && ns <= LEAVE_LAST_NS && s->caught && s->blocked; ns *= 2) {
+        struct timespec ts = {0, ns};
+
+        if (ub_load_relaxed(&sample->done) == 0)
+            break;
+        nanosleep(&ts, NULL);
+        r = read_signal_state(f, s);
+    }
+    return r;
+}
+
 static uint32_t fresh_number(const struct ub_sample *sample)
 {
     uint32_t open = ub_load_relaxed(&sample->request), done = ub_load_relaxed(&sample->done);
@@ -144,6 +166,8 @@ int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample
 
     ub_thread_files_take(pid, tid, &f);
     r = read_signal_state(&f, &s);
+    if (r == 0)
+        r = wait_while_leaving(&f, sample, &s);
     if (r < 0)
         return r;
     if (s.letter != 'R')

@@ -73,6 +73,7 @@ struct decoder {
     uint8_t map; /* 0: one byte, 1: 0f, 2: 0f 38, 3: 0f 3a */
     uint8_t op, form;
     uint8_t modrm;
+    bool below_stack;
 };
 
 static bool byte(struct decoder *d, uint8_t *ret)
@@ -160,6 +161,8 @@ static bool operand_bytes(struct decoder *d)
         n = 4;
     if ((uint32_t)(d->end - d->p) < n)
         return false;
+    if (n && mod != 0 && rm == 4 && (sib & 7) == RSP && !d->rex_b)
+        d->below_stack = d->p[n - 1] & 0x80; /* the sign of the displacement */
     d->p += n;
     /* test, the one member of these groups with an immediate */
     if (d->map == 0 && (d->op == 0xf6 || d->op == 0xf7) && (d->modrm & 0x38) <= 8)
@@ -237,6 +240,16 @@ static void group1(const struct decoder *d, const uint8_t *imm, struct ub_insn *
     ret->delta = which == 0 ? value : -value;
 }
 
+static void jump(const struct decoder *d, const uint8_t *imm, struct ub_insn *ret)
+{
+    ret->kind = UB_INSN_LEAVES;
+    ret->jumps = true;
+    if (d->op == 0xeb)
+        ret->delta = (int8_t)imm[0];
+    else
+        memcpy(&ret->delta, imm, sizeof(ret->delta));
+}
+
 static void classify(const struct decoder *d, const uint8_t *imm, struct ub_insn *ret)
 {
     uint8_t op = d->op;
@@ -249,7 +262,9 @@ static void classify(const struct decoder *d, const uint8_t *imm, struct ub_insn
         ret->kind = UB_INSN_PUSH;
     else if ((op & 0xf8) == 0x58 || op == 0x8f)
         ret->kind = UB_INSN_EPILOGUE; /* pop */
-    else if (op == 0xe8 || op == 0xe9 || op == 0xeb || op == 0xc3 || op == 0xc2 || op == 0xcc || op == 0xf4 ||
+    else if (op == 0xe9 || op == 0xeb)
+        jump(d, imm, ret);
+    else if (op == 0xe8 || op == 0xc3 || op == 0xc2 || op == 0xcc || op == 0xf4 ||
              (op == 0xff && (d->modrm >> 3 & 7) >= 2 && (d->modrm >> 3 & 7) <= 5))
         ret->kind = UB_INSN_LEAVES;
     else if (op == 0xc9)
@@ -276,6 +291,8 @@ bool ub_insn_decode(const uint8_t *p, uint32_t len, struct ub_insn *ret)
     if ((uint32_t)(d.end - d.p) < imm)
         return false;
     *ret = (struct ub_insn){.len = (uint32_t)(d.p - p) + imm, .kind = UB_INSN_OTHER};
+    ret->below_stack = d.below_stack;
+    ret->returns = d.map == 0 && (d.op == 0xc3 || d.op == 0xc2);
     classify(&d, d.p, ret);
     return true;
 }

@@ -13,6 +13,9 @@
 #define ENTRY_BYTES   128u          /* _start, and ld.so's _dl_start_user behind it */
 #define BLOB_BYTES    (64u * 1024u) /* that much code without tables is not somebody's forgotten assembly */
 
+#define EPILOGUE_MAX 32   /* instructions */
+#define RED_ZONE     128u /* bytes below the stack pointer that stay what they are */
+
 /* ---- memory ---- */
 
 const struct ub_map *ub_unwind_map(struct ub_unwinder *u, uint64_t address)
@@ -75,6 +78,11 @@ static int access_mem(unw_addr_space_t as, unw_word_t address, unw_word_t *value
     u->budget--;
     if (read_stack(u->capture, address, value, sizeof(*value)))
         return 0;
+    for (uint32_t i = 0; i < u->popped_count; i++)
+        if (u->popped[i].address == address) {
+            *value = u->popped[i].value;
+            return 0;
+        }
     /*
      * A CIE names its personality routine through a pointer in writable data. Its
      * value does not matter, but libunwind insists on reading it.
@@ -297,6 +305,56 @@ static bool is_entry(const struct ub_map *m, uint64_t pc)
     return m->elf->entry && pc - m->bias - m->elf->entry < ENTRY_BYTES;
 }
 
+/*
+ * Straight on to a return, or to a jump out of the function, without looking
+ * below the stack pointer (where a leaf function may keep registers it has yet to restore).
+ */
+static bool in_epilogue(const struct ub_map *m, uint64_t pc)
+{
+    struct ub_insn insn;
+    struct ub_fde fde;
+    uint64_t vaddr = pc - m->bias;
+
+    if (ub_fde_find(m->elf, vaddr, &fde, NULL) < 0)
+        return false;
+    for (int i = 0; i < EPILOGUE_MAX && vaddr < fde.end; i++, vaddr += insn.len) {
+        uint64_t len = fde.end - vaddr < 16 ? fde.end - vaddr : 16;
+        const uint8_t *p = ub_elf_image(m->elf, vaddr, len, false);
+
+        if (!p || !ub_insn_decode(p, (uint32_t)len, &insn) || insn.below_stack)
+            return false;
+        if (insn.kind == UB_INSN_LEAVES)
+            return insn.returns ||
+                   (insn.jumps && vaddr + insn.len + (uint64_t)(int64_t)insn.delta - fde.start >= fde.end - fde.start);
+        if (insn.kind == UB_INSN_PUSH || insn.kind == UB_INSN_CLOBBER_RSP || insn.kind == UB_INSN_SET_RBP)
+            return false;
+    }
+    return false;
+}
+
+/*
+ * Behind `pop %rbp`, GCC's tables still say that the caller's rbp lies where it
+ * was pushed. That is just below the stack pointer now, where no sample reaches;
+ * but the register has it by then. True of all registers, in an epilogue only.
+ */
+static void note_popped(struct ub_unwinder *u, const struct ub_map *m, const struct ub_regs *at)
+{
+    uint64_t sp = at->reg[UB_REG_RSP];
+
+    u->popped_count = 0;
+    if (!at->exact || !m->elf || !in_epilogue(m, at->reg[UB_REG_RIP]))
+        return;
+    for (int i = 0; i < UB_REG_RIP; i++) {
+        unw_save_loc_t loc;
+
+        if (!(at->known & UB_REG_BIT(i)) || unw_get_save_loc(&u->cursor, i, &loc) < 0 || loc.type != UNW_SLT_MEMORY ||
+            loc.u.addr >= sp || loc.u.addr < sp - RED_ZONE)
+            continue;
+        u->popped[u->popped_count].address = loc.u.addr;
+        u->popped[u->popped_count++].value = at->reg[i];
+    }
+}
+
 static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, struct ub_regs *at, bool *ret_framed)
 {
     uint64_t old = at->reg[UB_REG_RSP];
@@ -314,11 +372,15 @@ static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, stru
     }
     if (r < 0 || unw_get_reg(&u->cursor, UNW_REG_SP, &sp) < 0)
         return STEP_STOP;
-    at->reg[UB_REG_RSP] = sp;
-    if (r == 0)
+    if (r == 0) {
+        at->reg[UB_REG_RSP] = sp;
         return STEP_END;
+    }
     if (unw_get_reg(&u->cursor, UNW_REG_IP, &ip) < 0 || sp <= old)
         return STEP_STOP; /* the stack grows down: a caller's frame lies above, or the tables lie */
+    if (at->exact)
+        note_popped(u, m, at);
+    at->reg[UB_REG_RSP] = sp;
     at->reg[UB_REG_RIP] = ip;
     at->exact = false;
     return STEP_OK;
@@ -428,6 +490,7 @@ int ub_unwind(struct ub_unwinder *u, struct ub_maps *maps, const struct ub_captu
     u->maps = maps;
     u->capture = capture;
     u->last_map = NULL;
+    u->popped_count = 0;
     u->budget = BUDGET;
     u->cached = choose_space(u, maps);
     r = walk(u, &at, ret, false);

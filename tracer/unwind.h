@@ -13,9 +13,9 @@
 #define UB_FRAMES_MAX 256
 
 enum ub_frame_how {
-    UB_FRAME_EXACT,   /* unwind tables and known registers */
-    UB_FRAME_RBP,     /* rbp was not known and was recovered (prologue or call-target scan) */
-    UB_FRAME_FP,      /* followed the frame pointer where there is no unwind table (JIT code) */
+    UB_FRAME_EXACT, /* unwind tables and known registers */
+    UB_FRAME_RBP,   /* rbp was not known and was recovered (prologue or call-target scan) */
+    UB_FRAME_FP,    /* followed the frame pointer where there is no unwind table (JIT code) */
 };
 
 struct ub_frame {
@@ -27,7 +27,7 @@ struct ub_frame {
 
 struct ub_stack {
     uint32_t count;
-    bool complete; /* reached the outermost frame (_start, clone, or a root marked by CFI) */
+    bool complete;  /* reached the outermost frame (_start, clone, or a root marked by CFI) */
     bool truncated; /* more frames than UB_FRAMES_MAX */
     struct ub_frame frame[UB_FRAMES_MAX];
 };

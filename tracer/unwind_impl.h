@@ -73,11 +73,21 @@ struct ub_unwind_space {
     uint64_t used;
 };
 
+/* What was found out about the ways to a function (unwind_refs.c). */
+#define UB_UNWIND_REFERENCES 64u
+
+struct ub_unwind_reference {
+    const struct ub_elf *elf; /* NULL: a free entry */
+    uint64_t start;
+    bool only_called;
+};
+
 struct ub_unwinder {
     unw_accessors_t accessors;
     struct ub_unwind_space space[UB_UNWIND_SPACES];
     unw_addr_space_t plain; /* no cache */
     uint64_t clock;
+    struct ub_unwind_reference reference[UB_UNWIND_REFERENCES];
 
     /* The trace at work. */
     struct ub_maps *maps;
@@ -86,11 +96,15 @@ struct ub_unwinder {
     unw_addr_space_t cached;
     unw_cursor_t cursor;
     struct ub_regs regs; /* what access_reg answers with */
-    uint32_t missing;    /* registers that were asked for and not known */
-    uint32_t budget;     /* memory accesses left: tables are hostile, and may loop */
-    bool in_tables;      /* find_proc_info is reading */
-    bool no_table;       /* the last step found no entry */
-    uint64_t gap;        /* then: the stretch without entries */
+    struct {
+        uint64_t address, value;
+    } popped[UB_REG_COUNT]; /* words below the copy whose contents are known: see note_popped in unwind.c */
+    uint32_t popped_count;
+    uint32_t missing; /* registers that were asked for and not known */
+    uint32_t budget;  /* memory accesses left: tables are hostile, and may loop */
+    bool in_tables;   /* find_proc_info is reading */
+    bool no_table;    /* the last step found no entry */
+    uint64_t gap;     /* then: the stretch without entries */
 
     struct ub_stack trial, best; /* scratch of ub_rbp_recover */
 };
@@ -103,6 +117,12 @@ bool ub_unwind_read(struct ub_unwinder *u, uint64_t address, void *buf, uint32_t
 
 /* What precedes a return address; NONE as well when it is not in the code of an ELF file. */
 enum ub_call ub_unwind_call_before(struct ub_unwinder *u, uint64_t address, uint64_t *ret_target);
+
+/*
+ * True when `fde` is only ever entered by call instructions that name it.
+ * Searches the file the first time: a millisecond for a megabyte of code.
+ */
+bool ub_unwind_only_called(struct ub_unwinder *u, const struct ub_elf *elf, const struct ub_fde *fde);
 
 /* Walks on from a frame into u->trial, emptied before. True: it reached the outermost frame. */
 bool ub_unwind_try(struct ub_unwinder *u, const struct ub_regs *from);
@@ -129,7 +149,10 @@ enum ub_insn_kind {
 struct ub_insn {
     uint32_t len;
     enum ub_insn_kind kind;
-    int32_t delta;
+    int32_t delta;    /* UB_INSN_LEAVES with `jumps`: from the end of the instruction to the target */
+    bool returns;     /* a return */
+    bool jumps;       /* a jump to a constant */
+    bool below_stack; /* uses memory below rsp */
 };
 
 /* The instruction at `p`, as far as it concerns the stack pointer. False: not one that compilers emit. */
