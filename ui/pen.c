@@ -59,5 +59,5 @@ void ub_pen_spaces(const struct ub_pen *pen, size_t count)
 void ub_pen_label(const struct ub_pen *pen, const char *label)
 {
     fputs("  ", pen->out);
-    ub_pen_printf(pen, UB_INK_LABEL, "%-7s", label);
+    ub_pen_printf(pen, *label ? UB_INK_LABEL : UB_INK_PLAIN, "%-7s", label);
 }

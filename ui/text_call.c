@@ -161,7 +161,7 @@ static bool is_partial(const json_t *slow, uint64_t *ret_window_ns)
     return *ret_window_ns < duration - duration / 10;
 }
 
-/* ", cpu 40 ms, run queue 11 ms" with `lead` in the place of the first comma. Shares below 1 % are left out. */
+/* ", cpu 40 ms, run queue 11 ms" with `lead` in the place of the first comma. Shares below 0.5 % are left out. */
 static void put_shares(const struct ub_text_view *view, const json_t *slow, const struct share share[3],
                        const char *lead)
 {
@@ -170,7 +170,7 @@ static void put_shares(const struct ub_text_view *view, const json_t *slow, cons
     uint32_t i;
 
     for (i = 0; i < 3; i++) {
-        if (share[i].hidden || !ub_json_u64(slow, share[i].key, &ns) || ns == 0 || ns < window / 100)
+        if (share[i].hidden || !ub_json_u64(slow, share[i].key, &ns) || ns == 0 || ns < window / 200)
             continue;
         fprintf(view->pen.out, "%s%s ", any ? ", " : lead, share[i].words);
         ub_text_put_duration(view, UB_INK_PLAIN, ns);
@@ -197,9 +197,9 @@ static void why_call(const struct ub_text_view *view, const json_t *slow, const 
     else
         fputs("a blocking call, not known which", view->pen.out);
     if (count > 1)
-        fprintf(view->pen.out, ", %" PRIu64 " calls,", count);
+        fprintf(view->pen.out, " %" PRIu64 " times", count);
     if (timed) {
-        fputc(' ', view->pen.out);
+        fputs(count > 1 ? ", " : " ", view->pen.out);
         ub_text_put_duration(view, UB_INK_PLAIN, ns);
     }
     put_shares(view, slow, share, timed ? ", " : ": ");

@@ -156,7 +156,7 @@ static void put_loop(const struct ub_text_view *view, const struct ub_loop *loop
     }
     fprintf(view->pen.out, "  %10" PRIu64, loop->turns ? loop->turns : loop->callbacks);
     if (loop->observed_ns > 0)
-        fprintf(view->pen.out, "  %5.1f %%", 100.0 * (double)loop->busy_ns / (double)loop->observed_ns);
+        fprintf(view->pen.out, "  %6.1f %%", 100.0 * (double)loop->busy_ns / (double)loop->observed_ns);
     else
         put_cell(view, loop->busy_ns);
     for (i = 0; i < UB_ARRAY_LEN(permille); i++)
@@ -178,7 +178,7 @@ static void put_loops(const struct ub_text_view *view)
         return;
     }
     ub_pen_take(&view->pen, UB_INK_LABEL);
-    fprintf(view->pen.out, "%-22s%-12s%-14s  %10s  %7s  %8s  %8s  %8s  %8s", "program", "loop", "pid/tid", "turns",
+    fprintf(view->pen.out, "%-22s%-12s%-14s  %10s  %8s  %8s  %8s  %8s  %8s", "program", "loop", "pid/tid", "turns",
             "busy", "p50", "p99", "p99.9", "max");
     ub_pen_drop(&view->pen);
     fputc('\n', view->pen.out);

@@ -138,8 +138,8 @@ static void put_also(const struct ub_text_view *view, const struct ub_chain *cha
 
         ub_pen_label(&view->pen, "also");
         fprintf(view->pen.out, "%" PRIu64 " of %" PRIu64 "  ", also->samples, chain->samples);
-        ub_escape_put(view->pen.out, ub_text_frame_place(also->frame, place, sizeof(place)), UB_TEXT_PLACE_COLUMNS);
-        fputs("  ", view->pen.out);
+        if (ub_escape_put(view->pen.out, ub_text_frame_place(also->frame, place, sizeof(place)), UB_TEXT_PLACE_COLUMNS))
+            fputs("  ", view->pen.out);
         ub_escape_put(view->pen.out, ub_text_frame_function(also->frame, function, sizeof(function)),
                       UB_TEXT_NAME_COLUMNS);
         if (also->caller && *ub_text_frame_function(also->caller, function, sizeof(function))) {
