@@ -276,7 +276,13 @@ static void tell_what_was_not_seen(struct ub_explain *x)
     else if (x->totals.loops == 0)
         emit_note(x, "info",
                   "no event loop was seen: no thread came back to one epoll, poll, select or io_uring wait often enough "
-                  "(8 times; poll and select on two descriptors or more)");
+                  "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
+                  "watched only until its first process ends: keep it in the foreground");
+    if (x->w->left_running) {
+        snprintf(text, sizeof(text), "%u loop threads of background processes still run and are watched no longer: the "
+                 "run ends with the program that was started; keep it in the foreground", x->w->left_running);
+        emit_note(x, "warning", text);
+    }
     if (ub_load_relaxed(&h->no_slot)) {
         snprintf(text, sizeof(text), "%u threads were not watched: all %u slots were taken",
                  ub_load_relaxed(&h->no_slot), UB_SLOT_MAX);

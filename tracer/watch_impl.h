@@ -45,6 +45,7 @@ struct ub_watch {
     uint64_t tokens_at;
     uint64_t lost; /* ring records */
     uint64_t rate_limited; /* looks not taken */
+    uint32_t left_running; /* watched threads that outlived the run */
     uint64_t housekeeping_at;
     uint64_t own_wait_ns; /* the watching thread's own time on the run queue, at the last housekeeping */
 

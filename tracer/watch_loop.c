@@ -458,6 +458,7 @@ static void finish(struct ub_watch *w)
             drain(w, i, 0);
         if (w->watched[i].process) {
             w->watched[i].alive_at = ub_ticks_now();
+            w->left_running += thread_exists(&w->watched[i]);
             retire(w, i);
         }
     }
