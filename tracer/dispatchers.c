@@ -139,11 +139,9 @@ static uint32_t shared_frames(const struct ub_stack *stall, const struct ub_stac
     return shared;
 }
 
-int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
-                            const struct ub_stack *loop)
+/* Up to the frame at `boundary`, or without one (UINT64_MAX) up to the first frame of a known loop. */
+static int outermost_user(const struct ub_named_stack *stall, uint64_t boundary)
 {
-    uint32_t shared = shared_frames(stall_raw, loop);
-    uint64_t boundary = shared ? stall_raw->frame[stall_raw->count - shared].cfa : UINT64_MAX;
     int outermost = -ENOENT, named = -ENOENT;
 
     for (uint32_t i = 0; i < stall->count; i++) {
@@ -152,7 +150,7 @@ int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_
         /* Inlined functions of the dispatcher's own frame may be the callback: only the function itself is the loop. */
         if (f->cfa == boundary && !f->symbol.inlined)
             break;
-        if (f->role == UB_ROLE_LOOP && outermost >= 0 && !shared)
+        if (f->role == UB_ROLE_LOOP && outermost >= 0 && boundary == UINT64_MAX)
             break;
         if (f->role != UB_ROLE_USER)
             continue;
@@ -161,4 +159,32 @@ int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_
             named = (int)i;
     }
     return named >= 0 ? named : outermost;
+}
+
+int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
+                            const struct ub_stack *loop)
+{
+    uint32_t shared = shared_frames(stall_raw, loop);
+
+    return outermost_user(stall, shared ? stall_raw->frame[stall_raw->count - shared].cfa : UINT64_MAX);
+}
+
+int ub_dispatchers_callback_by_site(const struct ub_named_stack *stall, uint64_t site)
+{
+    struct ub_symbol symbol[UB_INLINES_MAX];
+    uint32_t n = site ? ub_symbols_resolve(stall->maps, site - 1, symbol, UB_INLINES_MAX) : 0;
+    uint64_t start;
+
+    if (n == 0 || !symbol[n - 1].function)
+        return -ENOENT;
+    start = site - 1 - symbol[n - 1].offset;
+    for (uint32_t i = stall->count; i-- > 0;) {
+        const struct ub_named_frame *f = &stall->frame[i];
+        uint64_t begins = f->pc - f->symbol.offset;
+
+        /* The offset is that of the call, the pc often that of the instruction after it. */
+        if (!f->symbol.inlined && f->symbol.function && (begins == start || begins == start + 1))
+            return i > 0 ? outermost_user(stall, f->cfa) : -ENOENT;
+    }
+    return -ENOENT;
 }

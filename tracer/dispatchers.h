@@ -22,4 +22,11 @@ const char *ub_dispatchers_loop(const struct ub_named_stack *s);
 int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_stack *stall_raw,
                             const struct ub_stack *loop);
 
+/*
+ * The same where the loop was never met in its wait: the dispatcher is the
+ * function that holds `site`, the return address of the wait call. -ENOENT when
+ * that function is not on the stack (it only waits) or not known.
+ */
+int ub_dispatchers_callback_by_site(const struct ub_named_stack *stall, uint64_t site);
+
 #endif

@@ -105,15 +105,24 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     return ok;
 }
 
+static int callback_of(const struct ub_explain *x, const struct ub_event *e)
+{
+    const struct ub_stack *wait = x->thread[e->slot].wait_stack;
+    int callback = -ENOENT;
+
+    if (!wait)
+        callback = ub_dispatchers_callback_by_site(&x->named, ub_load_relaxed(&x->w->arena->slot[e->slot].site));
+    return callback >= 0 ? callback : ub_dispatchers_callback(&x->named, &x->raw, wait);
+}
+
 /*
  * The representative stack gives callback, call and site: a look with a stack
  * says more than one without, a blocked look more than a running one.
  */
 static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, bool stack)
 {
-    struct ub_thread_record *t = &x->thread[e->slot];
     bool blocked = e->capture->state == UB_THREAD_BLOCKED && e->capture->nr >= 0;
-    int callback = stack ? ub_dispatchers_callback(&x->named, &x->raw, t->wait_stack) : -ENOENT;
+    int callback = stack ? callback_of(x, e) : -ENOENT;
     bool first_blocked = blocked && s->blocked_looks++ == 0;
     char name[UB_SYSCALL_NAME_MAX];
 
