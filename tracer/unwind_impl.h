@@ -28,8 +28,8 @@ static inline uint64_t ub_regs_lookup_pc(const struct ub_regs *r)
 /* ---- unwind tables of one ELF file; addresses here are the file's own ---- */
 
 struct ub_fde {
-    uint64_t start, end;  /* of the function */
-    uint64_t table_entry; /* address of its entry in .eh_frame_hdr */
+    uint64_t start, end; /* of the function */
+    uint64_t address;    /* of the entry itself, in .eh_frame */
     uint64_t code_align;
     int64_t data_align;
     const uint8_t *cie_code, *cie_end;
@@ -44,12 +44,39 @@ struct ub_cfa_rule {
 };
 
 /*
- * The function that holds `vaddr`, by binary search in .eh_frame_hdr.
+ * Functions of a file without .eh_frame_hdr (linked with -static), sorted: built
+ * from all of .eh_frame once and kept by the unwinder.
+ */
+struct ub_fde_entry {
+    uint64_t start;
+    uint64_t address; /* in .eh_frame */
+};
+
+struct ub_fde_index {
+    const struct ub_elf *elf; /* NULL: free */
+    struct ub_fde_entry *entry;
+    uint64_t count;
+    uint64_t used;
+};
+
+#define UB_FDE_INDEXES 8u
+
+struct ub_unwinder;
+
+/* The index of a file; without entries when it has no .eh_frame either. NULL: no memory. */
+const struct ub_fde_index *ub_fde_index_get(struct ub_unwinder *u, const struct ub_elf *elf);
+void ub_fde_index_free(struct ub_unwinder *u);
+
+/* Reads the entry at `vaddr`. -EBADMSG. */
+int ub_fde_read(const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret);
+
+/*
+ * The function that holds `vaddr`, by binary search in .eh_frame_hdr or in our index.
  * -ENOENT: no entry covers it; `ret_gap` (may be NULL) is then the length of
  * the stretch without entries around it. -EBADMSG: tables that make no sense, or
  * of a form that no linker of today writes.
  */
-int ub_fde_find(const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret, uint64_t *ret_gap);
+int ub_fde_find(struct ub_unwinder *u, const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret, uint64_t *ret_gap);
 
 /*
  * Walks all of the function's instructions, so that libunwind only ever sees
@@ -63,6 +90,8 @@ int ub_unwind_find_proc_info(unw_addr_space_t as, unw_word_t ip, unw_proc_info_t
 void ub_unwind_put_info(unw_addr_space_t as, unw_proc_info_t *pi, void *arg);
 
 /* ---- the unwinder ---- */
+
+#define UB_UNWIND_TABLE_ADDRESS 0xffff800000000000ull /* where no process has memory */
 
 /* Address spaces kept warm: libunwind's cache is worth a factor of four, and belongs to one layout of memory. */
 #define UB_UNWIND_SPACES 8u
@@ -88,6 +117,7 @@ struct ub_unwinder {
     unw_addr_space_t plain; /* no cache */
     uint64_t clock;
     struct ub_unwind_reference reference[UB_UNWIND_REFERENCES];
+    struct ub_fde_index index[UB_FDE_INDEXES];
 
     /* The trace at work. */
     struct ub_maps *maps;
@@ -102,6 +132,7 @@ struct ub_unwinder {
     uint32_t popped_count;
     uint32_t missing; /* registers that were asked for and not known */
     uint32_t budget;  /* memory accesses left: tables are hostile, and may loop */
+    uint64_t table;   /* the table of one entry that libunwind searches at UB_UNWIND_TABLE_ADDRESS */
     bool in_tables;   /* find_proc_info is reading */
     bool no_table;    /* the last step found no entry */
     uint64_t gap;     /* then: the stretch without entries */
@@ -112,8 +143,20 @@ struct ub_unwinder {
 /* Like ub_maps_find, but the same mapping is mostly asked for again. NULL. */
 const struct ub_map *ub_unwind_map(struct ub_unwinder *u, uint64_t address);
 
-/* Bytes of the captured stack, or of what the ELF files say is read-only there. */
+/* Bytes of the captured stack. */
+bool ub_unwind_read_stack(const struct ub_capture *c, uint64_t address, void *buf, uint32_t len);
+
+/* Bytes of an ELF file where it is mapped. `writable_too`: initial contents of data, which may be different by now. */
+bool ub_unwind_read_image(struct ub_unwinder *u, uint64_t address, void *buf, uint32_t len, bool writable_too);
+
+/* The one or the other, read-only data alone. */
 bool ub_unwind_read(struct ub_unwinder *u, uint64_t address, void *buf, uint32_t len);
+
+/*
+ * The address space whose cache fits `maps`, or the one that was idle longest,
+ * emptied. Only executable mappings decide: a heap that grows changes nothing.
+ */
+unw_addr_space_t ub_unwind_choose_space(struct ub_unwinder *u, struct ub_maps *maps);
 
 /* What precedes a return address; NONE as well when it is not in the code of an ELF file. */
 enum ub_call ub_unwind_call_before(struct ub_unwinder *u, uint64_t address, uint64_t *ret_target);

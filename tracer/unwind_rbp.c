@@ -46,7 +46,7 @@ static bool open_search(struct ub_unwinder *u, const struct ub_regs *at, struct 
     uint64_t pc = ub_regs_lookup_pc(at), len;
 
     *ret = (struct search){.u = u, .at = at, .map = ub_unwind_map(u, pc)};
-    if (!ret->map || !ret->map->elf || ub_fde_find(ret->map->elf, pc - ret->map->bias, &ret->fde, NULL) < 0 ||
+    if (!ret->map || !ret->map->elf || ub_fde_find(u, ret->map->elf, pc - ret->map->bias, &ret->fde, NULL) < 0 ||
         ub_fde_check(&ret->fde, pc - ret->map->bias, &ret->rule) < 0)
         return false;
     if (ret->rule.reg != UB_REG_RBP || ret->rule.offset > 4096 || ret->rule.offset < (ret->rule.deref ? -4096 : 16))
@@ -82,7 +82,7 @@ static enum fit fit_target(const struct search *s, uint64_t target)
         if (p[0] == 0xff && p[1] == 0x25)
             return FIT_INDIRECT; /* jmp *slot(%rip): anywhere */
     }
-    if (ub_fde_find(m->elf, vaddr, &fde, NULL) < 0 || fde.start != vaddr)
+    if (ub_fde_find(s->u, m->elf, vaddr, &fde, NULL) < 0 || fde.start != vaddr)
         return FIT_OTHER;
     len = fde.end - fde.start;
     p = len <= BODY_MAX ? ub_elf_image(m->elf, vaddr, len, false) : NULL;
@@ -94,7 +94,7 @@ static enum fit fit_target(const struct search *s, uint64_t target)
         memcpy(&rel, p + i + 1, sizeof(rel));
         if (target + i + 5 + (uint64_t)(int64_t)rel == start)
             return FIT_INDIRECT;
-        if (p[i] == 0xe9 && ub_fde_find(m->elf, vaddr + i + 5 + (uint64_t)(int64_t)rel, &fde, NULL) < 0)
+        if (p[i] == 0xe9 && ub_fde_find(s->u, m->elf, vaddr + i + 5 + (uint64_t)(int64_t)rel, &fde, NULL) < 0)
             return FIT_INDIRECT; /* jumps out of all functions: to a stub */
     }
     return FIT_OTHER;

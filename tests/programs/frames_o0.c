@@ -1,0 +1,3 @@
+// flags: -O0 -fno-optimize-sibling-calls -fno-reorder-blocks-and-partition
+/* frames.c without optimisation. */
+#include "frames.c"

@@ -1,0 +1,3 @@
+// flags: -O2 -fno-optimize-sibling-calls -fno-reorder-blocks-and-partition
+/* frames.c as most programs are built. */
+#include "frames.c"

@@ -1,0 +1,3 @@
+// flags: -O2 -static -fno-optimize-sibling-calls -fno-reorder-blocks-and-partition
+/* frames.c in one piece, at fixed addresses. */
+#include "frames.c"
