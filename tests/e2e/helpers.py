@@ -86,7 +86,7 @@ def wait_until(condition, timeout=PATIENCE, what="condition", interval=0.01):
 def process_state(pid):
     """The state letter of /proc/PID/stat, or None when the process is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[0]
     except OSError:
         return None
 
@@ -97,7 +97,7 @@ def children(pid):
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                fields = (entry / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
             except OSError:
                 continue
             if int(fields[1]) == pid:

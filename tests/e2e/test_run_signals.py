@@ -180,6 +180,7 @@ def test_no_helper_outlives_a_stop(workdir):
         wait_until(lambda: len(children(popen.pid)) == 2, what="the helper")
         os.kill(popen.pid, signal.SIGCONT)
         wait_until(lambda: children(popen.pid) == [pid], what="the helper to go")
+        wait_until(lambda: process_state(pid) != "T", what="the program to go on")
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: process_state(popen.pid) == "T")
         (helper,) = [p for p in children(popen.pid) if p != pid]
@@ -265,8 +266,8 @@ def test_background_read_stops_the_job(workdir, terminal):
     t.send(f"{UNBLOCK} run -q -- cat &\n")
     t.expect(r"\] (\d+)\r\n")
     wait_until(lambda: any(process_state(c) == "T" for c in children(t.pid)), what="the job to stop")
-    t.send("\n")  # bash tells with the next prompt
-    t.expect(r"Stopped")
+    # bash tells with the prompt after it has heard of it
+    wait_until(lambda: (t.send("\n"), t.read(0.2), b"Stopped" in t.output)[-1], what="bash to tell", interval=0.1)
     t.send("fg\n")
     t.expect(r"fg\r\n[^\n]*cat\r\n")
     settle()
@@ -337,5 +338,8 @@ def test_shell_inside_has_job_control(workdir, terminal):
     time.sleep(0.2)
     t.send("\x1a")
     t.expect(r"Stopped")
-    t.send("kill -KILL %1; wait; exit 4\n")
+    t.expect(r"INNER> ")
+    t.send("kill -KILL %1; sleep 0.2\n")
+    t.expect(r"Killed")
+    t.send("exit 4\n")
     assert os.waitstatus_to_exitcode(t.wait()) == 4
