@@ -35,6 +35,7 @@ struct seen_stack {
 struct dump {
     const struct ub_dump_options *options;
     pid_t pid;
+    pid_t living; /* the main thread, or another one when that has ended: whose memory and files are read */
     struct ub_maps *maps;
     struct ub_unwinder *unwinder;
     struct ub_capture capture;
@@ -74,22 +75,31 @@ static const char *status_field(const char *status, const char *name)
     return p != NULL ? p + strlen(key) : "";
 }
 
-static bool is_kernel_thread(pid_t pid)
+/* /proc/PID/task/TID/stat from its third field on; "" when it is gone. */
+static void read_stat(pid_t pid, pid_t tid, char *buf, size_t size)
 {
     char path[64], text[1024], *p;
-    unsigned flags = 0;
     FILE *f;
-    size_t len;
+    size_t len = 0;
 
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
     f = fopen(path, "re");
-    if (f == NULL)
-        return false;
-    len = fread(text, 1, sizeof(text) - 1, f);
-    fclose(f);
+    if (f != NULL) {
+        len = fread(text, 1, sizeof(text) - 1, f);
+        fclose(f);
+    }
     text[len] = '\0';
-    p = strrchr(text, ')');
-    return p != NULL && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_KTHREAD);
+    p = strrchr(text, ')'); /* the name before it may hold anything */
+    snprintf(buf, size, "%s", p != NULL && p[1] == ' ' ? p + 2 : "");
+}
+
+static bool is_kernel_thread(pid_t pid)
+{
+    char stat[1024];
+    unsigned flags = 0;
+
+    read_stat(pid, pid, stat, sizeof(stat));
+    return sscanf(stat, "%*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_KTHREAD);
 }
 
 int ub_dump_look(pid_t pid, struct ub_dump_target *ret)
@@ -139,7 +149,7 @@ static void emit_preamble(const struct dump *d)
     ssize_t n;
 
     emit(d, ub_preamble_header("dump", 0, d->options->argc, d->options->argv, d->options->redact));
-    snprintf(path, sizeof(path), "/proc/%d/exe", (int)d->pid);
+    snprintf(path, sizeof(path), "/proc/%d/exe", (int)d->living);
     n = readlink(path, exe, sizeof(exe) - 1);
     exe[n > 0 ? n : 0] = '\0';
     if (!read_status(d->pid, status, sizeof(status)))
@@ -175,12 +185,12 @@ static json_t *call_json(const struct dump *d)
 
     if (d->options->redact)
         return call;
-    ub_syscall_format(d->pid, c->nr, c->arg, text, sizeof(text));
+    ub_syscall_format(d->living, c->nr, c->arg, text, sizeof(text));
     json_object_set_new(call, "args", json_string(text));
     if (arg < 0)
         return call;
     json_object_set_new(call, "fd", json_integer((int)c->arg[arg]));
-    if (ub_fd_describe(d->pid, (int)c->arg[arg], text, sizeof(text)) == 0)
+    if (ub_fd_describe(d->living, (int)c->arg[arg], text, sizeof(text)) == 0)
         json_object_set_new(call, "fd_path", json_string(text));
     return call;
 }
@@ -218,19 +228,30 @@ static const char *why_no_stack(int error, enum ub_thread_state state)
     return strerror(-error);
 }
 
+/* A thread that was stopped in a call looks blocked in it. */
+static bool is_stopped(const struct dump *d, pid_t tid)
+{
+    char stat[1024];
+
+    read_stat(d->pid, tid, stat, sizeof(stat));
+    return *stat == 'T' || *stat == 't';
+}
+
 static json_t *thread_json(struct dump *d, pid_t tid, int error)
 {
-    const struct ub_capture *c = &d->capture;
+    struct ub_capture *c = &d->capture;
     char name[64];
     uint64_t ns;
     json_t *line;
 
+    if (is_stopped(d, tid))
+        c->state = UB_THREAD_STOPPED;
     ub_preamble_thread_name(d->pid, tid, name, sizeof(name));
     line = json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "thread", "pid", (int)d->pid, "tid", (int)tid, "name", name,
                      "state", state_name(c->state));
     if (c->state != UB_THREAD_RUNNING && ub_sleep_time(d->pid, tid, &ns) == 0)
         json_object_set_new(line, "in_state_ns", json_integer((json_int_t)ns));
-    if (c->state == UB_THREAD_BLOCKED && c->nr >= 0)
+    if ((c->state == UB_THREAD_BLOCKED || c->state == UB_THREAD_STOPPED) && c->nr >= 0)
         json_object_set_new(line, "call", call_json(d));
     if (error == 0)
         error = ub_unwind(d->unwinder, d->maps, c, &d->raw);
@@ -256,19 +277,19 @@ static void pause_ns(long ns)
 static int look_once(struct dump *d, pid_t tid)
 {
     struct ub_capture *c = &d->capture;
-    int r = ub_capture_peek(d->pid, tid, c);
+    int r = ub_capture_peek(d->living, tid, c);
 
     if (r == 0 && c->state == UB_THREAD_RUNNING) {
         pause_ns(SETTLE_NS);
-        r = ub_capture_peek(d->pid, tid, c);
+        r = ub_capture_peek(d->living, tid, c);
     }
     if (r < 0)
         return r;
     if (c->state == UB_THREAD_DEAD)
         return -ESRCH;
     if (c->state == UB_THREAD_RUNNING)
-        return ub_capture_perf(d->pid, tid, d->maps, c);
-    return ub_capture_blocked(d->pid, tid, d->maps, c);
+        return ub_capture_perf(d->living, tid, d->maps, c);
+    return ub_capture_blocked(d->living, tid, d->maps, c);
 }
 
 static int look(struct dump *d, pid_t tid)
@@ -283,26 +304,37 @@ static int look(struct dump *d, pid_t tid)
     return r;
 }
 
-/* The maps are those of any thread that still lives: the main one may have ended. */
-static int refresh_maps(struct dump *d, pid_t tid)
+static int refresh_maps(struct dump *d)
 {
     struct ub_maps *fresh;
-    int r = ub_maps_load(tid, d->maps, &fresh);
+    int r = ub_maps_load(d->living, d->maps, &fresh);
 
     if (r < 0)
-        return d->maps != NULL ? 0 : r;
+        return r;
     ub_maps_unref(d->maps);
     d->maps = fresh;
     return 0;
 }
 
+/* A process lives on in its other threads when the main one has ended, but nothing can be read through that one then. */
+static int find_living(struct dump *d, const pid_t *tids, size_t count)
+{
+    int r = -ESRCH;
+
+    for (size_t i = 0; r < 0 && i < count; i++) {
+        d->living = tids[i];
+        r = refresh_maps(d);
+    }
+    return r;
+}
+
 static void dump_thread(struct dump *d, pid_t tid, struct ub_dump_result *result)
 {
-    int r = refresh_maps(d, tid);
     json_t *line;
+    int r;
 
-    if (r == 0)
-        r = look(d, tid);
+    refresh_maps(d); /* a thread may have loaded something meanwhile; if not, the last ones stay */
+    r = look(d, tid);
     if (r == -ESRCH)
         return;
     line = thread_json(d, tid, r);
@@ -366,10 +398,12 @@ int ub_dump(const struct ub_dump_options *options, struct ub_dump_result *ret)
         return -ENOMEM;
     d->options = options;
     d->pid = options->target->pid;
-    r = ub_unwinder_new(&d->unwinder);
+    count = list_threads(d->pid, &tids);
+    r = find_living(d, tids, count);
+    if (r == 0)
+        r = ub_unwinder_new(&d->unwinder);
     if (r == 0) {
         emit_preamble(d);
-        count = list_threads(d->pid, &tids);
         for (size_t i = 0; i < count; i++)
             dump_thread(d, tids[i], ret);
         ub_unwinder_free(d->unwinder);

@@ -112,9 +112,10 @@ void ub_preamble_thread_name(pid_t pid, pid_t tid, char *buf, size_t size)
 {
     char path[64], text[64];
     struct ub_line line;
+    size_t len;
 
     snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", (int)pid, (int)tid);
-    read_file(path, text, sizeof(text));
+    len = read_file(path, text, sizeof(text));
     ub_line_begin(&line, buf, size);
-    ub_line_escape(&line, text, strcspn(text, "\n"), 0);
+    ub_line_escape(&line, text, len > 0 ? len - 1 : 0, 0); /* the kernel adds a newline, the name may hold more */
 }

@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum format { FORMAT_TEXT, FORMAT_JSON };
@@ -211,13 +212,16 @@ static int write_json(struct dump_command *cmd, struct ub_dump_options *options,
 
 static int open_text(struct dump_command *cmd, const char *path)
 {
+    struct stat st;
+    /* A pipe or device is written to as it is; only a file's contents can be lost. */
+    bool lossless = cmd->force || (stat(path, &st) == 0 && !S_ISREG(st.st_mode));
     int fd;
 
     if (!strcmp(path, "-")) {
         cmd->out = stdout;
         return 0;
     }
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (cmd->force ? O_TRUNC : O_EXCL), 0600);
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (lossless ? O_TRUNC : O_EXCL), 0600);
     if (fd < 0)
         return -errno;
     cmd->out = fdopen(fd, "w");
