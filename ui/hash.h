@@ -10,4 +10,20 @@
 
 #define UB_HASHED(entry) ((entry)->hh.tbl != NULL)
 
+/*
+ * Empties a table that is given up, calling `destroy` for each entry:
+ *
+ *     UB_HASH_DESTROY(struct ub_site_entry, m->site, site_free);
+ */
+#define UB_HASH_DESTROY(type, table, destroy)                                                                          \
+    do {                                                                                                               \
+        type *ub_entry = (table), *ub_next;                                                                            \
+                                                                                                                       \
+        HASH_CLEAR(hh, table); /* leaves the entries and their order alone */                                          \
+        for (; ub_entry; ub_entry = ub_next) {                                                                         \
+            ub_next = ub_entry->hh.next;                                                                               \
+            destroy(ub_entry);                                                                                         \
+        }                                                                                                              \
+    } while (0)
+
 #endif

@@ -22,18 +22,17 @@ struct ub_model *ub_model_new(void)
     return m;
 }
 
+static void process_free(struct ub_process_entry *process)
+{
+    free(process->exe);
+    free(process->started_as);
+    free(process);
+}
+
 static void run_free(struct ub_run_entry *run)
 {
-    struct ub_process_entry *process, *next;
-
     ub_model_run_stacks_free(run);
-    HASH_ITER(hh, run->process, process, next)
-    {
-        HASH_DEL(run->process, process);
-        free(process->exe);
-        free(process->started_as);
-        free(process);
-    }
+    UB_HASH_DESTROY(struct ub_process_entry, run->process, process_free);
     json_decref(run->run.header);
     json_decref(run->run.end);
     free(run->run.next);

@@ -32,7 +32,7 @@ static struct ub_loop_entry *new_loop(struct ub_model *m, const struct ub_loop_k
 
 static struct ub_loop_entry *get_loop(struct ub_model *m, const json_t *record)
 {
-    struct ub_loop_key key = {0};
+    struct ub_loop_key key = {.run = m->current};
     struct ub_loop_entry *entry;
     const char *kind = ub_json_string(record, "loop"), *thread = ub_json_string(record, "thread");
 
@@ -40,8 +40,8 @@ static struct ub_loop_entry *get_loop(struct ub_model *m, const json_t *record)
         m->dropped.malformed++;
         return NULL;
     }
-    key.run = m->current;
-    HASH_FIND(hh, m->loop, &key, sizeof(key), entry);
+    key.run = m->current;                             /* the run may have begun just now */
+    HASH_FIND(hh, m->loop, &key, sizeof(key), entry); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     if (!entry)
         entry = new_loop(m, &key);
     if (!entry) {
@@ -162,34 +162,34 @@ static int compare(const void *a, const void *b)
 
 const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_count)
 {
-    const struct ub_loop **loops = calloc(HASH_COUNT(m->loop) + 1, sizeof(*loops));
-    struct ub_loop_entry *entry, *next;
+    const struct ub_loop **loops =
+        calloc(HASH_COUNT(m->loop) + 1, sizeof(*loops)); /* NOLINT(bugprone-sizeof-expression) */
+    struct ub_loop_entry *entry;
     size_t n = 0;
 
     *ret_count = 0;
     if (!loops)
         return NULL;
-    HASH_ITER(hh, m->loop, entry, next)
-    loops[n++] = &entry->loop;
+    for (entry = m->loop; entry; entry = entry->hh.next)
+        loops[n++] = &entry->loop;
     if (n == 0) {
         free(loops);
         return NULL;
     }
-    qsort(loops, n, sizeof(*loops), compare);
+    qsort(loops, n, sizeof(*loops), compare); /* NOLINT(bugprone-sizeof-expression) */
     *ret_count = n;
     return loops;
 }
 
+static void loop_free(struct ub_loop_entry *entry)
+{
+    ub_distribution_clear(&entry->base);
+    ub_distribution_clear(&entry->loop.duration);
+    free(entry->loop.program);
+    free(entry);
+}
+
 void ub_model_loops_free(struct ub_model *m)
 {
-    struct ub_loop_entry *entry, *next;
-
-    HASH_ITER(hh, m->loop, entry, next)
-    {
-        HASH_DEL(m->loop, entry);
-        ub_distribution_clear(&entry->base);
-        ub_distribution_clear(&entry->loop.duration);
-        free(entry->loop.program);
-        free(entry);
-    }
+    UB_HASH_DESTROY(struct ub_loop_entry, m->loop, loop_free);
 }

@@ -14,11 +14,11 @@
 
 /* Upper limits: far above any honest recording, they bound the memory that a hostile one can ask for. */
 #define UB_MODEL_RUNS_MAX        4096
-#define UB_MODEL_FRAMES_MAX      (128u * 1024) /* distinct frames */
-#define UB_MODEL_FRAME_BYTES_MAX (64u * 1024 * 1024)
-#define UB_MODEL_CELLS_MAX       (2u * 1024 * 1024) /* frames of all distinct stacks */
+#define UB_MODEL_FRAMES_MAX      ((size_t)128 << 10) /* distinct frames */
+#define UB_MODEL_FRAME_BYTES_MAX ((size_t)64 << 20)
+#define UB_MODEL_CELLS_MAX       ((size_t)2 << 20) /* frames of all distinct stacks */
 #define UB_MODEL_STACK_DEPTH_MAX 256
-#define UB_MODEL_STACK_IDS_MAX   (256u * 1024)
+#define UB_MODEL_STACK_IDS_MAX   ((size_t)256 << 10)
 #define UB_MODEL_SITES_MAX       16384
 #define UB_MODEL_ONGOING_MAX     65536
 #define UB_MODEL_LOOPS_MAX       4096

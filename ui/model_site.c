@@ -231,7 +231,10 @@ static void apply_site(struct ub_model *m, struct ub_site *site, json_t *slow, c
     if (ub_json_true(slow, "ongoing"))
         step(&site->ongoing, sign);
     step(&site->cause[ub_model_cause_parse(ub_json_string(slow, "cause"))], sign);
-    json_array_foreach(json_object_get(slow, "samples"), i, sample) apply_sample(m, site, sample, sign);
+    json_array_foreach(json_object_get(slow, "samples"), i, sample)
+    {
+        apply_sample(m, site, sample, sign);
+    }
 }
 
 static uint64_t subtract(uint64_t a, uint64_t b)
@@ -268,15 +271,15 @@ static struct ub_ongoing *find_ongoing(const struct ub_model *m, const json_t *s
 {
     struct ub_ongoing_key key = {.run = m->current};
     struct ub_ongoing *going = NULL;
+    const size_t size = sizeof(key);
 
     if (ub_json_u64(slow, "pid", &key.pid) && ub_json_u64(slow, "id", &key.id))
-        HASH_FIND(hh, m->ongoing, &key, sizeof(key), going);
+        HASH_FIND(hh, m->ongoing, &key, size, going); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     return going;
 }
 
-static void forget_ongoing(struct ub_model *m, struct ub_ongoing *going)
+static void ongoing_free(struct ub_ongoing *going)
 {
-    HASH_DEL(m->ongoing, going);
     json_decref(going->record);
     free(going);
 }
@@ -287,7 +290,8 @@ static void take_back(struct ub_model *m, struct ub_ongoing *going)
 
     if (read_amounts(going->record, &a))
         apply(m, going->site, going->record, &a, -1);
-    forget_ongoing(m, going);
+    HASH_DEL(m->ongoing, going);
+    ongoing_free(going);
 }
 
 /* False: there are too many, or it has no id. Such a stall counts when it ends, not before. */
@@ -373,35 +377,28 @@ static int compare(const void *a, const void *b, void *sort)
 const struct ub_site **ub_model_sites(const struct ub_model *m, enum ub_stall_class class, enum ub_sort sort,
                                       size_t *ret_count)
 {
-    const struct ub_site **sites = calloc(HASH_COUNT(m->site) + 1, sizeof(*sites));
-    struct ub_site_entry *entry, *next;
+    const struct ub_site **sites =
+        calloc(HASH_COUNT(m->site) + 1, sizeof(*sites)); /* NOLINT(bugprone-sizeof-expression) */
+    struct ub_site_entry *entry;
     size_t n = 0;
 
     *ret_count = 0;
     if (!sites)
         return NULL;
-    HASH_ITER(hh, m->site, entry, next)
-    if (entry->site.class == class && entry->site.durations.count > 0)
-        sites[n++] = &entry->site;
+    for (entry = m->site; entry; entry = entry->hh.next)
+        if (entry->site.class == class && entry->site.durations.count > 0)
+            sites[n++] = &entry->site;
     if (n == 0) {
         free(sites);
         return NULL;
     }
-    qsort_r(sites, n, sizeof(*sites), compare, &sort);
+    qsort_r(sites, n, sizeof(*sites), compare, &sort); /* NOLINT(bugprone-sizeof-expression) */
     *ret_count = n;
     return sites;
 }
 
 void ub_model_sites_free(struct ub_model *m)
 {
-    struct ub_site_entry *site, *next_site;
-    struct ub_ongoing *going, *next_going;
-
-    HASH_ITER(hh, m->ongoing, going, next_going)
-    forget_ongoing(m, going);
-    HASH_ITER(hh, m->site, site, next_site)
-    {
-        HASH_DEL(m->site, site);
-        site_free(site);
-    }
+    UB_HASH_DESTROY(struct ub_ongoing, m->ongoing, ongoing_free);
+    UB_HASH_DESTROY(struct ub_site_entry, m->site, site_free);
 }

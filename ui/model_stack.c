@@ -44,7 +44,7 @@ static json_t *intern_stack(struct ub_model *m, json_t **key, size_t depth)
     struct ub_stack_entry *entry;
     size_t i;
 
-    HASH_FIND(hh, m->stack, key, depth * sizeof(*key), entry);
+    HASH_FIND(hh, m->stack, key, depth * sizeof(*key), entry); /* NOLINT(bugprone-sizeof-expression) */
     if (entry || m->stack_cells + depth + 8 > UB_MODEL_CELLS_MAX) {
         free(key);
         return entry ? entry->frames : NULL;
@@ -58,7 +58,7 @@ static json_t *intern_stack(struct ub_model *m, json_t **key, size_t depth)
     entry->frames = json_array();
     for (i = 0; i < depth; i++)
         json_array_append(entry->frames, key[i]);
-    HASH_ADD_KEYPTR(hh, m->stack, entry->key, depth * sizeof(*key), entry);
+    HASH_ADD_KEYPTR(hh, m->stack, entry->key, depth * sizeof(*key), entry); /* NOLINT(bugprone-sizeof-expression) */
     if (!UB_HASHED(entry) || json_array_size(entry->frames) != depth) {
         if (UB_HASHED(entry))
             HASH_DEL(m->stack, entry);
@@ -74,7 +74,8 @@ static json_t *intern_stack(struct ub_model *m, json_t **key, size_t depth)
 static json_t *intern(struct ub_model *m, const json_t *frames)
 {
     size_t size = json_array_size(frames), depth = 0, i;
-    json_t **key = calloc(size && size < UB_MODEL_STACK_DEPTH_MAX ? size : UB_MODEL_STACK_DEPTH_MAX, sizeof(*key));
+    json_t **key = calloc(size && size < UB_MODEL_STACK_DEPTH_MAX ? size : UB_MODEL_STACK_DEPTH_MAX,
+                          sizeof(*key)); /* NOLINT(bugprone-sizeof-expression) */
     json_t *frame;
 
     if (!key)
@@ -155,34 +156,32 @@ json_t *ub_model_stack(const struct ub_model *m, json_int_t id)
     return entry ? entry->frames : NULL;
 }
 
+static void id_free(struct ub_stack_id *entry)
+{
+    free(entry);
+}
+
 void ub_model_run_stacks_free(struct ub_run_entry *run)
 {
-    struct ub_stack_id *entry, *next;
+    UB_HASH_DESTROY(struct ub_stack_id, run->stack, id_free);
+}
 
-    HASH_ITER(hh, run->stack, entry, next)
-    {
-        HASH_DEL(run->stack, entry);
-        free(entry);
-    }
+static void stack_free(struct ub_stack_entry *stack)
+{
+    json_decref(stack->frames);
+    free(stack->key);
+    free(stack);
+}
+
+static void frame_free(struct ub_frame_entry *frame)
+{
+    json_decref(frame->frame);
+    free(frame->key);
+    free(frame);
 }
 
 void ub_model_stacks_free(struct ub_model *m)
 {
-    struct ub_stack_entry *stack, *next_stack;
-    struct ub_frame_entry *frame, *next_frame;
-
-    HASH_ITER(hh, m->stack, stack, next_stack)
-    {
-        HASH_DEL(m->stack, stack);
-        json_decref(stack->frames);
-        free(stack->key);
-        free(stack);
-    }
-    HASH_ITER(hh, m->frame, frame, next_frame)
-    {
-        HASH_DEL(m->frame, frame);
-        json_decref(frame->frame);
-        free(frame->key);
-        free(frame);
-    }
+    UB_HASH_DESTROY(struct ub_stack_entry, m->stack, stack_free);
+    UB_HASH_DESTROY(struct ub_frame_entry, m->frame, frame_free);
 }

@@ -35,7 +35,7 @@ size_t ub_pen_printf(const struct ub_pen *pen, enum ub_ink ink, const char *form
 
     ub_pen_take(pen, ink);
     va_start(args, format);
-    n = vfprintf(pen->out, format, args);
+    n = vfprintf(pen->out, format, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
     va_end(args);
     drop_ink(pen, ink);
     return n > 0 ? (size_t)n : 0;

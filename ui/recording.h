@@ -20,7 +20,7 @@
 
 /* A longer line is skipped: it bounds what a reader needs in memory. The longest honest line, a stack of 256 frames
    with long C++ names, is far below. */
-#define UB_RECORDING_LINE_MAX (4u * 1024 * 1024)
+#define UB_RECORDING_LINE_MAX ((size_t)4 << 20)
 
 struct ub_recording_options {
     const char *path;  /* "-": standard output. %p %t %h are already expanded */

@@ -15,7 +15,7 @@ static void put_program(FILE *out, const char *program)
 
     if (*base == '.')
         fputc('_', out);
-    for (i = 0; base[i] && i < PROGRAM_MAX; i++) {
+    for (i = 0; i < PROGRAM_MAX && base[i]; i++) {
         char c = base[i];
         bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("._+-", c);
 

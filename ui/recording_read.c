@@ -9,8 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define CHUNK      (64u * 1024)
-#define LINE_FIRST (64u * 1024)
+#define CHUNK      ((size_t)64 << 10)
+#define LINE_FIRST ((size_t)64 << 10)
 
 struct reader {
     FILE *file;

@@ -17,8 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define KEPT_LINES_MAX  1024                /* processes and loops each */
-#define KEPT_STACKS_MAX (64u * 1024 * 1024) /* bytes; what is beyond is missing from later parts */
+#define KEPT_LINES_MAX  1024               /* processes and loops each */
+#define KEPT_STACKS_MAX ((size_t)64 << 20) /* bytes; what is beyond is missing from later parts */
 #define PARTS_MAX       100000
 
 struct ub_recording_writer {
@@ -262,7 +262,10 @@ static void put_all(struct ub_recording_writer *w, json_t *kept)
     const char *key;
     json_t *record;
 
-    json_object_foreach(kept, key, record) put(w, record);
+    json_object_foreach(kept, key, record)
+    {
+        put(w, record);
+    }
 }
 
 static void put_preamble(struct ub_recording_writer *w)
@@ -342,7 +345,9 @@ static void put_missing_stacks(struct ub_recording_writer *w, const json_t *reco
 
     put_missing_stack(w, json_object_get(record, "stack"));
     json_array_foreach(json_object_get(record, "samples"), i, sample)
+    {
         put_missing_stack(w, json_object_get(sample, "stack"));
+    }
 }
 
 static void keep_for_rotation(struct ub_recording_writer *w, json_t *record)

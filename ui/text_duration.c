@@ -12,9 +12,9 @@ struct unit {
 
 /* Minutes start at two: "95 s" reads better than "1.58 min". */
 static const struct unit units[] = {
-    {3 * 86400 * SECOND, 86400 * SECOND, "d"},
-    {2 * 3600 * SECOND, 3600 * SECOND, "h"},
-    {120 * SECOND, 60 * SECOND, "min"},
+    {SECOND * 86400 * 3, SECOND * 86400, "d"},
+    {SECOND * 3600 * 2, SECOND * 3600, "h"},
+    {SECOND * 120, SECOND * 60, "min"},
     {SECOND, SECOND, "s"},
     {1000000, 1000000, "ms"},
     {1000, 1000, "us"},

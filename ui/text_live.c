@@ -220,20 +220,19 @@ struct ub_sink ub_text_live_sink(struct ub_text_live *t)
     return (struct ub_sink){.line = sink_line, .self = t};
 }
 
+static void shown_free(struct shown_site *shown)
+{
+    free(shown->key);
+    free(shown);
+}
+
 void ub_text_live_free(struct ub_text_live *t)
 {
-    struct shown_site *shown, *next;
-
     if (!t)
         return;
     if (t->left_out > 0)
         show(t, NULL, LINE);
-    HASH_ITER(hh, t->sites, shown, next)
-    {
-        HASH_DEL(t->sites, shown);
-        free(shown->key);
-        free(shown);
-    }
+    UB_HASH_DESTROY(struct shown_site, t->sites, shown_free);
     json_decref(t->going);
     free(t);
 }

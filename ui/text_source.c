@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SCAN_MAX (4u * 1024 * 1024)
+#define SCAN_MAX ((size_t)4 << 20)
 
 static void file_close(FILE **f)
 {

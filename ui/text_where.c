@@ -178,7 +178,7 @@ static void put_doubts(const struct ub_text_view *view, const struct ub_chain *c
 
 void ub_text_where(const struct ub_text_view *view, const struct ub_chain *chain)
 {
-    struct table t = {.row = calloc((ROWS_INNER + ROWS_OUTER + 2) * 2, sizeof(*t.row))};
+    struct table t = {.row = calloc((size_t)(ROWS_INNER + ROWS_OUTER + 2) * 2, sizeof(*t.row))};
     uint32_t i;
 
     if (!t.row)

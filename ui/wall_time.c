@@ -25,6 +25,7 @@ static int64_t parse_fraction(const char **p)
 static int parse_zone(const char *p, struct tm *tm, time_t *ret)
 {
     int hours, minutes, end = 0;
+    time_t seconds;
     char sign;
 
     if (*p == 0) {
@@ -38,7 +39,8 @@ static int parse_zone(const char *p, struct tm *tm, time_t *ret)
     if (sscanf(p, "%c%2d:%2d%n", &sign, &hours, &minutes, &end) != 3 || p[end] || (sign != '+' && sign != '-') ||
         hours > 23 || minutes > 59 || hours < 0 || minutes < 0)
         return -EINVAL;
-    *ret -= (sign == '+' ? 1 : -1) * (hours * 3600 + minutes * 60);
+    seconds = (time_t)hours * 3600 + (time_t)minutes * 60;
+    *ret += sign == '+' ? -seconds : seconds;
     return 0;
 }
 
