@@ -22,10 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ATTEMPTS     20
-#define SETTLE_NS    20000   /* a thread that seems to run may just be entering a call */
-#define AGAIN_NS     1000000
-#define PF_KTHREAD   0x00200000u
+#define ATTEMPTS   20
+#define SETTLE_NS  20000 /* a thread that seems to run may just be entering a call */
+#define AGAIN_NS   1000000
+#define PF_KTHREAD 0x00200000u
 
 struct seen_stack {
     uint64_t hash;
@@ -154,8 +154,8 @@ static void emit_preamble(const struct dump *d)
     exe[n > 0 ? n : 0] = '\0';
     if (!read_status(d->pid, status, sizeof(status)))
         status[0] = '\0';
-    emit(d, ub_preamble_process(d->pid, atoi(status_field(status, "PPid")), n > 0 ? exe : NULL, NULL,
-                                d->options->redact));
+    emit(d,
+         ub_preamble_process(d->pid, atoi(status_field(status, "PPid")), n > 0 ? exe : NULL, NULL, d->options->redact));
 }
 
 /* The id of the stack in d->named; writes its line the first time. */
@@ -316,7 +316,8 @@ static int refresh_maps(struct dump *d)
     return 0;
 }
 
-/* A process lives on in its other threads when the main one has ended, but nothing can be read through that one then. */
+/* A process lives on in its other threads when the main one has ended, but nothing can be read through that one then.
+ */
 static int find_living(struct dump *d, const pid_t *tids, size_t count)
 {
     int r = -ESRCH;
@@ -410,8 +411,8 @@ int ub_dump(const struct ub_dump_options *options, struct ub_dump_result *ret)
         r = ret->threads > 0 ? 0 : -ESRCH;
     }
     if (r == 0)
-        emit(d, json_pack("{s:s, s:i, s:{s:i, s:i, s:i}}", "type", "end", "slow", 0, "lost", "ring", 0, "rate_limited", 0,
-                          "torn", 0));
+        emit(d, json_pack("{s:s, s:i, s:{s:i, s:i, s:i}}", "type", "end", "slow", 0, "lost", "ring", 0, "rate_limited",
+                          0, "torn", 0));
     free(tids);
     free(d->seen);
     ub_frames_clear(&d->named);

@@ -19,9 +19,9 @@ enum ub_dump_kind {
 struct ub_dump_target {
     pid_t pid; /* of the process; differs from what was asked for when that was a thread */
     enum ub_dump_kind kind;
-    uid_t uid;      /* real user */
-    char name[64];  /* printable */
-    int access;     /* 0: we may look into it; -EACCES: not */
+    uid_t uid;     /* real user */
+    char name[64]; /* printable */
+    int access;    /* 0: we may look into it; -EACCES: not */
 };
 
 /* 0; -ESRCH: no such process; -ENOENT: /proc is not there. */

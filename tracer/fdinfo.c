@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 /* Bound on what is read of one socket table: some 25,000 sockets, 20 ms. */
-#define TABLE_MAX (4u * 1024 * 1024)
+#define TABLE_MAX ((size_t)4 << 20)
 
 #define TCP_LISTEN_STATE 0x0a
 

@@ -69,7 +69,11 @@ size_t ub_utf8_length(const char *text, size_t len)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     uint8_t first = (uint8_t)text[0];
-    size_t n = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : (first & 0xf0) == 0xe0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    size_t n = first < 0x80                    ? 1
+               : first >= 0xc2 && first < 0xe0 ? 2
+               : (first & 0xf0) == 0xe0        ? 3
+               : first >= 0xf0 && first < 0xf5 ? 4
+                                               : 0;
     uint32_t c;
 
     if (n == 0 || n > len)

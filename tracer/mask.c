@@ -31,7 +31,8 @@ static bool ends_in(const char *name, size_t len, const char *word)
 /* "key" is also the end of harmless words (monkey): only as a word of its own, or after what makes it a secret. */
 static bool is_secret_name(const char *name, size_t len)
 {
-    static const char *const words[] = {"passw", "passphrase", "secret", "token", "credential", "apikey", "authorization", "cookie"};
+    static const char *const words[] = {"passw",      "passphrase", "secret",        "token",
+                                        "credential", "apikey",     "authorization", "cookie"};
 
     for (size_t i = 0; i < UB_ARRAY_LEN(words); i++)
         if (contains(name, len, words[i]))

@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ARGUMENT_MAX 1024 /* a longer one is cut: programs are given whole scripts */
+#define ARGUMENT_MAX  1024 /* a longer one is cut: programs are given whole scripts */
 #define ARGUMENTS_MAX 16384
 
 static void now_text(char *buf, size_t size)
@@ -61,9 +61,9 @@ json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, 
     gethostname(host, sizeof(host) - 1);
     now_text(started, sizeof(started));
     line = json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:s, s:s}", "type", "header", "schema",
-                     "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started, "monotonic_ns",
-                     (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command", command, "source",
-                     source, "offload", "off");
+                     "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started,
+                     "monotonic_ns", (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command",
+                     command, "source", source, "offload", "off");
     if (line != NULL && threshold_ns != 0)
         json_object_set_new(line, "threshold_ns", json_integer((json_int_t)threshold_ns));
     return line;

@@ -191,9 +191,11 @@ static void add_flag_names(struct ub_line *line, uint64_t value, const char *con
 static void add_open_flags(struct ub_line *line, uint64_t flags)
 {
     static const char *const access[] = {"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
-    static const char *const names[] = {"O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_SYNC", "O_DSYNC",
-                                        "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "O_TMPFILE", "O_PATH"};
-    /* O_TMPFILE contains O_DIRECTORY, so the name that says less must not come first; O_LARGEFILE is noise on 64 bits. */
+    static const char *const names[] = {"O_CREAT",   "O_EXCL",    "O_TRUNC",  "O_APPEND",    "O_NONBLOCK",
+                                        "O_SYNC",    "O_DSYNC",   "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW",
+                                        "O_CLOEXEC", "O_TMPFILE", "O_PATH"};
+    /* O_TMPFILE contains O_DIRECTORY, so the name that says less must not come first; O_LARGEFILE is noise on 64 bits.
+     */
     static const uint64_t bits[] = {O_CREAT,  O_EXCL,      O_TRUNC,    O_APPEND,  O_NONBLOCK, O_SYNC, O_DSYNC,
                                     O_DIRECT, O_DIRECTORY, O_NOFOLLOW, O_CLOEXEC, O_TMPFILE,  O_PATH};
 
@@ -208,10 +210,11 @@ static void add_open_flags(struct ub_line *line, uint64_t flags)
 
 static void add_futex_operation(struct ub_line *line, uint64_t op)
 {
-    static const char *const names[] = {
-        "FUTEX_WAIT",        "FUTEX_WAKE",       "FUTEX_FD",          "FUTEX_REQUEUE",         "FUTEX_CMP_REQUEUE",
-        "FUTEX_WAKE_OP",     "FUTEX_LOCK_PI",    "FUTEX_UNLOCK_PI",   "FUTEX_TRYLOCK_PI",      "FUTEX_WAIT_BITSET",
-        "FUTEX_WAKE_BITSET", "FUTEX_WAIT_REQUEUE_PI", "FUTEX_CMP_REQUEUE_PI", "FUTEX_LOCK_PI2"};
+    static const char *const names[] = {"FUTEX_WAIT",           "FUTEX_WAKE",        "FUTEX_FD",
+                                        "FUTEX_REQUEUE",        "FUTEX_CMP_REQUEUE", "FUTEX_WAKE_OP",
+                                        "FUTEX_LOCK_PI",        "FUTEX_UNLOCK_PI",   "FUTEX_TRYLOCK_PI",
+                                        "FUTEX_WAIT_BITSET",    "FUTEX_WAKE_BITSET", "FUTEX_WAIT_REQUEUE_PI",
+                                        "FUTEX_CMP_REQUEUE_PI", "FUTEX_LOCK_PI2"};
     uint64_t command = op & FUTEX_CMD_MASK & 0xff;
 
     if (command < UB_ARRAY_LEN(names))
@@ -225,11 +228,23 @@ static void add_fcntl_command(struct ub_line *line, uint64_t command)
     static const struct {
         int command;
         const char *name;
-    } names[] = {{F_DUPFD, "F_DUPFD"},     {F_GETFD, "F_GETFD"},   {F_SETFD, "F_SETFD"},     {F_GETFL, "F_GETFL"},
-                 {F_SETFL, "F_SETFL"},     {F_GETLK, "F_GETLK"},   {F_SETLK, "F_SETLK"},     {F_SETLKW, "F_SETLKW"},
-                 {F_SETOWN, "F_SETOWN"},   {F_SETSIG, "F_SETSIG"}, {F_OFD_SETLK, "F_OFD_SETLK"},
-                 {F_OFD_SETLKW, "F_OFD_SETLKW"}, {F_OFD_GETLK, "F_OFD_GETLK"}, {F_SETLEASE, "F_SETLEASE"},
-                 {F_SETPIPE_SZ, "F_SETPIPE_SZ"}, {F_ADD_SEALS, "F_ADD_SEALS"}, {F_DUPFD_CLOEXEC, "F_DUPFD_CLOEXEC"}};
+    } names[] = {{F_DUPFD, "F_DUPFD"},
+                 {F_GETFD, "F_GETFD"},
+                 {F_SETFD, "F_SETFD"},
+                 {F_GETFL, "F_GETFL"},
+                 {F_SETFL, "F_SETFL"},
+                 {F_GETLK, "F_GETLK"},
+                 {F_SETLK, "F_SETLK"},
+                 {F_SETLKW, "F_SETLKW"},
+                 {F_SETOWN, "F_SETOWN"},
+                 {F_SETSIG, "F_SETSIG"},
+                 {F_OFD_SETLK, "F_OFD_SETLK"},
+                 {F_OFD_SETLKW, "F_OFD_SETLKW"},
+                 {F_OFD_GETLK, "F_OFD_GETLK"},
+                 {F_SETLEASE, "F_SETLEASE"},
+                 {F_SETPIPE_SZ, "F_SETPIPE_SZ"},
+                 {F_ADD_SEALS, "F_ADD_SEALS"},
+                 {F_DUPFD_CLOEXEC, "F_DUPFD_CLOEXEC"}};
 
     for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++) {
         if ((uint64_t)names[i].command == command) {
@@ -318,7 +333,8 @@ static void add_argument(struct ub_line *line, pid_t pid, char kind, const uint6
     }
 }
 
-/* Left out: what says nothing, the current folder, and a destination that is not given (sendto on a connected socket). */
+/* Left out: what says nothing, the current folder, and a destination that is not given (sendto on a connected socket).
+ */
 static bool is_silent(char kind, uint64_t value)
 {
     return kind == '-' || (kind == 'd' && (int)value == AT_FDCWD) || (kind == 'a' && value == 0);

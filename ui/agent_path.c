@@ -51,6 +51,6 @@ int ub_agent_path(char *path, size_t size, char *why)
                  found);
         return -EINVAL;
     }
-    strcpy(path, found);
+    memcpy(path, found, strlen(found) + 1);
     return 0;
 }

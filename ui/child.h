@@ -34,7 +34,8 @@ struct ub_child {
     int exec_error; /* after ub_child_wait: -errno of its execve, 0 when it did execute */
     sigset_t inherited_mask;
     struct sigaction inherited_chld;
-    void (*on_stop)(void *self, bool stopping); /* before we stop with the child, and after; NULL, or set after ub_child_init */
+    void (*on_stop)(void *self,
+                    bool stopping); /* before we stop with the child, and after; NULL, or set after ub_child_init */
     void *on_stop_self;
 };
 

@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define WAKER_POLL_NS 10000000 /* 10 ms */
-#define CONTINUE_POLLS 20      /* of 1 ms */
+#define WAKER_POLL_NS  10000000 /* 10 ms */
+#define CONTINUE_POLLS 20       /* of 1 ms */
 
 static void sleep_ns(long ns)
 {
@@ -127,7 +127,8 @@ static void stop_with_child(const struct ub_child *c, int sig)
         kill(waker, SIGKILL);
         waitpid(waker, NULL, 0);
     }
-    /* In an orphaned group, and as pid 1, we do not stop: no SIGCONT is pending then, and the child is left as it is. */
+    /* In an orphaned group, and as pid 1, we do not stop: no SIGCONT is pending then, and the child is left as it is.
+     */
     if (was_continued())
         continue_child(c->pid, stat_path);
 }
@@ -194,7 +195,8 @@ int ub_child_wait(struct ub_child *c, uint64_t deadline_ns, int *ret_status)
         if (deadline_ns != 0 && now >= deadline_ns)
             return -ETIME;
         if (deadline_ns != 0)
-            left = (struct timespec){(time_t)((deadline_ns - now) / 1000000000), (long)((deadline_ns - now) % 1000000000)};
+            left =
+                (struct timespec){(time_t)((deadline_ns - now) / 1000000000), (long)((deadline_ns - now) % 1000000000)};
         sig = sigtimedwait(&all, &info, deadline_ns != 0 ? &left : NULL);
         if (sig > 0)
             forward(c, sig, &info);

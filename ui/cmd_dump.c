@@ -36,41 +36,59 @@ struct dump_command {
     bool use_colour;
 };
 
-static const char about[] =
-    "Shows what every thread of process PID does at this moment: its state, the\n"
-    "system call it waits in with arguments, file or peer, and its stack. Nothing is\n"
-    "injected into the process, and nothing of it is stopped or signalled.";
+static const char about[] = "Shows what every thread of process PID does at this moment: its state, the\n"
+                            "system call it waits in with arguments, file or peer, and its stack. Nothing is\n"
+                            "injected into the process, and nothing of it is stopped or signalled.";
 
-static const char more[] =
-    "Examples:\n"
-    "  unblock dump 4242\n"
-    "  unblock dump $(pgrep -o redis-server)\n"
-    "  unblock dump 4242 -o dump.jsonl && unblock report dump.jsonl\n"
-    "\n"
-    "A process of your own can be looked at as you are, unless kernel.yama.ptrace_scope\n"
-    "forbids it; one of another user takes root.\n"
-    "\n"
-    "Exit status:\n"
-    "  0  every thread was shown\n"
-    "  1  some threads were shown without a stack\n"
-    "  2  wrong use, no such process, or no permission\n";
+static const char more[] = "Examples:\n"
+                           "  unblock dump 4242\n"
+                           "  unblock dump $(pgrep -o redis-server)\n"
+                           "  unblock dump 4242 -o dump.jsonl && unblock report dump.jsonl\n"
+                           "\n"
+                           "A process of your own can be looked at as you are, unless kernel.yama.ptrace_scope\n"
+                           "forbids it; one of another user takes root.\n"
+                           "\n"
+                           "Exit status:\n"
+                           "  0  every thread was shown\n"
+                           "  1  some threads were shown without a stack\n"
+                           "  2  wrong use, no such process, or no permission\n";
 
 static int parse(struct dump_command *cmd, int argc, char **argv, int *ret_first, char *why)
 {
     const struct ub_option option[] = {
-        {.letter = 'o', .name = "output", .kind = UB_OPTION_TEXT, .value = &cmd->output, .argument = "FILE",
-         .help = "write there instead of standard output; a recording\n(%p pid, %t time, %h host), text with --format text"},
+        {.letter = 'o',
+         .name = "output",
+         .kind = UB_OPTION_TEXT,
+         .value = &cmd->output,
+         .argument = "FILE",
+         .help = "write there instead of standard output; a recording\n(%p pid, %t time, %h host), text with --format "
+                 "text"},
         {.name = "force", .kind = UB_OPTION_FLAG, .value = &cmd->force, .help = "replace an existing FILE"},
-        {.name = "format", .kind = UB_OPTION_CHOICE, .value = &cmd->format, .argument = "FORMAT",
+        {.name = "format",
+         .kind = UB_OPTION_CHOICE,
+         .value = &cmd->format,
+         .argument = "FORMAT",
          .help = "text or json (the lines of a recording; default: text,\njson into a FILE)",
-         .choices = format_choices, .given = &cmd->format_given},
-        {.name = "redact", .kind = UB_OPTION_FLAG, .value = &cmd->redact, .help = "no arguments, paths or peers",
+         .choices = format_choices,
+         .given = &cmd->format_given},
+        {.name = "redact",
+         .kind = UB_OPTION_FLAG,
+         .value = &cmd->redact,
+         .help = "no arguments, paths or peers",
          .env = "UNBLOCK_REDACT"},
-        {.name = "color", .kind = UB_OPTION_CHOICE, .value = &cmd->colour, .argument = "WHEN",
-         .help = "auto, always or never", .env = "UNBLOCK_COLOR", .choices = ub_colour_choices},
+        {.name = "color",
+         .kind = UB_OPTION_CHOICE,
+         .value = &cmd->colour,
+         .argument = "WHEN",
+         .help = "auto, always or never",
+         .env = "UNBLOCK_COLOR",
+         .choices = ub_colour_choices},
     };
-    const struct ub_options options = {.usage = "unblock dump [OPTION...] PID", .about = about, .more = more,
-                                       .option = option, .count = UB_ARRAY_LEN(option)};
+    const struct ub_options options = {.usage = "unblock dump [OPTION...] PID",
+                                       .about = about,
+                                       .more = more,
+                                       .option = option,
+                                       .count = UB_ARRAY_LEN(option)};
     int r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -117,17 +135,23 @@ static void say_denied(const struct ub_dump_target *t)
     const struct passwd *owner = getpwuid(t->uid);
 
     if (geteuid() == 0)
-        ub_say("dump", "process %d (%s) may not be looked at although we are root: CAP_SYS_PTRACE is missing; in a "
-               "container add --cap-add=SYS_PTRACE", (int)t->pid, t->name);
+        ub_say("dump",
+               "process %d (%s) may not be looked at although we are root: CAP_SYS_PTRACE is missing; in a "
+               "container add --cap-add=SYS_PTRACE",
+               (int)t->pid, t->name);
     else if (t->uid != geteuid())
         ub_say("dump", "process %d (%s) belongs to user %s: sudo unblock dump %d", (int)t->pid, t->name,
                owner != NULL ? owner->pw_name : "of another number", (int)t->pid);
     else if (yama_scope() > 0)
-        ub_say("dump", "process %d (%s) may not be looked at: kernel.yama.ptrace_scope is %d; sudo unblock dump %d, or "
-               "sudo sysctl kernel.yama.ptrace_scope=0", (int)t->pid, t->name, yama_scope(), (int)t->pid);
+        ub_say("dump",
+               "process %d (%s) may not be looked at: kernel.yama.ptrace_scope is %d; sudo unblock dump %d, or "
+               "sudo sysctl kernel.yama.ptrace_scope=0",
+               (int)t->pid, t->name, yama_scope(), (int)t->pid);
     else
-        ub_say("dump", "process %d (%s) may not be looked at: it has changed its user or made itself undumpable; sudo "
-               "unblock dump %d", (int)t->pid, t->name, (int)t->pid);
+        ub_say("dump",
+               "process %d (%s) may not be looked at: it has changed its user or made itself undumpable; sudo "
+               "unblock dump %d",
+               (int)t->pid, t->name, (int)t->pid);
 }
 
 static bool is_other_machine(pid_t pid)
@@ -153,8 +177,10 @@ static int refuse(pid_t pid, struct ub_dump_target *t)
     else if (r < 0)
         ub_say("dump", "process %d cannot be read: %s", (int)pid, strerror(-r));
     else if (t->kind == UB_DUMP_ZOMBIE)
-        ub_say("dump", "process %d (%s) is a zombie: it has ended and waits for its parent to take note; there is no "
-               "stack to show", (int)t->pid, t->name);
+        ub_say("dump",
+               "process %d (%s) is a zombie: it has ended and waits for its parent to take note; there is no "
+               "stack to show",
+               (int)t->pid, t->name);
     else if (t->kind == UB_DUMP_KERNEL)
         ub_say("dump", "process %d (%s) is a kernel thread: it has no program whose stack could be shown", (int)t->pid,
                t->name);
@@ -188,7 +214,7 @@ static void say_unwritable(const char *path, int error)
         ub_say("dump", "cannot write %s: %s: choose another -o FILE", path, strerror(-error));
 }
 
-static int write_json(struct dump_command *cmd, struct ub_dump_options *options, const char *path,
+static int write_json(struct dump_command *cmd, struct ub_dump_options options, const char *path,
                       struct ub_dump_result *ret)
 {
     const struct ub_recording_options recording = {.path = path, .force = cmd->force};
@@ -198,9 +224,9 @@ static int write_json(struct dump_command *cmd, struct ub_dump_options *options,
 
     if (r == 0) {
         sink = ub_recording_sink(writer);
-        options->sinks = &sink;
-        options->sink_count = 1;
-        r = ub_dump(options, ret);
+        options.sinks = &sink;
+        options.sink_count = 1;
+        r = ub_dump(&options, ret);
         closed = ub_recording_close(writer, NULL);
         if (closed == 0)
             return r;
@@ -231,7 +257,7 @@ static int open_text(struct dump_command *cmd, const char *path)
     return -ENOMEM;
 }
 
-static int write_text(struct dump_command *cmd, struct ub_dump_options *options, const char *path,
+static int write_text(struct dump_command *cmd, struct ub_dump_options options, const char *path,
                       struct ub_dump_result *ret)
 {
     struct ub_sink sinks[2];
@@ -239,12 +265,12 @@ static int write_text(struct dump_command *cmd, struct ub_dump_options *options,
 
     if (r == 0) {
         cmd->use_colour = ub_colour_use((enum ub_colour)cmd->colour, fileno(cmd->out));
-        fprintf(cmd->out, "process %d (%s)\n\n", (int)options->target->pid, options->target->name);
+        fprintf(cmd->out, "process %d (%s)\n\n", (int)options.target->pid, options.target->name);
         sinks[0] = ub_model_sink(cmd->model);
         sinks[1] = (struct ub_sink){text_line, cmd};
-        options->sinks = sinks;
-        options->sink_count = 2;
-        r = ub_dump(options, ret);
+        options.sinks = sinks;
+        options.sink_count = 2;
+        r = ub_dump(&options, ret);
         if (fflush(cmd->out) == 0 && (cmd->out == stdout || fclose(cmd->out) == 0))
             return r;
         r = -errno;
@@ -257,7 +283,7 @@ static int dump(struct dump_command *cmd, int argc, char **argv, pid_t pid)
 {
     struct ub_dump_target target;
     struct ub_dump_options options = {.target = &target, .redact = cmd->redact, .argc = argc, .argv = argv};
-    struct ub_dump_result result;
+    struct ub_dump_result result = {0};
     char *path;
     int r;
 
@@ -268,9 +294,10 @@ static int dump(struct dump_command *cmd, int argc, char **argv, pid_t pid)
     if (path == NULL || cmd->model == NULL)
         r = -ENOMEM;
     else
-        r = (cmd->format == FORMAT_JSON ? write_json : write_text)(cmd, &options, path, &result);
+        r = (cmd->format == FORMAT_JSON ? write_json : write_text)(cmd, options, path, &result);
     if (r < 0 && r != -EIO)
-        ub_say("dump", r == -ESRCH ? "process %d (%s) ended before it could be looked at" : "process %d (%s): out of memory",
+        ub_say("dump",
+               r == -ESRCH ? "process %d (%s) ended before it could be looked at" : "process %d (%s): out of memory",
                (int)target.pid, target.name);
     ub_model_free(cmd->model);
     free(path);

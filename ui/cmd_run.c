@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define MAX_SIZE_DEFAULT (256ull << 20)
-#define DURATION_MAX_NS (30ull * 86400 * 1000000000)
+#define DURATION_MAX_NS  (30ull * 86400 * 1000000000)
 
 struct run {
     /* options */
@@ -50,62 +50,107 @@ struct run {
 
 static const char *const live_choices[] = {"full", "line", "none", NULL}; /* enum ub_live */
 
-static const char about[] =
-    "Starts CMD and watches its event loops. A loop turn that takes longer than the\n"
-    "threshold is reported while it is still blocked, with its stack, and recorded.\n"
-    "CMD sees no difference: its input, output, signals, terminal and exit status\n"
-    "are as without unblock. Its children are watched too.";
+static const char about[] = "Starts CMD and watches its event loops. A loop turn that takes longer than the\n"
+                            "threshold is reported while it is still blocked, with its stack, and recorded.\n"
+                            "CMD sees no difference: its input, output, signals, terminal and exit status\n"
+                            "are as without unblock. Its children are watched too.";
 
-static const char more[] =
-    "Examples:\n"
-    "  unblock run -- redis-server --port 7000\n"
-    "  unblock run -t 20ms -o app.jsonl -- python3 app.py\n"
-    "  unblock run -q --fail-on 100ms -- node test.js      for CI: exit 1 on a stall\n"
-    "\n"
-    "Variables: UNBLOCK_AGENT path of libunblock.so; NO_COLOR, CLICOLOR_FORCE.\n"
-    "\n"
-    "Exit status: that of CMD, also when a signal ended it; and\n"
-    "  1    CMD ended with 0, but --fail-on was exceeded\n"
-    "  125  unblock itself failed: CMD was not started\n"
-    "  126  CMD was found but cannot be executed\n"
-    "  127  CMD was not found\n";
+static const char more[] = "Examples:\n"
+                           "  unblock run -- redis-server --port 7000\n"
+                           "  unblock run -t 20ms -o app.jsonl -- python3 app.py\n"
+                           "  unblock run -q --fail-on 100ms -- node test.js      for CI: exit 1 on a stall\n"
+                           "\n"
+                           "Variables: UNBLOCK_AGENT path of libunblock.so; NO_COLOR, CLICOLOR_FORCE.\n"
+                           "\n"
+                           "Exit status: that of CMD, also when a signal ended it; and\n"
+                           "  1    CMD ended with 0, but --fail-on was exceeded\n"
+                           "  125  unblock itself failed: CMD was not started\n"
+                           "  126  CMD was found but cannot be executed\n"
+                           "  127  CMD was not found\n";
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
     const struct ub_option option[] = {
-        {.letter = 't', .name = "threshold", .kind = UB_OPTION_TIME, .value = &run->threshold_ns, .argument = "TIME",
+        {.letter = 't',
+         .name = "threshold",
+         .kind = UB_OPTION_TIME,
+         .value = &run->threshold_ns,
+         .argument = "TIME",
          .help = "report turns longer than TIME (unit needed: us ms s;\n100us to 1h, default 50ms)",
-         .env = "UNBLOCK_THRESHOLD", .min = UB_THRESHOLD_MIN_NS, .max = UB_THRESHOLD_MAX_NS,
+         .env = "UNBLOCK_THRESHOLD",
+         .min = UB_THRESHOLD_MIN_NS,
+         .max = UB_THRESHOLD_MAX_NS,
          .given = &run->threshold_given},
-        {.letter = 'o', .name = "output", .kind = UB_OPTION_TEXT, .value = &run->output, .argument = "FILE",
+        {.letter = 'o',
+         .name = "output",
+         .kind = UB_OPTION_TEXT,
+         .value = &run->output,
+         .argument = "FILE",
          .help = "the recording: %p pid, %t time, %h host, - standard\noutput (default unblock-CMD-%p-%t.jsonl)",
          .env = "UNBLOCK_OUTPUT"},
         {.name = "force", .kind = UB_OPTION_FLAG, .value = &run->force, .help = "replace an existing recording"},
         {.name = "append", .kind = UB_OPTION_FLAG, .value = &run->append, .help = "add to an existing recording"},
-        {.name = "max-size", .kind = UB_OPTION_SIZE, .value = &run->max_size, .argument = "SIZE",
+        {.name = "max-size",
+         .kind = UB_OPTION_SIZE,
+         .value = &run->max_size,
+         .argument = "SIZE",
          .help = "go on in FILE.1, FILE.2 ... at this size (k M G;\ndefault 256M, 0: never)",
-         .env = "UNBLOCK_MAX_SIZE", .min = 64 << 10},
-        {.letter = 'q', .name = "quiet", .kind = UB_OPTION_FLAG, .value = &run->quiet,
+         .env = "UNBLOCK_MAX_SIZE",
+         .min = 64 << 10},
+        {.letter = 'q',
+         .name = "quiet",
+         .kind = UB_OPTION_FLAG,
+         .value = &run->quiet,
          .help = "no text while it runs, no verdict at the end"},
-        {.name = "live", .kind = UB_OPTION_CHOICE, .value = &run->live, .argument = "HOW",
-         .help = "text while it runs: full, line (a line a stall, for\nlogs), none (default: full on a terminal, else line)",
-         .env = "UNBLOCK_LIVE", .choices = live_choices, .given = &run->live_given},
-        {.name = "redact", .kind = UB_OPTION_FLAG, .value = &run->redact,
-         .help = "record no arguments, paths or peers", .env = "UNBLOCK_REDACT"},
-        {.name = "fail-on", .kind = UB_OPTION_TIME, .value = &run->fail_on_ns, .argument = "TIME",
-         .help = "exit 1 if a stall reached TIME and CMD ended with 0", .env = "UNBLOCK_FAIL_ON",
-         .min = UB_THRESHOLD_MIN_NS, .max = UB_THRESHOLD_MAX_NS},
-        {.name = "duration", .kind = UB_OPTION_TIME, .value = &run->duration_ns, .argument = "TIME",
-         .help = "watch for TIME; CMD goes on unwatched to its end", .env = "UNBLOCK_DURATION",
-         .min = 1000000, .max = DURATION_MAX_NS},
-        {.name = "color", .kind = UB_OPTION_CHOICE, .value = &run->colour, .argument = "WHEN",
-         .help = "auto, always or never", .env = "UNBLOCK_COLOR", .choices = ub_colour_choices},
-        {.letter = 'v', .name = "verbose", .kind = UB_OPTION_FLAG, .value = &run->verbose,
+        {.name = "live",
+         .kind = UB_OPTION_CHOICE,
+         .value = &run->live,
+         .argument = "HOW",
+         .help = "text while it runs: full, line (a line a stall, for\nlogs), none (default: full on a terminal, else "
+                 "line)",
+         .env = "UNBLOCK_LIVE",
+         .choices = live_choices,
+         .given = &run->live_given},
+        {.name = "redact",
+         .kind = UB_OPTION_FLAG,
+         .value = &run->redact,
+         .help = "record no arguments, paths or peers",
+         .env = "UNBLOCK_REDACT"},
+        {.name = "fail-on",
+         .kind = UB_OPTION_TIME,
+         .value = &run->fail_on_ns,
+         .argument = "TIME",
+         .help = "exit 1 if a stall reached TIME and CMD ended with 0",
+         .env = "UNBLOCK_FAIL_ON",
+         .min = UB_THRESHOLD_MIN_NS,
+         .max = UB_THRESHOLD_MAX_NS},
+        {.name = "duration",
+         .kind = UB_OPTION_TIME,
+         .value = &run->duration_ns,
+         .argument = "TIME",
+         .help = "watch for TIME; CMD goes on unwatched to its end",
+         .env = "UNBLOCK_DURATION",
+         .min = 1000000,
+         .max = DURATION_MAX_NS},
+        {.name = "color",
+         .kind = UB_OPTION_CHOICE,
+         .value = &run->colour,
+         .argument = "WHEN",
+         .help = "auto, always or never",
+         .env = "UNBLOCK_COLOR",
+         .choices = ub_colour_choices},
+        {.letter = 'v',
+         .name = "verbose",
+         .kind = UB_OPTION_FLAG,
+         .value = &run->verbose,
          .help = "say what is loaded and where it is recorded"},
     };
-    const struct ub_options options = {
-        .usage = "unblock run [OPTION...] [--] CMD [ARG...]", .about = about, .more = more, .stop_at_word = true,
-        .option = option, .count = UB_ARRAY_LEN(option)};
+    const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
+                                       .about = about,
+                                       .more = more,
+                                       .stop_at_word = true,
+                                       .option = option,
+                                       .count = UB_ARRAY_LEN(option)};
     int r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -123,7 +168,8 @@ static int settle(struct run *run, char *why)
     /* Stalls below the threshold are not seen: an explicit contradiction is refused, the default gives way. */
     if (run->fail_on_ns != 0 && run->fail_on_ns < run->threshold_ns) {
         if (run->threshold_given) {
-            snprintf(why, UB_WHY_MAX, "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
+            snprintf(why, UB_WHY_MAX,
+                     "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
             return -EINVAL;
         }
         run->threshold_ns = run->fail_on_ns;
@@ -143,7 +189,8 @@ static int exec_failed(const struct run *run, int error)
     switch (error) {
     case -ENOENT:
         if (*run->interpreter != '\0' && access(run->interpreter, F_OK) != 0)
-            ub_say("run", "%s names the interpreter %s, which does not exist: install it or mend the first line of the script",
+            ub_say("run",
+                   "%s names the interpreter %s, which does not exist: install it or mend the first line of the script",
                    name, run->interpreter);
         else if (strchr(name, '/') != NULL)
             ub_say("run", "%s does not exist, or its loader does not: check the path", name);

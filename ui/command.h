@@ -10,11 +10,11 @@
 #define UB_UI_COMMAND_H
 
 /* Exit status of a failure of our own. `run` leaves the small numbers to the program it runs, like env(1). */
-#define UB_EXIT_FINDING 1         /* check, diff, --fail-on: something was found */
-#define UB_EXIT_USAGE 2           /* report, dump: wrong use, unreadable input, no such process */
-#define UB_EXIT_RUN_FAILED 125    /* run: wrong use, or we could not start it */
+#define UB_EXIT_FINDING        1   /* check, diff, --fail-on: something was found */
+#define UB_EXIT_USAGE          2   /* report, dump: wrong use, unreadable input, no such process */
+#define UB_EXIT_RUN_FAILED     125 /* run: wrong use, or we could not start it */
 #define UB_EXIT_NOT_EXECUTABLE 126 /* run: found, but cannot be executed */
-#define UB_EXIT_NOT_FOUND 127     /* run: no such command */
+#define UB_EXIT_NOT_FOUND      127 /* run: no such command */
 
 struct ub_command {
     const char *name;

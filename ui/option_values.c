@@ -18,8 +18,8 @@ struct unit {
 };
 
 static const struct unit time_units[] = {{"us", 1000}, {"ms", 1000000}, {"s", 1000000000}};
-static const struct unit size_units[] = {
-    {"k", 1ull << 10}, {"K", 1ull << 10}, {"m", 1ull << 20}, {"M", 1ull << 20}, {"g", 1ull << 30}, {"G", 1ull << 30}};
+static const struct unit size_units[] = {{"k", 1ull << 10}, {"K", 1ull << 10}, {"m", 1ull << 20},
+                                         {"M", 1ull << 20}, {"g", 1ull << 30}, {"G", 1ull << 30}};
 
 /*
  * "123" or "123.45" in millionths, without floating point so that 0.1ms is

@@ -29,7 +29,8 @@ static int set_choice(const struct ub_option *o, const char *source, const char 
 /* A flag in the environment: 1 or 0, in the usual spellings. */
 static int set_flag(const struct ub_option *o, const char *source, const char *text, char *why)
 {
-    static const char *const yes[] = {"1", "yes", "on", "true", NULL}, *const no[] = {"", "0", "no", "off", "false", NULL};
+    static const char *const yes[] = {"1", "yes", "on", "true", NULL}, *const no[] = {"",    "0",     "no",
+                                                                                      "off", "false", NULL};
 
     for (int i = 0; yes[i] != NULL; i++)
         if (!strcmp(text, yes[i]))
@@ -77,7 +78,8 @@ static int read_environment(const struct ub_options *options, char *why)
         const char *text = o->env == NULL ? NULL : getenv(o->env);
         int r;
 
-        /* An empty variable is a variable that is not set: `UNBLOCK_OUTPUT= unblock run ...` goes back to the default. */
+        /* An empty variable is a variable that is not set: `UNBLOCK_OUTPUT= unblock run ...` goes back to the default.
+         */
         if (text == NULL || *text == '\0')
             continue;
         r = set_value(o, o->env, text, why);
@@ -242,7 +244,7 @@ static void print_indented(FILE *out, const char *text, int indent)
 }
 
 #define HELP_COLUMN 28
-#define HELP_WIDTH 80
+#define HELP_WIDTH  80
 
 static void print_option(FILE *out, char letter, const char *name, const char *argument, const char *help)
 {

@@ -27,20 +27,20 @@ struct ub_option {
     char letter;      /* 0: long form only */
     const char *name; /* without the dashes */
     enum ub_option_kind kind;
-    void *value;          /* where it goes, see enum ub_option_kind; holds the default before parsing */
-    const char *argument; /* word for the help: "TIME"; NULL for flags */
-    const char *help;     /* one line; more lines after '\n' */
-    const char *env;      /* "UNBLOCK_THRESHOLD", or NULL */
-    uint64_t min, max;    /* TIME and SIZE; max 0: no bound */
+    void *value;                /* where it goes, see enum ub_option_kind; holds the default before parsing */
+    const char *argument;       /* word for the help: "TIME"; NULL for flags */
+    const char *help;           /* one line; more lines after '\n' */
+    const char *env;            /* "UNBLOCK_THRESHOLD", or NULL */
+    uint64_t min, max;          /* TIME and SIZE; max 0: no bound */
     const char *const *choices; /* CHOICE: NULL-terminated */
-    bool *given;          /* set when it came from a flag or the environment; may be NULL */
+    bool *given;                /* set when it came from a flag or the environment; may be NULL */
 };
 
 struct ub_options {
-    const char *usage;   /* "unblock run [options] -- CMD [ARG...]" */
-    const char *about;   /* what the command does, wrapped text */
-    const char *more;    /* after the options: examples, exit codes; may be NULL */
-    bool stop_at_word;   /* the first argument that is no option ends them (run) */
+    const char *usage; /* "unblock run [options] -- CMD [ARG...]" */
+    const char *about; /* what the command does, wrapped text */
+    const char *more;  /* after the options: examples, exit codes; may be NULL */
+    bool stop_at_word; /* the first argument that is no option ends them (run) */
     const struct ub_option *option;
     uint32_t count;
 };
@@ -62,9 +62,9 @@ int ub_option_time(const char *text, uint64_t min_ns, uint64_t max_ns, uint64_t 
 /* "64k" "256M" "1.5G" (powers of 1024), or 0. 0 or -EINVAL with `why`. */
 int ub_option_size(const char *text, uint64_t min, uint64_t max, uint64_t *ret_bytes, char *why);
 
-#define UB_THRESHOLD_MIN_NS 100000ull        /* 100 us */
-#define UB_THRESHOLD_MAX_NS 3600000000000ull /* 1 h */
-#define UB_THRESHOLD_DEFAULT_NS 50000000ull  /* 50 ms: half of asyncio's 100, because it already shows in a p99 */
+#define UB_THRESHOLD_MIN_NS     100000ull        /* 100 us */
+#define UB_THRESHOLD_MAX_NS     3600000000000ull /* 1 h */
+#define UB_THRESHOLD_DEFAULT_NS 50000000ull      /* 50 ms: half of asyncio's 100, because it already shows in a p99 */
 
 enum ub_colour { UB_COLOUR_AUTO, UB_COLOUR_ALWAYS, UB_COLOUR_NEVER };
 extern const char *const ub_colour_choices[]; /* "auto" "always" "never": for --color */

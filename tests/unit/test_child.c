@@ -180,7 +180,12 @@ static void test_target_kinds(void **state)
     assert_int_equal(look_at(cut), UB_TARGET_FINE);
     cut.eh.e_phentsize = 3;
     assert_int_equal(look_at(cut), UB_TARGET_FINE);
-    assert_int_equal(ub_target_look(file("short", "\x7f""ELF", 4, 0700), interpreter, PATH_MAX), UB_TARGET_FINE);
+    assert_int_equal(ub_target_look(file("short",
+                                         "\x7f"
+                                         "ELF",
+                                         4, 0700),
+                                    interpreter, PATH_MAX),
+                     UB_TARGET_FINE);
     assert_int_equal(ub_target_look("/nonexistent", interpreter, PATH_MAX), UB_TARGET_FINE);
 }
 

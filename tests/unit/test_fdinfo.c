@@ -173,9 +173,9 @@ static void test_small_buffer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files), cmocka_unit_test(test_anonymous),     cmocka_unit_test(test_tcp4),
-        cmocka_unit_test(test_tcp6),  cmocka_unit_test(test_udp),           cmocka_unit_test(test_unix),
-        cmocka_unit_test(test_other_sockets), cmocka_unit_test(test_failures), cmocka_unit_test(test_small_buffer),
+        cmocka_unit_test(test_files),         cmocka_unit_test(test_anonymous), cmocka_unit_test(test_tcp4),
+        cmocka_unit_test(test_tcp6),          cmocka_unit_test(test_udp),       cmocka_unit_test(test_unix),
+        cmocka_unit_test(test_other_sockets), cmocka_unit_test(test_failures),  cmocka_unit_test(test_small_buffer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,9 +35,18 @@ static void test_masked(void **state)
 
 static void test_left_alone(void **state)
 {
-    static const char *const plain[] = {"--port=7000",  "host:8080",       "monkey=1",   "keyboard=us",
-                                        "https://h/@x", "https://host/a:b", "a=b&c=d",    "--monkey=x",
-                                        "=x",           ":",               "",           "token",
+    static const char *const plain[] = {"--port=7000",
+                                        "host:8080",
+                                        "monkey=1",
+                                        "keyboard=us",
+                                        "https://h/@x",
+                                        "https://host/a:b",
+                                        "a=b&c=d",
+                                        "--monkey=x",
+                                        "=x",
+                                        ":",
+                                        "",
+                                        "token",
                                         "/srv/secret/file"};
 
     for (size_t i = 0; i < UB_ARRAY_LEN(plain); i++)
@@ -76,12 +85,12 @@ static void test_escape(void **state)
 {
     assert_string_equal(escaped("a\0b", 3, 0), "a\\x00b");
     assert_string_equal(escaped("\t\r\n\x7f", 4, 0), "\\t\\r\\n\\x7f");
-    assert_string_equal(escaped("\xc2\x85", 2, 0), "\\xc2\\x85");             /* C1 */
-    assert_string_equal(escaped("\xe2\x80\xae", 3, 0), "\\xe2\\x80\\xae");   /* right-to-left override */
+    assert_string_equal(escaped("\xc2\x85", 2, 0), "\\xc2\\x85");          /* C1 */
+    assert_string_equal(escaped("\xe2\x80\xae", 3, 0), "\\xe2\\x80\\xae"); /* right-to-left override */
     assert_string_equal(escaped("\xf0\x9f\x98\x80", 4, 0), "\xf0\x9f\x98\x80");
-    assert_string_equal(escaped("\xf0\x9f\x98", 3, 0), "\\xf0\\x9f\\x98");   /* cut short */
-    assert_string_equal(escaped("\xed\xa0\x80", 3, 0), "\\xed\\xa0\\x80");   /* a surrogate */
-    assert_string_equal(escaped("\xc0\xaf", 2, 0), "\\xc0\\xaf");             /* overlong */
+    assert_string_equal(escaped("\xf0\x9f\x98", 3, 0), "\\xf0\\x9f\\x98"); /* cut short */
+    assert_string_equal(escaped("\xed\xa0\x80", 3, 0), "\\xed\\xa0\\x80"); /* a surrogate */
+    assert_string_equal(escaped("\xc0\xaf", 2, 0), "\\xc0\\xaf");          /* overlong */
     assert_string_equal(escaped("q\"\\", 3, '"'), "q\\\"\\\\");
     assert_string_equal(escaped("q\"\\", 3, 0), "q\"\\");
 }
@@ -89,10 +98,8 @@ static void test_escape(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_masked),
-        cmocka_unit_test(test_left_alone),
-        cmocka_unit_test(test_next_argument),
-        cmocka_unit_test(test_masked_text_is_escaped),
+        cmocka_unit_test(test_masked),        cmocka_unit_test(test_left_alone),
+        cmocka_unit_test(test_next_argument), cmocka_unit_test(test_masked_text_is_escaped),
         cmocka_unit_test(test_escape),
     };
 

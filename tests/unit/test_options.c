@@ -103,9 +103,22 @@ static struct {
 } got;
 
 static const struct ub_option table[] = {
-    {.letter = 't', .name = "threshold", .kind = UB_OPTION_TIME, .value = &got.threshold, .argument = "TIME", .help = "a",
-     .env = "UNBLOCK_THRESHOLD", .min = UB_THRESHOLD_MIN_NS, .max = UB_THRESHOLD_MAX_NS, .given = &got.given},
-    {.letter = 'o', .name = "output", .kind = UB_OPTION_TEXT, .value = &got.output, .argument = "FILE", .help = "b\nc",
+    {.letter = 't',
+     .name = "threshold",
+     .kind = UB_OPTION_TIME,
+     .value = &got.threshold,
+     .argument = "TIME",
+     .help = "a",
+     .env = "UNBLOCK_THRESHOLD",
+     .min = UB_THRESHOLD_MIN_NS,
+     .max = UB_THRESHOLD_MAX_NS,
+     .given = &got.given},
+    {.letter = 'o',
+     .name = "output",
+     .kind = UB_OPTION_TEXT,
+     .value = &got.output,
+     .argument = "FILE",
+     .help = "b\nc",
      .env = "UNBLOCK_OUTPUT"},
     {.name = "force", .kind = UB_OPTION_FLAG, .value = &got.force, .help = "d", .env = "UNBLOCK_FORCE"},
     {.letter = 'q', .name = "quiet", .kind = UB_OPTION_FLAG, .value = &got.quiet, .help = "e"},
@@ -278,15 +291,9 @@ static void test_colour(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_times),
-        cmocka_unit_test(test_times_refused),
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_options_after_words),
-        cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_environment),
-        cmocka_unit_test(test_help_has_everything),
-        cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_times),       cmocka_unit_test(test_times_refused),       cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_forms),       cmocka_unit_test(test_options_after_words), cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_environment), cmocka_unit_test(test_help_has_everything), cmocka_unit_test(test_nearest),
         cmocka_unit_test(test_colour),
     };
 
