@@ -10,11 +10,20 @@ Allowed differences, and why:
   retry      a write-back that was shorter than wanted, maybe just above the threshold: only its duration counts.
   extra      a stall that the program does not know of must be tagged "runqueue" (the machine was busy), or be
              "unknown", without a sample and less than 2 ms over the threshold (over before anybody could look).
+
+A machine too busy to judge: beside each run a thread of the test sleeps for a millisecond at a time and notes
+when it was woken late (class Sentinel). What is wrong with a stall during which that alone made 5 ms is not held
+against the watcher, which is woken in the same way, but counted as `excused`; a run with more than a quarter of
+its stalls excused is skipped.
 """
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
+
+import pytest
 
 import helpers
 
@@ -29,6 +38,36 @@ def table():
     """Names of all stalls, from stalls_do.h."""
     text = (helpers.ROOT / "tests/programs/stalls_do.h").read_text()
     return re.findall(r"^\s*ROW\((\w+), \"", text, re.M)
+
+
+class Sentinel:
+    """How late this machine wakes a thread that is no part of what is tested."""
+
+    LATE_NS = 2_000_000
+    BUSY_NS = 5_000_000
+
+    def __enter__(self):
+        self.late, self.stop = [], threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.stop.is_set():
+            begun = time.monotonic_ns()
+            time.sleep(0.001)
+            now = time.monotonic_ns()
+            if now - begun > 1_000_000 + self.LATE_NS:
+                self.late.append((begun + 1_000_000, now))
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+    def busy(self, start_ns, end_ns):
+        """Whether the machine was too busy in that time to judge anybody's punctuality."""
+        return sum(min(b, end_ns) - max(a, start_ns) for a, b in self.late
+                   if a < end_ns and b > start_ns) >= self.BUSY_NS
 
 
 class Truth:
@@ -109,9 +148,29 @@ def compare_one(truth, slow, recording, module, callback=True):
     return wrong
 
 
-def compare(truth, recording, module, callback=True, threshold_ns=THRESHOLD_MS * 1_000_000):
-    """(stalls found with everything right, list of all that is wrong)."""
-    right, wrong, used = 0, [], set()
+class Verdict:
+    """Of one run: stalls found with everything right, excused ones, and texts of all that is wrong."""
+
+    def __init__(self):
+        self.right, self.excused, self.wrong = 0, [], []
+
+    def check(self, least):
+        assert not self.wrong, f"{len(self.wrong)} wrong, {self.right} right:\n" + "\n".join(self.wrong)
+        if len(self.excused) > least // 4:
+            pytest.skip(f"the machine is too busy to judge: {len(self.excused)} of {least} stalls")
+        assert self.right + len(self.excused) >= least, f"{self.right} of {least} stalls were found"
+
+
+def compare(truth, recording, module, sentinel, callback=True, threshold_ns=THRESHOLD_MS * 1_000_000):
+    """A Verdict."""
+    verdict, used = Verdict(), set()
+
+    def complain(start_ns, duration_ns, problems):
+        if sentinel.busy(start_ns, start_ns + duration_ns):
+            verdict.excused += problems[:1]
+        else:
+            verdict.wrong += problems
+
     for stall in truth.stalls:
         found = find(stall, recording)
         name = f"{stall['stall']} {stall['duration_ns'] / 1e6:.1f} ms in tid {stall['tid']}"
@@ -120,13 +179,22 @@ def compare(truth, recording, module, callback=True, threshold_ns=THRESHOLD_MS *
             continue
         if len(found) != 1:
             if stall["duration_ns"] - TOLERANCE_NS > threshold_ns:
-                wrong.append(f"{name}: {len(found)} records")
+                verdict.wrong.append(f"{name}: {len(found)} records")
             continue
-        problems = compare_one(stall, found[0], recording, module, callback)
-        wrong += [f"{name}: {p}" for p in problems]
-        right += not problems and not stall["retry"]
+        problems = [f"{name}: {p}" for p in compare_one(stall, found[0], recording, module, callback)]
+        if problems:
+            complain(stall["start_ns"], stall["duration_ns"], problems)
+        else:
+            verdict.right += not stall["retry"]
     for slow in recording.slow:
         if (slow["pid"], slow["id"]) not in used and not is_noise(slow):
-            wrong.append(f"nothing of {slow['duration_ns'] / 1e6:.1f} ms happened, but: {json.dumps(slow)} "
-                         f"{recording.functions(slow)}")
-    return right, wrong
+            complain(slow["start_ns"], slow["duration_ns"],
+                     [f"nothing of {slow['duration_ns'] / 1e6:.1f} ms happened, but: {json.dumps(slow)} "
+                      f"{recording.functions(slow)}"])
+    return verdict
+
+
+def but_noise(recording, sentinel):
+    """Reports of a quiet program that cannot be put down to a busy machine."""
+    return [s for s in recording.slow
+            if not is_noise(s) and not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]

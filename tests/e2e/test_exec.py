@@ -26,7 +26,8 @@ def test_execs_itself_under_sampling(tmp_path):
     seen = sum(1 + s.get("repeats", 0) for s in recording.slow)
     assert seen > count // 2, f"only {seen} slow turns of {count} were seen"
     # Whatever stack is shown belongs to the image whose turn it was: that one was in main, not in the loader.
-    foreign = [f for s in recording.slow for f in recording.functions(s) if any(f) and "main" not in f]
+    foreign = [recording.frames(x["stack"]) for s in recording.slow for x in s.get("samples", []) if x.get("complete")
+               and any(recording.frames(x["stack"])) and "main" not in recording.frames(x["stack"])]
     assert not foreign, f"{len(foreign)} stacks of the next image: {foreign[:3]}"
     sampled = [x for s in recording.slow for x in s.get("samples", []) if x["state"] == "running" and "stack" in x]
     assert len(sampled) >= 20, "it was hardly sampled"
@@ -34,17 +35,17 @@ def test_execs_itself_under_sampling(tmp_path):
 
 
 def many(tmp_path, mode, count, stalls, loops):
-    """Runs loop_many and compares each loop's truth; the number of stalls found right."""
+    """Runs loop_many and compares each loop's truth."""
     for i in range(loops):
         (tmp_path / str(i)).mkdir()
-    done, recording = helpers.record(tmp_path, helpers.program("loop_many"), mode, tmp_path, count, stalls,
-                                     threshold=f"{oracle.THRESHOLD_MS}ms", timeout=120)
+    with oracle.Sentinel() as sentinel:
+        done, recording = helpers.record(tmp_path, helpers.program("loop_many"), mode, tmp_path, count, stalls,
+                                         threshold=f"{oracle.THRESHOLD_MS}ms", timeout=120)
     assert done.returncode == 0, done.stderr
     truth = oracle.Truth(*(tmp_path / str(i) / "truth" for i in range(loops)))
     assert truth.undisturbed, truth.summaries
-    right, wrong = oracle.compare(truth, recording, "loop_many")
-    assert not wrong, "\n".join(wrong)
-    return right, truth, recording
+    oracle.compare(truth, recording, "loop_many", sentinel).check(loops * len(stalls.split(",")))
+    return truth, recording
 
 
 STALLS = "nanosleep,cpu,mutex,flock,tcp_recv,unix_connect,poll,cond_wait"
@@ -52,31 +53,26 @@ STALLS = "nanosleep,cpu,mutex,flock,tcp_recv,unix_connect,poll,cond_wait"
 
 def test_threads_have_their_own_slots(tmp_path):
     """Two loops in one process, stalling at the same time."""
-    right, truth, recording = many(tmp_path, "threads", 2, STALLS, 2)
-    assert right == 2 * 8
+    truth, recording = many(tmp_path, "threads", 2, STALLS, 2)
     assert len({t["tid"] for t in truth.stalls}) == 2 and len({t["pid"] for t in truth.stalls}) == 1
     assert {s["tid"] for s in recording.of("stats")} >= {t["tid"] for t in truth.stalls}
 
 
 def test_prefork_children_have_their_own_slots(tmp_path):
-    right, truth, recording = many(tmp_path, "prefork", 2, STALLS, 2)
-    assert right == 2 * 8
+    truth, recording = many(tmp_path, "prefork", 2, STALLS, 2)
     assert len({t["pid"] for t in truth.stalls}) == 2
     assert {p["pid"] for p in recording.of("process")} >= {t["pid"] for t in truth.stalls}
 
 
 def test_loop_goes_on_in_a_forked_child(tmp_path):
     """As daemons do: a callback forks, the child continues the very same loop."""
-    right, truth, _ = many(tmp_path, "relay", 3, STALLS, 1)
-    assert right == 8
+    truth, _ = many(tmp_path, "relay", 3, STALLS, 1)
     assert len({t["pid"] for t in truth.stalls}) >= 2, "the stalls were to fall on both sides of a fork"
 
 
 def test_longjmp_out_of_every_callback(tmp_path):
     """No turn stays open: durations and callbacks stay right."""
-    right, _, recording = many(tmp_path, "longjmp", 1, STALLS, 1)
-    assert right == 8
-    assert recording.end["slow"] == 8
+    many(tmp_path, "longjmp", 1, STALLS, 1)
 
 
 def test_sampling_interrupts_nothing(tmp_path):

@@ -32,9 +32,10 @@ found = {}
 
 
 def run(tmp_path, name, *args, timeout=120):
-    done, recording = helpers.record(tmp_path, helpers.program(name), *args,
-                                     threshold=f"{oracle.THRESHOLD_MS}ms", timeout=timeout)
-    return done, recording
+    with oracle.Sentinel() as sentinel:
+        done, recording = helpers.record(tmp_path, helpers.program(name), *args,
+                                         threshold=f"{oracle.THRESHOLD_MS}ms", timeout=timeout)
+    return done, recording, sentinel
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -43,16 +44,15 @@ def test_stalls(tmp_path, loop):
     for round in range(ROUNDS):
         folder = tmp_path / str(round)
         folder.mkdir()
-        done, recording = run(folder, program, *kind, folder / "truth", "all", 1, round + 1)
+        done, recording, sentinel = run(folder, program, *kind, folder / "truth", "all", 1, round + 1)
         if done.returncode == 77:
             pytest.skip(done.stderr.strip())
         assert done.returncode == 0, done.stderr
         truth = oracle.Truth(folder / "truth")
         (folder / "dirty").unlink(missing_ok=True)
-        right, wrong = oracle.compare(truth, recording, program)
-        found[loop] = found.get(loop, 0) + right
-        assert not wrong, f"{len(wrong)} wrong, {right} right:\n" + "\n".join(wrong)
-        assert right + len(truth.skipped) == len(oracle.table()), truth.skipped
+        verdict = oracle.compare(truth, recording, program, sentinel)
+        found[loop] = found.get(loop, 0) + verdict.right
+        verdict.check(len(oracle.table()) - len(truth.skipped))
         assert truth.undisturbed, truth.summaries
         assert recording.end["exit"] == 0
         if truth.skipped:
@@ -62,32 +62,28 @@ def test_stalls(tmp_path, loop):
 def test_at_least_200():
     if len(found) < len(LOOPS) - 1:
         pytest.skip("only some of the loops were run")
-    assert sum(found.values()) >= 200, found
+    assert sum(found.values()) >= 200, f"{found}; fewer than that right, if the machine is busy: run it alone"
 
 
 def test_wait_in_a_function_of_its_own(tmp_path):
     """The dispatcher is not on the stack of its callbacks: everything but the callback's name must still be right."""
-    done, recording = run(tmp_path, "loop_bare", "wrapped", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
+    done, recording, sentinel = run(tmp_path, "loop_bare", "wrapped", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
     assert done.returncode == 0, done.stderr
-    right, wrong = oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare", callback=False)
-    assert not wrong, "\n".join(wrong)
-    assert right == 4
+    oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare", sentinel, callback=False).check(4)
 
 
 def test_loop_with_two_wait_calls(tmp_path):
     """The same epoll descriptor, waited for in two places: a wait is never a stall, and the stalls are found."""
-    done, recording = run(tmp_path, "loop_bare", "two_sites", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
+    done, recording, sentinel = run(tmp_path, "loop_bare", "two_sites", tmp_path / "truth", "nanosleep,cpu,poll,mutex")
     assert done.returncode == 0, done.stderr
-    right, wrong = oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare")
-    assert not wrong, "\n".join(wrong)
-    assert right == 4
+    oracle.compare(oracle.Truth(tmp_path / "truth"), recording, "loop_bare", sentinel).check(4)
 
 
 @pytest.mark.parametrize("loop", ["epoll", "libuv", "sd-event"])
 def test_turns_are_counted(tmp_path, loop):
     """`stats` knows every turn: the program counts its callbacks, one a turn."""
     program, *kind = LOOPS[loop]
-    done, recording = run(tmp_path, program, *kind, tmp_path / "truth", "nanosleep,cpu")
+    done, recording, _ = run(tmp_path, program, *kind, tmp_path / "truth", "nanosleep,cpu")
     assert done.returncode == 0, done.stderr
     truth = oracle.Truth(tmp_path / "truth")
     last = {}

@@ -14,9 +14,10 @@
  * `function` is the innermost function of the program itself that is on the
  * stack (inlined ones do not count). `call` lists every acceptable name (libc's
  * or the kernel's) between bars. delay_ns is how long the thread waited for a
- * CPU during the stall, by its own schedstat; noise_ns the same around it: the
- * turn may rightly be that much longer. `retry`: shorter than wanted (a disk
- * faster than expected); it comes again.
+ * CPU during the stall, by its own schedstat; noise_ns what its callback took
+ * around the stall, or the same by schedstat: the turn may rightly be that much
+ * longer. `retry`: shorter than wanted (a disk faster than expected); it comes
+ * again.
  * A last line {"summary": ...} holds counts of calls that were interrupted or
  * came back short: 0 unless somebody disturbs the program.
  *
@@ -111,6 +112,7 @@ struct stalls {
     int what;
     uint64_t ns; /* how long it is meant to be */
     uint64_t start_ns, end_ns, delay_before, delay_start, delay_end;
+    uint64_t entered_ns, left_ns; /* its callback */
 };
 
 #include "stalls_do.h"
@@ -135,6 +137,8 @@ static void stalls_truth(struct stalls *s)
     const struct stalls_row *row = &stalls_table[s->what];
     uint64_t all = runqueue_ns(&s->schedstat) - s->delay_before;
     uint64_t inside = s->delay_end - s->delay_start;
+    uint64_t around = (s->left_ns - s->entered_ns) - (s->end_ns - s->start_ns);
+    uint64_t waited = all > inside ? all - inside : 0, noise = waited > around ? waited : around;
 
     fprintf(
         s->truth,
@@ -143,8 +147,8 @@ static void stalls_truth(struct stalls *s)
         "\"pid\": %d, \"tid\": %d, \"start_ns\": %llu, \"duration_ns\": %llu, \"delay_ns\": %llu, \"noise_ns\": %llu, "
         "\"retry\": %s}\n",
         row->name, row->cause, row->call, row->name, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
-        (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside,
-        (unsigned long long)(all > inside ? all - inside : 0), s->retry ? "true" : "false");
+        (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside, (unsigned long long)noise,
+        s->retry ? "true" : "false");
     fflush(s->truth);
     s->pending = false;
 }
@@ -229,7 +233,9 @@ static NOINLINE bool stalls_tick(struct stalls *s)
         s->queue_at++;
         return false;
     }
+    s->entered_ns = now_ns();
     stalls_table[what].run(s);
+    s->left_ns = now_ns();
     s->pending = true;
     s->queue_at++;
     s->retry = (stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) && s->end_ns - s->start_ns < s->base_ns;
