@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #define DEPTH_MAX     256
-#define FOREIGN_DEPTH 8 /* frames shown of a stack without user frames */
+#define FOREIGN_DEPTH 8 /* frames shown of stacks without user frames */
 
 struct cut {
     struct ub_site_stack stack; /* borrowed */
@@ -84,8 +84,6 @@ static int cut_stack(struct cut *cut, const char *exe, const char *callback)
     limit = find_limit(frames, class, depth, callback);
     detail = choose_detail(class, limit);
     cut->foreign = detail != ONLY_USER;
-    if (cut->foreign && limit >= FOREIGN_DEPTH)
-        limit = FOREIGN_DEPTH - 1;
     cut->link = calloc(limit + 1, sizeof(*cut->link));
     if (!cut->link)
         return -ENOMEM;
@@ -93,6 +91,9 @@ static int cut_stack(struct cut *cut, const char *exe, const char *callback)
         const json_t *frame = json_array_get(frames, i);
 
         if (is_shown(class[i], detail)) {
+            if (cut->count > 0 && ub_text_frame_generated(frame) &&
+                ub_text_frame_generated(cut->link[cut->count - 1].frame))
+                continue;
             cut->link[cut->count++] = (struct ub_chain_link){.frame = frame};
         } else if (class[i] == UB_SHOWN_LIBRARY && cut->count > 0) {
             struct ub_chain_link *link = &cut->link[cut->count - 1];
@@ -263,6 +264,8 @@ static int build(struct cut *cut, size_t cuts, const char *exe, const char *call
     for (i = 0; i < cuts; i++)
         if (cut[i].on)
             chain->foreign = cut[i].foreign;
+    if (chain->foreign && chain->count > FOREIGN_DEPTH) /* not before: stacks are merged from the outside */
+        chain->count = FOREIGN_DEPTH;
     for (i = 0; i < cuts; i++)
         free(cut[i].link);
     if (r < 0)

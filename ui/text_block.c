@@ -177,7 +177,8 @@ void ub_text_line(const struct ub_text_view *view, const json_t *slow)
     put_process(view, slow);
     fputs(": ", view->pen.out);
     ub_text_what(view, slow, &chain, ub_advice_of_record(view->m, slow), true);
-    if (chain.count > 0 && *ub_text_frame_place(chain.link[0].frame, place, sizeof(place))) {
+    if (chain.count > 0 && !chain.foreign && ub_json_string(chain.link[0].frame, "function") &&
+        *ub_text_frame_place(chain.link[0].frame, place, sizeof(place))) {
         fputc(' ', view->pen.out);
         ub_escape_put(view->pen.out, place, UB_TEXT_PLACE_COLUMNS);
     }

@@ -30,7 +30,10 @@ void ub_text_count(const struct ub_text_view *view, enum ub_ink ink, uint64_t co
 
 const char *ub_text_function_name(const char *function, char *buf, size_t size)
 {
-    snprintf(buf, size, "%s%s", function, *function && !strchr(function, '(') ? "()" : "");
+    char plain[1024];
+
+    ub_text_frame_plain(function, plain, sizeof(plain));
+    snprintf(buf, size, "%s%s", plain, *plain ? "()" : "");
     return buf;
 }
 
@@ -106,16 +109,24 @@ static const char *const cause_words[UB_CAUSES] = {
     [UB_CAUSE_STOPPED] = "stopped",
 };
 
+/* What follows "in"; "" when all that could be named is a guess inside somebody else's code. */
 static const char *innermost_function(const json_t *slow, const struct ub_chain *chain, char *buf, size_t size)
 {
     const char *callback = ub_json_string(json_object_get(slow, "callback"), "function");
+    const json_t *frame = chain->count > 0 ? chain->link[0].frame : NULL;
+    const char *function = frame ? ub_json_string(frame, "function") : callback;
+    bool guessed = ub_json_true(frame, "nearest");
+    char plain[1024];
 
-    if (chain->count > 0) {
-        if (!*ub_text_frame_function(chain->link[0].frame, buf, size))
-            ub_text_frame_place(chain->link[0].frame, buf, size);
-        return buf;
-    }
-    snprintf(buf, size, "%s", callback ? callback : "");
+    if (chain->foreign && (guessed || !function))
+        function = "";
+    if (function)
+        snprintf(buf, size, "%s%s", guessed && *function ? "near " : "",
+                 ub_text_frame_plain(function, plain, sizeof(plain)));
+    else if (frame)
+        ub_text_frame_place(frame, buf, size);
+    else
+        *buf = 0;
     return buf;
 }
 
@@ -208,10 +219,16 @@ static void why_call(const struct ub_text_view *view, const json_t *slow, const 
 static const struct share time_shares[] = {
     {"cpu_ns", "cpu", false}, {"runqueue_ns", "run queue", false}, {"blocked_ns", "blocked", false}};
 
+static const struct share wait_shares[] = {
+    {"runqueue_ns", "run queue", false}, {"cpu_ns", "cpu", false}, {"blocked_ns", "blocked", false}};
+
+/* What the words name comes first. */
 static void why_time(const struct ub_text_view *view, const json_t *slow, const char *words)
 {
+    bool waited = ub_json_is(slow, "cause", "runqueue");
+
     ub_pen_printf(&view->pen, UB_INK_CAUSE, "%s", words);
-    put_shares(view, slow, time_shares, ": ");
+    put_shares(view, slow, waited ? wait_shares : time_shares, ": ");
 }
 
 /* "cpu 1.83 s" needs no further words. */

@@ -48,12 +48,19 @@ static enum ub_shown script_class(const char *file)
     return UB_SHOWN_USER;
 }
 
+bool ub_text_frame_generated(const json_t *frame)
+{
+    return !ub_json_string(frame, "function") && !ub_json_string(frame, "module") && !ub_json_string(frame, "file");
+}
+
 enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe)
 {
     const char *module = ub_json_string(frame, "module"), *function = ub_json_string(frame, "function");
     const char *base = module ? ub_path_base(module) : "";
     bool libc = false;
 
+    if (ub_text_frame_generated(frame))
+        return UB_SHOWN_RUNTIME;
     if (ub_json_is(frame, "language", "python") || ub_json_is(frame, "language", "js"))
         return script_class(ub_json_string(frame, "file"));
     if (ub_json_is(frame, "language", "kernel"))
@@ -87,10 +94,43 @@ const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size)
         snprintf(buf, size, "%s:%" PRIu64, ub_path_base(file), line);
     else if (file)
         snprintf(buf, size, "%s", ub_path_base(file));
-    else if (!named && ub_json_u64(frame, "offset", &offset))
+    else if (!named && module && ub_json_u64(frame, "offset", &offset))
         snprintf(buf, size, "%s+0x%" PRIx64, base, offset);
     else
         snprintf(buf, size, "%s", !named || strstr(base, ".so") || *base == '[' ? base : "");
+    return buf;
+}
+
+/* Where the argument list begins that ends at `end`; NULL when it is none. */
+static char *find_arguments(char *text, char *end)
+{
+    int depth = 0;
+    char *p;
+
+    for (p = end; p > text; p--) {
+        depth += (*p == ')') - (*p == '(');
+        if (depth == 0)
+            return starts_with(p, "(anonymous namespace)") ? NULL : p;
+    }
+    return NULL;
+}
+
+const char *ub_text_frame_plain(const char *function, char *buf, size_t size)
+{
+    char *end, *arguments;
+
+    snprintf(buf, size, "%s", function);
+    end = strrchr(buf, ')');
+    if (!end || end - buf < 2 || (end[1] && strcmp(end + 1, " const") != 0))
+        return buf;
+    if (end[-1] == '(') { /* no arguments, but perhaps operator() */
+        if (end - buf < 9 || strncmp(end - 9, "operator()", 10) != 0)
+            end[-1] = 0;
+        return buf;
+    }
+    arguments = find_arguments(buf, end);
+    if (arguments)
+        *arguments = 0;
     return buf;
 }
 
@@ -98,10 +138,13 @@ const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size)
 const char *ub_text_frame_function(const json_t *frame, char *buf, size_t size)
 {
     const char *function = ub_json_string(frame, "function");
+    char plain[1024];
     uint64_t offset;
 
+    if (function)
+        function = ub_text_frame_plain(function, plain, sizeof(plain));
     if (!function)
-        snprintf(buf, size, "%s", "");
+        snprintf(buf, size, "%s", ub_text_frame_generated(frame) ? "(generated code)" : "");
     else if (!ub_json_true(frame, "nearest"))
         snprintf(buf, size, "%s", function);
     else if (ub_json_u64(frame, "offset", &offset))
@@ -120,7 +163,7 @@ static bool same_text(const json_t *a, const json_t *b, const char *key)
 
 bool ub_text_frame_same(const json_t *a, const json_t *b)
 {
-    if (a == b)
+    if (a == b || (ub_text_frame_generated(a) && ub_text_frame_generated(b)))
         return true;
     if (!same_text(a, b, "function") || !same_text(a, b, "module") || !same_text(a, b, "file"))
         return false;

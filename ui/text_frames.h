@@ -26,6 +26,15 @@ enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe);
 const char *ub_text_frame_place(const json_t *frame, char *buf, size_t size);
 const char *ub_text_frame_function(const json_t *frame, char *buf, size_t size);
 
+/*
+ * A C++ or Rust function without its arguments: "Server::on_flush" of
+ * "Server::on_flush(int, char const*) const". Returns `buf`.
+ */
+const char *ub_text_frame_plain(const char *function, char *buf, size_t size);
+
+/* Code in no file and without a name: a JIT's. Its addresses mean nothing to a reader, so all of it is one. */
+bool ub_text_frame_generated(const json_t *frame);
+
 /* The same function (of one file and module), or without names the same address. */
 bool ub_text_frame_same(const json_t *a, const json_t *b);
 

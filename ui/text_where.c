@@ -8,8 +8,9 @@
 
 #include <stdlib.h>
 
-#define ROWS_INNER 10 /* frames shown from the inside */
-#define ROWS_OUTER 2  /* and from the outside, when there are more */
+#define ROWS_INNER      10 /* frames shown from the inside */
+#define ALIGNED_COLUMNS 28 /* a longer place stands out of its column rather than pushing all others away */
+#define ROWS_OUTER      2  /* and from the outside, when there are more */
 
 struct row {
     const struct ub_chain_link *link; /* NULL: `more` frames are left out here */
@@ -55,9 +56,7 @@ static void add_row(const struct ub_text_view *view, struct table *t, const stru
     row->library = library;
     set_row(view, row);
     columns = ub_escape_columns(row->place);
-    if (columns > UB_TEXT_PLACE_COLUMNS)
-        columns = UB_TEXT_PLACE_COLUMNS;
-    if (columns > t->place_columns)
+    if (columns > t->place_columns && columns <= ALIGNED_COLUMNS)
         t->place_columns = columns;
     columns = ub_escape_columns(row->function);
     if (columns > UB_TEXT_NAME_COLUMNS)
@@ -92,6 +91,19 @@ static void put_padded(const struct ub_pen *pen, enum ub_ink ink, const char *te
         ub_pen_spaces(pen, width - used);
 }
 
+/* Cut in its middle: the line or offset at its end is what is looked for. */
+static void put_place(const struct ub_pen *pen, enum ub_ink ink, const char *place, size_t width)
+{
+    size_t used;
+
+    ub_pen_take(pen, ink);
+    used = ub_escape_put_path(pen->out, place, UB_TEXT_PLACE_COLUMNS);
+    if (ink != UB_INK_PLAIN)
+        ub_pen_drop(pen);
+    if (used < width)
+        ub_pen_spaces(pen, width - used);
+}
+
 static void put_row(const struct ub_text_view *view, const struct table *t, const struct row *row, const char *label)
 {
     const struct ub_pen *pen = &view->pen;
@@ -102,9 +114,8 @@ static void put_row(const struct ub_text_view *view, const struct table *t, cons
         ub_pen_printf(pen, UB_INK_FAINT, "... %u more frames", row->more);
         return;
     }
-    if (t->place_columns > 0) {
-        put_padded(pen, row->library ? UB_INK_FAINT : UB_INK_PLAIN, row->place, UB_TEXT_PLACE_COLUMNS,
-                   t->place_columns);
+    if (t->place_columns > 0 || row->place[0]) {
+        put_place(pen, row->library ? UB_INK_FAINT : UB_INK_PLAIN, row->place, t->place_columns);
         fputs("  ", pen->out);
     }
     put_padded(pen, row->library ? UB_INK_FAINT : UB_INK_FUNCTION, *row->function ? row->function : "?",
@@ -127,6 +138,15 @@ static void put_samples(const struct ub_text_view *view, const struct ub_chain *
     }
 }
 
+/* Nothing at all when there is no name. */
+static void put_name(const struct ub_text_view *view, const char *before, const char *name)
+{
+    if (!*name)
+        return;
+    fputs(before, view->pen.out);
+    ub_escape_put(view->pen.out, name, UB_TEXT_NAME_COLUMNS);
+}
+
 static void put_also(const struct ub_text_view *view, const struct ub_chain *chain)
 {
     uint64_t told = 0;
@@ -137,15 +157,11 @@ static void put_also(const struct ub_text_view *view, const struct ub_chain *cha
         char place[256], function[1024];
 
         ub_pen_label(&view->pen, "also");
-        fprintf(view->pen.out, "%" PRIu64 " of %" PRIu64 "  ", also->samples, chain->samples);
-        if (ub_escape_put(view->pen.out, ub_text_frame_place(also->frame, place, sizeof(place)), UB_TEXT_PLACE_COLUMNS))
-            fputs("  ", view->pen.out);
-        ub_escape_put(view->pen.out, ub_text_frame_function(also->frame, function, sizeof(function)),
-                      UB_TEXT_NAME_COLUMNS);
-        if (also->caller && *ub_text_frame_function(also->caller, function, sizeof(function))) {
-            fputs(" in ", view->pen.out);
-            ub_escape_put(view->pen.out, function, UB_TEXT_NAME_COLUMNS);
-        }
+        fprintf(view->pen.out, "%" PRIu64 " of %" PRIu64, also->samples, chain->samples);
+        put_name(view, "  ", ub_text_frame_place(also->frame, place, sizeof(place)));
+        put_name(view, "  ", ub_text_frame_function(also->frame, function, sizeof(function)));
+        if (also->caller)
+            put_name(view, " in ", ub_text_frame_function(also->caller, function, sizeof(function)));
         fputc('\n', view->pen.out);
         told += also->samples;
     }
@@ -211,16 +227,16 @@ void ub_text_stack(const struct ub_text_view *view, const json_t *frames, const 
     {
         size_t columns = ub_escape_columns(ub_text_frame_place(frame, place, sizeof(place)));
 
-        if (columns > width)
-            width = columns < UB_TEXT_PLACE_COLUMNS ? columns : UB_TEXT_PLACE_COLUMNS;
+        if (columns > width && columns <= ALIGNED_COLUMNS)
+            width = columns;
     }
     json_array_foreach(frames, i, frame)
     {
         bool own = ub_text_frame_class(frame, exe) == UB_SHOWN_USER;
 
         fputs("    ", view->pen.out);
-        put_padded(&view->pen, own ? UB_INK_PLAIN : UB_INK_FAINT, ub_text_frame_place(frame, place, sizeof(place)),
-                   UB_TEXT_PLACE_COLUMNS, width);
+        ub_text_frame_place(frame, place, sizeof(place));
+        put_place(&view->pen, own ? UB_INK_PLAIN : UB_INK_FAINT, place, width);
         fputs("  ", view->pen.out);
         ub_text_frame_function(frame, function, sizeof(function));
         ub_pen_put(&view->pen, own ? UB_INK_FUNCTION : UB_INK_FAINT, *function ? function : "?", UB_TEXT_NAME_COLUMNS);

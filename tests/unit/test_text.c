@@ -2,6 +2,7 @@
 #include "ui_check.h"
 
 #include "../../ui/text_escape.h"
+#include "../../ui/text_frames.h"
 #include "../../ui/text_private.h"
 #include "../../ui/text_source.h"
 
@@ -89,6 +90,33 @@ static void test_long_paths_lose_their_middle(void **state)
     got = text_end(&t);
     assert_text(got, "/a/very...e/file.log");
     free(got);
+}
+
+static void test_functions_without_arguments(void **state)
+{
+    static const struct {
+        const char *function, *plain;
+    } cases[] = {
+        {"on_flush", "on_flush"},
+        {"", ""},
+        {"Server::on_flush(int, char const*)", "Server::on_flush"},
+        {"Server::on_flush() const", "Server::on_flush"},
+        {"f(void (*)(int), std::function<void (char)>)", "f"},
+        {"(anonymous namespace)::f(int)", "(anonymous namespace)::f"},
+        {"(anonymous namespace)", "(anonymous namespace)"},
+        {"x::(anonymous namespace)", "x::(anonymous namespace)"},
+        {"A::operator()(int) const", "A::operator()"},
+        {"A::operator()", "A::operator()"},
+        {"main::{lambda(int)#1}::operator()(int) const", "main::{lambda(int)#1}::operator()"},
+        {")", ")"},
+        {"f)", "f)"},
+        {"((((", "(((("},
+        {"f(int) [clone .cold]", "f(int) [clone .cold]"},
+    };
+    char buf[128];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_text(ub_text_frame_plain(cases[i].function, buf, sizeof(buf)), cases[i].plain);
 }
 
 /* ---- source lines ---------------------------------------------------- */
@@ -386,7 +414,7 @@ static void test_why(void **state)
     expect_why(",'cause':'lock','call':{'name':'futex','args':'0x1, FUTEX_WAIT','duration_ns':99000000}",
                "waits for a lock: futex(0x1, FUTEX_WAIT) 99 ms");
     expect_why(",'cause':'runqueue'" TIMES("10000000", "90000000", "0"),
-               "wanted to run and got no CPU: cpu 10 ms, run queue 90 ms");
+               "wanted to run and got no CPU: run queue 90 ms, cpu 10 ms");
     expect_why(",'cause':'pagefault'" TIMES("1000000", "0", "99000000"),
                "page fault, outside any system call: cpu 1 ms, blocked 99 ms");
     expect_why(",'cause':'stopped'", "stopped: by a signal, a debugger, or the machine slept; not the program's doing");
@@ -454,6 +482,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_durations),
         cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_functions_without_arguments),
         cmocka_unit_test(test_long_paths_lose_their_middle),
         cmocka_unit_test_setup_teardown(test_source_lines, setup, teardown),
         cmocka_unit_test_setup_teardown(test_block_of_a_call, setup, teardown),
