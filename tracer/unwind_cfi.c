@@ -32,6 +32,12 @@ static void advance(struct program *p, uint64_t delta)
     }
 }
 
+/* Wraps around where a signed product would be undefined: the file is not to be trusted. */
+static int64_t scaled(const struct program *p, int64_t value)
+{
+    return (int64_t)((uint64_t)value * (uint64_t)p->fde->data_align);
+}
+
 static bool take_reg(struct ub_bytes *b, uint64_t *ret)
 {
     *ret = ub_bytes_uleb(b);
@@ -103,7 +109,7 @@ static bool extended(struct program *p, struct ub_bytes *b, uint8_t op)
         if (!take_reg(b, &reg))
             return false;
         p->rule = (struct ub_cfa_rule){.reg = (int)reg};
-        p->rule.offset = op == 0x0c ? (int64_t)ub_bytes_uleb(b) : ub_bytes_sleb(b) * p->fde->data_align;
+        p->rule.offset = op == 0x0c ? (int64_t)ub_bytes_uleb(b) : scaled(p, ub_bytes_sleb(b));
         return true;
     case 0x0d: /* def_cfa_register */
         if (!take_reg(b, &reg))
@@ -115,7 +121,7 @@ static bool extended(struct program *p, struct ub_bytes *b, uint8_t op)
         p->rule.offset = (int64_t)ub_bytes_uleb(b);
         return true;
     case 0x13: /* def_cfa_offset_sf */
-        p->rule.offset = ub_bytes_sleb(b) * p->fde->data_align;
+        p->rule.offset = scaled(p, ub_bytes_sleb(b));
         return true;
     case 0x0f: /* def_cfa_expression */
         p->rule = expression_rule(*b);

@@ -8,6 +8,7 @@
 #include "../../tracer/capture_impl.h"
 
 #include <errno.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 struct tally {
@@ -301,12 +302,87 @@ static void signals_meet_calls(void **state)
     assert_true(t.captures > 0);
 }
 
+/* ---- how long it takes: printed, never judged ---- */
+
+#define SERIES_MAX 2000u
+
+struct series {
+    uint32_t count;
+    uint64_t ns[SERIES_MAX];
+};
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void print_series(const char *what, struct series *s)
+{
+    if (s->count == 0)
+        return;
+    qsort(s->ns, s->count, sizeof(s->ns[0]), by_value);
+    printf("  %-22s p50 %6.1f us, p99 %6.1f us (%u)\n", what, (double)s->ns[s->count / 2] / 1e3,
+           (double)s->ns[s->count * 99 / 100] / 1e3, s->count);
+}
+
+static void add_ns(struct series *s, uint64_t begin)
+{
+    if (s->count < SERIES_MAX)
+        s->ns[s->count++] = ub_clock_monotonic_ns() - begin;
+}
+
+static void time_captures(const char *mode, taker take, const char *name)
+{
+    static struct series capturing, unwinding, first;
+    struct ub_unwinder *u, *fresh;
+    uint32_t seed = 1;
+    struct chain c;
+
+    capturing.count = unwinding.count = first.count = 0;
+    assert_int_equal(ub_unwinder_new(&u), 0);
+    chain_start(&c, "chain", mode, "main", 12, true);
+    for (uint32_t i = 0; i < 20 * SERIES_MAX && capturing.count < SERIES_MAX; i++) {
+        uint64_t begin = ub_clock_monotonic_ns();
+        int r = take(&c);
+
+        if (r == 0) {
+            add_ns(&capturing, begin);
+            begin = ub_clock_monotonic_ns();
+            ub_unwind(u, c.maps, &capture, &stack);
+            add_ns(&unwinding, begin);
+            if (i % 50 == 0 && ub_unwinder_new(&fresh) == 0) {
+                begin = ub_clock_monotonic_ns();
+                ub_unwind(fresh, c.maps, &capture, &stack);
+                add_ns(&first, begin);
+                ub_unwinder_free(fresh);
+            }
+        }
+        pause_a_little(&seed);
+    }
+    chain_stop(&c);
+    ub_unwinder_free(u);
+    print_series(name, &capturing);
+    print_series("  unwinding, warm", &unwinding);
+    print_series("  unwinding, the first", &first);
+}
+
+static void latency(void **state)
+{
+    prctl(PR_SET_TIMERSLACK, 1); /* as the watcher does */
+    time_captures("paced", take_blocked, "blocked");
+    time_captures("spin", take_signal, "by signal");
+    time_captures("spin", take_perf, "by perf_event");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sleeping),        cmocka_unit_test(sleeping_without_schedstat),
         cmocka_unit_test(proof_is_needed), cmocka_unit_test(running_by_signal),
         cmocka_unit_test(running_by_perf), cmocka_unit_test(signals_meet_calls),
+        cmocka_unit_test(latency),
     };
 
     setbuf(stdout, NULL);
