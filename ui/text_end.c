@@ -67,7 +67,8 @@ static void put_no_end(struct lines *l, const struct ub_run *run)
 static void put_lost(struct lines *l, const struct ub_run *run)
 {
     const json_t *lost = json_object_get(run->end, "lost");
-    uint64_t ring = ub_json_u64_or(lost, "ring", 0), limited = ub_json_u64_or(lost, "rate_limited", 0);
+    uint64_t ring = ub_json_u64_or(lost, "ring", 0), limited = ub_json_u64_or(lost, "rate_limited", 0),
+             queue = ub_json_u64_or(lost, "queue", 0);
 
     if (ring > 0)
         LINE(l,
@@ -77,6 +78,11 @@ static void put_lost(struct lines *l, const struct ub_run *run)
     if (limited > 0)
         LINE(l, "%" PRIu64 " stack%s not taken: too many a second; their stalls count all the same", limited,
              limited == 1 ? " was" : "s were");
+    if (queue > 0)
+        LINE(l,
+             "%" PRIu64
+             " look%s left out: they came faster than they could be explained; their stalls count all the same",
+             queue, queue == 1 ? " was" : "s were");
 }
 
 static void put_dropped(struct lines *l)

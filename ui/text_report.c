@@ -231,7 +231,7 @@ static void put_why(const struct ub_text_view *view, const struct ub_site *site)
         stalls += site->cause[i];
     }
     if (stalls > 1)
-        fputs(" (the longest)", view->pen.out);
+        fputs("; the longest", view->pen.out);
     fputc('\n', view->pen.out);
     if (causes <= 1)
         return;
