@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include "raw.h"
+#include "real.h"
 #include "sample.h"
 
 #include <fcntl.h>
@@ -192,6 +193,7 @@ static void fill_page(struct ub_process *page)
     page->arena = inherited.arena;
     page->clock = inherited.arena->h.clock;
     page->quiet = inherited.quiet;
+    page->pid = (int32_t)ub_raw0(SYS_getpid);
     page->sampler = 0;
     register_barrier(page);
     ub_store_release(&page->generation, inherited.generation);
@@ -221,9 +223,10 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
 
     (void)argc;
     (void)argv;
-
+    ub_real_resolve();
     if (!address || (off && off[0] == '0' && off[1] == '\0'))
         return;
+    inherited.quiet = seccomp_filtered() ? UB_QUIET_INHERITED : UB_QUIET_NOT;
     inherited.arena = map_arena(address);
     if (!inherited.arena)
         return;
@@ -231,7 +234,6 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     release_slots_of(inherited.arena, (int32_t)ub_raw0(SYS_getpid));
     if (!map_page(&page))
         return;
-    inherited.quiet = seccomp_filtered();
     inherited.generation = 1;
     fill_page(page);
     ub_process = page;
@@ -256,7 +258,7 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     slot->ready = 0;
     slot->epfd = -1;
     slot->flags = slot_flags(page);
-    slot->pid = (int32_t)ub_raw0(SYS_getpid);
+    slot->pid = page->pid;
     slot->tid = (int32_t)ub_raw0(SYS_gettid);
     t->slot = slot;
     t->cold = &arena->cold[index];
@@ -288,29 +290,30 @@ static void reenter_after_fork(struct ub_process *page)
 
     if (!__atomic_compare_exchange_n(&entering, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return; /* another thread is at it: this one is watched from its next wait on */
-    if (ub_load_relaxed(&page->generation) == 0) {
+    if (ub_load_relaxed(&page->generation) == 0 && inherited.quiet != UB_QUIET_STRICT) {
         inherited.generation++;
         fill_page(page);
     }
     ub_store_release(&entering, 0);
 }
 
-bool ub_process_enter(struct ub_thread *t)
+bool ub_process_wake(void)
 {
     struct ub_process *page = ub_process;
-    uint32_t generation = ub_load_acquire(&page->generation);
 
     if (!inherited.arena || page == &unwatched || ub_load_relaxed(&inherited.arena->h.closed))
         return false;
-    if (generation == 0) {
+    if (ub_load_acquire(&page->generation) == 0)
         reenter_after_fork(page);
-        generation = ub_load_acquire(&page->generation);
-        if (generation == 0)
-            return false;
-    }
-    if (t->generation == generation)
-        return t->slot != NULL;
-    *t = (struct ub_thread){.generation = generation};
+    return ub_load_acquire(&page->generation) != 0;
+}
+
+bool ub_process_enter(struct ub_thread *t)
+{
+    struct ub_process *page = ub_process;
+
+    if (page->quiet == UB_QUIET_STRICT || ub_load_relaxed(&page->arena->h.closed))
+        return false;
     if (!page->quiet)
         page->sampler = ub_sample_install();
     return take_slot(page, t);
@@ -324,41 +327,42 @@ void ub_process_ring(void)
     if (!arena)
         return;
     __atomic_fetch_add(&arena->h.doorbell, 1, __ATOMIC_RELEASE);
+    if (page->quiet) /* and leave the flag to those who can wake the watcher; it does not sleep deeply beside us */
+        return;
     /* Whoever clears the flag rings: a watcher that was killed asleep costs one system call, not one a turn. */
     ub_store_relaxed(&arena->h.asleep, 0);
-    if (!page->quiet)
-        ub_raw3(SYS_futex, &arena->h.doorbell, FUTEX_WAKE, 1);
+    ub_raw3(SYS_futex, &arena->h.doorbell, FUTEX_WAKE, 1);
 }
 
-static void clear_flag_of_own_slots(uint32_t flag)
+static void clear_flags_of_own_slots(uint32_t flags)
 {
     struct ub_arena *arena = ub_process->arena;
-    int32_t pid;
 
-    if (!arena)
-        return;
-    pid = (int32_t)ub_raw0(SYS_getpid);
     for (uint32_t i = 0; i < UB_SLOT_MAX && i < ub_load_relaxed(&arena->h.slots_high); i++) {
-        if (arena->slot[i].pid == pid)
-            __atomic_fetch_and(&arena->slot[i].flags, ~flag, __ATOMIC_RELAXED);
+        if (arena->slot[i].pid == ub_process->pid)
+            __atomic_fetch_and(&arena->slot[i].flags, ~flags, __ATOMIC_RELAXED);
     }
 }
 
 void ub_process_hush(void)
 {
-    if (!ub_process->arena)
+    struct ub_process *page = ub_process;
+
+    inherited.quiet = UB_QUIET_STRICT; /* also where nothing is watched yet: a forked child before its first wait */
+    if (!page->generation || page->quiet == UB_QUIET_STRICT)
         return;
-    inherited.quiet = 1;
-    /* No futex call any more: the watcher must not wait for one in deep sleep. */
-    clear_flag_of_own_slots(UB_SLOT_BARRIER);
-    ub_process->barrier = 0;
-    ub_store_release(&ub_process->quiet, 1);
+    if (page->quiet == UB_QUIET_NOT)
+        ub_sample_uninstall(); /* returning from the handler is a system call, too */
+    page->sampler = page->barrier = 0;
+    clear_flags_of_own_slots(UB_SLOT_BARRIER | UB_SLOT_SAMPLER);
+    ub_process_ring(); /* the last one: the watcher must not sleep deeply from now on */
+    ub_store_release(&page->quiet, UB_QUIET_STRICT);
 }
 
 void ub_process_lose_sampler(void)
 {
-    if (!ub_process->arena)
+    if (!ub_process->generation)
         return;
     ub_process->sampler = 0;
-    clear_flag_of_own_slots(UB_SLOT_SAMPLER);
+    clear_flags_of_own_slots(UB_SLOT_SAMPLER);
 }

@@ -7,6 +7,18 @@
 #include "../common/arena.h"
 
 /*
+ * A seccomp filter may kill the program for a call that it never makes itself.
+ * One that came with exec let the loader through and is as a rule a container's:
+ * getpid and gettid are ventured, nothing else. One that the program itself
+ * installs is as strict as it likes: from then on there is shared memory only.
+ */
+enum ub_quiet {
+    UB_QUIET_NOT = 0,
+    UB_QUIET_INHERITED = 1,
+    UB_QUIET_STRICT = 2,
+};
+
+/*
  * Read on every turn. It lies in a page of its own that the kernel zeroes in a
  * forked child (MADV_WIPEONFORK): there the generation no longer matches any
  * thread's, the slow path is taken, and the child takes a slot of its own. No
@@ -16,7 +28,8 @@ struct ub_process {
     uint32_t generation; /* 0: nothing is watched (no arena, or wiped by fork) */
     uint32_t clock;      /* enum ub_clock */
     struct ub_arena *arena;
-    uint32_t quiet;   /* a seccomp filter may be in force: make no system call of our own */
+    uint32_t quiet;   /* enum ub_quiet */
+    int32_t pid;
     uint32_t sampler; /* our SIGURG handler is installed */
     uint32_t barrier; /* registered for global expedited membarriers */
 };
@@ -37,22 +50,24 @@ struct ub_thread {
     uint64_t start;    /* ticks when the running turn began; 0: none runs */
     uintptr_t cand_ra; /* a wait site on probation */
     uintptr_t cand_sp;
-    uint32_t generation; /* of the process when the slot was taken; UB_THREAD_HOPELESS: no slot to be had */
+    uint32_t generation; /* of the process when the thread was first seen; `slot` may still be NULL */
     uint16_t cand_count; /* returns seen from the candidate */
-    uint16_t cand_turns; /* loops/turn.c: low bits of slot->turns at the last of them, or waits elsewhere meanwhile */
+    uint16_t cand_turns; /* see loops/turn.c, which keeps three things in it, each at its time */
 };
 _Static_assert(sizeof(struct ub_thread) <= 64, "static TLS is scarce");
 
 extern __thread struct ub_thread ub_thread __attribute__((tls_model("initial-exec")));
 
 /*
- * Makes this thread watched if it can be: maps the page again after a fork,
- * takes a slot. True when t->slot is valid. Slow path only; signal-safe;
- * leaves errno alone.
+ * Fills the page again after a fork. False: nothing is watched here, or another
+ * thread is just at it. Slow path only; signal-safe; leaves errno alone.
  */
+bool ub_process_wake(void);
+
+/* Takes a slot for this thread. True when t->slot is valid. Slow path only; signal-safe; leaves errno alone. */
 bool ub_process_enter(struct ub_thread *t);
 
-/* A seccomp filter is about to come: no system calls from now on. Signal-safe. */
+/* A seccomp filter is about to come: what must be undone is undone now, then no system call any more. Signal-safe. */
 void ub_process_hush(void);
 
 /* Wakes the watcher (futex, unless hushed). Signal-safe. */

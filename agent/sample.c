@@ -152,7 +152,7 @@ bool ub_sample_install(void)
     sigfillset(&act.sa_mask);
     if (ub_real.sigaction(UB_SAMPLE_SIGNAL, NULL, &old) == 0 && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
         errno = saved;
-        return false; /* the program's own handler stays */
+        return old.sa_sigaction == on_sample; /* another thread was quicker; else the program's own handler stays */
     }
     shadow_handler = old.sa_handler;
     shadow_flags = old.sa_flags;
@@ -160,6 +160,19 @@ bool ub_sample_install(void)
         ub_store_release(&installed, 1);
     errno = saved;
     return ub_load_relaxed(&installed);
+}
+
+void ub_sample_uninstall(void)
+{
+    struct sigaction act = {.sa_handler = shadow_handler, .sa_flags = shadow_flags};
+    int saved = errno;
+
+    if (!ub_load_acquire(&installed))
+        return;
+    sigemptyset(&act.sa_mask);
+    ub_real.sigaction(UB_SAMPLE_SIGNAL, &act, NULL);
+    ub_store_release(&installed, 0);
+    errno = saved;
 }
 
 static void tell_shadow(struct sigaction *old)

@@ -19,6 +19,9 @@
  */
 bool ub_sample_install(void);
 
+/* Gives the signal back to what the program set. Signal-safe; leaves errno alone. */
+void ub_sample_uninstall(void);
+
 /*
  * sigaction(SIGURG) as the program means it. It sees its own idea of the
  * disposition; a real handler of its own replaces ours for good, while

@@ -157,6 +157,18 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
     ub_explain_emit(x, line);
 }
 
+/* The kernel cuts names at 15 bytes, if need be in the middle of a character. */
+static void cut_to_utf8(char *name)
+{
+    size_t len = strlen(name);
+    json_t *valid;
+
+    while (len > 0 && !(valid = json_stringn(name, len)))
+        name[--len] = '\0';
+    if (len > 0)
+        json_decref(valid);
+}
+
 static void read_thread_name(struct ub_thread_record *t)
 {
     char path[64];
@@ -171,6 +183,7 @@ static void read_thread_name(struct ub_thread_record *t)
     fclose(f);
     t->name[len] = '\0';
     t->name[strcspn(t->name, "\n")] = '\0';
+    cut_to_utf8(t->name);
 }
 
 /* The record of the event's thread; a slot that has a new owner starts afresh. */
@@ -295,8 +308,9 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     json_t *line;
 
     tell_what_was_not_seen(x);
-    line = json_pack("{s:s, s:I, s:{s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
-                     (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "torn", 0);
+    line = json_pack("{s:s, s:I, s:{s:I, s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
+                     (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "queue",
+                     (json_int_t)x->w->queue_dropped, "torn", 0);
     if (e->flags && WIFEXITED(e->fd))
         json_object_set_new(line, "exit", json_integer(WEXITSTATUS(e->fd)));
     if (e->flags && WIFSIGNALED(e->fd))
@@ -351,6 +365,7 @@ static struct ub_event *next_event(struct ub_watch *w)
     w->queue_head = e->next;
     if (!w->queue_head)
         w->queue_tail = &w->queue_head;
+    w->queue_length--;
     pthread_mutex_unlock(&w->queue_lock);
     return e;
 }

@@ -30,6 +30,7 @@ struct ub_stall {
     uint64_t baseline_majflt;
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
+    bool over; /* the loop itself has ended: no stall */
     json_t *callback; /* owned; the best known */
     json_t *call;     /* owned; of the blocking call seen, NULL */
     int64_t call_nr;

@@ -275,11 +275,11 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     set_call_duration(s, &shares, duration);
     if (!s->site[0])
         ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
-    line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:i}}", "type", "slow", "pid",
+    line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
                      e->pid, "tid", e->tid, "thread", t->name, "loop", t->loop, "kind", "turn", "start_ns",
                      (json_int_t)ub_ticks_to_ns(e->start), "duration_ns", (json_int_t)duration, "threshold_ns",
                      (json_int_t)x->w->threshold_ns, "cause", *ret_cause, "samples", samples_json(s), "site", s->site,
-                     "waiting", "ready", s->ready);
+                     "waiting", "ready", (json_int_t)s->ready);
     if (!line)
         return NULL;
     if (s->callback)
@@ -329,7 +329,8 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_stall *s = stall_of(x, e);
 
-    if (e->capture && !keep_look(x, s, e))
+    s->over |= e->loop_over && !s->id;
+    if (s->over || (e->capture && !keep_look(x, s, e)))
         return;
     if (e->account.at_ns)
         s->last = e->account;
@@ -372,8 +373,8 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
         s->last = e->account;
     line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
                      &cause);
-    /* Another wait site took over: what seemed to be a turn was none. Only if it was told must it be closed. */
-    if (line && e->flags & UB_RECORD_ABANDONED && !s->id) {
+    /* The loop is over, or another wait took over: what seemed a turn was none. Only if it was told must it be closed. */
+    if (line && (s->over || e->flags & UB_RECORD_ABANDONED) && !s->id) {
         json_decref(line);
         line = NULL;
     }

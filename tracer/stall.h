@@ -42,6 +42,7 @@ struct ub_event {
     uint64_t start;             /* ticks: identifies the turn */
     uint64_t end;               /* ticks: end of the turn, or the moment of the look */
     uint32_t ready;
+    bool loop_over; /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
     struct ub_accounting account;  /* at the look or at the end */
     struct ub_accounting baseline; /* when the turn was first seen */
     uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */

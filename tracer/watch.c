@@ -13,6 +13,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* A look is some 20 KB: 40 MB at the most, were it only looks. */
+#define UB_QUEUE_MAX 2000u
+
 struct ub_event *ub_event_new(enum ub_event_kind kind)
 {
     struct ub_event *e = calloc(1, sizeof(*e));
@@ -37,15 +40,31 @@ void ub_event_free(struct ub_event *e)
     free(e);
 }
 
+/* What can be left out when a sink blocks for long; ends of stalls cannot. */
+static bool dispensable(const struct ub_event *e)
+{
+    return e->kind == UB_EVENT_SAMPLE || e->kind == UB_EVENT_GOING || e->kind == UB_EVENT_STATS;
+}
+
 void ub_watch_queue(struct ub_watch *w, struct ub_event *e)
 {
+    bool full;
+
     if (!e)
         return;
     pthread_mutex_lock(&w->queue_lock);
-    *w->queue_tail = e;
-    w->queue_tail = &e->next;
-    pthread_cond_signal(&w->queue_filled);
+    full = w->queue_length >= UB_QUEUE_MAX && dispensable(e);
+    if (full) {
+        w->queue_dropped++;
+    } else {
+        *w->queue_tail = e;
+        w->queue_tail = &e->next;
+        w->queue_length++;
+        pthread_cond_signal(&w->queue_filled);
+    }
     pthread_mutex_unlock(&w->queue_lock);
+    if (full)
+        ub_event_free(e);
 }
 
 void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
@@ -101,6 +120,7 @@ static int create_arena(struct ub_watch *w)
     ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
     w->arena = arena;
     w->arena_fd = fd;
+    w->arena_inode = inode;
     snprintf(w->address, sizeof(w->address), "%d:%d:%llu", getpid(), fd, (unsigned long long)inode);
     return 0;
 }

@@ -31,6 +31,7 @@ struct ub_watched {
 struct ub_watch {
     struct ub_arena *arena;
     int arena_fd;
+    ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;
     uint64_t threshold; /* ticks */
@@ -53,6 +54,8 @@ struct ub_watch {
     pthread_mutex_t queue_lock; /* protects the queue only; nothing is called with it held */
     pthread_cond_t queue_filled;
     struct ub_event *queue_head, **queue_tail;
+    uint32_t queue_length;
+    uint64_t queue_dropped; /* looks and totals left out because the explaining thread could not keep up */
     struct ub_explain *explain;
 };
 
@@ -69,7 +72,8 @@ void *ub_watch_loop(void *watch);
  * watch_look.c: reads what the thread of `slot` does now and queues it as
  * UB_EVENT_SAMPLE (an overdue turn) or UB_EVENT_LOOP (a loop in its wait).
  * Not before `due` (ticks; a few microseconds ahead: the caller woke early so as
- * to be on time). -EAGAIN, and nothing queued: that was over before the look was.
+ * to be on time). Nothing queued: -EAGAIN, that was over before the look was;
+ * -ESRCH, the thread is gone.
  */
 int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due);
 

@@ -206,6 +206,22 @@ static struct ub_event *new_look(struct ub_watched *t, uint32_t index, enum ub_e
     return e;
 }
 
+/*
+ * A program that has left its loop (asyncio.run() returned) goes on without
+ * ever waiting there again. With epoll it shows: the descriptor is closed.
+ */
+static bool loop_over(pid_t pid, const struct ub_slot *slot)
+{
+    char path[64], target[64] = "";
+
+    if (!(ub_load_relaxed(&slot->flags) & UB_SLOT_EPOLL))
+        return false;
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, ub_load_relaxed(&slot->epfd));
+    if (readlink(path, target, sizeof(target) - 1) < 0)
+        return errno == ENOENT;
+    return strstr(target, "eventpoll") == NULL;
+}
+
 /* What the agent itself cannot know: the thread's accounts, and what its call works on. */
 static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
 {
@@ -213,6 +229,7 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
 
     if (e->kind == UB_EVENT_SAMPLE) {
         ub_watch_account(&w->watched[index], true, &e->account);
+        e->loop_over = loop_over(e->pid, slot);
         describe_call(w, e);
     }
     e->ready = ub_load_relaxed(&slot->ready);
@@ -233,6 +250,10 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     maps = ub_process_maps(t->process);
     r = kind == UB_EVENT_LOOP ? take_waiting(t, maps, e->capture) : take(w, index, maps, due, e->capture);
     ub_maps_unref(maps);
+    if (r == -ESRCH || e->capture->state == UB_THREAD_DEAD) {
+        ub_event_free(e);
+        return -ESRCH;
+    }
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;
     if (ub_load_acquire(&slot->start) != t->start || ub_load_acquire(&slot->state) != UB_SLOT_LIVE ||

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -25,7 +26,7 @@
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS 1000000u      /* without deep sleep: not more often than this */
 #define UB_LOOP_TRIES 64u            /* rounds in which a loop is looked for in its wait, to know its stack there */
-#define UB_LOOKS_MAX 24u             /* of one turn; 2^24 thresholds are days */
+#define UB_LOOKS_MAX 20u             /* doublings; an hour's threshold shifted by more would overflow */
 #define UB_LOOK_FAR_NS 60000000000u  /* beyond this doubling stops: a look a minute */
 
 static int futex_wait_until(uint32_t *word, uint32_t value, uint64_t until_ns)
@@ -71,42 +72,70 @@ static void forget(struct ub_watched *t)
     t->schedstat_fd = -1;
 }
 
-/* Threads of one process share its entry. */
-static struct ub_process *find_process(struct ub_watch *w, pid_t pid)
+/*
+ * The arena is written by the targets, and a hostile one could name a stranger's
+ * pid to have it sampled: only a process that really maps this arena is met.
+ * (Where the maps may not be read, neither may anything else be done to it.)
+ */
+static bool maps_our_arena(const struct ub_watch *w, struct ub_process *p)
+{
+    struct ub_maps *maps;
+    bool ours = false;
+
+    if (ub_process_refresh(p) < 0)
+        return true;
+    maps = ub_process_maps(p);
+    for (uint32_t i = 0; maps && i < maps->count; i++)
+        ours |= maps->map[i].ino == w->arena_inode && strstr(maps->map[i].path, UB_ARENA_NAME);
+    ub_maps_unref(maps);
+    return ours;
+}
+
+/* Threads of one process share its entry. -ESRCH: it is gone; -EPERM: it is not one of ours. */
+static int find_process(struct ub_watch *w, pid_t pid, struct ub_process **ret)
 {
     uint64_t started;
     pid_t ppid;
-    struct ub_process *p = NULL;
+    int r = ub_process_start_time(pid, &started, &ppid);
 
-    if (ub_process_start_time(pid, &started, &ppid) < 0)
-        return NULL;
+    if (r < 0)
+        return kill(pid, 0) < 0 && errno == ESRCH ? -ESRCH : -EAGAIN;
     for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
         struct ub_process *other = w->watched[i].process;
 
-        if (other && other->pid == pid && other->started == started)
-            return ub_process_ref(other);
+        if (other && other->pid == pid && other->started == started) {
+            *ret = ub_process_ref(other);
+            return 0;
+        }
     }
-    if (ub_process_open(pid, &p) < 0)
-        return NULL;
-    ub_process_refresh(p);
-    return p;
+    r = ub_process_open(pid, ret);
+    if (r == 0 && !maps_our_arena(w, *ret)) {
+        ub_process_unref(*ret);
+        *ret = NULL;
+        return -EPERM;
+    }
+    return r;
 }
 
-static bool meet(struct ub_watch *w, uint32_t index)
+/* 0: the slot's owner is known; else as find_process, and it is looked for again next time unless it is a stranger. */
+static int meet(struct ub_watch *w, uint32_t index)
 {
     struct ub_watched *t = &w->watched[index];
     const struct ub_slot *slot = &w->arena->slot[index];
     pid_t pid = ub_load_relaxed(&slot->pid), tid = ub_load_relaxed(&slot->tid);
+    int r;
 
     if (t->pid == pid && t->tid == tid)
-        return t->process != NULL;
+        return t->process ? 0 : -EPERM;
     forget(t);
     if (pid <= 0 || tid <= 0)
-        return false;
-    t->pid = pid;
-    t->tid = tid;
-    t->process = find_process(w, pid);
-    return t->process != NULL;
+        return -EPERM;
+    r = find_process(w, pid, &t->process);
+    if (r == 0 || r == -EPERM) {
+        t->pid = pid;
+        t->tid = tid;
+    }
+    return r;
 }
 
 static void queue_stats(struct ub_watch *w, uint32_t index)
@@ -177,12 +206,13 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     ub_watch_queue(w, e);
 }
 
+/* A ring's worth at most: a writer that never stops must not hold the watcher. */
 static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
 {
     struct ub_ring *ring = &w->arena->cold[index].ring;
     struct ub_record record;
 
-    while (ub_ring_get(ring, &record) == 0) {
+    for (uint32_t i = 0; i < UB_RING_RECORDS && ub_ring_get(ring, &record) == 0; i++) {
         if (record.kind == UB_RECORD_TURN)
             queue_end(w, index, &record, blind_ns);
     }
@@ -308,8 +338,12 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
     uint64_t start, turns;
+    int r;
 
-    if (!meet(w, index))
+    r = meet(w, index);
+    if (r == -ESRCH)
+        retire(w, index); /* ended before it was met */
+    if (r < 0)
         return UINT64_MAX;
     drain(w, index, blind_ns);
     turns = ub_load_relaxed(&slot->turns);
@@ -330,11 +364,16 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
     }
     ub_watch_collect(w, index, start, now);
     if ((int64_t)(now + ub_ticks_from_span_ns(UB_EARLY_NS) - t->next) >= 0) {
-        t->alive_at = now;
-        if (may_capture(w, ub_clock_monotonic_ns()))
-            ub_watch_look(w, index, UB_EVENT_SAMPLE, t->next);
-        else
+        r = may_capture(w, ub_clock_monotonic_ns()) ? ub_watch_look(w, index, UB_EVENT_SAMPLE, t->next) : -EBUSY;
+        if (r == -ESRCH && !thread_exists(t)) {
+            w->tokens += 1;
+            retire(w, index);
+            return UINT64_MAX;
+        }
+        if (r == -EBUSY)
             queue_going(w, index, now);
+        else
+            t->alive_at = now;
         t->looks++;
         t->next = next_look(w, t);
     }
@@ -349,7 +388,7 @@ static void housekeep(struct ub_watch *w, uint32_t high)
     ub_ticks_adjust();
     w->own_wait_ns = own_wait_ns();
     for (uint32_t i = 0; i < high; i++) {
-        if (ub_load_acquire(&w->arena->slot[i].state) != UB_SLOT_LIVE || !meet(w, i))
+        if (ub_load_acquire(&w->arena->slot[i].state) != UB_SLOT_LIVE || meet(w, i) < 0)
             continue;
         if (!thread_exists(&w->watched[i]) || ub_load_relaxed(&w->watched[i].process->left)) {
             retire(w, i);
@@ -454,7 +493,7 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 static void finish(struct ub_watch *w)
 {
     for (uint32_t i = 0; i < slots_high(w); i++) {
-        if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i))
+        if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i) == 0)
             drain(w, i, 0);
         if (w->watched[i].process) {
             w->watched[i].alive_at = ub_ticks_now();

@@ -23,6 +23,8 @@
 #include <sys/uio.h>
 
 #define UB_QUALIFY 8u
+#define UB_FIRST_WAITS 2u /* returns before a slot is taken */
+#define UB_ASK_AGAIN 64u
 #define UB_RELEARN_OUTER 2u
 #define UB_RELEARN_INNER 16u
 
@@ -37,8 +39,8 @@ static uint32_t set_size(const void *set, int count)
     struct iovec local = {word, bytes < sizeof(word) ? bytes : sizeof(word)}, remote = {(void *)set, local.iov_len};
     uint32_t bits = 0;
 
-    if (!set || count <= 0 || ub_process->quiet ||
-        ub_raw6(SYS_process_vm_readv, ub_raw0(SYS_getpid), (long)&local, 1, (long)&remote, 1, 0) <= 0)
+    if (!set || count <= 0 || !ub_process->generation || ub_process->quiet ||
+        ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0) <= 0)
         return 0;
     for (size_t i = 0; i < UB_ARRAY_LEN(word); i++)
         bits += (uint32_t)__builtin_popcountl(word[i]);
@@ -63,19 +65,24 @@ static bool plausible(const struct ub_wait *wait)
     return count >= 2 || (count == 1 && ub_module_is_loop_library((const void *)wait->ra));
 }
 
+/* Another wait of the same loop: on its own epoll descriptor, wherever it is called from. */
+static bool own_descriptor(const struct ub_thread *t, const struct ub_wait *wait)
+{
+    return wait->kind == UB_WAIT_EPOLL && wait->count == t->slot->epfd;
+}
+
 /* In the frame of the wait at (ra, sp): that call, or another one for the same epoll descriptor. */
 static bool same_loop(const struct ub_thread *t, uintptr_t ra, uintptr_t sp, const struct ub_wait *wait)
 {
-    if (sp != wait->sp)
-        return false;
-    return ra == wait->ra || (wait->kind == UB_WAIT_EPOLL && wait->count == t->slot->epfd);
+    return sp == wait->sp && (ra == wait->ra || own_descriptor(t, wait));
 }
 
+/* A nested run: the same call deeper in the stack; with epoll any call, since nobody else waits on that descriptor. */
 static bool same_loop_nested(const struct ub_thread *t, const struct ub_wait *wait)
 {
-    if (!t->ra || wait->ra != t->ra || wait->sp >= t->sp)
-        return false;
-    return wait->kind != UB_WAIT_EPOLL || wait->count == t->slot->epfd;
+    if (wait->kind == UB_WAIT_EPOLL)
+        return own_descriptor(t, wait);
+    return t->ra && wait->ra == t->ra && wait->sp < t->sp;
 }
 
 static void learn(struct ub_thread *t, const struct ub_wait *wait)
@@ -142,29 +149,58 @@ static void close_now(struct ub_thread *t)
         ub_turn_account(t, spent);
 }
 
+/* The site of the wait before, or its epoll descriptor (kept in cand_turns while there is no slot). */
+static bool seen_before(const struct ub_thread *t, const struct ub_wait *wait)
+{
+    if (t->generation != ub_process->generation || !t->cand_ra)
+        return false;
+    return (t->cand_ra == wait->ra && t->cand_sp == wait->sp) ||
+           (wait->kind == UB_WAIT_EPOLL && t->cand_turns == (uint16_t)wait->count);
+}
+
+/*
+ * A thread that has no slot yet. Many threads wait once or twice and end: only
+ * at its third return to one wait is a slot spent on it. One that found all
+ * slots taken asks again from time to time.
+ */
+static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
+{
+    if (!seen_before(t, wait)) {
+        *t = (struct ub_thread){.generation = ub_process->generation, .cand_ra = wait->ra, .cand_sp = wait->sp};
+        t->cand_turns = wait->kind == UB_WAIT_EPOLL ? (uint16_t)wait->count : UINT16_MAX;
+        return false;
+    }
+    t->cand_count++;
+    if (t->cand_count != UB_FIRST_WAITS && t->cand_count % UB_ASK_AGAIN != 0)
+        return false;
+    if (!ub_process_enter(t))
+        return false;
+    learn(t, wait);
+    t->cand_count = UB_FIRST_WAITS;
+    return true;
+}
+
 bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
 {
-    if (t->generation != ub_process->generation || !t->generation) {
-        if (!plausible(wait) || !ub_process_enter(t))
-            return false;
-        learn(t, wait);
-        return true;
-    }
-    if (!t->slot || !plausible(wait))
+    if (!plausible(wait))
         return false;
+    if (!ub_process->generation && !ub_process_wake())
+        return false;
+    if (t->generation != ub_process->generation || !t->slot)
+        return first_waits(t, wait);
     if (t->ra && same_loop(t, t->ra, t->sp, wait)) {
         t->ra = wait->ra; /* fast from now on, where the program has moved to this call for good */
         ub_store_relaxed(&t->slot->site, (uint64_t)wait->ra);
         close_now(t);
         return true;
     }
-    if (same_loop_nested(t, wait)) {
-        close_now(t);
-        return true;
-    }
     if (!t->ra && same_loop(t, t->cand_ra, t->cand_sp, wait)) {
         close_now(t);
         probation(t);
+        return true;
+    }
+    if (same_loop_nested(t, wait)) {
+        close_now(t);
         return true;
     }
     /* On probation the outermost site is the better guess; a deeper one must insist (cand_turns counts how often). */
