@@ -262,6 +262,7 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "busy_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "max_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", histogram_json(&s->histogram));
+    json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
     if (s->cpu_ns)
         json_object_set_new(line, "cpu_ns", json_integer((json_int_t)s->cpu_ns));
     ub_explain_emit(x, line);
@@ -311,6 +312,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     line = json_pack("{s:s, s:I, s:{s:I, s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
                      (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "queue",
                      (json_int_t)x->w->queue_dropped, "torn", 0);
+    json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
     if (e->flags && WIFEXITED(e->fd))
         json_object_set_new(line, "exit", json_integer(WEXITSTATUS(e->fd)));
     if (e->flags && WIFSIGNALED(e->fd))
