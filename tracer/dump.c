@@ -9,6 +9,7 @@
 #include "frames.h"
 #include "line.h"
 #include "preamble.h"
+#include "procfile.h"
 #include "sleeptime.h"
 #include "syscalls.h"
 #include "unwind.h"
@@ -48,22 +49,6 @@ struct dump {
 
 /* ---- what it is ------------------------------------------------------ */
 
-static bool read_status(pid_t pid, char *buf, size_t size)
-{
-    char path[64];
-    FILE *f;
-    size_t len;
-
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-    f = fopen(path, "re");
-    if (f == NULL)
-        return false;
-    len = fread(buf, 1, size - 1, f);
-    fclose(f);
-    buf[len] = '\0';
-    return len > 0;
-}
-
 /* The text after "\nName:\t", or "". */
 static const char *status_field(const char *status, const char *name)
 {
@@ -75,30 +60,12 @@ static const char *status_field(const char *status, const char *name)
     return p != NULL ? p + strlen(key) : "";
 }
 
-/* /proc/PID/task/TID/stat from its third field on; "" when it is gone. */
-static void read_stat(pid_t pid, pid_t tid, char *buf, size_t size)
-{
-    char path[64], text[1024], *p;
-    FILE *f;
-    size_t len = 0;
-
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
-    f = fopen(path, "re");
-    if (f != NULL) {
-        len = fread(text, 1, sizeof(text) - 1, f);
-        fclose(f);
-    }
-    text[len] = '\0';
-    p = strrchr(text, ')'); /* the name before it may hold anything */
-    snprintf(buf, size, "%s", p != NULL && p[1] == ' ' ? p + 2 : "");
-}
-
 static bool is_kernel_thread(pid_t pid)
 {
-    char stat[1024];
+    char stat[UB_STAT_MAX];
     unsigned flags = 0;
 
-    read_stat(pid, pid, stat, sizeof(stat));
+    ub_procfile_stat(pid, pid, stat);
     return sscanf(stat, "%*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_KTHREAD);
 }
 
@@ -109,7 +76,7 @@ int ub_dump_look(pid_t pid, struct ub_dump_target *ret)
     int r;
 
     *ret = (struct ub_dump_target){.pid = pid};
-    if (!read_status(pid, status, sizeof(status)))
+    if (ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)pid) == 0)
         return access("/proc/self/stat", R_OK) == 0 ? -ESRCH : -ENOENT;
     ret->pid = atoi(status_field(status, "Tgid"));
     ret->uid = (uid_t)strtoul(status_field(status, "Uid"), NULL, 10);
@@ -152,8 +119,7 @@ static void emit_preamble(const struct dump *d)
     snprintf(path, sizeof(path), "/proc/%d/exe", (int)d->living);
     n = readlink(path, exe, sizeof(exe) - 1);
     exe[n > 0 ? n : 0] = '\0';
-    if (!read_status(d->pid, status, sizeof(status)))
-        status[0] = '\0';
+    ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)d->pid);
     emit(d,
          ub_preamble_process(d->pid, atoi(status_field(status, "PPid")), n > 0 ? exe : NULL, NULL, d->options->redact));
 }
@@ -231,9 +197,9 @@ static const char *why_no_stack(int error, enum ub_thread_state state)
 /* A thread that was stopped in a call looks blocked in it. */
 static bool is_stopped(const struct dump *d, pid_t tid)
 {
-    char stat[1024];
+    char stat[UB_STAT_MAX];
 
-    read_stat(d->pid, tid, stat, sizeof(stat));
+    ub_procfile_stat(d->pid, tid, stat);
     return *stat == 'T' || *stat == 't';
 }
 

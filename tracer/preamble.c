@@ -2,6 +2,7 @@
 
 #include "../common/clock.h"
 #include "mask.h"
+#include "procfile.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -54,43 +55,26 @@ static void add_argument(json_t *list, const char *previous, const char *argumen
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact)
 {
     char started[48], host[256] = "";
-    json_t *command = json_array(), *line;
+    json_t *command = json_array();
 
     for (int i = 0; i < argc; i++)
         add_argument(command, i > 0 ? argv[i - 1] : NULL, argv[i], redact);
     gethostname(host, sizeof(host) - 1);
     now_text(started, sizeof(started));
-    line = json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:s, s:s}", "type", "header", "schema",
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:I, s:s, s:s}", "type", "header", "schema",
                      "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started,
                      "monotonic_ns", (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command",
-                     command, "source", source, "offload", "off");
-    if (line != NULL && threshold_ns != 0)
-        json_object_set_new(line, "threshold_ns", json_integer((json_int_t)threshold_ns));
-    return line;
-}
-
-static size_t read_file(const char *path, char *buf, size_t size)
-{
-    FILE *f = fopen(path, "re");
-    size_t len = 0;
-
-    if (f != NULL) {
-        len = fread(buf, 1, size - 1, f);
-        fclose(f);
-    }
-    buf[len] = '\0';
-    return len;
+                     command, "threshold_ns", (json_int_t)threshold_ns, "source", source, "offload", "off");
 }
 
 static json_t *arguments_of(pid_t pid, bool redact)
 {
-    char path[64], text[ARGUMENTS_MAX];
+    char text[ARGUMENTS_MAX];
     const char *previous = NULL;
     json_t *list = json_array();
     size_t len;
 
-    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-    len = read_file(path, text, sizeof(text));
+    len = ub_procfile_read(text, sizeof(text), "/proc/%d/cmdline", (int)pid);
     for (size_t at = 0; at < len; at += strlen(text + at) + 1) {
         add_argument(list, previous, text + at, redact);
         previous = text + at;
@@ -110,12 +94,11 @@ json_t *ub_preamble_process(pid_t pid, pid_t ppid, const char *exe, const char *
 
 void ub_preamble_thread_name(pid_t pid, pid_t tid, char *buf, size_t size)
 {
-    char path[64], text[64];
+    char text[64];
     struct ub_line line;
     size_t len;
 
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", (int)pid, (int)tid);
-    len = read_file(path, text, sizeof(text));
+    len = ub_procfile_read(text, sizeof(text), "/proc/%d/task/%d/comm", (int)pid, (int)tid);
     ub_line_begin(&line, buf, size);
     ub_line_escape(&line, text, len > 0 ? len - 1 : 0, 0); /* the kernel adds a newline, the name may hold more */
 }

@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-/* `source`: "agent", "dump" ...; threshold_ns 0: there is none. Secrets in the command are masked, see mask.h. */
+/* `source`: "agent", "dump" ...; threshold_ns 0: nothing is measured. Secrets in the command are masked, see mask.h. */
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact);
 
 /* `how`: "preloaded", "attached", "traced", or NULL. Arguments come from /proc/PID/cmdline. */

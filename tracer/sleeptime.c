@@ -1,23 +1,12 @@
 #include "sleeptime.h"
 
+#include "procfile.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static bool read_text(const char *path, char *buf, size_t size)
-{
-    FILE *f = fopen(path, "re");
-    size_t len;
-
-    if (f == NULL)
-        return false;
-    len = fread(buf, 1, size - 1, f);
-    fclose(f);
-    buf[len] = '\0';
-    return len > 0;
-}
 
 /* When the thread was last charged for running: "se.exec_start : 2669211.691000", milliseconds of its CPU's clock. */
 static int exec_start(const char *path, uint64_t *ret_ns)
@@ -25,7 +14,7 @@ static int exec_start(const char *path, uint64_t *ret_ns)
     char text[1024], *p;
     double ms;
 
-    if (!read_text(path, text, sizeof(text)))
+    if (ub_procfile_read(text, sizeof(text), "%s", path) == 0)
         return -ENOTSUP;
     p = strstr(text, "se.exec_start");
     p = p != NULL ? strchr(p, ':') : NULL;
@@ -38,12 +27,11 @@ static int exec_start(const char *path, uint64_t *ret_ns)
 /* The CPU it last ran on: field 39 of /proc/PID/stat, the 37th after the name. */
 static int last_cpu(pid_t pid, pid_t tid)
 {
-    char path[64], text[1024], *p, *rest, *field = NULL;
+    char stat[UB_STAT_MAX], *p = stat, *rest, *field = NULL;
 
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
-    if (!read_text(path, text, sizeof(text)) || (p = strrchr(text, ')')) == NULL)
+    ub_procfile_stat(pid, tid, stat);
+    if (*stat == '\0')
         return -ESRCH;
-    p++;
     for (int i = 0; i < 37; i++, p = NULL) {
         field = strtok_r(p, " ", &rest);
         if (field == NULL)

@@ -20,7 +20,6 @@ struct ub_command {
     const char *name;
     const char *help; /* one line */
     int (*main)(int argc, char **argv);
-    int failure; /* exit status for wrong use of it */
 };
 
 int ub_cmd_run(int argc, char **argv);

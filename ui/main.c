@@ -15,9 +15,9 @@
 #include <unistd.h>
 
 static const struct ub_command commands[] = {
-    {"run", "start a program and watch its event loops", ub_cmd_run, UB_EXIT_RUN_FAILED},
-    {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report, UB_EXIT_USAGE},
-    {"dump", "one look at a running process: what every thread does now", ub_cmd_dump, UB_EXIT_USAGE},
+    {"run", "start a program and watch its event loops", ub_cmd_run},
+    {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report},
+    {"dump", "one look at a running process: what every thread does now", ub_cmd_dump},
 };
 
 static void help(FILE *out)
@@ -41,6 +41,14 @@ static void help(FILE *out)
           "--fail-on was exceeded. The others: 0 done, 1 something was found, 2 wrong use\n"
           "or unreadable input.\n",
           out);
+}
+
+static const struct ub_command *find(const char *name)
+{
+    for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
+        if (!strcmp(name, commands[i].name))
+            return &commands[i];
+    return NULL;
 }
 
 static int unknown(const char *word)
@@ -75,10 +83,17 @@ static void fill_standard_descriptors(void)
 
 int main(int argc, char **argv)
 {
+    const struct ub_command *command;
+
     fill_standard_descriptors();
     if (argc < 2) {
         help(stderr);
         return UB_EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "help") && argc > 2) {
+        argv[1] = argv[2]; /* help CMD is CMD --help */
+        argv[2] = "--help";
+        argc = 3;
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);
@@ -88,8 +103,6 @@ int main(int argc, char **argv)
         puts("unblock " UB_VERSION);
         return 0;
     }
-    for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return commands[i].main(argc - 1, argv + 1);
-    return unknown(argv[1]);
+    command = find(argv[1]);
+    return command != NULL ? command->main(argc - 1, argv + 1) : unknown(argv[1]);
 }

@@ -8,9 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from helpers import PYTHON, UNBLOCK, Recording, clean_environment, one_line, process_state, unblock, wait_until
+from helpers import PYTHON, ROOT, UNBLOCK, Recording, clean_environment, one_line, process_state, unblock, wait_until
+
+VALIDATOR = jsonschema.Draft7Validator(json.loads((ROOT / "ui/recording.schema.json").read_text()))
 
 # A thread in each state; the main one prints "ready" and waits.
 THREADS = r"""
@@ -114,6 +117,8 @@ def dumped(pid, tmp_path, *options):
     done = unblock("dump", pid, "-o", path, "--force", *options)
     assert done.returncode in (0, 1), done.stderr
     recording = Recording(path)
+    for line in recording.lines:
+        assert [e.message for e in VALIDATOR.iter_errors(line)] == [], line
     return recording, {t["name"]: t for t in recording.of("thread")}
 
 

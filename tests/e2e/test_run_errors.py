@@ -180,6 +180,7 @@ def test_help_teaches(workdir):
         assert help_text.returncode == 0 and help_text.stderr == ""
         assert "Usage: unblock " + command in help_text.stdout
         assert max(map(len, help_text.stdout.splitlines())) <= 100
+        assert unblock("help", command).stdout == help_text.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert unblock("--version").stdout.startswith("unblock 0.")
     assert recordings(workdir) == []
