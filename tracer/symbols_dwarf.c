@@ -224,10 +224,22 @@ static void fill_line(struct ub_unit *unit, uint64_t vaddr, struct ub_symbol *re
         ret->line = (uint32_t)number;
 }
 
+/* A name relative to where the compiler ran says nothing elsewhere; gcc writes such names when it was given them. */
+static const char *absolute(const char *file, const char *dir)
+{
+    char path[PATH_MAX];
+
+    if (!file || file[0] == '/' || !dir || dir[0] != '/' ||
+        snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
+        return file;
+    return ub_names_keep(path, sizeof(path));
+}
+
 uint32_t ub_dwarf_resolve(struct ub_dwarf *dwarf, uint64_t vaddr, struct ub_symbol *ret, uint32_t max,
                           bool *ret_mangled)
 {
     uint32_t id = ub_ranges_find(&dwarf->ranges, vaddr), n;
+    const char *dir;
     struct ub_unit *unit;
 
     *ret_mangled = false;
@@ -239,7 +251,10 @@ uint32_t ub_dwarf_resolve(struct ub_dwarf *dwarf, uint64_t vaddr, struct ub_symb
     ret[0] = (struct ub_symbol){0};
     fill_line(unit, vaddr, &ret[0]);
     n = ub_unit_resolve(unit, vaddr, ret, max, ret_mangled);
-    for (uint32_t i = 0; i < (n ? n : 1); i++)
+    dir = string_of(&unit->die, DW_AT_comp_dir, DW_AT_comp_dir);
+    for (uint32_t i = 0; i < (n ? n : 1); i++) {
         ret[i].language = unit->language;
+        ret[i].file = absolute(ret[i].file, dir);
+    }
     return n;
 }
