@@ -65,24 +65,20 @@ static bool plausible(const struct ub_wait *wait)
     return count >= 2 || (count == 1 && ub_module_is_loop_library((const void *)wait->ra));
 }
 
-/* Another wait of the same loop: on its own epoll descriptor, wherever it is called from. */
+/*
+ * A wait on the loop's own epoll descriptor is its wait wherever it is called
+ * from: loops have two calls (look, then wait), CPython's stack depth changes
+ * as it specialises code, cooperative threads wait on stacks of their own.
+ */
 static bool own_descriptor(const struct ub_thread *t, const struct ub_wait *wait)
 {
     return wait->kind == UB_WAIT_EPOLL && wait->count == t->slot->epfd;
 }
 
-/* In the frame of the wait at (ra, sp): that call, or another one for the same epoll descriptor. */
-static bool same_loop(const struct ub_thread *t, uintptr_t ra, uintptr_t sp, const struct ub_wait *wait)
+/* A nested run of a loop without a descriptor of its own: the same call deeper in the stack. */
+static bool nested_run(const struct ub_thread *t, const struct ub_wait *wait)
 {
-    return sp == wait->sp && (ra == wait->ra || own_descriptor(t, wait));
-}
-
-/* A nested run: the same call deeper in the stack; with epoll any call, since nobody else waits on that descriptor. */
-static bool same_loop_nested(const struct ub_thread *t, const struct ub_wait *wait)
-{
-    if (wait->kind == UB_WAIT_EPOLL)
-        return own_descriptor(t, wait);
-    return t->ra && wait->ra == t->ra && wait->sp < t->sp;
+    return wait->kind != UB_WAIT_EPOLL && t->ra && wait->ra == t->ra && wait->sp < t->sp;
 }
 
 static void learn(struct ub_thread *t, const struct ub_wait *wait)
@@ -107,8 +103,16 @@ static void learn(struct ub_thread *t, const struct ub_wait *wait)
     ub_store_relaxed(&slot->flags, flags | (wait->kind == UB_WAIT_EPOLL ? UB_SLOT_EPOLL : 0));
 }
 
-/* The site on probation is back: close its turn, and after enough of them it is the loop. */
-static void probation(struct ub_thread *t)
+/* The fast path recognises this call from now on. */
+static void settle_here(struct ub_thread *t, const struct ub_wait *wait)
+{
+    t->ra = wait->ra;
+    t->sp = wait->sp;
+    ub_store_relaxed(&t->slot->site, (uint64_t)wait->ra);
+}
+
+/* The wait on probation is back: after enough of them it is the loop. */
+static void probation(struct ub_thread *t, const struct ub_wait *wait)
 {
     struct ub_slot *slot = t->slot;
     uint32_t flags = ub_load_relaxed(&slot->flags);
@@ -117,8 +121,7 @@ static void probation(struct ub_thread *t)
     if (ub_load_relaxed(&slot->ready) > 0)
         flags |= UB_SLOT_SERVED;
     if (++t->cand_count > UB_QUALIFY) {
-        t->ra = t->cand_ra;
-        t->sp = t->cand_sp;
+        settle_here(t, wait);
         t->cand_ra = t->cand_sp = 0;
         t->cand_count = 0;
         flags |= UB_SLOT_QUALIFIED | UB_SLOT_SERVED;
@@ -188,18 +191,20 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
         return false;
     if (t->generation != ub_process->generation || !t->slot)
         return first_waits(t, wait);
-    if (t->ra && same_loop(t, t->ra, t->sp, wait)) {
-        t->ra = wait->ra; /* fast from now on, where the program has moved to this call for good */
-        ub_store_relaxed(&t->slot->site, (uint64_t)wait->ra);
+    if (own_descriptor(t, wait)) {
         close_now(t);
+        if (t->ra)
+            settle_here(t, wait);
+        else
+            probation(t, wait);
         return true;
     }
-    if (!t->ra && same_loop(t, t->cand_ra, t->cand_sp, wait)) {
+    if (!t->ra && t->cand_ra == wait->ra && t->cand_sp == wait->sp) {
         close_now(t);
-        probation(t);
+        probation(t, wait);
         return true;
     }
-    if (same_loop_nested(t, wait)) {
+    if (nested_run(t, wait)) {
         close_now(t);
         return true;
     }
