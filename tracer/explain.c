@@ -5,14 +5,13 @@
 #include "explain_impl.h"
 
 #include "dispatchers.h"
+#include "preamble.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 void ub_explain_emit(struct ub_explain *x, json_t *line)
 {
@@ -41,41 +40,6 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
     return known->id;
 }
 
-static void now_text(char *buf, size_t size)
-{
-    struct timespec ts;
-    struct tm tm;
-    size_t len;
-
-    clock_gettime(CLOCK_REALTIME, &ts);
-    gmtime_r(&ts.tv_sec, &tm);
-    len = strftime(buf, size, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(buf + len, size - len, ".%06ldZ", ts.tv_nsec / 1000);
-}
-
-static json_t *utf8(const char *s)
-{
-    json_t *j = json_string(s);
-
-    return j ? j : json_string("(not UTF-8)");
-}
-
-static void emit_header(struct ub_explain *x, const struct ub_watch_options *options)
-{
-    json_t *command = json_array();
-    char started[48], host[256] = "";
-
-    for (int i = 0; i < options->argc; i++)
-        json_array_append_new(command, utf8(options->redact && i > 0 ? "(redacted)" : options->argv[i]));
-    gethostname(host, sizeof(host) - 1);
-    now_text(started, sizeof(started));
-    ub_explain_emit(x, json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:I, s:s, s:s}", "type", "header", "schema",
-                                 "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started,
-                                 "monotonic_ns", (json_int_t)ub_clock_monotonic_ns(), "host", utf8(host), "command",
-                                 command, "threshold_ns", (json_int_t)options->threshold_ns, "source", "agent",
-                                 "offload", "off"));
-}
-
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret)
 {
     struct ub_explain *x = calloc(1, sizeof(*x));
@@ -91,7 +55,7 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         free(x);
         return r;
     }
-    emit_header(x, options);
+    ub_explain_emit(x, ub_preamble_header("agent", options->threshold_ns, options->argc, options->argv, options->redact));
     *ret = x;
     return 0;
 }
@@ -132,58 +96,10 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
 
 static void announce_process(struct ub_explain *x, struct ub_process *p)
 {
-    char path[64], args[4096];
-    json_t *line, *list;
-    FILE *f;
-    size_t len = 0;
-
     if (!p || p->announced)
         return;
     p->announced = true;
-    snprintf(path, sizeof(path), "/proc/%d/cmdline", p->pid);
-    f = fopen(path, "re");
-    if (f) {
-        len = fread(args, 1, sizeof(args) - 1, f);
-        fclose(f);
-    }
-    while (len > 0 && args[len - 1] == '\0') /* setproctitle() leaves the rest of the old arguments as NULs */
-        len--;
-    args[len] = '\0';
-    list = json_array();
-    for (size_t at = 0; at < len; at += strlen(args + at) + 1)
-        json_array_append_new(list, utf8(x->w->redact && at > 0 ? "(redacted)" : args + at));
-    line = json_pack("{s:s, s:i, s:i, s:o, s:o, s:s}", "type", "process", "pid", p->pid, "ppid", p->ppid, "exe",
-                     utf8(p->exe ? p->exe : "?"), "args", list, "how", "preloaded");
-    ub_explain_emit(x, line);
-}
-
-/* The kernel cuts names at 15 bytes, if need be in the middle of a character. */
-static void cut_to_utf8(char *name)
-{
-    size_t len = strlen(name);
-    json_t *valid;
-
-    while (len > 0 && !(valid = json_stringn(name, len)))
-        name[--len] = '\0';
-    if (len > 0)
-        json_decref(valid);
-}
-
-static void read_thread_name(struct ub_thread_record *t)
-{
-    char path[64];
-    size_t len;
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", t->pid, t->tid);
-    f = fopen(path, "re");
-    if (!f)
-        return;
-    len = fread(t->name, 1, sizeof(t->name) - 1, f);
-    fclose(f);
-    t->name[len] = '\0';
-    t->name[strcspn(t->name, "\n")] = '\0';
-    cut_to_utf8(t->name);
+    ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?", "preloaded", x->w->redact));
 }
 
 /* The record of the event's thread; a slot that has a new owner starts afresh. */
@@ -196,7 +112,7 @@ static struct ub_thread_record *thread_of(struct ub_explain *x, const struct ub_
         t->pid = e->pid;
         t->tid = e->tid;
         t->loop = "turn";
-        read_thread_name(t);
+        ub_preamble_thread_name(t->pid, t->tid, t->name, sizeof(t->name));
     }
     return t;
 }
@@ -289,7 +205,7 @@ static void tell_what_was_not_seen(struct ub_explain *x)
                   "architecture or C library, or clears LD_PRELOAD; nothing was watched");
     else if (x->totals.loops == 0)
         emit_note(x, "info",
-                  "no event loop was seen: no thread came back to one epoll, poll, select or io_uring wait often enough "
+                  "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event loop "
                   "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
                   "watched only until its first process ends: keep it in the foreground");
     if (x->w->left_running) {

@@ -75,6 +75,8 @@ static json_t *arguments_of(pid_t pid, bool redact)
     size_t len;
 
     len = ub_procfile_read(text, sizeof(text), "/proc/%d/cmdline", (int)pid);
+    while (len > 0 && text[len - 1] == '\0') /* setproctitle() leaves the rest of the old arguments as NULs */
+        len--;
     for (size_t at = 0; at < len; at += strlen(text + at) + 1) {
         add_argument(list, previous, text + at, redact);
         previous = text + at;
