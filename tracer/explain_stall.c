@@ -4,6 +4,7 @@
 #include "explain_impl.h"
 
 #include "dispatchers.h"
+#include "fdinfo.h"
 #include "site.h"
 #include "syscalls.h"
 
@@ -46,6 +47,23 @@ static const char *program_of(const struct ub_event *e)
     return slash ? slash + 1 : exe;
 }
 
+/*
+ * A socket's peer is found in tables that are long on a busy host: not the
+ * watching thread's work. By now the number may mean another file; then only
+ * what it was a link to is told.
+ */
+static void set_fd_path(json_t *call, const struct ub_event *e)
+{
+    char *now = e->fd_link ? ub_fd_link(e->pid, e->fd) : NULL;
+    char path[UB_FD_TEXT_MAX];
+
+    if (now && strcmp(now, e->fd_link) == 0 && ub_fd_describe(e->pid, e->fd, path, sizeof(path)) == 0)
+        json_object_set_new(call, "fd_path", json_string(path));
+    else if (e->fd_link)
+        json_object_set_new(call, "fd_path", json_string(e->fd_link));
+    free(now);
+}
+
 /* Names of the blocking call: the system call, and the library function that the program called to get there. */
 static json_t *call_json(const struct ub_event *e, const struct ub_named_stack *stack)
 {
@@ -57,8 +75,7 @@ static json_t *call_json(const struct ub_event *e, const struct ub_named_stack *
         json_object_set_new(call, "args", json_string(e->args));
     if (e->fd >= 0)
         json_object_set_new(call, "fd", json_integer(e->fd));
-    if (e->fd_path)
-        json_object_set_new(call, "fd_path", json_string(e->fd_path));
+    set_fd_path(call, e);
     for (uint32_t i = 0; stack && i < stack->count && stack->frame[i].role != UB_ROLE_USER; i++) {
         const struct ub_symbol *symbol = &stack->frame[i].symbol;
 

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -237,6 +238,16 @@ static void describe_socket(pid_t pid, int fd, uint64_t inode, struct ub_line *l
     for (char *p = protocol; *p != '\0'; p++)
         *p |= *p >= 'A' && *p <= 'Z' ? 0x20 : 0;
     ub_line_printf(line, *protocol != '\0' && strcmp(protocol, "tcp") != 0 ? "socket %s" : "socket", protocol);
+}
+
+char *ub_fd_link(pid_t pid, int fd)
+{
+    char path[64], target[PATH_MAX];
+    ssize_t n;
+
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+    n = readlink(path, target, sizeof(target));
+    return n > 0 ? strndup(target, (size_t)n) : NULL;
 }
 
 int ub_fd_describe(pid_t pid, int fd, char *buf, size_t size)

@@ -49,7 +49,7 @@ struct ub_event {
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;
     char *args;    /* of the blocking call, as text */
-    char *fd_path; /* what its descriptor is */
+    char *fd_link; /* what its descriptor is a link to: cheap to read; explained later, if it still is */
     int fd;        /* -1: none */
     struct ub_stats *stats;
     char *text; /* NOTE */

@@ -34,7 +34,7 @@ void ub_event_free(struct ub_event *e)
     ub_process_unref(e->process);
     free(e->capture);
     free(e->args);
-    free(e->fd_path);
+    free(e->fd_link);
     free(e->stats);
     free(e->text);
     free(e);

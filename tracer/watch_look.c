@@ -162,8 +162,7 @@ static void describe_call(struct ub_watch *w, struct ub_event *e)
     if (arg < 0)
         return;
     e->fd = (int)c->arg[arg];
-    if (ub_fd_describe(e->pid, e->fd, buf, sizeof(buf)) == 0)
-        e->fd_path = strdup(buf);
+    e->fd_link = ub_fd_link(e->pid, e->fd);
 }
 
 /* Some 70 KB that no thread keeps: only a capture's used bytes are worth queueing. */
