@@ -93,7 +93,8 @@ def test_turns_are_counted(tmp_path, loop):
     stats = last.popitem()[1]
     ticks = truth.summaries[0]["ticks"]
     turns = stats.get("turns", stats["callbacks"])
-    assert ticks - 2 <= turns <= ticks + 12, (turns, ticks)
+    # The first waits are before a slot is taken.
+    assert ticks - 5 <= turns <= ticks + 12, (turns, ticks)
     assert sum(count for _, count in stats["histogram"]) == stats["callbacks"]
     longest = max(s["duration_ns"] for s in truth.stalls)
     assert longest <= stats["max_ns"] <= longest + oracle.TOLERANCE_NS + max(s["noise_ns"] for s in truth.stalls)
