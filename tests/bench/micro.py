@@ -40,7 +40,7 @@ def ns_per(mode, count, variant, library):
     if variant == "agent" and mode not in ("offloop", "malloc"):
         turns = max(s.get("turns", s["callbacks"]) for s in helpers.Recording(recording).of("stats"))
         assert count <= turns <= count + 200, f"{turns} turns recorded of {count}"
-    return said["ns"] / count
+    return said["median_ns"]
 
 
 def measure(mode, count, quick, what, limit, variants=("bare", "preloaded", "inert", "agent")):
