@@ -33,8 +33,10 @@ bool ub_module_is_libc(const void *address)
 bool ub_module_is_loop_library(const void *address)
 {
     static const char *const library[] = {
-        "libglib-2.0.", "libuv.", "libevent-", "libevent_core-", "libev.", "libsystemd.", "libsystemd-shared-", "libQt5Core.",
-        "libQt6Core.", "libtevent.", "libverto", "libwayland-server.", "libtcl",
+        "libglib-2.0.", "libuv.",      "libevent-",          "libevent_core-",
+        "libev.",       "libsystemd.", "libsystemd-shared-", "libQt5Core.",
+        "libQt6Core.",  "libtevent.",  "libverto",           "libwayland-server.",
+        "libtcl",
     };
     const char *name = basename_of(address);
 

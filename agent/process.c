@@ -76,7 +76,8 @@ static int open_arena(const char *address)
     struct stat st;
     int ret;
 
-    if (!parse_number(&address, &pid, ':') || !parse_number(&address, &fd, ':') || !parse_number(&address, &inode, '\0'))
+    if (!parse_number(&address, &pid, ':') || !parse_number(&address, &fd, ':') ||
+        !parse_number(&address, &inode, '\0'))
         return -1;
     p = put_text(p, "/proc/");
     p = put_number(p, pid);
@@ -119,8 +120,8 @@ static struct ub_arena *map_arena(const char *address)
     if (at < 0 && at > -4096)
         return NULL;
     arena = (struct ub_arena *)at;
-    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION ||
-        arena->h.size != sizeof(arena->h) || arena->h.closed || !same_pid_namespace(arena)) {
+    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h) ||
+        arena->h.closed || !same_pid_namespace(arena)) {
         ub_raw2(SYS_munmap, at, sizeof(struct ub_arena));
         return NULL;
     }
@@ -161,7 +162,8 @@ static void release_slots_of(struct ub_arena *arena, int32_t pid)
         uint32_t live = UB_SLOT_LIVE;
 
         if (slot->pid == pid)
-            __atomic_compare_exchange_n(&slot->state, &live, UB_SLOT_RELEASED, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+            __atomic_compare_exchange_n(&slot->state, &live, UB_SLOT_RELEASED, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED);
     }
 }
 
@@ -251,7 +253,8 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     uint32_t high;
 
     if (ub_load_relaxed(&slot->state) != UB_SLOT_FREE ||
-        !__atomic_compare_exchange_n(&slot->state, &expected, UB_SLOT_TAKING, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        !__atomic_compare_exchange_n(&slot->state, &expected, UB_SLOT_TAKING, false, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED))
         return false;
     ub_store_relaxed(&slot->start, 0);
     slot->turns = slot->busy = slot->max = slot->site = 0;

@@ -28,7 +28,7 @@ struct ub_process {
     uint32_t generation; /* 0: nothing is watched (no arena, or wiped by fork) */
     uint32_t clock;      /* enum ub_clock */
     struct ub_arena *arena;
-    uint32_t quiet;   /* enum ub_quiet */
+    uint32_t quiet; /* enum ub_quiet */
     int32_t pid;
     uint32_t sampler; /* our SIGURG handler is installed */
     uint32_t barrier; /* registered for global expedited membarriers */

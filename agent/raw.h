@@ -28,10 +28,10 @@ static inline long ub_raw6(long nr, long a, long b, long c, long d, long e, long
     return ret;
 }
 
-#define ub_raw0(nr) ub_raw6((nr), 0, 0, 0, 0, 0, 0)
-#define ub_raw1(nr, a) ub_raw6((nr), (long)(a), 0, 0, 0, 0, 0)
-#define ub_raw2(nr, a, b) ub_raw6((nr), (long)(a), (long)(b), 0, 0, 0, 0)
-#define ub_raw3(nr, a, b, c) ub_raw6((nr), (long)(a), (long)(b), (long)(c), 0, 0, 0)
+#define ub_raw0(nr)             ub_raw6((nr), 0, 0, 0, 0, 0, 0)
+#define ub_raw1(nr, a)          ub_raw6((nr), (long)(a), 0, 0, 0, 0, 0)
+#define ub_raw2(nr, a, b)       ub_raw6((nr), (long)(a), (long)(b), 0, 0, 0, 0)
+#define ub_raw3(nr, a, b, c)    ub_raw6((nr), (long)(a), (long)(b), (long)(c), 0, 0, 0)
 #define ub_raw4(nr, a, b, c, d) ub_raw6((nr), (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
 
 /*

@@ -12,16 +12,16 @@
  * the executable). So each original starts as a function that resolves all of
  * them and goes on; a name that this libc lacks ends as one that says ENOSYS.
  */
-#define UB_HOOK(type, name, params, args)                                                                             \
-    static type first_##name params                                                                                   \
-    {                                                                                                                 \
-        ub_real_resolve();                                                                                            \
-        return ub_real.name args;                                                                                     \
-    }                                                                                                                 \
-    static type missing_##name params                                                                                 \
-    {                                                                                                                 \
-        errno = ENOSYS;                                                                                               \
-        return (type)-1;                                                                                              \
+#define UB_HOOK(type, name, params, args)                                                                              \
+    static type first_##name params                                                                                    \
+    {                                                                                                                  \
+        ub_real_resolve();                                                                                             \
+        return ub_real.name args;                                                                                      \
+    }                                                                                                                  \
+    static type missing_##name params                                                                                  \
+    {                                                                                                                  \
+        errno = ENOSYS;                                                                                                \
+        return (type)-1;                                                                                               \
     }
 #include "hooks.def"
 #undef UB_HOOK
@@ -57,8 +57,8 @@ void ub_real_resolve(void)
 {
     void *f;
 
-#define UB_HOOK(type, name, params, args)                                                                             \
-    f = next(#name, (void *)missing_##name);                                                                          \
+#define UB_HOOK(type, name, params, args)                                                                              \
+    f = next(#name, (void *)missing_##name);                                                                           \
     memcpy(&ub_real.name, &f, sizeof(f));
 #include "hooks.def"
 #undef UB_HOOK

@@ -20,7 +20,8 @@ struct ub_real {
 extern struct ub_real ub_real;
 extern long (*ub_real_syscall_pointer)(long nr, ...); /* by itself: calls/syscall.S jumps through it */
 
-/* Fills ub_real with dlsym(RTLD_NEXT): no allocation when the name exists. Called by the constructor. Slow path only. */
+/* Fills ub_real with dlsym(RTLD_NEXT): no allocation when the name exists. Called by the constructor. Slow path only.
+ */
 void ub_real_resolve(void);
 
 #endif

@@ -150,7 +150,8 @@ bool ub_sample_install(void)
     if (ub_load_relaxed(&installed))
         return true;
     sigfillset(&act.sa_mask);
-    if (ub_real.sigaction(UB_SAMPLE_SIGNAL, NULL, &old) == 0 && old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
+    if (ub_real.sigaction(UB_SAMPLE_SIGNAL, NULL, &old) == 0 && old.sa_handler != SIG_DFL &&
+        old.sa_handler != SIG_IGN) {
         errno = saved;
         return old.sa_sigaction == on_sample; /* another thread was quicker; else the program's own handler stays */
     }

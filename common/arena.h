@@ -15,15 +15,15 @@
 #include "clock.h"
 #include "slot.h"
 
-#define UB_ARENA_MAGIC 0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
+#define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
 #define UB_ARENA_VERSION 1u
-#define UB_ARENA_NAME "unblock-arena"
-#define UB_SLOT_MAX 1024u
+#define UB_ARENA_NAME    "unblock-arena"
+#define UB_SLOT_MAX      1024u
 
 struct ub_arena_header {
     uint64_t magic;
     uint32_t version;
-    uint32_t size; /* of this header: a second check that both sides were built from one layout */
+    uint32_t size;  /* of this header: a second check that both sides were built from one layout */
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
     uint64_t pid_namespace; /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */

@@ -11,16 +11,16 @@
 
 #define UB_VERSION "0.1.0"
 
-#define ub_likely(x) __builtin_expect(!!(x), 1)
-#define ub_unlikely(x) __builtin_expect(!!(x), 0)
+#define ub_likely(x)    __builtin_expect(!!(x), 1)
+#define ub_unlikely(x)  __builtin_expect(!!(x), 0)
 #define UB_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define UB_CACHE_LINE 64
+#define UB_CACHE_LINE   64
 
 /* Attribute for a local variable: `f(&variable)` runs when it goes out of scope. */
 #define UB_CLEANUP(f) __attribute__((cleanup(f)))
 
-#define ub_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define ub_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define ub_load_relaxed(p)     __atomic_load_n((p), __ATOMIC_RELAXED)
+#define ub_load_acquire(p)     __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define ub_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define ub_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 

@@ -11,9 +11,9 @@
 #include "base.h"
 
 #define UB_HISTOGRAM_SUB_BITS 6
-#define UB_HISTOGRAM_SUB (1u << UB_HISTOGRAM_SUB_BITS)
+#define UB_HISTOGRAM_SUB      (1u << UB_HISTOGRAM_SUB_BITS)
 #define UB_HISTOGRAM_MAX_BITS 46 /* 2^46 ticks: more than six hours at 3 GHz; longer ones share the last bucket */
-#define UB_HISTOGRAM_BUCKETS ((UB_HISTOGRAM_MAX_BITS - UB_HISTOGRAM_SUB_BITS + 1) * UB_HISTOGRAM_SUB)
+#define UB_HISTOGRAM_BUCKETS  ((UB_HISTOGRAM_MAX_BITS - UB_HISTOGRAM_SUB_BITS + 1) * UB_HISTOGRAM_SUB)
 
 struct ub_histogram {
     uint64_t count[UB_HISTOGRAM_BUCKETS];

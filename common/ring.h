@@ -20,7 +20,7 @@ enum ub_record_kind {
 };
 
 #define UB_RECORD_QUALIFIED 1u /* the thread was known to run an event loop when the turn ended */
-#define UB_RECORD_STARTUP 2u   /* the turn began before the loop served its first descriptor */
+#define UB_RECORD_STARTUP   2u /* the turn began before the loop served its first descriptor */
 #define UB_RECORD_ABANDONED 4u /* no end was seen: the thread now waits elsewhere, what looked like a turn was none */
 
 struct ub_record {

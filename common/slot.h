@@ -18,11 +18,11 @@ enum ub_slot_state {
     UB_SLOT_RELEASED = 3, /* the image that owned it is gone (exec); the tracer drains and frees it */
 };
 
-#define UB_SLOT_QUALIFIED 1u /* the thread runs an event loop: detection.md "What is a loop" */
-#define UB_SLOT_SERVED 2u    /* a wait has reported a descriptor, or the loop has qualified: no longer starting up */
-#define UB_SLOT_SAMPLER 4u   /* our SIGURG handler is installed in this process */
-#define UB_SLOT_BARRIER 8u   /* the process is registered for MEMBARRIER_CMD_GLOBAL_EXPEDITED */
-#define UB_SLOT_EPOLL 16u    /* the loop waits with epoll (else poll, select or io_uring) */
+#define UB_SLOT_QUALIFIED 1u  /* the thread runs an event loop: detection.md "What is a loop" */
+#define UB_SLOT_SERVED    2u  /* a wait has reported a descriptor, or the loop has qualified: no longer starting up */
+#define UB_SLOT_SAMPLER   4u  /* our SIGURG handler is installed in this process */
+#define UB_SLOT_BARRIER   8u  /* the process is registered for MEMBARRIER_CMD_GLOBAL_EXPEDITED */
+#define UB_SLOT_EPOLL     16u /* the loop waits with epoll (else poll, select or io_uring) */
 
 /* The line that the fast path writes. */
 struct ub_slot {
@@ -42,9 +42,9 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
 
 /* Registers of a sample, in the order of DWARF's x86-64 numbering: rax rdx rcx rbx rsi rdi rbp rsp r8..r15 rip. */
 #define UB_REG_COUNT 17
-#define UB_REG_RBP 6
-#define UB_REG_RSP 7
-#define UB_REG_RIP 16
+#define UB_REG_RBP   6
+#define UB_REG_RSP   7
+#define UB_REG_RIP   16
 
 #define UB_SAMPLE_BYTES (16u * 1024u)
 
@@ -55,11 +55,11 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
  * the two, to the tracer otherwise.
  */
 struct ub_sample {
-    uint32_t request;   /* tracer */
-    uint32_t done;      /* agent */
+    uint32_t request;     /* tracer */
+    uint32_t done;        /* agent */
     uint64_t stack_start; /* tracer: the mapping that it believes to be the thread's stack; */
     uint64_t stack_end;   /* elsewhere the handler reads with process_vm_readv, which cannot fault */
-    uint64_t at;        /* ticks when the copy was made */
+    uint64_t at;          /* ticks when the copy was made */
     uint64_t reg[UB_REG_COUNT];
     uint32_t bytes;   /* valid bytes of `stack`, from reg[RSP] upwards */
     uint32_t rewound; /* system calls that the handler restarted, ever */

@@ -75,9 +75,12 @@ const char *ub_cause_name(const struct ub_seen *seen, uint32_t count, const stru
 bool ub_cause_is_lock(const struct ub_named_stack *s)
 {
     static const char *const locks[] = {
-        "pthread_mutex_", "__pthread_mutex_", "___pthread_mutex_", "pthread_rwlock_", "__pthread_rwlock_", "___pthread_rwlock_",
-        "pthread_cond_",  "__pthread_cond_",  "___pthread_cond_",  "sem_wait",        "sem_timedwait",     "sem_clockwait",
-        "__sem_",         "__new_sem_",       "mtx_lock",          "cnd_wait",        "pthread_spin_",     "pthread_barrier_",
+        "pthread_mutex_",  "__pthread_mutex_",  "___pthread_mutex_",
+        "pthread_rwlock_", "__pthread_rwlock_", "___pthread_rwlock_",
+        "pthread_cond_",   "__pthread_cond_",   "___pthread_cond_",
+        "sem_wait",        "sem_timedwait",     "sem_clockwait",
+        "__sem_",          "__new_sem_",        "mtx_lock",
+        "cnd_wait",        "pthread_spin_",     "pthread_barrier_",
         "__lll_lock_wait",
     };
 

@@ -10,7 +10,8 @@
 /* Role of a function in a module (its file name without folders). `function` may be NULL. */
 enum ub_role ub_dispatchers_role(const char *module, const char *function, bool *ret_libc);
 
-/* Recording's name of the loop library that a stack runs in: "libuv", "libevent", "libev", "glib", "sd-event", else "turn". */
+/* Recording's name of the loop library that a stack runs in: "libuv", "libevent", "libev", "glib", "sd-event", else
+ * "turn". */
 const char *ub_dispatchers_loop(const struct ub_named_stack *s);
 
 /*

@@ -35,8 +35,8 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
     known->hash = s->hash;
     known->id = ++x->last_stack;
     HASH_ADD(hh, x->stacks, hash, sizeof(known->hash), known);
-    ub_explain_emit(x, json_pack("{s:s, s:I, s:o}", "type", "stack", "id", known->id, "frames",
-                                 ub_frames_json(s, x->w->redact)));
+    ub_explain_emit(
+        x, json_pack("{s:s, s:I, s:o}", "type", "stack", "id", known->id, "frames", ub_frames_json(s, x->w->redact)));
     return known->id;
 }
 
@@ -55,7 +55,8 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         free(x);
         return r;
     }
-    ub_explain_emit(x, ub_preamble_header("agent", options->threshold_ns, options->argc, options->argv, options->redact));
+    ub_explain_emit(x,
+                    ub_preamble_header("agent", options->threshold_ns, options->argc, options->argv, options->redact));
     *ret = x;
     return 0;
 }
@@ -79,11 +80,11 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
         ret_totals->worst_ns = x->totals.worst_ns;
         ret_totals->loops = x->totals.loops;
     }
-    HASH_ITER(hh, x->stacks, stack, next_stack) {
+    HASH_ITER (hh, x->stacks, stack, next_stack) {
         HASH_DEL(x->stacks, stack);
         free(stack);
     }
-    HASH_ITER(hh, x->sites, site, next_site) {
+    HASH_ITER (hh, x->sites, site, next_site) {
         HASH_DEL(x->sites, site);
         free(site);
     }
@@ -158,8 +159,7 @@ static json_t *histogram_json(const struct ub_histogram *h)
 
     for (uint32_t i = 0; i < UB_HISTOGRAM_BUCKETS; i++) {
         if (h->count[i])
-            json_array_append_new(list, json_pack("[I, I]",
-                                                  (json_int_t)ub_ticks_span_to_ns(ub_histogram_upper(i)),
+            json_array_append_new(list, json_pack("[I, I]", (json_int_t)ub_ticks_span_to_ns(ub_histogram_upper(i)),
                                                   (json_int_t)h->count[i]));
     }
     return list;
@@ -173,9 +173,9 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
 
     if (!t->qualified)
         return;
-    line = json_pack("{s:s, s:i, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "stats", "pid", e->pid, "tid", e->tid,
-                     "loop", t->loop, "callbacks", (json_int_t)s->turns, "turns", (json_int_t)s->turns, "total_ns",
-                     (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "busy_ns",
+    line = json_pack("{s:s, s:i, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "stats", "pid", e->pid, "tid",
+                     e->tid, "loop", t->loop, "callbacks", (json_int_t)s->turns, "turns", (json_int_t)s->turns,
+                     "total_ns", (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "busy_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "max_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", histogram_json(&s->histogram));
     json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
@@ -204,13 +204,16 @@ static void tell_what_was_not_seen(struct ub_explain *x)
                   "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
                   "architecture or C library, or clears LD_PRELOAD; nothing was watched");
     else if (x->totals.loops == 0)
-        emit_note(x, "info",
-                  "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event loop "
-                  "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
-                  "watched only until its first process ends: keep it in the foreground");
+        emit_note(
+            x, "info",
+            "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event loop "
+            "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
+            "watched only until its first process ends: keep it in the foreground");
     if (x->w->left_running) {
-        snprintf(text, sizeof(text), "%u loop threads of background processes still run and are watched no longer: the "
-                 "run ends with the program that was started; keep it in the foreground", x->w->left_running);
+        snprintf(text, sizeof(text),
+                 "%u loop threads of background processes still run and are watched no longer: the "
+                 "run ends with the program that was started; keep it in the foreground",
+                 x->w->left_running);
         emit_note(x, "warning", text);
     }
     if (ub_load_relaxed(&h->no_slot)) {

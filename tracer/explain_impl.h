@@ -11,7 +11,7 @@
 
 #include <uthash.h>
 
-#define UB_LOOKS_KEPT 24u
+#define UB_LOOKS_KEPT  24u
 #define UB_PENDING_MAX 16u
 
 /* One look that was explained. */
@@ -30,7 +30,7 @@ struct ub_stall {
     uint64_t baseline_majflt;
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
-    bool over; /* the loop itself has ended: no stall */
+    bool over;        /* the loop itself has ended: no stall */
     json_t *callback; /* owned; the best known */
     json_t *call;     /* owned; of the blocking call seen, NULL */
     int64_t call_nr;

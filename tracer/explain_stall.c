@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-#define UB_TELL_FIRST_NS 1000000000ull  /* `ongoing` lines: at the first look, at 1 s, at 10 s, then each minute */
+#define UB_TELL_FIRST_NS  1000000000ull /* `ongoing` lines: at the first look, at 1 s, at 10 s, then each minute */
 #define UB_TELL_SECOND_NS 10000000000ull
-#define UB_TELL_EACH_NS 60000000000ull
+#define UB_TELL_EACH_NS   60000000000ull
 
 void ub_stall_clear(struct ub_stall *s)
 {
@@ -184,10 +184,10 @@ static void note_denied(struct ub_explain *x, const struct ub_event *e)
     if (e->process->denied || (error != -EACCES && error != -EPERM))
         return;
     e->process->denied = true;
-    ub_explain_emit(x, json_pack("{s:s, s:s, s:s++}", "type", "note", "level", "warning", "text",
-                                 "stacks of ", program_of(e),
-                                 " cannot be read: it belongs to another user or is not dumpable; run unblock as root or "
-                                 "with CAP_SYS_PTRACE. Stalls and their durations are recorded all the same"));
+    ub_explain_emit(
+        x, json_pack("{s:s, s:s, s:s++}", "type", "note", "level", "warning", "text", "stacks of ", program_of(e),
+                     " cannot be read: it belongs to another user or is not dumpable; run unblock as root or "
+                     "with CAP_SYS_PTRACE. Stalls and their durations are recorded all the same"));
 }
 
 /*
@@ -244,7 +244,8 @@ static json_int_t count_site(struct ub_explain *x, const char *site)
     return known->seen++;
 }
 
-/* Every look found it in one and the same call, and nearly all the time it was blocked: then that is the call's time. */
+/* Every look found it in one and the same call, and nearly all the time it was blocked: then that is the call's time.
+ */
 static void set_call_duration(struct ub_stall *s, const struct ub_shares *shares, uint64_t duration)
 {
     for (uint32_t i = 0; i < s->count; i++) {
@@ -390,7 +391,8 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
         s->last = e->account;
     line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
                      &cause);
-    /* The loop is over, or another wait took over: what seemed a turn was none. Only if it was told must it be closed. */
+    /* The loop is over, or another wait took over: what seemed a turn was none. Only if it was told must it be closed.
+     */
     if (line && (s->over || e->flags & UB_RECORD_ABANDONED) && !s->id) {
         json_decref(line);
         line = NULL;

@@ -24,7 +24,8 @@ void ub_frames_clear(struct ub_named_stack *s)
     s->count = 0;
 }
 
-static void add(struct ub_named_stack *s, const struct ub_frame *raw, const struct ub_map *map, const struct ub_symbol *symbol)
+static void add(struct ub_named_stack *s, const struct ub_frame *raw, const struct ub_map *map,
+                const struct ub_symbol *symbol)
 {
     struct ub_named_frame *f = &s->frame[s->count++];
     const char *module = map && map->elf ? map->elf->basename : "";
@@ -123,7 +124,8 @@ static json_t *frame_json(const struct ub_named_frame *f, bool redact)
     if (f->symbol.function)
         json_object_set_new(o, "offset", json_integer((json_int_t)f->symbol.offset));
     else
-        json_object_set_new(o, "offset", json_integer((json_int_t)(f->map && f->map->elf ? f->pc - f->map->bias : f->pc)));
+        json_object_set_new(o, "offset",
+                            json_integer((json_int_t)(f->map && f->map->elf ? f->pc - f->map->bias : f->pc)));
     if (f->map && f->map->elf)
         set_build_id(o, f->map->elf);
     if (language)

@@ -10,14 +10,14 @@
 #include "process.h"
 
 enum ub_event_kind {
-    UB_EVENT_LOOP,    /* a thread has qualified as an event loop; capture: its stack while it waits, if one was had */
-    UB_EVENT_SAMPLE,  /* a look at a thread whose turn is overdue */
-    UB_EVENT_GOING,   /* still the same turn, no new look */
-    UB_EVENT_END,     /* a turn over the threshold has ended */
-    UB_EVENT_GONE,    /* the thread or its process is gone, its slot is given back */
-    UB_EVENT_STATS,   /* totals of a thread */
-    UB_EVENT_NOTE,    /* text for the recording */
-    UB_EVENT_FINISH,  /* the run is over */
+    UB_EVENT_LOOP,   /* a thread has qualified as an event loop; capture: its stack while it waits, if one was had */
+    UB_EVENT_SAMPLE, /* a look at a thread whose turn is overdue */
+    UB_EVENT_GOING,  /* still the same turn, no new look */
+    UB_EVENT_END,    /* a turn over the threshold has ended */
+    UB_EVENT_GONE,   /* the thread or its process is gone, its slot is given back */
+    UB_EVENT_STATS,  /* totals of a thread */
+    UB_EVENT_NOTE,   /* text for the recording */
+    UB_EVENT_FINISH, /* the run is over */
 };
 
 struct ub_stats {
@@ -42,7 +42,7 @@ struct ub_event {
     uint64_t start;             /* ticks: identifies the turn */
     uint64_t end;               /* ticks: end of the turn, or the moment of the look */
     uint32_t ready;
-    bool loop_over; /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
+    bool loop_over;                /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
     struct ub_accounting account;  /* at the look or at the end */
     struct ub_accounting baseline; /* when the turn was first seen */
     uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */

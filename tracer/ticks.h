@@ -21,8 +21,8 @@ uint32_t ub_ticks_clock(void);
 void ub_ticks_adjust(void);
 
 uint64_t ub_ticks_now(void);
-uint64_t ub_ticks_to_ns(uint64_t ticks);         /* a moment */
-uint64_t ub_ticks_span_to_ns(uint64_t ticks);    /* a duration */
-uint64_t ub_ticks_from_span_ns(uint64_t ns);     /* a duration */
+uint64_t ub_ticks_to_ns(uint64_t ticks);      /* a moment */
+uint64_t ub_ticks_span_to_ns(uint64_t ticks); /* a duration */
+uint64_t ub_ticks_from_span_ns(uint64_t ns);  /* a duration */
 
 #endif

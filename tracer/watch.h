@@ -16,21 +16,21 @@ struct ub_watch;
 
 struct ub_watch_options {
     uint64_t threshold_ns;
-    bool redact;              /* no arguments, paths or peers */
-    uint32_t captures_per_s;  /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
+    bool redact;             /* no arguments, paths or peers */
+    uint32_t captures_per_s; /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
     const struct ub_sink *sinks;
     uint32_t sink_count;
-    int argc;                 /* the command, for the header record */
+    int argc; /* the command, for the header record */
     char *const *argv;
 };
 
 /* Totals for the verdict and the exit status; filled by ub_watch_stop. */
 struct ub_watch_totals {
-    uint64_t slow;       /* stalls over the threshold, start-up and stopped ones not counted */
-    uint64_t worst_ns;   /* longest of them */
-    uint64_t lost;       /* records that did not fit a ring */
-    uint32_t images;     /* program images that loaded the agent */
-    uint32_t loops;      /* threads that ran an event loop */
+    uint64_t slow;     /* stalls over the threshold, start-up and stopped ones not counted */
+    uint64_t worst_ns; /* longest of them */
+    uint64_t lost;     /* records that did not fit a ring */
+    uint32_t images;   /* program images that loaded the agent */
+    uint32_t loops;    /* threads that ran an event loop */
 };
 
 /* 0 or -errno (memfd, threads). Writes the `header` line to the sinks. */

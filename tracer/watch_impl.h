@@ -16,16 +16,16 @@
 struct ub_watched {
     pid_t pid, tid; /* 0: nobody seen yet */
     struct ub_process *process;
-    uint64_t start;        /* the turn last seen running, 0 */
-    uint64_t seen_turns;   /* slot->turns at the last round: quiet or not */
-    uint64_t next;         /* ticks of the next look at it */
-    uint32_t looks;        /* taken of this turn */
-    uint32_t loop_tries;   /* to catch the loop in its wait */
+    uint64_t start;      /* the turn last seen running, 0 */
+    uint64_t seen_turns; /* slot->turns at the last round: quiet or not */
+    uint64_t next;       /* ticks of the next look at it */
+    uint32_t looks;      /* taken of this turn */
+    uint32_t loop_tries; /* to catch the loop in its wait */
     bool loop_announced;
-    uint64_t alive_at;     /* ticks when the thread was last known to exist */
+    uint64_t alive_at; /* ticks when the thread was last known to exist */
     struct ub_accounting baseline;
-    uint32_t request;      /* last number given to the sampling handler */
-    int schedstat_fd;      /* -1 */
+    uint32_t request; /* last number given to the sampling handler */
+    int schedstat_fd; /* -1 */
 };
 
 struct ub_watch {
@@ -44,7 +44,7 @@ struct ub_watch {
     struct ub_watched watched[UB_SLOT_MAX];
     double tokens; /* captures that may be taken now */
     uint64_t tokens_at;
-    uint64_t lost; /* ring records */
+    uint64_t lost;         /* ring records */
     uint64_t rate_limited; /* looks not taken */
     uint32_t left_running; /* watched threads that outlived the run */
     uint64_t housekeeping_at;
@@ -63,7 +63,8 @@ struct ub_watch {
 void ub_watch_queue(struct ub_watch *w, struct ub_event *e);
 
 /* A `note` line. `text` is copied. */
-void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* watch_loop.c: the watching thread. */
 void *ub_watch_loop(void *watch);

@@ -19,15 +19,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#define UB_QUIET_ROUNDS 8u
-#define UB_EAGER_ROUNDS 3u /* after a pause: at 0.5, 2 and 8 ms, see after_a_pause() */
+#define UB_QUIET_ROUNDS   8u
+#define UB_EAGER_ROUNDS   3u /* after a pause: at 0.5, 2 and 8 ms, see after_a_pause() */
 #define UB_EAGER_FIRST_NS 500000u
-#define UB_EARLY_NS 60000u /* waking takes 40-60 us: so much earlier, and the rest is spun, only for a turn still running */
+#define UB_EARLY_NS                                                                                                    \
+    60000u /* waking takes 40-60 us: so much earlier, and the rest is spun, only for a turn still running */
 #define UB_HOUSEKEEPING_NS 1000000000u
-#define UB_POLL_MIN_NS 1000000u      /* without deep sleep: not more often than this */
-#define UB_LOOP_TRIES 64u            /* rounds in which a loop is looked for in its wait, to know its stack there */
-#define UB_LOOKS_MAX 20u             /* doublings; an hour's threshold shifted by more would overflow */
-#define UB_LOOK_FAR_NS 60000000000u  /* beyond this doubling stops: a look a minute */
+#define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
+#define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
+#define UB_LOOKS_MAX       20u          /* doublings; an hour's threshold shifted by more would overflow */
+#define UB_LOOK_FAR_NS     60000000000u /* beyond this doubling stops: a look a minute */
 
 static int futex_wait_until(uint32_t *word, uint32_t value, uint64_t until_ns)
 {
@@ -401,7 +402,8 @@ static void housekeep(struct ub_watch *w, uint32_t high)
 }
 
 /* One round over all slots. Returns when to be back (ticks). */
-static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind_ns, bool *ret_busy, bool *ret_can_sleep)
+static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind_ns, bool *ret_busy,
+                               bool *ret_can_sleep)
 {
     uint64_t now = ub_ticks_now();
     uint64_t deadline = now + w->threshold;

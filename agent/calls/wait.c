@@ -12,23 +12,23 @@
 #include <stdarg.h>
 #include <sys/prctl.h>
 
-#define WAIT(call, ...)                                                                                               \
-    do {                                                                                                              \
-        uintptr_t ra_ = (uintptr_t)__builtin_return_address(0), sp_ = (uintptr_t)__builtin_frame_address(0);          \
-        struct ub_thread *t_ = &ub_thread;                                                                            \
-        uint64_t spent_ = 0;                                                                                          \
-        __typeof__(call) n_;                                                                                          \
-                                                                                                                      \
-        if (ub_turn_settled(t_, ub_process, ra_, sp_)) {                                                              \
-            spent_ = ub_turn_close(t_, ub_process);                                                                   \
-        } else {                                                                                                      \
-            struct ub_wait wait_ = {__VA_ARGS__, .ra = ra_, .sp = sp_};                                               \
-            if (!ub_turn_settle(t_, &wait_))                                                                          \
-                return (call);                                                                                        \
-        }                                                                                                             \
-        n_ = (call);                                                                                                  \
-        ub_turn_begin(n_, spent_);                                                                                    \
-        return n_;                                                                                                    \
+#define WAIT(call, ...)                                                                                                \
+    do {                                                                                                               \
+        uintptr_t ra_ = (uintptr_t)__builtin_return_address(0), sp_ = (uintptr_t)__builtin_frame_address(0);           \
+        struct ub_thread *t_ = &ub_thread;                                                                             \
+        uint64_t spent_ = 0;                                                                                           \
+        __typeof__(call) n_;                                                                                           \
+                                                                                                                       \
+        if (ub_turn_settled(t_, ub_process, ra_, sp_)) {                                                               \
+            spent_ = ub_turn_close(t_, ub_process);                                                                    \
+        } else {                                                                                                       \
+            struct ub_wait wait_ = {__VA_ARGS__, .ra = ra_, .sp = sp_};                                                \
+            if (!ub_turn_settle(t_, &wait_))                                                                           \
+                return (call);                                                                                         \
+        }                                                                                                              \
+        n_ = (call);                                                                                                   \
+        ub_turn_begin(n_, spent_);                                                                                     \
+        return n_;                                                                                                     \
     } while (0)
 
 /* From calls/syscall.S, for the numbers it names. Returns as libc's syscall() does. */

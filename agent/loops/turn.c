@@ -22,9 +22,9 @@
 
 #include <sys/uio.h>
 
-#define UB_QUALIFY 8u
-#define UB_FIRST_WAITS 2u /* returns before a slot is taken */
-#define UB_ASK_AGAIN 64u
+#define UB_QUALIFY       8u
+#define UB_FIRST_WAITS   2u /* returns before a slot is taken */
+#define UB_ASK_AGAIN     64u
 #define UB_RELEARN_OUTER 2u
 #define UB_RELEARN_INNER 16u
 
@@ -224,7 +224,8 @@ void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)
     uint32_t flags = ub_load_relaxed(&slot->flags);
     struct ub_record record = {
         .kind = UB_RECORD_TURN,
-        .flags = (flags & UB_SLOT_QUALIFIED ? UB_RECORD_QUALIFIED : 0) | (flags & UB_SLOT_SERVED ? 0 : UB_RECORD_STARTUP),
+        .flags =
+            (flags & UB_SLOT_QUALIFIED ? UB_RECORD_QUALIFIED : 0) | (flags & UB_SLOT_SERVED ? 0 : UB_RECORD_STARTUP),
         .start = start,
         .end = end,
         .site = slot->site,

@@ -18,9 +18,9 @@ enum ub_wait_kind {
 /* What the slow path wants to know of a wait call. */
 struct ub_wait {
     enum ub_wait_kind kind;
-    int count;             /* epoll, uring: the descriptor; poll: number of entries; select: highest + 1 */
-    const void *set[3];    /* select: the three sets; poll: set[0] is the array */
-    uintptr_t ra, sp;      /* return address and frame of the call */
+    int count;          /* epoll, uring: the descriptor; poll: number of entries; select: highest + 1 */
+    const void *set[3]; /* select: the three sets; poll: set[0] is the array */
+    uintptr_t ra, sp;   /* return address and frame of the call */
 };
 
 /* The wait is not known to be this loop's: settle it. True when a turn's boundary. Slow path only; signal-safe. */
@@ -57,9 +57,8 @@ __attribute__((always_inline)) static inline uint64_t ub_turn_close(struct ub_th
 }
 
 /* Whether this call is the loop's settled wait: the same call instruction in the same frame. Signal-safe. */
-__attribute__((always_inline)) static inline bool ub_turn_settled(const struct ub_thread *t,
-                                                                  const struct ub_process *process, uintptr_t ra,
-                                                                  uintptr_t sp)
+__attribute__((always_inline)) static inline bool
+ub_turn_settled(const struct ub_thread *t, const struct ub_process *process, uintptr_t ra, uintptr_t sp)
 {
     return ub_likely(t->ra == ra) && ub_likely(t->sp == sp) && ub_likely(t->generation == process->generation);
 }
@@ -83,7 +82,8 @@ __attribute__((always_inline)) static inline void ub_turn_begin(long n, uint64_t
     t->start = now;
     ub_store_relaxed(&slot->ready, n > 0 ? (uint32_t)n : 0);
     ub_store_release(&slot->start, now);
-    /* No fence: a watcher that falls asleep issues a process-wide barrier between setting `asleep` and looking again. */
+    /* No fence: a watcher that falls asleep issues a process-wide barrier between setting `asleep` and looking again.
+     */
     if (ub_unlikely(ub_load_relaxed(&process->arena->h.asleep)))
         ub_process_ring();
     if (ub_likely(spent))

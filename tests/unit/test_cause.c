@@ -106,7 +106,7 @@ static void the_wait_stack_tells_loop_from_callback(void **state)
 {
     build();
     assert_int_equal(ub_dispatchers_callback(&stall, &raw, &wait_stack), 2); /* on_timer, not step */
-    assert_int_equal(ub_dispatchers_callback(&stall, &raw, NULL), 3);        /* unknown loop: as far out as user code goes */
+    assert_int_equal(ub_dispatchers_callback(&stall, &raw, NULL), 3); /* unknown loop: as far out as user code goes */
     wait_stack.complete = false;
     assert_int_equal(ub_dispatchers_callback(&stall, &raw, &wait_stack), 3);
 }

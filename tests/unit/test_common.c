@@ -124,7 +124,8 @@ static void arena_layout_is_what_the_agent_was_built_with(void **state)
     assert_int_equal(offsetof(struct ub_arena, slot) % UB_CACHE_LINE, 0);
     assert_int_equal(sizeof(struct ub_slot_cold) % 4096, 0);
     /* What the fast path reads must not share a line with what agents write. */
-    assert_int_not_equal(offsetof(struct ub_arena_header, threshold) / 64, offsetof(struct ub_arena_header, doorbell) / 64);
+    assert_int_not_equal(offsetof(struct ub_arena_header, threshold) / 64,
+                         offsetof(struct ub_arena_header, doorbell) / 64);
 }
 
 int main(void)
