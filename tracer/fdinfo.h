@@ -30,7 +30,8 @@
  */
 int ub_fd_describe(pid_t pid, int fd, char *buf, size_t size);
 
-/* What /proc says that the descriptor is ("socket:[1234]", a path ...), one readlink. Caller frees; NULL: not to be had. */
+/* What /proc says that the descriptor is ("socket:[1234]", a path ...), one readlink. Caller frees; NULL: not to be
+ * had. */
 char *ub_fd_link(pid_t pid, int fd);
 
 #endif

@@ -22,8 +22,7 @@ static bool on_stack(const struct ub_advice_query *query, const char *list)
     size_t k;
 
     for (i = 0; i < query->stacks; i++) {
-        json_array_foreach(query->stack[i], k, frame)
-        {
+        json_array_foreach (query->stack[i], k, frame) {
             if (!ub_json_true(frame, "nearest") && in_list(list, ub_json_string(frame, "function")))
                 return true;
         }
@@ -71,8 +70,7 @@ static const char *loop_library(const struct ub_advice_query *query)
         if (on_stack(query, libraries[i].functions))
             return libraries[i].loop;
         for (n = 0; n < query->stacks; n++) {
-            json_array_foreach(query->stack[n], k, frame)
-            {
+            json_array_foreach (query->stack[n], k, frame) {
                 const char *module = ub_json_string(frame, "module");
 
                 if (module && in_list(libraries[i].modules, ub_path_base(module)))
@@ -126,8 +124,7 @@ const struct ub_advice *ub_advice_of_record(const struct ub_model *m, const json
     size_t i;
 
     set_stall(&query, slow);
-    json_array_foreach(json_object_get(slow, "samples"), i, sample)
-    {
+    json_array_foreach (json_object_get(slow, "samples"), i, sample) {
         const json_t *id = json_object_get(sample, "stack");
         const json_t *frames = json_is_integer(id) ? ub_model_stack(m, json_integer_value(id)) : NULL;
 

@@ -287,8 +287,7 @@ int ub_chain_of_record(const struct ub_model *m, const json_t *slow, struct ub_c
     size_t cuts = 0, i, k;
 
     *ret = (struct ub_chain){0};
-    json_array_foreach(json_object_get(slow, "samples"), i, sample)
-    {
+    json_array_foreach (json_object_get(slow, "samples"), i, sample) {
         const json_t *id = json_object_get(sample, "stack");
         json_t *frames = json_is_integer(id) ? ub_model_stack(m, json_integer_value(id)) : NULL;
 

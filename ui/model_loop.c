@@ -70,8 +70,7 @@ static void read_histogram(struct ub_distribution *d, const json_t *histogram)
     const json_t *pair;
     size_t i;
 
-    json_array_foreach(histogram, i, pair)
-    {
+    json_array_foreach (histogram, i, pair) {
         const json_t *upper = json_array_get(pair, 0), *count = json_array_get(pair, 1);
         uint64_t sum;
 

@@ -231,8 +231,7 @@ static void apply_site(struct ub_model *m, struct ub_site *site, json_t *slow, c
     if (ub_json_true(slow, "ongoing"))
         step(&site->ongoing, sign);
     step(&site->cause[ub_model_cause_parse(ub_json_string(slow, "cause"))], sign);
-    json_array_foreach(json_object_get(slow, "samples"), i, sample)
-    {
+    json_array_foreach (json_object_get(slow, "samples"), i, sample) {
         apply_sample(m, site, sample, sign);
     }
 }

@@ -80,8 +80,7 @@ static json_t *intern(struct ub_model *m, const json_t *frames)
 
     if (!key)
         return NULL;
-    json_array_foreach(frames, i, frame)
-    {
+    json_array_foreach (frames, i, frame) {
         if (depth == UB_MODEL_STACK_DEPTH_MAX)
             break;
         if (!json_is_object(frame))

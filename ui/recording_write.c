@@ -262,8 +262,7 @@ static void put_all(struct ub_recording_writer *w, json_t *kept)
     const char *key;
     json_t *record;
 
-    json_object_foreach(kept, key, record)
-    {
+    json_object_foreach (kept, key, record) {
         put(w, record);
     }
 }
@@ -344,8 +343,7 @@ static void put_missing_stacks(struct ub_recording_writer *w, const json_t *reco
     size_t i;
 
     put_missing_stack(w, json_object_get(record, "stack"));
-    json_array_foreach(json_object_get(record, "samples"), i, sample)
-    {
+    json_array_foreach (json_object_get(record, "samples"), i, sample) {
         put_missing_stack(w, json_object_get(sample, "stack"));
     }
 }

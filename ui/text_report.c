@@ -24,8 +24,7 @@ static void put_command(const struct ub_text_view *view, const json_t *header)
     const json_t *word;
     size_t i;
 
-    json_array_foreach(json_object_get(header, "command"), i, word)
-    {
+    json_array_foreach (json_object_get(header, "command"), i, word) {
         if (i == 8) {
             fputs(" ...", view->pen.out);
             break;
@@ -329,8 +328,7 @@ static void put_notes(const struct ub_text_view *view)
     const json_t *note;
     size_t i;
 
-    json_array_foreach(ub_model_notes(view->m), i, note)
-    {
+    json_array_foreach (ub_model_notes(view->m), i, note) {
         const char *level = ub_json_string(note, "level");
         uint64_t times = ub_json_u64_or(note, "times", 1);
 
@@ -350,8 +348,7 @@ static void put_threads(const struct ub_text_view *view)
     json_t *thread;
     size_t i;
 
-    json_array_foreach(ub_model_threads(view->m), i, thread)
-    {
+    json_array_foreach (ub_model_threads(view->m), i, thread) {
         ub_text_thread(view->pen.out, view->m, thread, view->pen.colour);
         fputc('\n', view->pen.out);
     }

@@ -142,8 +142,7 @@ static void put_notes(const struct ub_text_view *view, bool all)
     const json_t *note;
     size_t i;
 
-    json_array_foreach(ub_model_notes(view->m), i, note)
-    {
+    json_array_foreach (ub_model_notes(view->m), i, note) {
         const char *level = ub_json_string(note, "level"), *text = ub_json_string(note, "text");
         bool info = !level || strcmp(level, "info") == 0;
 

@@ -223,15 +223,13 @@ void ub_text_stack(const struct ub_text_view *view, const json_t *frames, const 
     const json_t *frame;
     size_t i, width = 0;
 
-    json_array_foreach(frames, i, frame)
-    {
+    json_array_foreach (frames, i, frame) {
         size_t columns = ub_escape_columns(ub_text_frame_place(frame, place, sizeof(place)));
 
         if (columns > width && columns <= ALIGNED_COLUMNS)
             width = columns;
     }
-    json_array_foreach(frames, i, frame)
-    {
+    json_array_foreach (frames, i, frame) {
         bool own = ub_text_frame_class(frame, exe) == UB_SHOWN_USER;
 
         fputs("    ", view->pen.out);
