@@ -18,10 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STACK_BYTES (32u * 1024u) /* the kernel copies no more than there is */
-#define PERIOD_NS   10000u        /* of CPU time; the event switches itself off after the first */
+#define STACK_BYTES (32ul * 1024ul) /* the kernel copies no more than there is */
+#define PERIOD_NS   10000u          /* of CPU time; the event switches itself off after the first */
 #define WAIT_MS     2
-#define DATA_BYTES  (2u * STACK_BYTES) /* a power of two that holds one record */
+#define DATA_BYTES  (2ul * STACK_BYTES) /* a power of two that holds one record */
 
 struct perf {
     int fd;
@@ -129,20 +129,18 @@ static int parse_sample(struct reader r, struct ub_capture *ret)
 static int parse_records(const struct perf *p, struct ub_capture *ret)
 {
     const struct perf_event_mmap_page *control = (const void *)p->map;
-    uint64_t head = ub_load_acquire(&control->data_head), at = 0;
     const uint8_t *data = p->map + p->page;
+    uint64_t head = ub_load_acquire(&control->data_head), at = 0;
+    struct perf_event_header h;
 
     if (head > DATA_BYTES)
         head = DATA_BYTES;
-    while (at + sizeof(struct perf_event_header) <= head) {
-        struct perf_event_header h;
-
+    for (; at + sizeof(h) <= head; at += h.size) {
         memcpy(&h, data + at, sizeof(h));
         if (h.size < sizeof(h) || at + h.size > head)
             break;
         if (h.type == PERF_RECORD_SAMPLE)
             return parse_sample((struct reader){data + at + sizeof(h), data + at + h.size}, ret);
-        at += h.size;
     }
     return -EAGAIN;
 }

@@ -5,6 +5,7 @@
 #include "capture_impl.h"
 
 #include "arch.h"
+#include "../common/clock.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -19,9 +20,10 @@
 #define LEAVE_FIRST_NS 20000
 #define LEAVE_LAST_NS  640000
 
-#define POLL_FIRST_NS 4000ull /* the usual answer takes 5-15 us */
-#define POLL_MAX_NS   100000ull
-#define POLL_TOTAL_NS 2000000ull
+#define SPIN_NS       20000
+#define POLL_FIRST_NS 4000
+#define POLL_MAX_NS   100000
+#define POLL_TOTAL_NS 2000000
 
 struct signal_state {
     char letter;
@@ -110,22 +112,25 @@ int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(
 }
 
 /*
- * A look every few microseconds, growing: a futex would cost the program a
- * system call in its handler.
+ * Watches for a moment without giving the CPU away, since a sleep of a few
+ * microseconds takes longer than the answer; then looks ever more seldom, which
+ * also lets the thread run when it shares our CPU. No futex: it would cost the
+ * program a system call in its handler.
  */
 static int await(struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
 {
-    uint64_t waited = 0, ns = POLL_FIRST_NS;
-    int r = ub_capture_signal_collect(sample, ticks_to_ns, ret);
+    uint64_t begin = ub_clock_monotonic_ns(), waited = 0;
+    long ns = POLL_FIRST_NS;
+    int r;
 
-    while (r == -EAGAIN && waited < POLL_TOTAL_NS) {
-        struct timespec ts = {0, (long)ns};
+    while ((r = ub_capture_signal_collect(sample, ticks_to_ns, ret)) == -EAGAIN && waited < POLL_TOTAL_NS) {
+        if (waited >= SPIN_NS) {
+            struct timespec ts = {0, ns};
 
-        nanosleep(&ts, NULL);
-        waited += ns;
-        if (waited >= 8 * ns && ns < POLL_MAX_NS)
-            ns *= 2;
-        r = ub_capture_signal_collect(sample, ticks_to_ns, ret);
+            nanosleep(&ts, NULL);
+            ns = ns < POLL_MAX_NS ? 2 * ns : ns;
+        }
+        waited = ub_clock_monotonic_ns() - begin;
     }
     return r;
 }

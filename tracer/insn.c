@@ -76,7 +76,7 @@ struct decoder {
     bool below_stack;
 };
 
-static bool byte(struct decoder *d, uint8_t *ret)
+static bool take_byte(struct decoder *d, uint8_t *ret)
 {
     if (d->p >= d->end)
         return false;
@@ -88,14 +88,14 @@ static bool prefixes(struct decoder *d)
 {
     uint8_t b;
 
-    while (byte(d, &b)) {
+    while (take_byte(d, &b)) {
         if (b == 0x66) {
             d->o16 = true;
         } else if ((b & 0xf0) == 0x40) {
             d->w = b & 8;
             d->rex_r = b & 4;
             d->rex_b = b & 1;
-            return byte(d, &d->op);
+            return take_byte(d, &d->op);
         } else if (b != 0xf2 && b != 0xf3 && b != 0x2e && b != 0x36 && b != 0x3e && b != 0x26 && b != 0x64 &&
                    b != 0x65 && b != 0x67 && b != 0xf0) {
             d->op = b;
@@ -110,13 +110,13 @@ static bool vector(struct decoder *d)
 {
     uint8_t b, skip = d->op == 0xc5 ? 0 : d->op == 0xc4 ? 1 : 2;
 
-    if (!byte(d, &b))
+    if (!take_byte(d, &b))
         return false;
     d->map = d->op == 0xc5 ? 1 : b & (d->op == 0xc4 ? 0x1f : 7);
     for (; skip; skip--)
-        if (!byte(d, &b))
+        if (!take_byte(d, &b))
             return false;
-    if (!byte(d, &d->op))
+    if (!take_byte(d, &d->op))
         return false;
     d->form = d->map == 3 ? M | B : d->map == 1 ? two_byte_form(d->op) & (uint8_t)~Z : M;
     return true;
@@ -130,14 +130,14 @@ static bool opcode(struct decoder *d)
         d->form = one_byte_form(d->op);
         return !(d->form & X);
     }
-    if (!byte(d, &d->op))
+    if (!take_byte(d, &d->op))
         return false;
     d->map = 1;
     d->form = two_byte_form(d->op);
     if (d->op == 0x38 || d->op == 0x3a) {
         d->map = d->op == 0x38 ? 2 : 3;
         d->form = d->op == 0x38 ? M : M | B;
-        return byte(d, &d->op);
+        return take_byte(d, &d->op);
     }
     return true;
 }
@@ -149,11 +149,11 @@ static bool operand_bytes(struct decoder *d)
 
     if (!(d->form & M))
         return true;
-    if (!byte(d, &d->modrm))
+    if (!take_byte(d, &d->modrm))
         return false;
     mod = d->modrm >> 6;
     rm = d->modrm & 7;
-    if (mod != 3 && rm == 4 && !byte(d, &sib))
+    if (mod != 3 && rm == 4 && !take_byte(d, &sib))
         return false;
     if (mod == 1)
         n = 1;
@@ -199,7 +199,7 @@ static bool rm_is_rsp(const struct decoder *d)
  */
 static bool from_noted(const struct decoder *d)
 {
-    if (!d->w)
+    if (!d->w || d->op < 0x40)
         return false;
     if (d->op == 0x8d)
         return d->modrm >> 6 != 3 && d->modrm >> 6 != 0 && (d->modrm & 7) != RSP;
@@ -210,6 +210,11 @@ static bool from_noted(const struct decoder *d)
 static bool reg_is_rsp(const struct decoder *d)
 {
     return (d->modrm >> 3 & 7) == RSP && !d->rex_r;
+}
+
+static int32_t sign_extend(uint8_t byte)
+{
+    return byte < 0x80 ? byte : byte - 0x100;
 }
 
 /* Group 1 (80, 81, 83) on rsp: add and sub of a constant, and of a negative power of two. */
@@ -224,7 +229,7 @@ static void group1(const struct decoder *d, const uint8_t *imm, struct ub_insn *
     if (!d->w || (which != 0 && which != 5 && which != 4))
         return;
     if (d->op == 0x83)
-        value = (int8_t)imm[0];
+        value = sign_extend(imm[0]);
     else
         memcpy(&value, imm, sizeof(value));
     if (value == INT32_MIN)
@@ -245,39 +250,65 @@ static void jump(const struct decoder *d, const uint8_t *imm, struct ub_insn *re
     ret->kind = UB_INSN_LEAVES;
     ret->jumps = true;
     if (d->op == 0xeb)
-        ret->delta = (int8_t)imm[0];
+        ret->delta = sign_extend(imm[0]);
     else
         memcpy(&ret->delta, imm, sizeof(ret->delta));
 }
 
+static bool is_push(const struct decoder *d)
+{
+    return (d->op & 0xf8) == 0x50 || d->op == 0x68 || d->op == 0x6a || (d->op == 0xff && (d->modrm >> 3 & 7) == 6);
+}
+
+/* pop, leave */
+static bool is_pop(const struct decoder *d)
+{
+    return (d->op & 0xf8) == 0x58 || d->op == 0x8f || d->op == 0xc9;
+}
+
+/* call, return, int3, hlt, and call or jump through a register or memory */
+static bool leaves(const struct decoder *d)
+{
+    return d->op == 0xe8 || d->op == 0xc3 || d->op == 0xc2 || d->op == 0xcc || d->op == 0xf4 ||
+           (d->op == 0xff && (d->modrm >> 3 & 7) >= 2 && (d->modrm >> 3 & 7) <= 5);
+}
+
+/* mov %rsp,%rbp in its two encodings */
+static bool sets_rbp(const struct decoder *d)
+{
+    if (!d->w || d->modrm >> 6 != 3)
+        return false;
+    return (d->op == 0x89 && reg_is_rsp(d) && (d->modrm & 7) == RBP && !d->rex_b) ||
+           (d->op == 0x8b && rm_is_rsp(d) && (d->modrm >> 3 & 7) == RBP && !d->rex_r);
+}
+
+/* Arithmetic other than a comparison, mov or lea with rsp as its destination. */
+static bool writes_rsp(const struct decoder *d)
+{
+    if (d->op < 0x38)
+        return ((d->op & 7) == 1 && rm_is_rsp(d)) || ((d->op & 7) == 3 && reg_is_rsp(d));
+    return (d->op == 0x89 && rm_is_rsp(d)) || ((d->op == 0x8b || d->op == 0x8d) && reg_is_rsp(d));
+}
+
+/* What it does to rsp; a conditional jump does nothing: the prologue goes on behind it. */
 static void classify(const struct decoder *d, const uint8_t *imm, struct ub_insn *ret)
 {
-    uint8_t op = d->op;
-
-    if (d->map == 1 && (op & 0xf0) == 0x80)
-        return; /* jcc: the prologue goes on behind it */
     if (d->map != 0)
         return;
-    if ((op & 0xf8) == 0x50 || op == 0x68 || op == 0x6a || (op == 0xff && (d->modrm >> 3 & 7) == 6))
+    if (is_push(d))
         ret->kind = UB_INSN_PUSH;
-    else if ((op & 0xf8) == 0x58 || op == 0x8f)
-        ret->kind = UB_INSN_EPILOGUE; /* pop */
-    else if (op == 0xe9 || op == 0xeb)
+    else if (d->op == 0xe9 || d->op == 0xeb)
         jump(d, imm, ret);
-    else if (op == 0xe8 || op == 0xc3 || op == 0xc2 || op == 0xcc || op == 0xf4 ||
-             (op == 0xff && (d->modrm >> 3 & 7) >= 2 && (d->modrm >> 3 & 7) <= 5))
+    else if (leaves(d))
         ret->kind = UB_INSN_LEAVES;
-    else if (op == 0xc9)
-        ret->kind = UB_INSN_EPILOGUE; /* leave */
-    else if (op == 0x81 || op == 0x83)
+    else if (d->op == 0x81 || d->op == 0x83)
         group1(d, imm, ret);
-    else if (op == 0x89 && d->w && reg_is_rsp(d) && d->modrm >> 6 == 3 && (d->modrm & 7) == RBP && !d->rex_b)
+    else if (sets_rbp(d))
         ret->kind = UB_INSN_SET_RBP;
-    else if (op == 0x8b && d->w && rm_is_rsp(d) && (d->modrm >> 3 & 7) == RBP && !d->rex_r)
-        ret->kind = UB_INSN_SET_RBP;
-    else if ((op < 0x40 && (op & 7) == 1 && op < 0x38 && rm_is_rsp(d)) || (op == 0x89 && rm_is_rsp(d)) ||
-             (op < 0x38 && (op & 7) == 3 && reg_is_rsp(d)) || ((op == 0x8b || op == 0x8d) && reg_is_rsp(d)))
-        ret->kind = op >= 0x40 && from_noted(d) ? UB_INSN_EPILOGUE : UB_INSN_CLOBBER_RSP;
+    else if (is_pop(d) || (writes_rsp(d) && from_noted(d)))
+        ret->kind = UB_INSN_EPILOGUE;
+    else if (writes_rsp(d))
+        ret->kind = UB_INSN_CLOBBER_RSP;
 }
 
 bool ub_insn_decode(const uint8_t *p, uint32_t len, struct ub_insn *ret)

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BUDGET      (1u << 20)    /* memory accesses a trace: a cold one of 24 frames takes some ten thousand */
-#define ENTRY_BYTES 128u          /* _start, and ld.so's _dl_start_user behind it */
-#define BLOB_BYTES  (64u * 1024u) /* that much code without tables is not somebody's forgotten assembly */
+#define BUDGET      (1u << 20)     /* memory accesses a trace: a cold one of 24 frames takes some ten thousand */
+#define ENTRY_BYTES 128u           /* _start, and ld.so's _dl_start_user behind it */
+#define BLOB_BYTES  (64ull * 1024) /* that much code without tables is not somebody's forgotten assembly */
 
 #define EPILOGUE_MAX 32   /* instructions */
 #define RED_ZONE     128u /* bytes below the stack pointer that stay what they are */

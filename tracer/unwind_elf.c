@@ -229,7 +229,7 @@ static struct ub_fde_entry table_entry(const struct table *t, uint64_t i)
 {
     int32_t pair[2];
 
-    if (t->entry)
+    if (!t->pair)
         return t->entry[i];
     memcpy(pair, t->pair + i * 8, sizeof(pair));
     return (struct ub_fde_entry){t->base + (uint64_t)(int64_t)pair[0], t->base + (uint64_t)(int64_t)pair[1]};

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BODY_MAX   (32u * 1024u) /* decode no longer functions: an interpreter's loop, which (b) may find */
+#define BODY_MAX   (32ull * 1024) /* decode no longer functions: an interpreter's loop, which (b) may find */
 #define TRIALS_MAX 24u
 
 /* How well a word fits as the return address of the function. */

@@ -134,6 +134,8 @@ static uint8_t pick_wait(struct run *r)
 
     if (r->nosend && waits[w] == w_send)
         w = 0;
+    if (r->mode == HARD && waits[w] == w_recv && rnd(r) % 32) /* its timeout is at least a tick: milliseconds */
+        w = 0;
     return r->mode == SPIN && rnd(r) % 16 ? WAIT_SPIN : w;
 }
 
@@ -144,7 +146,9 @@ static void make_plan(struct run *r, struct chain_plan *p, uint64_t id)
     for (int i = 0; i < p->depth; i++)
         p->fn[i] = pick_function(r);
     p->wait = pick_wait(r);
-    r->wait_ns = r->mode == PACED ? 100000 + rnd(r) % 300000 : r->mode == SPIN ? 300000 : rnd(r) % 3000;
+    r->wait_ns = r->mode == PACED  ? 100000 + rnd(r) % 300000
+                 : r->mode == SPIN ? 300000
+                                   : rnd(r) % (rnd(r) % 2 ? 4000 : 60000);
     waiting = p->wait;
     r->plan = p;
     __atomic_store_n(&p->id, id, __ATOMIC_SEQ_CST);

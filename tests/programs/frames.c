@@ -12,9 +12,11 @@
  * fiber      on a stack made by makecontext
  * deep       more frames than anybody wants
  * vdso       spins in clock_gettime
+ * leftover   under an alloca lies what is left of an earlier call of the same function
  */
 #include "frames.h"
 
+#include <alloca.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -31,12 +33,13 @@
 
 static struct frames_shared *shared;
 
+/* Ends in a call: what follows its return address is another function. */
 FRAME void stay(void)
 {
     shared->tid = (int32_t)syscall(SYS_gettid);
     __atomic_store_n(&shared->ready, 1, __ATOMIC_RELEASE);
-    for (;;)
-        pause();
+    pause();
+    __builtin_unreachable();
 }
 
 FRAME void on_signal(int sig)
@@ -160,6 +163,74 @@ FRAME void do_deep(void)
     recurse(400);
 }
 
+enum what { RECORD, STAY };
+
+static uint64_t frame_of_last;
+
+FRAME void breathe(void)
+{
+    __asm__ volatile("");
+}
+
+/*
+ * Leaves its frame where it was, or stays, with `n` bytes between its frame and
+ * what it calls. The call in front ends the prologue before the alloca.
+ */
+FRAME void allocates(size_t n, enum what what)
+{
+    volatile char *room;
+
+    breathe();
+    room = alloca(n);
+    __asm__ volatile("" : : "r"(room) : "memory"); /* untouched: the remains of earlier calls stay there */
+    frame_of_last = (uint64_t)(uintptr_t)__builtin_frame_address(0);
+    if (what == STAY)
+        stay();
+}
+
+static void (*volatile by_pointer)(size_t n, enum what what) = allocates;
+
+/* A direct call from a frame further down. */
+FRAME void direct_caller(void)
+{
+    volatile char room[200];
+
+    room[0] = 1;
+    allocates(16, RECORD);
+    room[1] = room[0];
+}
+
+/*
+ * The second call is through a pointer, and its alloca is as large as it must be
+ * for the frame of the direct one to lie where a fixed frame would put it. (What
+ * the compiler rounds up to differs: a little more or less is tried too.)
+ */
+FRAME void leave_and_cover(long more)
+{
+    uint64_t mine, leftover;
+
+    by_pointer(16, RECORD);
+    mine = frame_of_last;
+    direct_caller();
+    leftover = frame_of_last;
+    by_pointer(mine - leftover + (uint64_t)more, STAY);
+}
+
+FRAME void do_leftover(void)
+{
+    leave_and_cover(0);
+}
+
+FRAME void do_leftover_less(void)
+{
+    leave_and_cover(-16);
+}
+
+FRAME void do_leftover_more(void)
+{
+    leave_and_cover(16);
+}
+
 FRAME void do_vdso(void)
 {
     struct timespec ts;
@@ -183,15 +254,19 @@ static const struct {
     {"fiber", do_fiber, {stay, fiber_body}},
     {"deep", do_deep, {stay, recurse}},
     {"vdso", do_vdso, {do_vdso}},
+    {"leftover", do_leftover, {stay, allocates, leave_and_cover, do_leftover}},
+    {"leftover-", do_leftover_less, {stay, allocates, leave_and_cover, do_leftover_less}},
+    {"leftover+", do_leftover_more, {stay, allocates, leave_and_cover, do_leftover_more}},
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 static void tell(int scenario, const void *main_function)
 {
-    static const void *const known[] = {stay,           on_signal, trap_at_first, do_altstack, do_first,
-                                        do_interrupted, never,     do_noreturn,   do_jit,      do_fiber,
-                                        recurse,        do_deep,   do_vdso,       saves_rbp,   fiber_body};
+    static const void *const known[] = {
+        allocates, direct_caller, do_leftover, do_leftover_less, do_leftover_more, leave_and_cover, stay,
+        on_signal, trap_at_first, do_altstack, do_first,         do_interrupted,   never,           do_noreturn,
+        do_jit,    do_fiber,      recurse,     do_deep,          do_vdso,          saves_rbp,       fiber_body};
     const void *const *e = scenarios[scenario].expected;
 
     for (size_t i = 0; i < COUNT(known); i++)

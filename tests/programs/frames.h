@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define FRAMES_MAX 16
+#define FRAMES_MAX 24
 
 struct frames_shared {
     uint32_t ready;

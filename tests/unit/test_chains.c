@@ -188,6 +188,37 @@ static void sleeping(void **state)
     assert_true(sum.skipped * 20 < sum.captures);
 }
 
+/* One that is never still for long, looked at without pause: some hundred of these looks are mixed but for the proof.
+ */
+static void never_still(void **state)
+{
+    static const char *const programs[] = {"chain", "chain_o0"};
+    uint64_t end;
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(programs); i++) {
+        struct tally t = {0};
+        struct ub_unwinder *u;
+        struct chain c;
+
+        assert_int_equal(ub_unwinder_new(&u), 0);
+        chain_start(&c, programs[i], "hard", "main", 20 + i, true);
+        end = ub_clock_monotonic_ns() + total_captures() * 500000ull;
+        while (ub_clock_monotonic_ns() < end) {
+            int r = take_blocked(&c);
+
+            if (r == 0)
+                count_one(&c, u, &t);
+            t.again += r == -EAGAIN;
+        }
+        print_tally("without pause", &t);
+        assert_untouched(&c);
+        chain_stop(&c);
+        ub_unwinder_free(u);
+        assert_int_equal(t.wrong, 0);
+        assert_true(t.captures + t.same > total_captures() / 10);
+    }
+}
+
 /* A kernel that keeps no schedstat: the switch counters prove as much. */
 static void sleeping_without_schedstat(void **state)
 {
@@ -379,9 +410,13 @@ static void latency(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sleeping),        cmocka_unit_test(sleeping_without_schedstat),
-        cmocka_unit_test(proof_is_needed), cmocka_unit_test(running_by_signal),
-        cmocka_unit_test(running_by_perf), cmocka_unit_test(signals_meet_calls),
+        cmocka_unit_test(sleeping),
+        cmocka_unit_test(never_still),
+        cmocka_unit_test(sleeping_without_schedstat),
+        cmocka_unit_test(proof_is_needed),
+        cmocka_unit_test(running_by_signal),
+        cmocka_unit_test(running_by_perf),
+        cmocka_unit_test(signals_meet_calls),
         cmocka_unit_test(latency),
     };
 

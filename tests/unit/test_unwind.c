@@ -280,6 +280,28 @@ static void vdso(void **state)
     assert_true(seen > 0);
 }
 
+/*
+ * An rbp that cannot be known, beside one that looks right and is not. Where it
+ * cannot be told it must not be told; optimised code without a frame pointer elsewhere gets no further.
+ */
+static void leftover(void **state)
+{
+    static const char *const scenarios[] = {"leftover", "leftover-", "leftover+"};
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(builds) * UB_ARRAY_LEN(scenarios); i++) {
+        struct ub_unwinder *u;
+        struct target t;
+
+        start(&t, builds[i / UB_ARRAY_LEN(scenarios)], scenarios[i % UB_ARRAY_LEN(scenarios)]);
+        take_blocked(&t);
+        assert_int_equal(ub_unwinder_new(&u), 0);
+        unwind(u, &t);
+        assert_true(!stack.complete || as_expected(&t));
+        ub_unwinder_free(u);
+        finish(&t);
+    }
+}
+
 /* Programs without optimisation and with frame pointers need rbp each time, and it must be marked. */
 static void recovered_is_marked(void **state)
 {
@@ -366,6 +388,7 @@ int main(void)
         cmocka_unit_test(jit),
         cmocka_unit_test(deep),
         cmocka_unit_test(vdso),
+        cmocka_unit_test(leftover),
         cmocka_unit_test(recovered_is_marked),
         cmocka_unit_test(many_processes),
         cmocka_unit_test(nearly_nothing),

@@ -195,6 +195,34 @@ static void canned(void **state)
     }
 }
 
+/*
+ * A pc that once was a return address and once stands by itself: the function's
+ * rows differ there, and a cache that has seen the one must not answer the other.
+ */
+static void two_meanings_of_a_pc(void **state)
+{
+    static const char rows[] = GOOD "\x51\x0e\x10"; /* from A + 17 on: CFA = rsp + 16 */
+    uint64_t words[64] = {0};
+
+    unwind_with(rows, sizeof(rows) - 1);
+    image.bytes[CODE_A + 15] = 0xff;
+    image.bytes[CODE_A + 16] = 0xd0;
+    words[3] = BASE + CODE_A + 17; /* returns there: as of the call, CFA = rsp + 32 */
+    words[7] = BASE + CODE_B + 16;
+    words[1] = BASE + CODE_B + 16;
+    memcpy(capture.bytes, words, sizeof(words));
+    for (int i = 0; i < 3; i++) {
+        capture.reg[UB_REG_RIP] = BASE + CODE_A + 8;
+        unwind();
+        assert_int_equal(stack.count, 3);
+        assert_true(stack.complete && stack.frame[1].cfa == STACK + 64);
+        capture.reg[UB_REG_RIP] = BASE + CODE_A + 17; /* stands there: CFA = rsp + 16 */
+        unwind();
+        assert_int_equal(stack.count, 2);
+        assert_true(stack.complete && stack.frame[0].cfa == STACK + 16);
+    }
+}
+
 /* Each of these is refused: libunwind would crash, loop or run out of memory over some. */
 static void bad_instructions(void **state)
 {
@@ -237,9 +265,9 @@ static void endless_expression(void **state)
 
 static void bad_frames(void **state)
 {
-    WITH("\x0e\x00"); /* the caller's frame begins where this one does */
+    WITH("\x0e\x00\x11\x10\x7d"); /* the caller's frame begins where this one does; B's address is found all the same */
     assert_stopped();
-    WITH("\x12\x07\x08"); /* and below it */
+    WITH("\x12\x07\x08\x11\x10\x75"); /* and below it */
     assert_stopped();
     WITH("\x0e\x80\x80\x80\x80\x80\x80\x80\x01"); /* far away */
     assert_stopped();
@@ -460,9 +488,10 @@ static void random_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(canned),        cmocka_unit_test(bad_instructions), cmocka_unit_test(endless_expression),
-        cmocka_unit_test(bad_frames),    cmocka_unit_test(bad_tables),       cmocka_unit_test(no_guess),
-        cmocka_unit_test(random_damage),
+        cmocka_unit_test(canned),           cmocka_unit_test(two_meanings_of_a_pc),
+        cmocka_unit_test(bad_instructions), cmocka_unit_test(endless_expression),
+        cmocka_unit_test(bad_frames),       cmocka_unit_test(bad_tables),
+        cmocka_unit_test(no_guess),         cmocka_unit_test(random_damage),
     };
 
     setbuf(stdout, NULL);
