@@ -73,7 +73,7 @@ static int open_arena(const char *address)
 {
     char path[64], *p = path;
     uint64_t pid, fd, inode;
-    struct stat st;
+    struct stat st = {0};
     int ret;
 
     if (!parse_number(&address, &pid, ':') || !parse_number(&address, &fd, ':') ||
@@ -99,7 +99,7 @@ static int open_arena(const char *address)
  */
 static bool same_pid_namespace(struct ub_arena *arena)
 {
-    struct stat st;
+    struct stat st = {0};
 
     if (ub_raw4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/pid", &st, 0) == 0 && st.st_ino == arena->h.pid_namespace)
         return true;
@@ -133,7 +133,7 @@ static struct ub_arena *map_arena(const char *address)
 static bool seccomp_filtered(void)
 {
     static const char key[] = "\nSeccomp:\t";
-    char text[4096];
+    char text[4096] = "";
     long fd = ub_raw4(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC, 0);
     long len;
 

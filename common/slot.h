@@ -46,7 +46,7 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
 #define UB_REG_RSP   7
 #define UB_REG_RIP   16
 
-#define UB_SAMPLE_BYTES (16u * 1024u)
+#define UB_SAMPLE_BYTES (16ul * 1024ul)
 
 /*
  * One stack sample of a running thread. The tracer fills `stack_end` and sets

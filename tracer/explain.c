@@ -80,12 +80,17 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
         ret_totals->worst_ns = x->totals.worst_ns;
         ret_totals->loops = x->totals.loops;
     }
-    HASH_ITER (hh, x->stacks, stack, next_stack) {
-        HASH_DEL(x->stacks, stack);
+    /* Clearing a table leaves its entries and their order alone. */
+    stack = x->stacks;
+    HASH_CLEAR(hh, x->stacks);
+    for (; stack; stack = next_stack) {
+        next_stack = stack->hh.next;
         free(stack);
     }
-    HASH_ITER (hh, x->sites, site, next_site) {
-        HASH_DEL(x->sites, site);
+    site = x->sites;
+    HASH_CLEAR(hh, x->sites);
+    for (; site; site = next_site) {
+        next_site = site->hh.next;
         free(site);
     }
     for (uint32_t i = 0; i < UB_SLOT_MAX; i++)
