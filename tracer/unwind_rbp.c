@@ -202,15 +202,38 @@ static bool has_dynamic_frame(const struct search *s, uint32_t from)
     return false;
 }
 
+/*
+ * A thread that stands by itself (in a system call, or in a page fault anywhere)
+ * may stand in an epilogue, with a part of the frame given back. Seen by what the
+ * code on the way to the pc does to rsp, since the prologue or the last jump away.
+ */
+static bool gave_back(const struct search *s, uint32_t from, uint64_t pc_offset)
+{
+    struct ub_insn insn;
+    bool moved = false;
+
+    for (uint32_t i = from; i < s->len && i < pc_offset; i += insn.len) {
+        if (!ub_insn_decode(s->code + i, s->len - i, &insn))
+            return true;
+        if (insn.returns || insn.jumps)
+            moved = false;
+        else if (insn.kind == UB_INSN_EPILOGUE || (insn.kind == UB_INSN_MOVE_RSP && insn.delta > 0))
+            moved = true;
+    }
+    return moved;
+}
+
 static bool understand(const struct search *s, struct prologue *ret)
 {
     uint64_t offset = ub_regs_lookup_pc(s->at) - s->map->bias - s->fde.start;
-    uint64_t next = offset + (s->at->exact ? 0 : 1);
+    uint64_t next = offset + 1;
     struct ub_insn insn;
 
     if (!read_prologue(s, offset, ret) || has_dynamic_frame(s, ret->end))
         return false;
-    if (!s->at->exact && next < s->len && ub_insn_decode(s->code + next, s->len - (uint32_t)next, &insn) &&
+    if (s->at->exact)
+        return !gave_back(s, ret->end, offset);
+    if (next < s->len && ub_insn_decode(s->code + next, s->len - (uint32_t)next, &insn) &&
         insn.kind == UB_INSN_MOVE_RSP && insn.delta > 0)
         ret->pending = (uint64_t)insn.delta;
     return true;

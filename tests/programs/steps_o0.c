@@ -1,0 +1,3 @@
+// flags: -O0
+/* steps.c without optimisation. */
+#include "steps.c"
