@@ -1,6 +1,7 @@
 """Set-up shared by all end-to-end tests."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import helpers  # noqa: E402
+
+
+def pytest_configure(config):
+    """A shell starts what runs in the background with these ignored, and our children would inherit that."""
+    for sig, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(sig) == signal.SIG_IGN:
+            signal.signal(sig, handler)
 
 
 def pytest_sessionstart(session):
