@@ -127,7 +127,9 @@ def test_same_replies(either):
     script = []
     for i in range(2000):
         key = b"k%d" % rand.randrange(40)
-        script.append(rand.choice([b"set %s 0 0 3\r\n%03d\r\n" % (key, i % 1000), b"get %s\r\n" % key,
+        # No leading zeros: incr would make the value shorter, and whether memcached then pads it with a blank or
+        # stores it anew depends on what its maintainer thread holds just then.
+        script.append(rand.choice([b"set %s 0 0 3\r\n%03d\r\n" % (key, 100 + i % 900), b"get %s\r\n" % key,
                                    b"incr %s 1\r\n" % key, b"append %s 0 0 1\r\n7\r\n" % key, b"delete %s\r\n" % key,
                                    b"touch %s 100\r\n" % key, b"nonsense\r\n"]))
 
