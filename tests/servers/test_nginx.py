@@ -156,19 +156,20 @@ def test_compressing_in_one_go(server):
     assert received > 1 << 20
     assert found and all(s["cause"] == "cpu" for s in found), found
     worst = max(found, key=lambda s: s["duration_ns"])
-    assert any("libz" in f.get("module", "") for s in worst["samples"] for f in recording.stacks[s["stack"]])
+    stacks = [s["stack"] for s in worst["samples"] if "stack" in s]  # a starved worker may miss one
+    assert any("libz" in f.get("module", "") for stack in stacks for f in recording.stacks[stack])
     assert has_function(recording, worst, "deflate*", "crc32*", "compress*", "longest_match*", "adler32*"), \
         recording.functions(worst)
 
 
-def test_quiet_under_load(server, load):
+def test_quiet_under_load(server, load, sentinel):
     nginx = server(Nginx)
     out = load(nginx, 3).communicate(timeout=30)[0]
     requests = int(re.search(r"(\d+) requests in", out)[1])
     worker = nginx.worker
     recording = nginx.stop()
     assert requests > 10000
-    assert servers.stalls(recording) == []
+    assert servers.stalls(recording, sentinel) == []
     stats = [s for s in recording.of("stats") if s["pid"] == worker]
     assert stats and stats[-1].get("turns", stats[-1]["callbacks"]) > requests / 50
 
