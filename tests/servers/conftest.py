@@ -9,12 +9,19 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
 import helpers  # noqa: E402
+import oracle  # noqa: E402
 import servers  # noqa: E402
 
 
 def pytest_sessionstart(session):
     if not helpers.UNBLOCK.exists():
         pytest.exit(f"{helpers.UNBLOCK} is missing: run make first", returncode=2)
+
+
+@pytest.fixture
+def sentinel():
+    with oracle.Sentinel() as running:
+        yield running
 
 
 @pytest.fixture

@@ -131,9 +131,11 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def stalls(recording):
-    """Stalls that are neither start-up nor a busy machine."""
-    return [s for s in recording.slow if not s.get("startup") and s["cause"] != "stopped" and not oracle.is_noise(s)]
+def stalls(recording, sentinel=None):
+    """Stalls that are neither start-up nor a busy machine (see oracle.Sentinel)."""
+    return [s for s in recording.slow
+            if not s.get("startup") and s["cause"] != "stopped" and not oracle.is_noise(s)
+            and not (sentinel and sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"]))]
 
 
 def has_function(recording, slow, *names):

@@ -177,7 +177,7 @@ def test_aiohttp(server, slow_url, loop):
     check(truth, web.stop())
 
 
-def test_aiohttp_quiet_under_load(server, loop):
+def test_aiohttp_quiet_under_load(server, loop, sentinel):
     web = server(KINDS[loop])
     out = subprocess.run([tool("wrk"), "-t1", "-c10", "-d3s", f"http://127.0.0.1:{web.port}/hello"],
                          capture_output=True, text=True, timeout=60).stdout
@@ -185,7 +185,7 @@ def test_aiohttp_quiet_under_load(server, loop):
     assert requests > 1000 and "Non-2xx" not in out, out
     recording = web.stop()
     # A collection of CPython's garbage over the threshold would be rightly reported.
-    assert [s for s in servers.stalls(recording) if not has_function(recording, s, "*gc_collect*", "gc_*")] == []
+    assert [s for s in servers.stalls(recording, sentinel) if not has_function(recording, s, "*gc_collect*", "gc_*")] == []
     assert max(s.get("turns", s["callbacks"]) for s in recording.of("stats")) > requests / 30
 
 

@@ -88,7 +88,7 @@ def test_log_that_is_not_read(server):
     assert any("libevent" in f.get("module", "") for f in recording.stacks[slow["samples"][0]["stack"]])
 
 
-def test_quiet_under_load(server):
+def test_quiet_under_load(server, sentinel):
     """Both workers busy: no report, and the totals are right."""
     memcached = server(Memcached)
     pid = memcached.pid
@@ -111,7 +111,7 @@ def test_quiet_under_load(server):
         t.join(120)
     assert sum(requests) == each * connections
     recording = memcached.stop()
-    assert servers.stalls(recording) == []
+    assert servers.stalls(recording, sentinel) == []
     last = {}
     for s in recording.of("stats"):
         assert s["pid"] == pid

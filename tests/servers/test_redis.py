@@ -137,7 +137,7 @@ def test_stalls_under_load(server, load):
                             "handleClientsWithPendingWrites", "*beforeSleep"), recording.functions(slow)
 
 
-def test_quiet_under_load(server, load):
+def test_quiet_under_load(server, load, sentinel):
     """A healthy redis under full load: nothing to report."""
     redis = server(Redis)
     load(redis)
@@ -146,7 +146,7 @@ def test_quiet_under_load(server, load):
                         if ":" in line)["total_commands_processed"])
     recording = redis.stop()
     assert requests > 10000
-    assert servers.stalls(recording) == []
+    assert servers.stalls(recording, sentinel) == []
     turns = max(s.get("turns", s["callbacks"]) for s in recording.of("stats"))
     assert turns > requests / 50, "a turn serves at most as many requests as there are clients"
 
