@@ -72,7 +72,7 @@ static int perf_open(pid_t tid, struct perf *ret)
         return errno == EACCES ? -EPERM : -errno;
     map = mmap(NULL, ret->len, PROT_READ | PROT_WRITE, MAP_SHARED, ret->fd, 0);
     if (map == MAP_FAILED)
-        return -errno;
+        return errno > 0 ? -errno : -EIO; /* never 0: success would be without a map */
     ret->map = map;
     return ioctl(ret->fd, PERF_EVENT_IOC_REFRESH, 1) < 0 ? -errno : 0;
 }
