@@ -72,7 +72,7 @@ static int perf_open(pid_t tid, struct perf *ret)
         return errno == EACCES ? -EPERM : -errno;
     map = mmap(NULL, ret->len, PROT_READ | PROT_WRITE, MAP_SHARED, ret->fd, 0);
     if (map == MAP_FAILED)
-        return errno > 0 ? -errno : -EIO; /* never 0: success would be without a map */
+        return -errno;
     ret->map = map;
     return ioctl(ret->fd, PERF_EVENT_IOC_REFRESH, 1) < 0 ? -errno : 0;
 }
@@ -153,7 +153,7 @@ int ub_capture_perf(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_
 
     ub_capture_reset(ret);
     r = perf_open(tid, &p);
-    if (r < 0)
+    if (r < 0 || !p.map)
         return ret->error = r;
     poll_fd = (struct pollfd){.fd = p.fd, .events = POLLIN};
     if (poll(&poll_fd, 1, WAIT_MS) <= 0)
