@@ -145,7 +145,8 @@ bench: all programs
 	$(Q)tests/deps.sh bench
 	$(Q)$(PYTHON) tests/bench/bench.py
 
-soak: all programs
+soak: all programs $(UNIT_BIN)
+	$(Q)UNBLOCK_SOAK=1 $(BUILD)/tests/unit/test_chains
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e tests/servers
 
 lint:
