@@ -3,6 +3,9 @@
  * and goes back to sleep. While nothing runs for some rounds it sleeps deeply:
  * it says so in the arena, makes sure by a process-wide memory barrier that no
  * target can have missed it, and waits for the doorbell without a timeout.
+ *
+ * A little long for one file: meeting, visiting and retiring a slot change its
+ * state together, and are read together.
  */
 #include "watch_impl.h"
 
@@ -139,18 +142,28 @@ static int meet(struct ub_watch *w, uint32_t index)
     return r;
 }
 
+/* An event of the thread that owns the slot, which has been met. */
+static struct ub_event *new_event(struct ub_watched *t, uint32_t index, enum ub_event_kind kind)
+{
+    struct ub_event *e = ub_event_new(kind);
+
+    if (!e)
+        return NULL;
+    e->slot = index;
+    e->pid = t->pid;
+    e->tid = t->tid;
+    e->process = ub_process_ref(t->process);
+    return e;
+}
+
 static void queue_stats(struct ub_watch *w, uint32_t index)
 {
     struct ub_watched *t = &w->watched[index];
     const struct ub_slot *slot = &w->arena->slot[index];
     struct ub_event *e;
 
-    if (!t->loop_announced || !t->process || !(e = ub_event_new(UB_EVENT_STATS)))
+    if (!t->loop_announced || !t->process || !(e = new_event(t, index, UB_EVENT_STATS)))
         return;
-    e->slot = index;
-    e->pid = t->pid;
-    e->tid = t->tid;
-    e->process = ub_process_ref(t->process);
     e->stats = malloc(sizeof(*e->stats));
     if (!e->stats) {
         ub_event_free(e);
@@ -185,13 +198,9 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
 
     if (t->start == record->start)
         ub_watch_collect(w, index, record->start, record->end);
-    e = ub_event_new(UB_EVENT_END);
+    e = new_event(t, index, UB_EVENT_END);
     if (!e)
         return;
-    e->slot = index;
-    e->pid = t->pid;
-    e->tid = t->tid;
-    e->process = ub_process_ref(t->process);
     e->flags = record->flags;
     e->start = record->start;
     e->end = record->end;
@@ -237,13 +246,9 @@ static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, ui
     if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
         return;
     t->loop_announced = true;
-    e = ub_event_new(UB_EVENT_LOOP);
+    e = new_event(t, index, UB_EVENT_LOOP);
     if (!e)
         return;
-    e->slot = index;
-    e->pid = t->pid;
-    e->tid = t->tid;
-    e->process = ub_process_ref(t->process);
     ub_watch_queue(w, e);
 }
 
@@ -262,12 +267,8 @@ static void retire(struct ub_watch *w, uint32_t index)
             announce_loop(w, index, 1, 0);
         }
         queue_stats(w, index);
-        e = ub_event_new(UB_EVENT_GONE);
+        e = new_event(t, index, UB_EVENT_GONE);
         if (e) {
-            e->slot = index;
-            e->pid = t->pid;
-            e->tid = t->tid;
-            e->process = ub_process_ref(t->process);
             e->start = t->start;
             e->end = t->alive_at > t->start ? t->alive_at : t->start;
             ub_watch_queue(w, e);
@@ -317,14 +318,10 @@ static uint64_t next_look(const struct ub_watch *w, const struct ub_watched *t)
 static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
 {
     struct ub_watched *t = &w->watched[index];
-    struct ub_event *e = ub_event_new(UB_EVENT_GOING);
+    struct ub_event *e = new_event(t, index, UB_EVENT_GOING);
 
     if (!e)
         return;
-    e->slot = index;
-    e->pid = t->pid;
-    e->tid = t->tid;
-    e->process = ub_process_ref(t->process);
     e->start = t->start;
     e->end = now;
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
