@@ -10,6 +10,7 @@
 #include "say.h"
 #include "target.h"
 #include "text.h"
+#include "settings.h"
 #include "write_all.h"
 
 #include "../common/clock.h"
@@ -22,15 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_SIZE_DEFAULT (256ull << 20)
-#define DURATION_MAX_NS  (30ull * 86400 * 1000000000)
-
 struct run {
-    /* options */
-    uint64_t threshold_ns, fail_on_ns, duration_ns, max_size;
-    const char *output;
-    bool threshold_given, force, append, quiet, redact, verbose, live_given;
-    int live, colour;
+    struct ub_settings set;
 
     /* while it runs */
     char **argv;
@@ -47,8 +41,6 @@ struct run {
     struct ub_child child;
     int status; /* of the child */
 };
-
-static const char *const live_choices[] = {"full", "line", "none", NULL}; /* enum ub_live */
 
 static const char about[] = "Starts CMD and watches its event loops. A loop turn that takes longer than the\n"
                             "threshold is reported while it is still blocked, with its stack, and recorded.\n"
@@ -70,87 +62,13 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    const struct ub_option option[] = {
-        {.letter = 't',
-         .name = "threshold",
-         .kind = UB_OPTION_TIME,
-         .value = &run->threshold_ns,
-         .argument = "TIME",
-         .help = "report turns longer than TIME (unit needed: us ms s;\n100us to 1h, default 50ms)",
-         .env = "UNBLOCK_THRESHOLD",
-         .min = UB_THRESHOLD_MIN_NS,
-         .max = UB_THRESHOLD_MAX_NS,
-         .given = &run->threshold_given},
-        {.letter = 'o',
-         .name = "output",
-         .kind = UB_OPTION_TEXT,
-         .value = &run->output,
-         .argument = "FILE",
-         .help = "the recording: %p pid, %t time, %h host, - standard\noutput (default unblock-CMD-%p-%t.jsonl)",
-         .env = "UNBLOCK_OUTPUT"},
-        {.name = "force", .kind = UB_OPTION_FLAG, .value = &run->force, .help = "replace an existing recording"},
-        {.name = "append", .kind = UB_OPTION_FLAG, .value = &run->append, .help = "add to an existing recording"},
-        {.name = "max-size",
-         .kind = UB_OPTION_SIZE,
-         .value = &run->max_size,
-         .argument = "SIZE",
-         .help = "go on in FILE.1, FILE.2 ... at this size (k M G;\ndefault 256M, 0: never)",
-         .env = "UNBLOCK_MAX_SIZE",
-         .min = 64 << 10},
-        {.letter = 'q',
-         .name = "quiet",
-         .kind = UB_OPTION_FLAG,
-         .value = &run->quiet,
-         .help = "no text while it runs, no verdict at the end"},
-        {.name = "live",
-         .kind = UB_OPTION_CHOICE,
-         .value = &run->live,
-         .argument = "HOW",
-         .help = "text while it runs: full, line (a line a stall, for\nlogs), none (default: full on a terminal, else "
-                 "line)",
-         .env = "UNBLOCK_LIVE",
-         .choices = live_choices,
-         .given = &run->live_given},
-        {.name = "redact",
-         .kind = UB_OPTION_FLAG,
-         .value = &run->redact,
-         .help = "record no arguments, paths or peers",
-         .env = "UNBLOCK_REDACT"},
-        {.name = "fail-on",
-         .kind = UB_OPTION_TIME,
-         .value = &run->fail_on_ns,
-         .argument = "TIME",
-         .help = "exit 1 if a stall reached TIME and CMD ended with 0",
-         .env = "UNBLOCK_FAIL_ON",
-         .min = UB_THRESHOLD_MIN_NS,
-         .max = UB_THRESHOLD_MAX_NS},
-        {.name = "duration",
-         .kind = UB_OPTION_TIME,
-         .value = &run->duration_ns,
-         .argument = "TIME",
-         .help = "watch for TIME; CMD goes on unwatched to its end",
-         .env = "UNBLOCK_DURATION",
-         .min = 1000000,
-         .max = DURATION_MAX_NS},
-        {.name = "color",
-         .kind = UB_OPTION_CHOICE,
-         .value = &run->colour,
-         .argument = "WHEN",
-         .help = "auto, always or never",
-         .env = "UNBLOCK_COLOR",
-         .choices = ub_colour_choices},
-        {.letter = 'v',
-         .name = "verbose",
-         .kind = UB_OPTION_FLAG,
-         .value = &run->verbose,
-         .help = "say what is loaded and where it is recorded"},
-    };
+    struct ub_option option[UB_SETTINGS_MAX];
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
                                        .about = about,
                                        .more = more,
                                        .stop_at_word = true,
                                        .option = option,
-                                       .count = UB_ARRAY_LEN(option)};
+                                       .count = ub_settings_options(&run->set, option)};
     int r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -161,23 +79,23 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
 /* What the options say together. */
 static int settle(struct run *run, char *why)
 {
-    if (run->force && run->append) {
+    if (run->set.force && run->set.append) {
         snprintf(why, UB_WHY_MAX, "--force and --append exclude each other: replace the recording, or add to it");
         return -EINVAL;
     }
     /* Stalls below the threshold are not seen: an explicit contradiction is refused, the default gives way. */
-    if (run->fail_on_ns != 0 && run->fail_on_ns < run->threshold_ns) {
-        if (run->threshold_given) {
+    if (run->set.fail_on_ns != 0 && run->set.fail_on_ns < run->set.threshold_ns) {
+        if (run->set.threshold_given) {
             snprintf(why, UB_WHY_MAX,
                      "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
             return -EINVAL;
         }
-        run->threshold_ns = run->fail_on_ns;
+        run->set.threshold_ns = run->set.fail_on_ns;
     }
-    if (!run->live_given)
-        run->live = isatty(STDERR_FILENO) ? UB_LIVE_FULL : UB_LIVE_LINE;
-    if (run->quiet)
-        run->live = UB_LIVE_NONE;
+    if (!run->set.live_given)
+        run->set.live = isatty(STDERR_FILENO) ? UB_LIVE_FULL : UB_LIVE_LINE;
+    if (run->set.quiet)
+        run->set.live = UB_LIVE_NONE;
     return 0;
 }
 
@@ -229,10 +147,11 @@ static int look_at_target(struct run *run)
 
 static int open_recording(struct run *run)
 {
-    struct ub_recording_options options = {.force = run->force, .append = run->append, .max_size = run->max_size};
+    struct ub_recording_options options = {
+        .force = run->set.force, .append = run->set.append, .max_size = run->set.max_size};
     int r;
 
-    run->path = ub_recording_name(run->output, run->argv[0], run->child.pid);
+    run->path = ub_recording_name(run->set.output, run->argv[0], run->child.pid);
     options.path = run->path;
     r = run->path == NULL ? -ENOMEM : ub_recording_create(&options, &run->writer);
     if (r == -EEXIST)
@@ -245,15 +164,18 @@ static int open_recording(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_watch_options options = {
-        .threshold_ns = run->threshold_ns, .redact = run->redact, .sinks = run->sinks, .argc = argc, .argv = run->argv};
+    struct ub_watch_options options = {.threshold_ns = run->set.threshold_ns,
+                                       .redact = run->set.redact,
+                                       .sinks = run->sinks,
+                                       .argc = argc,
+                                       .argv = run->argv};
     int r = -ENOMEM;
 
     run->model = ub_model_new();
-    if (run->model != NULL && run->live != UB_LIVE_NONE)
-        run->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)run->live,
-                                     ub_colour_use((enum ub_colour)run->colour, STDERR_FILENO), run->model);
-    if (run->model != NULL && (run->text != NULL || run->live == UB_LIVE_NONE)) {
+    if (run->model != NULL && run->set.live != UB_LIVE_NONE)
+        run->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)run->set.live,
+                                     ub_colour_use((enum ub_colour)run->set.colour, STDERR_FILENO), run->model);
+    if (run->model != NULL && (run->text != NULL || run->set.live == UB_LIVE_NONE)) {
         run->sinks[options.sink_count++] = ub_model_sink(run->model);
         run->sinks[options.sink_count++] = ub_recording_sink(run->writer);
         if (run->text != NULL)
@@ -275,7 +197,7 @@ static void tell_verdict(const struct run *run)
     if (out == NULL)
         return;
     ub_text_verdict(out, run->model, on_stdout ? NULL : run->path,
-                    ub_colour_use((enum ub_colour)run->colour, STDERR_FILENO));
+                    ub_colour_use((enum ub_colour)run->set.colour, STDERR_FILENO));
     if (fclose(out) == 0)
         ub_write_all(STDERR_FILENO, text, len, false, NULL);
     free(text);
@@ -294,7 +216,7 @@ static void stop_watching(struct run *run, bool ended)
     run->writer = NULL;
     if (r < 0)
         ub_say("run", "the recording %s lacks %llu lines: %s", run->path, (unsigned long long)lost, strerror(-r));
-    if (!run->quiet)
+    if (!run->set.quiet)
         tell_verdict(run);
 }
 
@@ -306,7 +228,7 @@ static void discard(struct run *run)
     ub_text_live_free(run->text);
     if (run->writer != NULL) {
         ub_recording_close(run->writer, NULL);
-        if (!run->append && strcmp(run->path, "-") != 0)
+        if (!run->set.append && strcmp(run->path, "-") != 0)
             unlink(run->path);
     }
 }
@@ -316,14 +238,14 @@ static int judge(const struct run *run)
 {
     char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
 
-    if (run->fail_on_ns == 0)
+    if (run->set.fail_on_ns == 0)
         return -1;
     if (run->totals.images == 0)
         ub_say("run", "warning: --fail-on could not be checked: the agent was not loaded, nothing was watched");
-    if (run->totals.slow == 0 || run->totals.worst_ns < run->fail_on_ns)
+    if (run->totals.slow == 0 || run->totals.worst_ns < run->set.fail_on_ns)
         return -1;
     ub_text_duration(run->totals.worst_ns, worst, sizeof(worst));
-    ub_text_duration(run->fail_on_ns, limit, sizeof(limit));
+    ub_text_duration(run->set.fail_on_ns, limit, sizeof(limit));
     if (!WIFEXITED(run->status) || WEXITSTATUS(run->status) != 0) {
         ub_say("run", "--fail-on %s: the longest stall took %s, but the program failed by itself", limit, worst);
         return -1;
@@ -343,11 +265,11 @@ static void stops_with_child(void *self, bool stopping)
 
 static void wait_for_child(struct run *run)
 {
-    uint64_t deadline = run->duration_ns != 0 ? ub_clock_monotonic_ns() + run->duration_ns : 0;
+    uint64_t deadline = run->set.duration_ns != 0 ? ub_clock_monotonic_ns() + run->set.duration_ns : 0;
 
     if (ub_child_wait(&run->child, deadline, &run->status) == -ETIME) {
         stop_watching(run, false);
-        if (!run->quiet)
+        if (!run->set.quiet)
             ub_say("run", "--duration is over: the program goes on, no longer watched");
         ub_child_wait(&run->child, 0, &run->status);
     }
@@ -374,7 +296,7 @@ static int start_child(struct run *run, int argc)
         discard(run);
         return r;
     }
-    if (run->verbose)
+    if (run->set.verbose)
         ub_say("run", "process %d, agent %s, recording %s", (int)run->child.pid, run->agent, run->path);
     ub_child_exec(&run->child, ub_watch_address(run->watch));
     return 0;
@@ -403,11 +325,12 @@ static int run_command(struct run *run, int argc)
 
 int ub_cmd_run(int argc, char **argv)
 {
-    static struct run run = {
-        .threshold_ns = UB_THRESHOLD_DEFAULT_NS, .max_size = MAX_SIZE_DEFAULT, .colour = UB_COLOUR_AUTO};
+    static struct run run;
     char why[UB_WHY_MAX];
-    int first, r = parse(&run, argc, argv, &first, why);
+    int first, r;
 
+    ub_settings_init(&run.set);
+    r = parse(&run, argc, argv, &first, why);
     if (r == UB_OPTIONS_HELP)
         return 0;
     if (r == 0)
