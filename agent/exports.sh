@@ -4,7 +4,7 @@
 set -eu
 echo '{'
 echo '  global:'
-sed -n 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' "$1"
+sed -n -e 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' -e 's/^UB_EXPORT(\(.*\))$/    \1;/p' "$1"
 echo '    syscall;'
 echo '  local: *;'
 echo '};'

@@ -322,6 +322,17 @@ bool ub_process_enter(struct ub_thread *t)
     return take_slot(page, t);
 }
 
+uint32_t ub_process_quiet(void)
+{
+    return inherited.quiet;
+}
+
+void ub_process_count_image(uint32_t image)
+{
+    if (inherited.arena && image < UB_ARRAY_LEN(inherited.arena->h.not_entered))
+        __atomic_fetch_add(&inherited.arena->h.not_entered[image], 1, __ATOMIC_RELAXED);
+}
+
 void ub_process_ring(void)
 {
     struct ub_process *page = ub_process;

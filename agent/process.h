@@ -70,6 +70,12 @@ bool ub_process_enter(struct ub_thread *t);
 /* A seccomp filter is about to come: what must be undone is undone now, then no system call any more. Signal-safe. */
 void ub_process_hush(void);
 
+/* enum ub_quiet, known as well in a forked child that is not yet watched again. Signal-safe. */
+uint32_t ub_process_quiet(void);
+
+/* For the report: a program was executed that the agent does not enter, and why (enum ub_image). Signal-safe. */
+void ub_process_count_image(uint32_t image);
+
 /* Wakes the watcher (futex, unless hushed). Signal-safe. */
 void ub_process_ring(void);
 

@@ -23,12 +23,16 @@
         errno = ENOSYS;                                                                                                \
         return (type)-1;                                                                                               \
     }
+#define UB_EXPORT(name)
 #include "hooks.def"
+#undef UB_EXPORT
 #undef UB_HOOK
 
 struct ub_real ub_real = {
 #define UB_HOOK(type, name, params, args) .name = first_##name,
+#define UB_EXPORT(name)
 #include "hooks.def"
+#undef UB_EXPORT
 #undef UB_HOOK
 };
 long (*ub_real_syscall_pointer)(long nr, ...) = ub_raw_syscall;
@@ -60,7 +64,9 @@ void ub_real_resolve(void)
 #define UB_HOOK(type, name, params, args)                                                                              \
     f = next(#name, (void *)missing_##name);                                                                           \
     memcpy(&ub_real.name, &f, sizeof(f));
+#define UB_EXPORT(name)
 #include "hooks.def"
+#undef UB_EXPORT
 #undef UB_HOOK
     resolve_syscall();
 }

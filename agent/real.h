@@ -6,13 +6,16 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <time.h>
 
 struct ub_real {
 #define UB_HOOK(type, name, params, args) type(*name) params;
+#define UB_EXPORT(name)
 #include "hooks.def"
+#undef UB_EXPORT
 #undef UB_HOOK
 };
 

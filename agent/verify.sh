@@ -3,17 +3,18 @@
 # it needs libc only, exports nothing but hooks, uses at most 64 bytes of TLS, and no executable stack.
 set -eu
 so=$1
+hooks=$(sed -n -e 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' -e 's/^UB_EXPORT(\(.*\))$/\1/p' agent/hooks.def; echo syscall)
 fail() { echo "agent/verify.sh: $so: $1" >&2; exit 1; }
 
 needed=$(readelf -dW "$so" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -v -e '^libc\.so' -e '^ld-linux' || true)
 [ -z "$needed" ] || fail "needs more than libc: $needed"
 
 extra=$(nm -D --defined-only "$so" | awk '{print $3}' | while read -r name; do
-    grep -q "^UB_HOOK([^,]*, $name," agent/hooks.def || [ "$name" = syscall ] || echo "$name"
+    echo "$hooks" | grep -qx "$name" || echo "$name"
 done)
 [ -z "$extra" ] || fail "exports what is no hook: $extra"
 
-for name in $(sed -n 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' agent/hooks.def) syscall; do
+for name in $hooks; do
     nm -D --defined-only "$so" | grep -q " T $name\$" || fail "does not export the hook $name"
 done
 

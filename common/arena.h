@@ -13,6 +13,7 @@
 
 #include "base.h"
 #include "clock.h"
+#include "image.h"
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
@@ -40,6 +41,7 @@ struct ub_arena_header {
     uint32_t images;                                           /* program images that mapped the arena */
     uint32_t no_slot;                                          /* threads that found no free slot */
     uint32_t elsewhere;                                        /* images that stepped aside: another PID namespace */
+    uint32_t not_entered[UB_IMAGE_KINDS];                      /* programs executed without us, by enum ub_image */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 3 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 

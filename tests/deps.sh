@@ -11,7 +11,7 @@
 #
 # A package counts as present when dpkg has it or when its probe succeeds:
 #   cmd:NAME  on PATH      pc:NAME  known to pkg-config     h:FILE  C header
-#   py:MODULE importable by $PYTHON
+#   py:MODULE importable by $PYTHON     lib:NAME  below /usr/lib/MACHINE
 # so a node from elsewhere, or another distribution's libraries, will do.
 set -eu
 
@@ -44,6 +44,12 @@ core     python3-pip         py:pip
 core     python3-paramiko    py:paramiko
 core     openssh-client      cmd:ssh
 core     curl                cmd:curl
+core     gcc-multilib        h:gnu/stubs-32.h
+core     musl-tools          cmd:musl-gcc
+core     libcap2-bin         cmd:setcap
+core     libjemalloc2        lib:libjemalloc.so.2
+core     libeatmydata1       lib:libeatmydata.so
+core     libfaketime         lib:faketime/libfaketime.so.1
 
 servers  redis-server        cmd:redis-server
 servers  redis-tools         cmd:redis-benchmark
@@ -111,6 +117,7 @@ probe() {
     cmd:*) command -v "$what" >/dev/null ;;
     pc:*) pkg-config --exists "$what" 2>/dev/null ;;
     h:*) printf '#include <stddef.h>\n#include <%s>\n' "$what" | cc -fsyntax-only -x c - 2>/dev/null ;;
+    lib:*) [ -e "/usr/lib/$(uname -m)-linux-gnu/$what" ] || [ -e "/usr/lib64/$what" ] ;;
     py:*) "${PYTHON:-/usr/bin/python3}" -c "import $what" 2>/dev/null ;;
     esac
 }

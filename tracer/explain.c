@@ -7,6 +7,8 @@
 #include "dispatchers.h"
 #include "preamble.h"
 
+#include "../common/image.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,6 +196,29 @@ static void emit_note(struct ub_explain *x, const char *level, const char *text)
     ub_explain_emit(x, json_pack("{s:s, s:s, s:s}", "type", "note", "level", level, "text", text));
 }
 
+/* Programs that were executed without the agent, since it would disturb them. */
+static void tell_what_was_not_entered(struct ub_explain *x)
+{
+    static const char *const why[UB_IMAGE_KINDS] = {
+        [UB_IMAGE_STATIC] = "they are statically linked (what they start is watched)",
+        [UB_IMAGE_MACHINE] = "they are not x86-64 programs",
+        [UB_IMAGE_LIBC] = "they use another C library than glibc",
+        [UB_IMAGE_SANITIZER] = "they are linked to the shared runtime of a sanitizer, which must come first",
+        [UB_IMAGE_SECURE] = "they gain privileges when executed (set-user-ID, file capabilities)",
+    };
+    const struct ub_arena_header *h = &x->w->arena->h;
+    char text[256];
+
+    for (uint32_t i = 0; i < UB_IMAGE_KINDS; i++) {
+        uint32_t n = why[i] ? ub_load_relaxed(&h->not_entered[i]) : 0;
+
+        if (n == 0)
+            continue;
+        snprintf(text, sizeof(text), "%u programs that were executed are not watched: %s", n, why[i]);
+        emit_note(x, "info", text);
+    }
+}
+
 /* Nothing seen is not the same as nothing there: say which. */
 static void tell_what_was_not_seen(struct ub_explain *x)
 {
@@ -221,6 +246,7 @@ static void tell_what_was_not_seen(struct ub_explain *x)
                  x->w->left_running);
         emit_note(x, "warning", text);
     }
+    tell_what_was_not_entered(x);
     if (ub_load_relaxed(&h->no_slot)) {
         snprintf(text, sizeof(text), "%u threads were not watched: all %u slots were taken",
                  ub_load_relaxed(&h->no_slot), UB_SLOT_MAX);

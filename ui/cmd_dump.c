@@ -159,7 +159,7 @@ static bool is_other_machine(pid_t pid)
     char path[64], interpreter[PATH_MAX];
 
     snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
-    return ub_target_look(path, interpreter, sizeof(interpreter)) == UB_TARGET_MACHINE;
+    return ub_target_look(path, interpreter, sizeof(interpreter)) == UB_IMAGE_MACHINE;
 }
 
 /* Says why process `pid` cannot be dumped; 0 when it can. */

@@ -29,7 +29,7 @@ struct run {
     /* while it runs */
     char **argv;
     char agent[PATH_MAX];
-    enum ub_target target;
+    enum ub_image target;
     char interpreter[PATH_MAX]; /* of a script */
     char *path;                 /* of the recording */
     struct ub_recording_writer *writer;
@@ -283,7 +283,7 @@ static int start_child(struct run *run, int argc)
     ub_child_init(&run->child);
     run->child.on_stop = stops_with_child;
     run->child.on_stop_self = run;
-    r = ub_child_fork(&run->child, run->argv, ub_target_may_preload(run->target) ? run->agent : NULL);
+    r = ub_child_fork(&run->child, run->argv, ub_image_may_preload(run->target) ? run->agent : NULL);
     if (r < 0) {
         ub_say("run", "cannot start a process: %s", strerror(-r));
         return r;

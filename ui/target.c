@@ -1,6 +1,5 @@
 #include "target.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -13,7 +12,6 @@
 #include <unistd.h>
 
 #define SCRIPTS_MAX 4 /* "#!" of a "#!": the kernel follows as many */
-#define HEADERS_MAX 64
 
 static void close_fd(int *fd)
 {
@@ -77,49 +75,18 @@ static bool gains_privileges(int fd, const struct stat *st)
     return geteuid() != 0 && fgetxattr(fd, "security.capability", capability, sizeof(capability)) > 0;
 }
 
-static enum ub_target look_at_loader(int fd, const Elf64_Phdr *ph)
-{
-    char loader[PATH_MAX];
-    size_t len = ph->p_filesz < sizeof(loader) ? ph->p_filesz : sizeof(loader) - 1;
-    ssize_t n = pread(fd, loader, len, (off_t)ph->p_offset);
-
-    loader[n > 0 ? n : 0] = '\0';
-    return strstr(loader, "/ld-musl") != NULL ? UB_TARGET_MUSL : UB_TARGET_FINE;
-}
-
-static enum ub_target look_at_elf(int fd, const Elf64_Ehdr *eh)
-{
-    Elf64_Phdr ph[HEADERS_MAX];
-    size_t count = eh->e_phnum < HEADERS_MAX ? eh->e_phnum : HEADERS_MAX;
-    ssize_t n;
-
-    if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64)
-        return UB_TARGET_MACHINE;
-    if (eh->e_phentsize != sizeof(ph[0]))
-        return UB_TARGET_FINE;
-    n = pread(fd, ph, count * sizeof(ph[0]), (off_t)eh->e_phoff);
-    if (n < (ssize_t)sizeof(ph[0]))
-        return UB_TARGET_FINE;
-    for (size_t i = 0; i < (size_t)n / sizeof(ph[0]); i++)
-        if (ph[i].p_type == PT_INTERP)
-            return look_at_loader(fd, &ph[i]);
-    return UB_TARGET_STATIC;
-}
-
 /* The path after "#!", as the kernel takes it. */
 static bool script_interpreter(const char *text, char *ret, size_t size)
 {
-    size_t len;
+    const char *path = NULL;
+    size_t len = ub_image_interpreter(text, &path);
 
-    if (strncmp(text, "#!", 2) != 0)
-        return false;
-    text += 2 + strspn(text + 2, " \t");
-    len = strcspn(text, " \t\n");
-    snprintf(ret, size, "%.*s", (int)len, text);
+    if (len > 0)
+        snprintf(ret, size, "%.*s", (int)len, path);
     return len > 0;
 }
 
-static enum ub_target look(const char *path, int depth, char *ret_interpreter, size_t size)
+static enum ub_image look(const char *path, int depth, char *ret_interpreter, size_t size)
 {
     UB_CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     union {
@@ -130,7 +97,7 @@ static enum ub_target look(const char *path, int depth, char *ret_interpreter, s
     ssize_t n;
 
     if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
-        return UB_TARGET_FINE;
+        return UB_IMAGE_FINE;
     n = pread(fd, start.text, sizeof(start.text) - 1, 0);
     if (n > 2 && depth < SCRIPTS_MAX && script_interpreter(start.text, ret_interpreter, size)) {
         char next[PATH_MAX];
@@ -139,38 +106,38 @@ static enum ub_target look(const char *path, int depth, char *ret_interpreter, s
         return look(next, depth + 1, ret_interpreter, size);
     }
     if (n < (ssize_t)sizeof(start.elf) || memcmp(start.elf.e_ident, ELFMAG, SELFMAG) != 0)
-        return UB_TARGET_FINE;
+        return UB_IMAGE_FINE;
     if (gains_privileges(fd, &st))
-        return UB_TARGET_SETUID;
-    return look_at_elf(fd, &start.elf);
+        return UB_IMAGE_SECURE;
+    return ub_image_look(fd, &start.elf);
 }
 
-enum ub_target ub_target_look(const char *path, char *ret_interpreter, size_t size)
+enum ub_image ub_target_look(const char *path, char *ret_interpreter, size_t size)
 {
     *ret_interpreter = '\0';
     return look(path, 0, ret_interpreter, size);
 }
 
-bool ub_target_may_preload(enum ub_target target)
-{
-    return target != UB_TARGET_MUSL && target != UB_TARGET_MACHINE;
-}
-
-const char *ub_target_warning(enum ub_target target)
+const char *ub_target_warning(enum ub_image target)
 {
     switch (target) {
-    case UB_TARGET_STATIC:
+    case UB_IMAGE_STATIC:
         return "is a static program: the agent cannot enter it and will see only dynamic programs that it starts; "
                "run a dynamically linked build of it to see its stalls";
-    case UB_TARGET_MACHINE:
+    case UB_IMAGE_MACHINE:
         return "is not an x86-64 program: the agent cannot enter it; run a 64-bit build of it to see its stalls";
-    case UB_TARGET_MUSL:
+    case UB_IMAGE_LIBC:
         return "uses the musl C library, the agent is built for glibc and cannot enter it; run a glibc build of it to "
                "see its stalls";
-    case UB_TARGET_SETUID:
+    case UB_IMAGE_SECURE:
         return "gains privileges when executed, so its loader ignores the agent; run it directly as the user it "
                "becomes to see its stalls";
-    case UB_TARGET_FINE:
+    case UB_IMAGE_SANITIZER:
+        return "is linked to the shared runtime of AddressSanitizer or ThreadSanitizer, which lets no other library "
+               "load "
+               "before itself: the agent stays out; run a build without it to see its stalls";
+    case UB_IMAGE_FINE:
+    case UB_IMAGE_KINDS:
         break;
     }
     return NULL;

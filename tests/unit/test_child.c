@@ -155,10 +155,10 @@ static struct image elf(uint8_t class, uint16_t machine, uint32_t type, const ch
     return i;
 }
 
-static enum ub_target look_at(struct image image)
+static enum ub_image look_at(struct image image)
 {
     char interpreter[PATH_MAX];
-    enum ub_target t = ub_target_look(file("elf", &image, sizeof(image), 0700), interpreter, sizeof(interpreter));
+    enum ub_image t = ub_target_look(file("elf", &image, sizeof(image), 0700), interpreter, sizeof(interpreter));
 
     assert_string_equal(interpreter, "");
     return t;
@@ -170,23 +170,23 @@ static void test_target_kinds(void **state)
     char interpreter[PATH_MAX];
 
     assert_non_null(mkdtemp(folder));
-    assert_int_equal(look_at(cut), UB_TARGET_FINE);
-    assert_int_equal(look_at(elf(ELFCLASS64, EM_X86_64, PT_LOAD, "")), UB_TARGET_STATIC);
-    assert_int_equal(look_at(elf(ELFCLASS32, EM_386, PT_INTERP, "/lib/ld-linux.so.2")), UB_TARGET_MACHINE);
-    assert_int_equal(look_at(elf(ELFCLASS64, EM_AARCH64, PT_INTERP, "/lib/ld.so")), UB_TARGET_MACHINE);
-    assert_int_equal(look_at(elf(ELFCLASS64, EM_X86_64, PT_INTERP, "/lib/ld-musl-x86_64.so.1")), UB_TARGET_MUSL);
+    assert_int_equal(look_at(cut), UB_IMAGE_FINE);
+    assert_int_equal(look_at(elf(ELFCLASS64, EM_X86_64, PT_LOAD, "")), UB_IMAGE_STATIC);
+    assert_int_equal(look_at(elf(ELFCLASS32, EM_386, PT_INTERP, "/lib/ld-linux.so.2")), UB_IMAGE_MACHINE);
+    assert_int_equal(look_at(elf(ELFCLASS64, EM_AARCH64, PT_INTERP, "/lib/ld.so")), UB_IMAGE_MACHINE);
+    assert_int_equal(look_at(elf(ELFCLASS64, EM_X86_64, PT_INTERP, "/lib/ld-musl-x86_64.so.1")), UB_IMAGE_LIBC);
     /* Damaged files are no reason to stay away: the kernel will judge them. */
     cut.eh.e_phoff = 1ull << 60;
-    assert_int_equal(look_at(cut), UB_TARGET_FINE);
+    assert_int_equal(look_at(cut), UB_IMAGE_FINE);
     cut.eh.e_phentsize = 3;
-    assert_int_equal(look_at(cut), UB_TARGET_FINE);
+    assert_int_equal(look_at(cut), UB_IMAGE_FINE);
     assert_int_equal(ub_target_look(file("short",
                                          "\x7f"
                                          "ELF",
                                          4, 0700),
                                     interpreter, PATH_MAX),
-                     UB_TARGET_FINE);
-    assert_int_equal(ub_target_look("/nonexistent", interpreter, PATH_MAX), UB_TARGET_FINE);
+                     UB_IMAGE_FINE);
+    assert_int_equal(ub_target_look("/nonexistent", interpreter, PATH_MAX), UB_IMAGE_FINE);
 }
 
 static void test_target_scripts(void **state)
@@ -196,10 +196,10 @@ static void test_target_scripts(void **state)
 
     strcpy(elf_path, file("static", &fixed, sizeof(fixed), 0700));
     snprintf(text, sizeof(text), "#! %s -x\nhello\n", elf_path);
-    assert_int_equal(ub_target_look(file("script", text, strlen(text), 0700), interpreter, PATH_MAX), UB_TARGET_STATIC);
+    assert_int_equal(ub_target_look(file("script", text, strlen(text), 0700), interpreter, PATH_MAX), UB_IMAGE_STATIC);
     assert_string_equal(interpreter, elf_path);
     snprintf(text, sizeof(text), "#!%s/loop\n", folder);
-    assert_int_equal(ub_target_look(file("loop", text, strlen(text), 0700), interpreter, PATH_MAX), UB_TARGET_FINE);
+    assert_int_equal(ub_target_look(file("loop", text, strlen(text), 0700), interpreter, PATH_MAX), UB_IMAGE_FINE);
 }
 
 static void test_target_privileges(void **state)
@@ -213,11 +213,11 @@ static void test_target_privileges(void **state)
     path = file("suid", &image, sizeof(image), 0700);
     assert_int_equal(chown(path, 65534, 65534), 0);
     chmod(path, 04755);
-    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_TARGET_SETUID);
+    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_IMAGE_SECURE);
     chmod(path, 0755);
-    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_TARGET_FINE);
+    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_IMAGE_FINE);
     path = file("own", &image, sizeof(image), 04755); /* set-user-ID to whom we are already */
-    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_TARGET_FINE);
+    assert_int_equal(ub_target_look(path, interpreter, PATH_MAX), UB_IMAGE_FINE);
 }
 
 static void test_target_search(void **state)
