@@ -44,9 +44,12 @@ CORE_LIB   := $(BUILD)/obj/libcore.a
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:%.c=$(BUILD)/%)
 PROG_SRC   := $(wildcard tests/programs/*.c)
+FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
+FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all programs demo check check-unit check-e2e check-servers bench soak lint deps install clean help
+.PHONY: all programs demo check check-unit check-e2e check-servers bench soak fuzz lint deps install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -62,6 +65,7 @@ help:
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make bench      what it costs, beside other tools, one table
 ## make soak       the long runs
+## make fuzz       libFuzzer on all that reads strangers' input, FUZZ_TIME=60 seconds each
 ## make lint       clang-format, clang-tidy, cppcheck, shellcheck
 ## make install    PREFIX=/usr/local DESTDIR=
 
@@ -149,6 +153,26 @@ soak: all programs $(UNIT_BIN)
 	$(Q)UNBLOCK_SOAK=1 $(BUILD)/tests/unit/test_chains
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e tests/servers
 
+# Everything of ours is built once more, with clang's instrumentation.
+FUZZ_CC     := clang
+FUZZ_CFLAGS := -g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FUZZ_LIB_OBJ := $(filter-out $(BUILD)/fuzz/ui/cmd_%,$(UI_LIB_SRC:%.c=$(BUILD)/fuzz/%.o)) $(TRACER_SRC:%.c=$(BUILD)/fuzz/%.o)
+
+$(BUILD)/fuzz/%.o: %.c
+	$(call say,FUZZCC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) $(STD) $(FUZZ_CFLAGS) -MMD -MP $(TRACER_CFLAGS) -c $< -o $@
+
+$(FUZZ_BIN): $(BUILD)/%: %.c $(FUZZ_LIB_OBJ)
+	$(call say,FUZZLD,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) $(STD) $(FUZZ_CFLAGS) -fsanitize=fuzzer -MMD -MP $(TRACER_CFLAGS) $< $(FUZZ_LIB_OBJ) $(TRACER_LIBS) -o $@
+
+fuzz:
+	$(Q)tests/deps.sh fuzz
+	$(Q)$(MAKE) --no-print-directory $(FUZZ_BIN)
+	$(Q)tests/fuzz/fuzz.sh $(FUZZ_TIME) $(FUZZ_BIN)
+
 lint:
 	$(Q)tests/deps.sh lint
 	$(Q)tests/lint.sh
@@ -161,4 +185,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
--include $(AGENT_OBJ:.o=.d) $(TRACER_OBJ:.o=.d) $(UI_LIB_OBJ:.o=.d) $(BUILD)/obj/ui/main.d $(UNIT_BIN:=.d) $(PROG_BIN:=.d)
+-include $(AGENT_OBJ:.o=.d) $(TRACER_OBJ:.o=.d) $(UI_LIB_OBJ:.o=.d) $(BUILD)/obj/ui/main.d $(UNIT_BIN:=.d) $(PROG_BIN:=.d) $(FUZZ_LIB_OBJ:.o=.d) $(FUZZ_BIN:=.d)

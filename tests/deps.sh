@@ -4,6 +4,7 @@
 #   core     build, `make check`          bench    `make bench`
 #   servers  `make check-servers`         exports  consumers of the export formats
 #   demo     `make demo`                  lint     `make lint`
+#   fuzz     `make fuzz`
 #
 # Says nothing when nothing is missing. As root on Debian or Ubuntu it installs;
 # otherwise it prints one line that says what to install, and fails.
@@ -79,6 +80,9 @@ lint     clang-format        cmd:clang-format
 lint     clang-tidy          cmd:clang-tidy
 lint     cppcheck            cmd:cppcheck
 lint     shellcheck          cmd:shellcheck
+
+fuzz     clang               cmd:clang
+fuzz     libclang-rt-dev     cmd:clang
 
 exports  jq                  cmd:jq
 exports  python3-jsonschema  py:jsonschema

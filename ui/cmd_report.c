@@ -27,6 +27,7 @@ struct report {
     struct ub_filter_options filter_options;
     struct ub_filter filter;
     struct ub_sink model_sink, sink;
+    struct ub_taker taker;
     struct ub_model *model;
     struct stat *read; /* identities of the files read so far */
     int read_count;
@@ -83,7 +84,7 @@ static int read_stream(struct report *report, FILE *file, const char *name)
         ub_say("report", "%s is given twice: read once", name);
         return 0;
     }
-    r = ub_recording_read(file, &report->sink, &stats);
+    r = ub_recording_read_fast(file, &report->sink, &report->taker, &stats);
     if (r < 0)
         say_unreadable(name, r);
     else
@@ -225,6 +226,7 @@ static int run_report(struct report *report, char **files, int count)
     }
     report->model_sink = ub_model_sink(report->model);
     report->sink = ub_filter_sink(&report->filter);
+    report->taker = ub_filter_taker(&report->filter, ub_model_taker(report->model));
     ub_model_sort(report->model, (enum ub_sort)report->sort);
     for (i = 0; i < count && r == 0; i++)
         r = read_file(report, files[i]);

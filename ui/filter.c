@@ -117,9 +117,9 @@ static void read_header(struct ub_filter *filter, const json_t *header)
 }
 
 /* A stall counts by its end: one that reaches into the time asked for is of interest. */
-static bool passes_since(const struct ub_filter *filter, const json_t *slow)
+static bool passes_since(const struct ub_filter *filter, const struct ub_stall *stall)
 {
-    uint64_t end = ub_add_saturated(ub_json_u64_or(slow, "start_ns", 0), ub_json_u64_or(slow, "duration_ns", 0));
+    uint64_t end = ub_add_saturated(stall->start_ns, stall->duration_ns);
     uint64_t after = end > filter->monotonic_ns ? end - filter->monotonic_ns : 0;
 
     if (filter->since_start_ns != UINT64_MAX && after < filter->since_start_ns)
@@ -129,50 +129,94 @@ static bool passes_since(const struct ub_filter *filter, const json_t *slow)
     return (double)filter->started_ns + (double)after >= (double)filter->since_ns;
 }
 
-static bool passes_thread(const struct ub_filter *filter, const json_t *record)
+static bool passes_thread(const char *wanted, const struct ub_stall *stall)
 {
-    const char *wanted = filter->options.thread;
     char tid[24];
 
-    if (!wanted || ub_json_is(record, "thread", wanted))
+    if (!wanted || ub_slice_is(stall->thread, wanted))
         return true;
-    snprintf(tid, sizeof(tid), "%" PRIu64, ub_json_u64_or(record, "tid", 0));
+    snprintf(tid, sizeof(tid), "%" PRIu64, stall->tid);
     return strcmp(tid, wanted) == 0;
 }
 
-static bool passes_loop(const struct ub_filter *filter, const json_t *record)
+static bool passes_site(const char *wanted, struct ub_slice site)
 {
-    return !filter->options.loop || ub_json_is(record, "loop", filter->options.loop);
+    return !wanted || (site.text && site.len >= strlen(wanted) && memcmp(site.text, wanted, strlen(wanted)) == 0);
 }
 
-static bool passes(const struct ub_filter *filter, const json_t *slow)
+static bool passes_cause(const struct ub_filter *filter, struct ub_slice cause)
+{
+    char name[24];
+
+    if (!filter->options.cause)
+        return true;
+    snprintf(name, sizeof(name), "%.*s", cause.len < sizeof(name) ? (int)cause.len : 0, cause.text ? cause.text : "");
+    return filter->causes & 1u << ub_model_cause_parse(name);
+}
+
+static bool passes(const struct ub_filter *filter, const struct ub_stall *stall)
 {
     const struct ub_filter_options *o = &filter->options;
-    const char *site = ub_json_string(slow, "site");
 
-    if (o->min_ns && ub_json_u64_or(slow, "duration_ns", 0) < o->min_ns)
+    if (o->min_ns && stall->duration_ns < o->min_ns)
         return false;
-    if (o->site && (!site || strncmp(site, o->site, strlen(o->site)) != 0))
+    if (o->loop && !ub_slice_is(stall->loop, o->loop))
         return false;
-    if (o->cause && !(filter->causes & 1u << ub_model_cause_parse(ub_json_string(slow, "cause"))))
+    return passes_site(o->site, stall->site) && passes_cause(filter, stall->cause) &&
+           passes_thread(o->thread, stall) && passes_since(filter, stall);
+}
+
+/* Whether a stall is left out; counted once, however often its line comes while it goes on. */
+static bool leaves_out(struct ub_filter *filter, const struct ub_stall *stall)
+{
+    if (passes(filter, stall))
         return false;
-    return passes_loop(filter, slow) && passes_thread(filter, slow) && passes_since(filter, slow);
+    if (!stall->ongoing)
+        filter->left_out++;
+    return true;
+}
+
+static bool take_stats(void *self, const struct ub_stats_line *stats)
+{
+    struct ub_filter *filter = self;
+
+    if (filter->options.loop && !ub_slice_is(stats->loop, filter->options.loop))
+        return true;
+    return filter->taker_to.stats(filter->taker_to.self, stats);
+}
+
+/* A loop's lines go on when it is of the kind asked for. Its thread may not be named in them. */
+static bool passes_loop_line(const struct ub_filter *filter, const json_t *record)
+{
+    if (!ub_json_is(record, "type", "loop") && !ub_json_is(record, "type", "stats"))
+        return true;
+    return !filter->options.loop || ub_json_is(record, "loop", filter->options.loop);
 }
 
 static void sink_line(void *self, json_t *record)
 {
     struct ub_filter *filter = self;
+    struct ub_stall stall;
 
     if (ub_json_is(record, "type", "header"))
         read_header(filter, record);
-    if (ub_json_is(record, "type", "slow") && !passes(filter, record)) {
-        if (!ub_json_true(record, "ongoing"))
-            filter->left_out++;
+    if (ub_json_is(record, "type", "slow") && ub_stall_read(record, &stall) && leaves_out(filter, &stall))
         return;
-    }
-    if ((ub_json_is(record, "type", "loop") || ub_json_is(record, "type", "stats")) && !passes_loop(filter, record))
-        return;
-    filter->to->line(filter->to->self, record);
+    if (passes_loop_line(filter, record))
+        filter->to->line(filter->to->self, record);
+}
+
+static bool take_stall(void *self, const struct ub_stall *stall)
+{
+    struct ub_filter *filter = self;
+
+    return leaves_out(filter, stall) || filter->taker_to.stall(filter->taker_to.self, stall);
+}
+
+struct ub_taker ub_filter_taker(struct ub_filter *filter, struct ub_taker to)
+{
+    filter->taker_to = to;
+    return (struct ub_taker){.stall = take_stall, .stats = to.stats ? take_stats : NULL, .self = filter};
 }
 
 struct ub_sink ub_filter_sink(struct ub_filter *filter)

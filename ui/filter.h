@@ -6,6 +6,7 @@
 #define UB_UI_FILTER_H
 
 #include "../tracer/record.h"
+#include "stall.h"
 
 /* As given; NULL and 0: not given. */
 struct ub_filter_options {
@@ -20,6 +21,7 @@ struct ub_filter_options {
 struct ub_filter {
     struct ub_filter_options options;
     const struct ub_sink *to;
+    struct ub_taker taker_to;
     uint32_t causes;         /* bit for each enum ub_cause */
     int64_t since_ns;        /* wall clock; 0: none */
     uint64_t since_start_ns; /* after the start of the recording; UINT64_MAX: none */
@@ -37,6 +39,8 @@ struct ub_filter {
 int ub_filter_init(struct ub_filter *filter, const struct ub_filter_options *options, const struct ub_sink *to,
                    char *why);
 struct ub_sink ub_filter_sink(struct ub_filter *filter);
+/* For the stalls that `to` takes as figures. */
+struct ub_taker ub_filter_taker(struct ub_filter *filter, struct ub_taker to);
 
 /* Whether anything is filtered at all. */
 bool ub_filter_is_set(const struct ub_filter *filter);

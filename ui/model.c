@@ -294,6 +294,7 @@ void ub_model_file_read(struct ub_model *m, const char *name, const struct ub_re
 {
     struct ub_model_file *file = realloc(m->file, (m->files + 1) * sizeof(*file));
 
+    ub_model_loops_settle(m);
     if (!file)
         return;
     m->file = file;
@@ -339,6 +340,21 @@ static void sink_line(void *self, json_t *record)
 struct ub_sink ub_model_sink(struct ub_model *m)
 {
     return (struct ub_sink){.line = sink_line, .self = m};
+}
+
+static bool take_stall(void *self, const struct ub_stall *stall)
+{
+    return ub_model_take_stall(self, stall);
+}
+
+static bool take_stats(void *self, const struct ub_stats_line *stats)
+{
+    return ub_model_take_stats(self, stats);
+}
+
+struct ub_taker ub_model_taker(struct ub_model *m)
+{
+    return (struct ub_taker){.stall = take_stall, .stats = take_stats, .self = m};
 }
 
 const json_t *ub_model_notes(const struct ub_model *m)

@@ -20,6 +20,7 @@ void ub_model_free(struct ub_model *m);
 void ub_model_line(struct ub_model *m,
                    json_t *record); /* any line of any recording; several recordings may follow one another */
 struct ub_sink ub_model_sink(struct ub_model *m);
+struct ub_taker ub_model_taker(struct ub_model *m); /* refuses what it must keep the record of */
 
 /* The frames (json array) of stack `id` of the recording that is being read, or NULL. */
 json_t *ub_model_stack(const struct ub_model *m, json_int_t id);

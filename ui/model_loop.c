@@ -30,6 +30,8 @@ static struct ub_loop_entry *new_loop(struct ub_model *m, const struct ub_loop_k
     return entry;
 }
 
+static void settle(struct ub_model *m, struct ub_loop_entry *entry);
+
 static struct ub_loop_entry *get_loop(struct ub_model *m, const json_t *record)
 {
     struct ub_loop_key key = {.run = m->current};
@@ -48,6 +50,7 @@ static struct ub_loop_entry *get_loop(struct ub_model *m, const json_t *record)
         m->dropped.loops++;
         return NULL;
     }
+    settle(m, entry);
     if (kind)
         snprintf(entry->loop.kind, sizeof(entry->loop.kind), "%s", kind);
     if (thread)
@@ -117,35 +120,111 @@ static void read_figures(struct ub_loop_entry *entry, const json_t *record)
  * How long the loop was watched: `observed_ns`, else from the start of the
  * recording to the moment the line was written (`at_ns`).
  */
-static void read_observed(struct ub_model *m, struct ub_loop *loop, const json_t *record)
+static void read_observed(struct ub_loop *loop, const json_t *header, const json_t *record)
 {
     uint64_t begin, at;
 
-    if (ub_json_u64(record, "at_ns", &at))
-        ub_model_touch(m, at);
     if (ub_json_u64(record, "observed_ns", &loop->observed_ns))
         return;
-    if (ub_json_u64(record, "at_ns", &at) && ub_json_u64(m->run[m->current].run.header, "monotonic_ns", &begin) &&
-        at > begin)
+    if (ub_json_u64(record, "at_ns", &at) && ub_json_u64(header, "monotonic_ns", &begin) && at > begin)
         loop->observed_ns = at - begin;
+}
+
+static void read_line(struct ub_model *m, struct ub_loop_entry *entry, const json_t *record)
+{
+    read_figures(entry, record);
+    read_observed(&entry->loop, m->run[entry->key.run].run.header, record);
+}
+
+/* Looks at the figures that were put off. */
+static void settle(struct ub_model *m, struct ub_loop_entry *entry)
+{
+    json_t *record;
+
+    if (entry->pending_len == 0)
+        return;
+    record = json_loadb(entry->pending, entry->pending_len, 0, NULL);
+    entry->pending_len = 0;
+    read_line(m, entry, record);
+    json_decref(record);
+}
+
+void ub_model_loops_settle(struct ub_model *m)
+{
+    struct ub_loop_entry *entry;
+
+    for (entry = m->loop; entry; entry = entry->hh.next)
+        settle(m, entry);
+}
+
+/* A line says so many callbacks. False: it is to be passed over (parts of a recording given in the wrong order). */
+static bool is_next(struct ub_model *m, struct ub_loop_entry *entry, uint64_t callbacks)
+{
+    if (callbacks < entry->last_callbacks) {
+        if (m->parts != entry->last_part)
+            return false;
+        settle(m, entry);
+        close_incarnation(entry);
+    }
+    entry->last_callbacks = callbacks;
+    entry->last_part = m->parts;
+    return true;
 }
 
 void ub_model_stats_line(struct ub_model *m, const json_t *record)
 {
     struct ub_loop_entry *entry = get_loop(m, record);
-    uint64_t callbacks = ub_json_u64_or(record, "callbacks", 0);
+    uint64_t at;
 
-    if (!entry)
+    if (!entry || !is_next(m, entry, ub_json_u64_or(record, "callbacks", 0)))
         return;
-    if (callbacks < entry->last_callbacks) {
-        if (m->parts != entry->last_part) /* parts of a rotated recording given in the wrong order */
-            return;
-        close_incarnation(entry);
+    if (ub_json_u64(record, "at_ns", &at))
+        ub_model_touch(m, at);
+    read_line(m, entry, record);
+}
+
+static bool put_off(struct ub_loop_entry *entry, const struct ub_stats_line *stats)
+{
+    if (entry->pending_size < stats->text.len) {
+        char *text = realloc(entry->pending, stats->text.len * 2);
+
+        if (!text)
+            return false;
+        entry->pending = text;
+        entry->pending_size = stats->text.len * 2;
     }
-    entry->last_callbacks = callbacks;
-    entry->last_part = m->parts;
-    read_figures(entry, record);
-    read_observed(m, &entry->loop, record);
+    memcpy(entry->pending, stats->text.text, stats->text.len);
+    entry->pending_len = stats->text.len;
+    entry->pending_shape = stats->shape;
+    return true;
+}
+
+/*
+ * Of a loop's lines the last counts, so a line is only kept as text until then:
+ * a long recording of a program that stalls seldom is nearly all histograms.
+ * What earlier lines leave behind in ub_model_stats_line is taken here as well:
+ * the longest turn, the latest moment, and fields that later lines lack (shape).
+ */
+bool ub_model_take_stats(struct ub_model *m, const struct ub_stats_line *stats)
+{
+    struct ub_loop_key key = {.run = m->current, .pid = stats->pid, .tid = stats->tid};
+    struct ub_loop_entry *entry = NULL;
+
+    if (m->runs == 0 || stats->text.len > UB_MODEL_PENDING_MAX)
+        return false;
+    HASH_FIND(hh, m->loop, &key, sizeof(key), entry); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
+    if (!entry || !ub_slice_is(stats->loop, entry->loop.kind))
+        return false;
+    if (!is_next(m, entry, stats->callbacks))
+        return true;
+    if (entry->pending_len > 0 && entry->pending_shape != stats->shape)
+        settle(m, entry);
+    if (!put_off(entry, stats))
+        return false;
+    ub_model_touch(m, stats->at_ns);
+    if (stats->max_ns > entry->loop.max_ns)
+        entry->loop.max_ns = stats->max_ns;
+    return true;
 }
 
 static int compare(const void *a, const void *b)
@@ -185,6 +264,7 @@ static void loop_free(struct ub_loop_entry *entry)
     ub_distribution_clear(&entry->base);
     ub_distribution_clear(&entry->loop.duration);
     free(entry->loop.program);
+    free(entry->pending);
     free(entry);
 }
 

@@ -25,6 +25,7 @@
 #define UB_MODEL_PROCESSES_MAX   65536
 #define UB_MODEL_NOTES_MAX       200
 #define UB_MODEL_THREADS_MAX     4096
+#define UB_MODEL_PENDING_MAX     ((size_t)32 << 10) /* bytes of a stats line that are kept for later */
 #define UB_MODEL_NAME_MAX        256 /* bytes of a site id */
 
 /* A frame of any stack, once. */
@@ -91,6 +92,9 @@ struct ub_loop_entry {
     struct ub_distribution base;
     uint64_t last_callbacks; /* of the newest stats line */
     uint32_t last_part;      /* headers seen when it came */
+    char *pending;           /* text of a stats line whose figures were not looked at yet */
+    size_t pending_len, pending_size;
+    uint32_t pending_shape;
     UT_hash_handle hh;
 };
 
@@ -131,11 +135,14 @@ void ub_model_run_stacks_free(struct ub_run_entry *run);
 
 /* model_site.c */
 void ub_model_slow_line(struct ub_model *m, json_t *record);
+bool ub_model_take_stall(struct ub_model *m, const struct ub_stall *stall);
 void ub_model_sites_free(struct ub_model *m);
 
 /* model_loop.c */
 void ub_model_loop_line(struct ub_model *m, const json_t *record);
 void ub_model_stats_line(struct ub_model *m, const json_t *record);
+bool ub_model_take_stats(struct ub_model *m, const struct ub_stats_line *stats);
+void ub_model_loops_settle(struct ub_model *m);
 void ub_model_loops_free(struct ub_model *m);
 
 #endif

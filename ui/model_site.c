@@ -43,34 +43,51 @@ enum ub_cause ub_model_site_cause(const struct ub_site *site)
     return best;
 }
 
-static enum ub_stall_class classify(const json_t *slow)
+static enum ub_cause parse_cause(struct ub_slice name)
 {
-    if (ub_json_is(slow, "cause", "stopped"))
+    int i;
+
+    for (i = 0; i < UB_CAUSES; i++)
+        if (ub_slice_is(name, cause_names[i]))
+            return (enum ub_cause)i;
+    return UB_CAUSE_UNKNOWN;
+}
+
+static enum ub_stall_class classify(const struct ub_stall *stall)
+{
+    if (ub_slice_is(stall->cause, "stopped"))
         return UB_STALL_STOPPED;
-    return ub_json_true(slow, "startup") ? UB_STALL_STARTUP : UB_STALL_COUNTED;
+    return stall->startup ? UB_STALL_STARTUP : UB_STALL_COUNTED;
 }
 
 /* ---- the table ------------------------------------------------------- */
 
+#define KEY_MAX (UB_MODEL_NAME_MAX + 16)
+
 /* A record without a `site` is filed under what it says of itself, so that it is not lost. */
-static int site_key(const json_t *slow, char *buf, size_t size)
+static size_t site_key(const json_t *slow, const struct ub_stall *stall, char *buf)
 {
-    const char *site = ub_json_string(slow, "site");
     const json_t *callback = json_object_get(slow, "callback"), *call = json_object_get(slow, "call");
     const char *function = ub_json_string(callback, "function"), *name = ub_json_string(call, "name");
+    size_t len = stall->site.len < UB_MODEL_NAME_MAX ? stall->site.len : UB_MODEL_NAME_MAX;
 
-    if (site && *site)
-        return snprintf(buf, size, "%d %.*s", classify(slow), UB_MODEL_NAME_MAX, site);
-    return snprintf(buf, size, "%d ?%.64s/%.64s", classify(slow), function ? function : "", name ? name : "");
+    buf[0] = (char)('0' + classify(stall));
+    buf[1] = ' ';
+    if (len == 0)
+        return 2 + (size_t)snprintf(buf + 2, KEY_MAX - 2, "?%.64s/%.64s", function ? function : "", name ? name : "");
+    memcpy(buf + 2, stall->site.text, len);
+    buf[2 + len] = 0;
+    return 2 + len;
 }
 
-static struct ub_site_entry *find_site(const struct ub_model *m, const json_t *slow)
+/* `slow` may be NULL when the stall names its site. */
+static struct ub_site_entry *find_site(const struct ub_model *m, const json_t *slow, const struct ub_stall *stall)
 {
-    char key[UB_MODEL_NAME_MAX + 16];
+    char key[KEY_MAX];
+    size_t len = site_key(slow, stall, key);
     struct ub_site_entry *entry;
 
-    site_key(slow, key, sizeof(key));
-    HASH_FIND_STR(m->site, key, entry);
+    HASH_FIND(hh, m->site, key, len, entry);
     return entry;
 }
 
@@ -89,16 +106,15 @@ static void site_free(struct ub_site_entry *entry)
     free(entry);
 }
 
-static struct ub_site_entry *new_site(struct ub_model *m, const json_t *slow)
+static struct ub_site_entry *new_site(struct ub_model *m, const json_t *slow, const struct ub_stall *stall)
 {
     struct ub_site_entry *entry = calloc(1, sizeof(*entry));
-    uint64_t pid = ub_json_u64_or(slow, "pid", 0);
-    const char *program = ub_model_program(m, pid), *exe = ub_model_exe(m, pid);
-    char key[UB_MODEL_NAME_MAX + 16];
+    const char *program = ub_model_program(m, stall->pid), *exe = ub_model_exe(m, stall->pid);
+    char key[KEY_MAX];
 
     if (!entry)
         return NULL;
-    site_key(slow, key, sizeof(key));
+    site_key(slow, stall, key);
     entry->key = strdup(key);
     if (entry->key)
         HASH_ADD_KEYPTR(hh, m->site, entry->key, strlen(entry->key), entry);
@@ -107,18 +123,18 @@ static struct ub_site_entry *new_site(struct ub_model *m, const json_t *slow)
         return NULL;
     }
     entry->site.id = strchr(entry->key, ' ') + 1;
-    entry->site.class = classify(slow);
+    entry->site.class = classify(stall);
     entry->site.program = program ? strdup(program) : NULL;
     entry->site.exe = exe ? strdup(exe) : NULL;
     return entry;
 }
 
-static struct ub_site_entry *get_site(struct ub_model *m, const json_t *slow)
+static struct ub_site_entry *get_site(struct ub_model *m, const json_t *slow, const struct ub_stall *stall)
 {
-    struct ub_site_entry *entry = find_site(m, slow);
+    struct ub_site_entry *entry = find_site(m, slow, stall);
 
     if (!entry && HASH_COUNT(m->site) < UB_MODEL_SITES_MAX)
-        entry = new_site(m, slow);
+        entry = new_site(m, slow, stall);
     if (!entry)
         m->dropped.sites++;
     return entry;
@@ -126,28 +142,16 @@ static struct ub_site_entry *get_site(struct ub_model *m, const json_t *slow)
 
 const struct ub_site *ub_model_site_of(const struct ub_model *m, const json_t *slow)
 {
-    const struct ub_site_entry *entry = find_site(m, slow);
+    const struct ub_site_entry *entry;
+    struct ub_stall stall;
 
+    if (!ub_stall_read(slow, &stall))
+        return NULL;
+    entry = find_site(m, slow, &stall);
     return entry ? &entry->site : NULL;
 }
 
-/* ---- what one record adds -------------------------------------------- */
-
-struct amounts {
-    uint64_t duration_ns;
-    uint64_t repeats, repeats_ns; /* further stalls that got no line of their own */
-    uint64_t repeats_max_ns;
-};
-
-static bool read_amounts(const json_t *slow, struct amounts *ret)
-{
-    if (!ub_json_u64(slow, "duration_ns", &ret->duration_ns))
-        return false;
-    ret->repeats = ub_json_u64_or(slow, "repeats", 0);
-    ret->repeats_ns = ret->repeats ? ub_json_u64_or(slow, "repeats_ns", 0) : 0;
-    ret->repeats_max_ns = ret->repeats ? ub_json_u64_or(slow, "max_ns", 0) : 0;
-    return true;
-}
+/* ---- what one stall adds --------------------------------------------- */
 
 static struct ub_site_stack *find_stack(struct ub_site *site, const json_t *frames)
 {
@@ -182,10 +186,9 @@ static void step(uint64_t *count, int sign)
         (*count)--;
 }
 
-static void apply_sample(struct ub_model *m, struct ub_site *site, const json_t *sample, int sign)
+static void apply_sample(struct ub_model *m, struct ub_site *site, const struct ub_stall_sample *sample, int sign)
 {
-    const json_t *id = json_object_get(sample, "stack");
-    json_t *frames = json_is_integer(id) ? ub_model_stack(m, json_integer_value(id)) : NULL;
+    json_t *frames = sample->has_stack ? ub_model_stack(m, sample->stack) : NULL;
     struct ub_site_stack *stack;
 
     if (!frames) {
@@ -199,41 +202,38 @@ static void apply_sample(struct ub_model *m, struct ub_site *site, const json_t 
     if (!stack)
         return;
     step(&stack->samples, sign);
-    if (ub_json_is(sample, "proof", "unproven"))
+    if (sample->unproven)
         step(&stack->unproven, sign);
-    if (json_is_false(json_object_get(sample, "complete")))
+    if (sample->incomplete)
         step(&stack->incomplete, sign);
 }
 
-static void keep_worst(struct ub_site *site, json_t *slow, uint64_t duration_ns)
+/* Is this, by its length, the stall that stands for its site? */
+static bool is_worst(const struct ub_site *site, uint64_t duration_ns)
 {
-    if (site->worst && ub_json_u64_or(site->worst, "duration_ns", 0) > duration_ns)
-        return;
-    json_decref(site->worst);
-    site->worst = json_incref(slow);
+    return !site->worst || ub_json_u64_or(site->worst, "duration_ns", 0) <= duration_ns;
 }
 
-static void apply_site(struct ub_model *m, struct ub_site *site, json_t *slow, const struct amounts *a, int sign)
+static void apply_site(struct ub_model *m, struct ub_site *site, const struct ub_stall *a, int sign)
 {
-    const json_t *sample;
-    size_t i;
+    uint32_t i;
 
     if (sign > 0) {
         ub_distribution_add(&site->durations, 1, a->duration_ns);
-        ub_distribution_add(&site->durations, a->repeats, a->repeats_ns);
-        if (a->repeats_max_ns > site->durations.max_ns)
+        ub_distribution_add(&site->durations, a->repeats, a->repeats ? a->repeats_ns : 0);
+        if (a->repeats && a->repeats_max_ns > site->durations.max_ns)
             site->durations.max_ns = a->repeats_max_ns;
-        keep_worst(site, slow, a->duration_ns);
     } else {
         ub_distribution_remove(&site->durations, 1, a->duration_ns);
-        ub_distribution_remove(&site->durations, a->repeats, a->repeats_ns);
+        ub_distribution_remove(&site->durations, a->repeats, a->repeats ? a->repeats_ns : 0);
     }
-    if (ub_json_true(slow, "ongoing"))
+    if (a->ongoing)
         step(&site->ongoing, sign);
-    step(&site->cause[ub_model_cause_parse(ub_json_string(slow, "cause"))], sign);
-    json_array_foreach (json_object_get(slow, "samples"), i, sample) {
-        apply_sample(m, site, sample, sign);
-    }
+    step(&site->cause[parse_cause(a->cause)], sign);
+    for (i = 0; i < a->samples; i++)
+        apply_sample(m, site, &a->sample[i], sign);
+    for (i = 0; i < a->samples_beyond; i++)
+        step(&site->samples_no_stack, sign);
 }
 
 static uint64_t subtract(uint64_t a, uint64_t b)
@@ -241,38 +241,39 @@ static uint64_t subtract(uint64_t a, uint64_t b)
     return a > b ? a - b : 0;
 }
 
-static void apply_totals(struct ub_stall_totals *totals, const json_t *slow, const struct amounts *a, int sign)
+static void apply_totals(struct ub_stall_totals *totals, const struct ub_stall *a, int sign)
 {
-    uint64_t count = ub_add_saturated(1, a->repeats), sum = ub_add_saturated(a->duration_ns, a->repeats_ns);
+    uint64_t count = ub_add_saturated(1, a->repeats);
+    uint64_t sum = ub_add_saturated(a->duration_ns, a->repeats ? a->repeats_ns : 0);
 
-    if (json_object_get(slow, "parent")) /* counted by the turn or callback that contains it */
+    if (a->nested) /* counted by the turn or callback that contains it */
         return;
     totals->count = sign > 0 ? ub_add_saturated(totals->count, count) : subtract(totals->count, count);
     totals->total_ns = sign > 0 ? ub_add_saturated(totals->total_ns, sum) : subtract(totals->total_ns, sum);
     if (a->duration_ns > totals->max_ns)
         totals->max_ns = a->duration_ns;
-    if (a->repeats_max_ns > totals->max_ns)
+    if (a->repeats && a->repeats_max_ns > totals->max_ns)
         totals->max_ns = a->repeats_max_ns;
-    if (ub_json_true(slow, "ongoing"))
+    if (a->ongoing)
         step(&totals->ongoing, sign);
 }
 
-static void apply(struct ub_model *m, struct ub_site_entry *entry, json_t *slow, const struct amounts *a, int sign)
+static void apply(struct ub_model *m, struct ub_site_entry *entry, const struct ub_stall *a, int sign)
 {
     if (entry)
-        apply_site(m, &entry->site, slow, a, sign);
-    apply_totals(&m->totals[classify(slow)], slow, a, sign);
+        apply_site(m, &entry->site, a, sign);
+    apply_totals(&m->totals[classify(a)], a, sign);
 }
 
 /* ---- stalls that go on ----------------------------------------------- */
 
-static struct ub_ongoing *find_ongoing(const struct ub_model *m, const json_t *slow)
+static struct ub_ongoing *find_ongoing(const struct ub_model *m, const struct ub_stall *stall)
 {
-    struct ub_ongoing_key key = {.run = m->current};
+    struct ub_ongoing_key key = {.run = m->current, .pid = stall->pid, .id = stall->id};
     struct ub_ongoing *going = NULL;
     const size_t size = sizeof(key);
 
-    if (ub_json_u64(slow, "pid", &key.pid) && ub_json_u64(slow, "id", &key.id))
+    if (stall->has_pid && stall->has_id)
         HASH_FIND(hh, m->ongoing, &key, size, going); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     return going;
 }
@@ -285,27 +286,26 @@ static void ongoing_free(struct ub_ongoing *going)
 
 static void take_back(struct ub_model *m, struct ub_ongoing *going)
 {
-    struct amounts a;
+    struct ub_stall stall;
 
-    if (read_amounts(going->record, &a))
-        apply(m, going->site, going->record, &a, -1);
+    if (ub_stall_read(going->record, &stall))
+        apply(m, going->site, &stall, -1);
     HASH_DEL(m->ongoing, going);
     ongoing_free(going);
 }
 
 /* False: there are too many, or it has no id. Such a stall counts when it ends, not before. */
-static bool remember_ongoing(struct ub_model *m, json_t *slow, struct ub_site_entry *site)
+static bool remember_ongoing(struct ub_model *m, json_t *slow, const struct ub_stall *stall, struct ub_site_entry *site)
 {
     struct ub_ongoing *going;
 
-    if (HASH_COUNT(m->ongoing) >= UB_MODEL_ONGOING_MAX)
+    if (HASH_COUNT(m->ongoing) >= UB_MODEL_ONGOING_MAX || !stall->has_pid || !stall->has_id)
         return false;
     going = calloc(1, sizeof(*going));
     if (!going)
         return false;
-    going->key.run = m->current;
-    if (ub_json_u64(slow, "pid", &going->key.pid) && ub_json_u64(slow, "id", &going->key.id))
-        HASH_ADD(hh, m->ongoing, key, sizeof(going->key), going);
+    going->key = (struct ub_ongoing_key){.run = m->current, .pid = stall->pid, .id = stall->id};
+    HASH_ADD(hh, m->ongoing, key, sizeof(going->key), going);
     if (!UB_HASHED(going)) {
         free(going);
         return false;
@@ -315,26 +315,56 @@ static bool remember_ongoing(struct ub_model *m, json_t *slow, struct ub_site_en
     return true;
 }
 
+static void keep_worst(struct ub_site *site, json_t *slow, uint64_t duration_ns)
+{
+    if (!is_worst(site, duration_ns))
+        return;
+    json_decref(site->worst);
+    site->worst = json_incref(slow);
+}
+
+static void touch_end(struct ub_model *m, const struct ub_stall *stall)
+{
+    ub_model_touch(m, ub_add_saturated(stall->start_ns, stall->duration_ns));
+}
+
 void ub_model_slow_line(struct ub_model *m, json_t *slow)
 {
     struct ub_site_entry *entry;
     struct ub_ongoing *before;
-    struct amounts a;
+    struct ub_stall stall;
 
-    if (!ub_model_this_run(m) || !read_amounts(slow, &a)) {
+    if (!ub_model_this_run(m) || !ub_stall_read(slow, &stall)) {
         m->dropped.malformed++;
         return;
     }
-    ub_model_touch(m, ub_add_saturated(ub_json_u64_or(slow, "start_ns", 0), a.duration_ns));
-    before = find_ongoing(m, slow);
+    touch_end(m, &stall);
+    before = find_ongoing(m, &stall);
     if (before)
         take_back(m, before);
-    entry = get_site(m, slow);
-    if (ub_json_true(slow, "ongoing") && !remember_ongoing(m, slow, entry)) {
+    entry = get_site(m, slow, &stall);
+    if (stall.ongoing && !remember_ongoing(m, slow, &stall, entry)) {
         m->dropped.ongoing++;
         return;
     }
-    apply(m, entry, slow, &a, 1);
+    if (entry)
+        keep_worst(&entry->site, slow, stall.duration_ns);
+    apply(m, entry, &stall, 1);
+}
+
+/* A record must be kept of the longest stall of a site, and of each that goes on. The others are figures. */
+bool ub_model_take_stall(struct ub_model *m, const struct ub_stall *stall)
+{
+    struct ub_site_entry *entry;
+
+    if (m->runs == 0 || stall->ongoing || stall->site.len == 0)
+        return false;
+    entry = find_site(m, NULL, stall);
+    if (!entry || is_worst(&entry->site, stall->duration_ns) || find_ongoing(m, stall))
+        return false;
+    touch_end(m, stall);
+    apply(m, entry, stall, 1);
+    return true;
 }
 
 /* ---- reading it ------------------------------------------------------ */

@@ -12,6 +12,7 @@
 #define UB_UI_RECORDING_H
 
 #include "../tracer/record.h"
+#include "stall.h"
 
 #include <stdio.h>
 
@@ -63,5 +64,9 @@ struct ub_recording_stats {
  * -EIO and other -errno from reading (what was read before has been delivered).
  */
 int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recording_stats *ret_stats);
+
+/* The same; lines of stalls go to `taker` first, and to `sink` only if it refuses them. `taker` may be NULL. */
+int ub_recording_read_fast(FILE *file, const struct ub_sink *sink, const struct ub_taker *taker,
+                           struct ub_recording_stats *ret_stats);
 
 #endif

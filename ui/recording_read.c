@@ -1,29 +1,32 @@
 /*
- * The reader. It streams: one line is held at a time, in a buffer that never
- * grows beyond UB_RECORDING_LINE_MAX. A line too long is passed over without
- * being stored.
+ * The reader. It streams: a line is judged where it was read; one that reaches
+ * into the next chunk is put together in a buffer that never grows beyond
+ * UB_RECORDING_LINE_MAX. A line too long is passed over without being stored.
  */
 #include "recording.h"
 #include "json_get.h"
+#include "recording_scan.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#define CHUNK      ((size_t)64 << 10)
+#define CHUNK      ((size_t)256 << 10)
 #define LINE_FIRST ((size_t)64 << 10)
 
 struct reader {
     FILE *file;
     const struct ub_sink *sink;
+    const struct ub_taker *taker; /* or NULL */
     struct ub_recording_stats stats;
     bool first;    /* no line was judged yet */
     bool readable; /* the last header was of a version we know */
 
-    char *line;
+    char *line; /* what the last chunk held of a line that goes on */
     size_t len, size;
     bool overlong;
 
-    char chunk[CHUNK];
+    struct ub_stall stall;
+    char chunk[CHUNK + UB_SCAN_PAD];
 };
 
 static void reader_free(struct reader **r)
@@ -47,7 +50,7 @@ static int line_append(struct reader *r, const char *bytes, size_t len)
 
         while (size - r->len < len)
             size *= 2;
-        line = realloc(r->line, size);
+        line = realloc(r->line, size + UB_SCAN_PAD);
         if (!line)
             return -ENOMEM;
         r->line = line;
@@ -91,25 +94,46 @@ static int deliver(struct reader *r, json_t *record)
     return 0;
 }
 
-static bool is_blank(const struct reader *r)
+static bool is_blank(const char *line, size_t len)
 {
     size_t i;
 
-    for (i = 0; i < r->len; i++)
-        if (!strchr(" \t\r", r->line[i]) || r->line[i] == 0)
+    for (i = 0; i < len; i++)
+        if (!strchr(" \t\r", line[i]) || line[i] == 0)
             return false;
-    return !r->overlong;
+    return true;
+}
+
+/* Most lines of a large recording: figures are all that is wanted of them. */
+static bool take_figures(struct reader *r, const char *line, size_t len)
+{
+    const struct ub_taker *taker = r->taker;
+    struct ub_stats_line stats;
+    bool taken = false;
+
+    if (!taker || !r->readable)
+        return false;
+    if (ub_scan_slow(line, len, &r->stall))
+        taken = taker->stall(taker->self, &r->stall);
+    else if (taker->stats && ub_scan_stats(line, len, &stats))
+        taken = taker->stats(taker->self, &stats);
+    r->stats.lines += taken;
+    return taken;
 }
 
 /* `last`: the stream ended where a newline should be. */
-static int judge_line(struct reader *r, bool last)
+static int judge(struct reader *r, const char *line, size_t len, bool last)
 {
     UB_CLEANUP(ub_json_drop) json_t *record = NULL;
 
-    if (is_blank(r))
-        return 0;
-    if (!r->overlong) /* jansson refuses invalid UTF-8, nesting beyond 2048, and \u0000 */
-        record = json_loadb(r->line, r->len, 0, NULL);
+    if (!r->overlong) {
+        if (take_figures(r, line, len))
+            return 0;
+        if (is_blank(line, len))
+            return 0;
+        /* jansson refuses invalid UTF-8, nesting beyond 2048, and \u0000 */
+        record = json_loadb(line, len, 0, NULL);
+    }
     if (json_is_object(record))
         return deliver(r, record);
     if (r->first)
@@ -121,22 +145,30 @@ static int judge_line(struct reader *r, bool last)
     return 0;
 }
 
+/* The line that began in an earlier chunk ends with these bytes. */
+static int judge_joined(struct reader *r, const char *bytes, size_t len)
+{
+    int error = line_append(r, bytes, len);
+
+    if (!error)
+        error = judge(r, r->line, r->len, false);
+    r->len = 0;
+    r->overlong = false;
+    return error;
+}
+
 static int take_chunk(struct reader *r, const char *bytes, size_t len)
 {
     while (len > 0) {
         const char *newline = memchr(bytes, '\n', len);
         size_t part = newline ? (size_t)(newline - bytes) : len;
-        int error = line_append(r, bytes, part);
+        int error;
 
-        if (error)
-            return error;
         if (!newline)
-            break;
-        error = judge_line(r, false);
+            return line_append(r, bytes, part);
+        error = r->len > 0 || r->overlong ? judge_joined(r, bytes, part) : judge(r, bytes, part, false);
         if (error)
             return error;
-        r->len = 0;
-        r->overlong = false;
         bytes += part + 1;
         len -= part + 1;
     }
@@ -146,18 +178,18 @@ static int take_chunk(struct reader *r, const char *bytes, size_t len)
 static int read_all(struct reader *r)
 {
     for (;;) {
-        size_t n = fread(r->chunk, 1, sizeof(r->chunk), r->file);
+        size_t n = fread(r->chunk, 1, CHUNK, r->file);
         int error = take_chunk(r, r->chunk, n);
 
         if (error)
             return error;
         if (ferror(r->file))
             return errno > 0 ? -errno : -EIO;
-        if (n < sizeof(r->chunk) && feof(r->file))
+        if (n < CHUNK && feof(r->file))
             break;
     }
     if (r->len > 0 || r->overlong) {
-        int error = judge_line(r, true);
+        int error = judge(r, r->line, r->len, true);
 
         if (error)
             return error;
@@ -167,6 +199,12 @@ static int read_all(struct reader *r)
 
 int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recording_stats *ret_stats)
 {
+    return ub_recording_read_fast(file, sink, NULL, ret_stats);
+}
+
+int ub_recording_read_fast(FILE *file, const struct ub_sink *sink, const struct ub_taker *taker,
+                           struct ub_recording_stats *ret_stats)
+{
     UB_CLEANUP(reader_free) struct reader *r = calloc(1, sizeof(*r));
     int error;
 
@@ -174,6 +212,7 @@ int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recordin
         return -ENOMEM;
     r->file = file;
     r->sink = sink;
+    r->taker = taker;
     r->first = true;
     errno = 0;
     error = read_all(r);

@@ -96,45 +96,6 @@ static void put_first_line(const struct ub_text_view *view, const json_t *slow)
     fputc('\n', view->pen.out);
 }
 
-static const char *ordinal(uint64_t n)
-{
-    if (n % 100 >= 11 && n % 100 <= 13)
-        return "th";
-    return n % 10 == 1 ? "st" : n % 10 == 2 ? "nd" : n % 10 == 3 ? "rd" : "th";
-}
-
-/* What was waiting, and how often it has happened before. No line when there is nothing to say. */
-static void put_cost(const struct ub_text_view *view, const json_t *slow)
-{
-    const json_t *waiting = json_object_get(slow, "waiting");
-    uint64_t ready = ub_json_u64_or(waiting, "ready", 0), timers = ub_json_u64_or(waiting, "timers", 0), delay;
-    const struct ub_site *site = ub_model_site_of(view->m, slow);
-    const char *comma = "";
-
-    if (ready <= 1 && timers == 0 && (!site || site->durations.count <= 1))
-        return;
-    ub_pen_label(&view->pen, "cost");
-    if (ready > 1) { /* one of them is the one that was being served */
-        fprintf(view->pen.out, "%" PRIu64 " descriptors were ready in this turn", ready);
-        comma = "; ";
-    }
-    if (timers > 0) {
-        fprintf(view->pen.out, "%s%" PRIu64 " timer%s waited", comma, timers, timers == 1 ? "" : "s");
-        comma = "; ";
-    }
-    if (ub_json_u64(waiting, "delay_ns", &delay)) {
-        fprintf(view->pen.out, "%sup to ", *comma ? ", " : "");
-        put_bare_duration(view, delay);
-        comma = "; ";
-    }
-    if (site && site->durations.count > 1) {
-        fprintf(view->pen.out, "%s%" PRIu64 "%s time, ", comma, site->durations.count, ordinal(site->durations.count));
-        put_bare_duration(view, site->durations.total_ns);
-        fputs(" in all", view->pen.out);
-    }
-    fputc('\n', view->pen.out);
-}
-
 void ub_text_do(const struct ub_text_view *view, const struct ub_advice *advice)
 {
     if (!advice)
@@ -155,7 +116,8 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     ub_text_why(view, slow);
     fputc('\n', view->pen.out);
     ub_text_where(view, &chain);
-    put_cost(view, slow);
+    ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
+    ub_text_pool(view, slow);
     ub_text_do(view, ub_advice_of_record(view->m, slow));
     if (site) {
         ub_pen_label(&view->pen, "site");

@@ -1,4 +1,5 @@
 #include "text_escape.h"
+#include "utf8.h"
 
 #include <string.h>
 
@@ -7,35 +8,6 @@ struct unit {
     char text[16];
     size_t columns;
 };
-
-/*
- * Length of the UTF-8 character at `p` and its code point; 0 when there is
- * none. Overlong forms, surrogates and values beyond U+10FFFF are none.
- */
-static size_t decode(const unsigned char *p, size_t len, uint32_t *ret)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t n, i;
-    uint32_t c;
-
-    if (*p < 0x80) {
-        *ret = *p;
-        return 1;
-    }
-    n = *p >= 0xf0 && *p < 0xf8 ? 4 : *p >= 0xe0 ? 3 : *p >= 0xc0 ? 2 : 0;
-    if (n == 0 || n > len || *p >= 0xf8)
-        return 0;
-    c = *p & (0x7fu >> n);
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-        c = c << 6 | (p[i] & 0x3f);
-    }
-    if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-        return 0;
-    *ret = c;
-    return n;
-}
 
 /* Characters that are not what they seem: invisible, or changing the order of others. */
 static bool is_deceptive(uint32_t c)
@@ -54,7 +26,7 @@ static void set_unit(struct unit *u, const char *format, uint32_t value)
 static size_t next_unit(const char *bytes, size_t len, struct unit *u)
 {
     uint32_t c = 0;
-    size_t n = decode((const unsigned char *)bytes, len, &c);
+    size_t n = ub_utf8_decode((const unsigned char *)bytes, len, &c);
 
     if (n == 0)
         set_unit(u, "\\x%02x", (unsigned char)*bytes);

@@ -275,6 +275,8 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     put_lost(view, site, total_ns);
     put_why(view, site);
     ub_text_where(view, &chain);
+    ub_text_cost_of_longest(view, site);
+    ub_text_pool(view, site->worst);
     ub_text_do(view, advice);
     put_site_id(view, site);
     fputc('\n', view->pen.out);

@@ -24,6 +24,7 @@ import pytest  # noqa: E402
 import helpers  # noqa: E402
 import micro  # noqa: E402
 import peers  # noqa: E402
+import reports  # noqa: E402
 import services  # noqa: E402
 import watcher  # noqa: E402
 
@@ -49,6 +50,7 @@ SECTIONS = {
     "perf": peers.perf,
     "bpftrace": peers.bpftrace,
     "uftrace": peers.uftrace,
+    "report": reports.gigabyte,
 }
 
 

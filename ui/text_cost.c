@@ -1,0 +1,107 @@
+/*
+ * Who paid for a stall: what waited meanwhile, and whether the program's own
+ * executor was the bottleneck.
+ */
+#include "text_private.h"
+#include "text_escape.h"
+
+static const char *ordinal(uint64_t n)
+{
+    if (n % 100 >= 11 && n % 100 <= 13)
+        return "th";
+    return n % 10 == 1 ? "st" : n % 10 == 2 ? "nd" : n % 10 == 3 ? "rd" : "th";
+}
+
+static void put_number(const struct ub_text_view *view, const char *before, uint64_t count, const char *thing)
+{
+    fprintf(view->pen.out, "%s%" PRIu64 " %s%s", before, count, thing, count == 1 ? "" : "s");
+}
+
+/* "7 descriptors were ready in this turn; 31 timers waited, up to 309 ms". False: nothing is known. */
+static bool put_waiting(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *waiting = json_object_get(slow, "waiting");
+    uint64_t ready = ub_json_u64_or(waiting, "ready", 0), timers = ub_json_u64_or(waiting, "timers", 0);
+    uint64_t tasks = ub_json_u64_or(waiting, "tasks", 0), delay;
+    const char *comma = "";
+
+    if (ready > 1) { /* one of them is the one that was being served */
+        put_number(view, comma, ready, "descriptor");
+        fputs(" were ready in this turn", view->pen.out);
+        comma = "; ";
+    }
+    if (tasks > 0) {
+        put_number(view, comma, tasks, "task");
+        comma = timers > 0 ? ", " : "; ";
+    }
+    if (timers > 0) {
+        put_number(view, comma, timers, "timer");
+        comma = "; ";
+    }
+    if (tasks > 0 || timers > 0)
+        fputs(" waited", view->pen.out);
+    if (ub_json_u64(waiting, "delay_ns", &delay)) {
+        fprintf(view->pen.out, "%sup to ", *comma ? ", " : "");
+        ub_text_put_duration(view, UB_INK_PLAIN, delay);
+        comma = "; ";
+    }
+    return *comma != 0;
+}
+
+static bool has_waiting(const json_t *slow)
+{
+    const json_t *waiting = json_object_get(slow, "waiting");
+
+    return ub_json_u64_or(waiting, "ready", 0) > 1 || ub_json_u64_or(waiting, "timers", 0) > 0 ||
+           ub_json_u64_or(waiting, "tasks", 0) > 0;
+}
+
+void ub_text_cost(const struct ub_text_view *view, const json_t *slow, const struct ub_site *site)
+{
+    bool again = site && site->durations.count > 1;
+
+    if (!has_waiting(slow) && !again)
+        return;
+    ub_pen_label(&view->pen, "cost");
+    if (has_waiting(slow) && put_waiting(view, slow) && again)
+        fputs("; ", view->pen.out);
+    if (again) {
+        fprintf(view->pen.out, "%" PRIu64 "%s time, ", site->durations.count, ordinal(site->durations.count));
+        ub_text_put_duration(view, UB_INK_PLAIN, site->durations.total_ns);
+        fputs(" in all", view->pen.out);
+    }
+    fputc('\n', view->pen.out);
+}
+
+void ub_text_cost_of_longest(const struct ub_text_view *view, const struct ub_site *site)
+{
+    if (!has_waiting(site->worst))
+        return;
+    ub_pen_label(&view->pen, "cost");
+    put_waiting(view, site->worst);
+    fputs(site->durations.count > 1 ? "; the longest\n" : "\n", view->pen.out);
+}
+
+/* "libuv 4/4 busy, 12 queued, waited 900 ms" */
+void ub_text_pool(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *pool = json_object_get(slow, "pool");
+    const char *kind = ub_json_string(pool, "kind");
+    uint64_t threads, busy, queued, wait;
+
+    if (!kind)
+        return;
+    ub_pen_label(&view->pen, "pool");
+    ub_escape_put(view->pen.out, kind, UB_TEXT_NAME_COLUMNS);
+    if (ub_json_u64(pool, "busy", &busy) && ub_json_u64(pool, "threads", &threads))
+        fprintf(view->pen.out, " %" PRIu64 "/%" PRIu64 " busy", busy, threads);
+    if (ub_json_u64(pool, "queued", &queued))
+        fprintf(view->pen.out, ", %" PRIu64 " queued", queued);
+    if (ub_json_u64(pool, "wait_ns", &wait)) {
+        fputs(", waited ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_PLAIN, wait);
+    }
+    if (strcmp(kind, "libuv") == 0)
+        fputs(": UV_THREADPOOL_SIZE sets its size", view->pen.out);
+    fputc('\n', view->pen.out);
+}
