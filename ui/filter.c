@@ -162,8 +162,8 @@ static bool passes(const struct ub_filter *filter, const struct ub_stall *stall)
         return false;
     if (o->loop && !ub_slice_is(stall->loop, o->loop))
         return false;
-    return passes_site(o->site, stall->site) && passes_cause(filter, stall->cause) &&
-           passes_thread(o->thread, stall) && passes_since(filter, stall);
+    return passes_site(o->site, stall->site) && passes_cause(filter, stall->cause) && passes_thread(o->thread, stall) &&
+           passes_since(filter, stall);
 }
 
 /* Whether a stall is left out; counted once, however often its line comes while it goes on. */

@@ -26,7 +26,7 @@
 #define UB_MODEL_NOTES_MAX       200
 #define UB_MODEL_THREADS_MAX     4096
 #define UB_MODEL_PENDING_MAX     ((size_t)32 << 10) /* bytes of a stats line that are kept for later */
-#define UB_MODEL_NAME_MAX        256 /* bytes of a site id */
+#define UB_MODEL_NAME_MAX        256                /* bytes of a site id */
 
 /* A frame of any stack, once. */
 struct ub_frame_entry {

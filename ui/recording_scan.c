@@ -67,8 +67,8 @@ static const char *skip_plain(const char *p, const char *end)
         __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
         /* Signed: control characters and those beyond ASCII are both below a space. */
         __m128i low = _mm_cmplt_epi8(bytes, _mm_set1_epi8(' '));
-        __m128i marks = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
-                                     _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+        __m128i marks =
+            _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
         int mask = _mm_movemask_epi8(_mm_or_si128(low, marks));
 
         if (mask)

@@ -62,7 +62,8 @@ void ub_text_do(const struct ub_text_view *view, const struct ub_advice *advice)
 
 /* text_cost.c: who paid */
 
-/* The label `cost` for a stall of `site` (may be NULL), and for the longest of a site; nothing where nothing is known. */
+/* The label `cost` for a stall of `site` (may be NULL), and for the longest of a site; nothing where nothing is known.
+ */
 void ub_text_cost(const struct ub_text_view *view, const json_t *slow, const struct ub_site *site);
 void ub_text_cost_of_longest(const struct ub_text_view *view, const struct ub_site *site);
 /* The label `pool`: the state of the program's own executor. */
