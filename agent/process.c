@@ -4,16 +4,18 @@
  */
 #include "process.h"
 
+#include "arena.h"
 #include "raw.h"
 #include "real.h"
 #include "sample.h"
+#include "tree.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
+#include <sys/prctl.h>
 
 static struct ub_process unwatched;
 struct ub_process *ub_process = &unwatched;
@@ -22,112 +24,12 @@ __thread struct ub_thread ub_thread;
 
 /* Ordinary memory: survives fork, and tells the child what to start again with. */
 static struct {
-    struct ub_arena *arena;
+    struct ub_arena *arena; /* NULL: nobody watches yet */
+    bool tree;              /* LD_PRELOAD alone: the first loop finds a watcher, or starts one */
+    pid_t watcher;
     uint32_t generation;
     uint32_t quiet;
 } inherited;
-
-static bool parse_number(const char **text, uint64_t *ret, char end)
-{
-    uint64_t n = 0;
-    const char *p = *text;
-
-    if (*p < '0' || *p > '9')
-        return false;
-    for (; *p >= '0' && *p <= '9'; p++) {
-        if (n > UINT64_MAX / 10 - 1)
-            return false;
-        n = n * 10 + (uint64_t)(*p - '0');
-    }
-    if (*p != end)
-        return false;
-    *text = end ? p + 1 : p;
-    *ret = n;
-    return true;
-}
-
-static char *put_number(char *p, uint64_t n)
-{
-    char digits[20];
-    int count = 0;
-
-    do
-        digits[count++] = (char)('0' + n % 10);
-    while ((n /= 10) != 0);
-    while (count > 0)
-        *p++ = digits[--count];
-    *p = '\0';
-    return p;
-}
-
-static char *put_text(char *p, const char *text)
-{
-    while (*text)
-        *p++ = *text++;
-    *p = '\0';
-    return p;
-}
-
-/* The watcher's descriptor of the arena, or negative. `address` is "PID:FD:INODE". */
-static int open_arena(const char *address)
-{
-    char path[64], *p = path;
-    uint64_t pid, fd, inode;
-    struct stat st = {0};
-    int ret;
-
-    if (!parse_number(&address, &pid, ':') || !parse_number(&address, &fd, ':') ||
-        !parse_number(&address, &inode, '\0'))
-        return -1;
-    p = put_text(p, "/proc/");
-    p = put_number(p, pid);
-    p = put_text(p, "/fd/");
-    put_number(p, fd);
-    ret = (int)ub_raw4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
-    if (ret < 0)
-        return ret;
-    if (ub_raw2(SYS_fstat, ret, &st) < 0 || st.st_ino != inode || (uint64_t)st.st_size != sizeof(struct ub_arena)) {
-        ub_raw1(SYS_close, ret);
-        return -1;
-    }
-    return ret;
-}
-
-/*
- * In another PID namespace our pid means nothing to the watcher, or worse,
- * another process. Without /proc/self/ns nothing is known, and we step aside.
- */
-static bool same_pid_namespace(struct ub_arena *arena)
-{
-    struct stat st = {0};
-
-    if (ub_raw4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/pid", &st, 0) == 0 && st.st_ino == arena->h.pid_namespace)
-        return true;
-    __atomic_fetch_add(&arena->h.elsewhere, 1, __ATOMIC_RELAXED);
-    return false;
-}
-
-static struct ub_arena *map_arena(const char *address)
-{
-    struct ub_arena *arena;
-    int fd = open_arena(address);
-    long at;
-
-    if (fd < 0)
-        return NULL;
-    at = ub_raw6(SYS_mmap, 0, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    ub_raw1(SYS_close, fd);
-    if (at < 0 && at > -4096)
-        return NULL;
-    arena = (struct ub_arena *)at;
-    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h) ||
-        arena->h.closed || !same_pid_namespace(arena)) {
-        ub_raw2(SYS_munmap, at, sizeof(struct ub_arena));
-        return NULL;
-    }
-    ub_raw3(SYS_madvise, at, sizeof(struct ub_arena), MADV_DONTDUMP); /* no business of the program's core files */
-    return arena;
-}
 
 /* Whether /proc/self/status shows a seccomp filter; true as well when it cannot be read. */
 static bool seccomp_filtered(void)
@@ -190,14 +92,22 @@ static void register_barrier(struct ub_process *page)
     page->barrier = ub_raw3(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
+/* Where only ancestors may read a process (Yama), a helper is none, unlike `unblock run`. */
+static void admit_helper(const struct ub_process *page)
+{
+    if (inherited.arena && inherited.arena->h.mode == UB_ARENA_HELPER && !page->quiet)
+        ub_raw6(SYS_prctl, PR_SET_PTRACER, inherited.watcher, 0, 0, 0, 0);
+}
+
 static void fill_page(struct ub_process *page)
 {
     page->arena = inherited.arena;
-    page->clock = inherited.arena->h.clock;
+    page->clock = inherited.arena ? inherited.arena->h.clock : 0;
     page->quiet = inherited.quiet;
     page->pid = (int32_t)ub_raw0(SYS_getpid);
     page->sampler = 0;
     register_barrier(page);
+    admit_helper(page);
     ub_store_release(&page->generation, inherited.generation);
 }
 
@@ -212,29 +122,44 @@ static const char *variable(char **environment, const char *name)
     return NULL;
 }
 
+/* `unblock` watches others: its own loops are nobody's business. */
+static bool is_unblock(const char *program)
+{
+    const char *slash = program ? strrchr(program, '/') : NULL;
+
+    return program && strcmp(slash ? slash + 1 : program, "unblock") == 0;
+}
+
+/* True: somebody watches, or will once there is a loop. */
+static bool find_watcher(const char *address, char **environment)
+{
+    if (address && ub_arena_map(address, &inherited.arena, &inherited.watcher) == 0) {
+        __atomic_fetch_add(&inherited.arena->h.images, 1, __ATOMIC_RELAXED);
+        release_slots_of(inherited.arena, (int32_t)ub_raw0(SYS_getpid));
+        return true;
+    }
+    /* A run that is over is over, even if it left processes behind; a helper may be followed by another. */
+    if (address && !ub_arena_is_helpers(address))
+        return false;
+    inherited.tree = ub_tree_prepare(environment, inherited.quiet != UB_QUIET_NOT);
+    return inherited.tree;
+}
+
 /*
- * The run has a watcher: map its arena. With no UNBLOCK_ARENA, or UNBLOCK=0,
- * nothing is done at all. Linked with -z initfirst we come before libc's own
- * constructor, where getenv() does not work yet; glibc hands over the environment.
+ * With UNBLOCK=0 nothing is done at all. Linked with -z initfirst we come before
+ * libc's own constructor, where getenv() does not work yet; glibc hands over the
+ * environment.
  */
 __attribute__((constructor)) static void start(int argc, char **argv, char **environment)
 {
-    const char *address = variable(environment, "UNBLOCK_ARENA");
     const char *off = variable(environment, "UNBLOCK");
     struct ub_process *page;
 
-    (void)argc;
-    (void)argv;
     ub_real_resolve();
-    if (!address || (off && off[0] == '0' && off[1] == '\0'))
+    if ((off && off[0] == '0' && off[1] == '\0') || (argc > 0 && is_unblock(argv[0])))
         return;
     inherited.quiet = seccomp_filtered() ? UB_QUIET_INHERITED : UB_QUIET_NOT;
-    inherited.arena = map_arena(address);
-    if (!inherited.arena)
-        return;
-    __atomic_fetch_add(&inherited.arena->h.images, 1, __ATOMIC_RELAXED);
-    release_slots_of(inherited.arena, (int32_t)ub_raw0(SYS_getpid));
-    if (!map_page(&page))
+    if (!find_watcher(variable(environment, "UNBLOCK_ARENA"), environment) || !map_page(&page))
         return;
     inherited.generation = 1;
     fill_page(page);
@@ -304,18 +229,49 @@ bool ub_process_wake(void)
 {
     struct ub_process *page = ub_process;
 
-    if (!inherited.arena || page == &unwatched || ub_load_relaxed(&inherited.arena->h.closed))
+    if (page == &unwatched || (!inherited.arena && !inherited.tree) ||
+        (inherited.arena && ub_load_relaxed(&inherited.arena->h.closed)))
         return false;
     if (ub_load_acquire(&page->generation) == 0)
         reenter_after_fork(page);
     return ub_load_acquire(&page->generation) != 0;
 }
 
+/*
+ * The first loop of a process that nobody watches yet. `joining` holds the pid of the process that is at it: in a
+ * child forked meanwhile by another thread it means nothing.
+ */
+static bool join_tree(struct ub_process *page)
+{
+    static int32_t joining;
+    int32_t at_it = ub_load_relaxed(&joining);
+    struct ub_arena *arena;
+    bool never = false;
+
+    if (at_it == page->pid ||
+        !__atomic_compare_exchange_n(&joining, &at_it, page->pid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return false;
+    if (!page->arena) {
+        arena = ub_tree_join(&inherited.watcher, &never);
+        if (arena) {
+            inherited.arena = arena;
+            page->clock = arena->h.clock;
+            admit_helper(page);
+            ub_store_release(&page->arena, arena);
+        } else if (never) {
+            ub_store_release(&ub_process, &unwatched);
+        }
+    }
+    ub_store_release(&joining, 0);
+    return ub_process->arena != NULL;
+}
+
 bool ub_process_enter(struct ub_thread *t)
 {
     struct ub_process *page = ub_process;
 
-    if (page->quiet == UB_QUIET_STRICT || ub_load_relaxed(&page->arena->h.closed))
+    if (page->quiet == UB_QUIET_STRICT || (!ub_load_acquire(&page->arena) && !join_tree(page)) ||
+        ub_load_relaxed(&page->arena->h.closed))
         return false;
     if (!page->quiet)
         page->sampler = ub_sample_install();
@@ -352,7 +308,7 @@ static void clear_flags_of_own_slots(uint32_t flags)
 {
     struct ub_arena *arena = ub_process->arena;
 
-    for (uint32_t i = 0; i < UB_SLOT_MAX && i < ub_load_relaxed(&arena->h.slots_high); i++) {
+    for (uint32_t i = 0; arena && i < UB_SLOT_MAX && i < ub_load_relaxed(&arena->h.slots_high); i++) {
         if (arena->slot[i].pid == ub_process->pid)
             __atomic_fetch_and(&arena->slot[i].flags, ~flags, __ATOMIC_RELAXED);
     }

@@ -1,7 +1,8 @@
 /*
  * One shared memory a run: a sealed memfd that the watcher creates and every
  * watched process maps. A process finds it by UNBLOCK_ARENA ("PID:FD:INODE",
- * to be opened as /proc/PID/fd/FD and compared with INODE).
+ * to be opened as /proc/PID/fd/FD and compared with INODE; with ":helper" behind
+ * it a process that finds the watcher gone may start another, see tree.h).
  *
  * Layout: header, then UB_SLOT_MAX slots (one line each, so that the watcher
  * scans them quickly), then UB_SLOT_MAX cold parts. Sparse: an untouched slot
@@ -21,6 +22,12 @@
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
+enum ub_arena_mode {
+    UB_ARENA_RUN = 0,    /* made by the watcher */
+    UB_ARENA_HELPER = 1, /* made by an agent that started a helper; `threshold` is UINT64_MAX until that watches */
+    UB_ARENA_ALONE = 2,  /* made by an agent that cannot have a watcher: it writes finished stalls itself */
+};
+
 struct ub_arena_header {
     uint64_t magic;
     uint32_t version;
@@ -28,7 +35,9 @@ struct ub_arena_header {
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
     uint64_t pid_namespace; /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
-    uint64_t reserved[4];
+    int32_t starter_pid;    /* UB_ARENA_HELPER: whose agent made this arena and started the watcher */
+    uint32_t mode;          /* enum ub_arena_mode */
+    uint64_t reserved[3];
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */

@@ -233,13 +233,13 @@ static void tell_what_was_not_seen(struct ub_explain *x)
         emit_note(x, "warning",
                   "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
                   "architecture or C library, or clears LD_PRELOAD; nothing was watched");
-    else if (x->totals.loops == 0)
+    else if (x->totals.loops == 0 && !x->w->adopted)
         emit_note(
             x, "info",
             "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event loop "
             "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
             "watched only until its first process ends: keep it in the foreground");
-    if (x->w->left_running) {
+    if (x->w->left_running && !x->w->adopted) {
         snprintf(text, sizeof(text),
                  "%u loop threads of background processes still run and are watched no longer: the "
                  "run ends with the program that was started; keep it in the foreground",

@@ -75,17 +75,28 @@ static void read_pair(uint64_t *ret_ticks, uint64_t *ret_ns)
     }
 }
 
-void ub_ticks_start(void)
+static void start_tsc(void)
 {
     struct timespec base = {0, UB_TICKS_FIRST_BASE_NS};
 
-    set_slope(1.0);
-    if (!tsc_is_trusted())
-        return;
     read_pair(&ticks.base_ticks, &ticks.base_ns);
     clock_nanosleep(CLOCK_MONOTONIC, 0, &base, NULL);
     ticks.clock = UB_CLOCK_TSC;
     ub_ticks_adjust();
+}
+
+void ub_ticks_start(void)
+{
+    set_slope(1.0);
+    if (tsc_is_trusted())
+        start_tsc();
+}
+
+void ub_ticks_start_as(uint32_t clock)
+{
+    set_slope(1.0);
+    if (UB_CLOCK_HAS_TSC && clock == UB_CLOCK_TSC)
+        start_tsc();
 }
 
 uint32_t ub_ticks_clock(void)

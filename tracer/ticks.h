@@ -15,6 +15,9 @@
 /* Chooses the clock and measures it. Takes about 2 ms with the TSC. */
 void ub_ticks_start(void);
 
+/* Likewise, with a clock (enum ub_clock) that an agent has chosen by the same rules. */
+void ub_ticks_start_as(uint32_t clock);
+
 /* enum ub_clock: the TSC only where it is constant, non-stop and the kernel itself trusts it. */
 uint32_t ub_ticks_clock(void);
 

@@ -125,6 +125,50 @@ static int create_arena(struct ub_watch *w)
     return 0;
 }
 
+/* Made by an agent, so it is looked at like anything from a target. */
+static int adopt_arena(struct ub_watch *w, int fd)
+{
+    struct ub_arena *arena;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (st.st_size != sizeof(struct ub_arena) || !(fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK))
+        return -EINVAL;
+    arena = mmap(NULL, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (arena == MAP_FAILED)
+        return -errno;
+    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h) ||
+        arena->h.mode != UB_ARENA_HELPER) {
+        munmap(arena, sizeof(*arena));
+        return -EPROTO;
+    }
+    arena->h.watcher_pid = getpid();
+    w->adopted = true;
+    w->arena = arena;
+    w->arena_fd = fd;
+    w->arena_inode = st.st_ino;
+    return 0;
+}
+
+/* The clock is settled before anything is measured in it. */
+static int prepare_arena(struct ub_watch *w, const struct ub_watch_options *options)
+{
+    int r = options->adopt ? adopt_arena(w, options->arena_fd) : 0;
+
+    if (r < 0)
+        return r;
+    if (options->adopt)
+        ub_ticks_start_as(w->arena->h.clock);
+    else
+        ub_ticks_start();
+    w->threshold = ub_ticks_from_span_ns(w->threshold_ns);
+    if (!options->adopt)
+        return create_arena(w);
+    ub_store_release(&w->arena->h.threshold, w->threshold);
+    return 0;
+}
+
 static void destroy(struct ub_watch *w)
 {
     struct ub_event *e, *next;
@@ -140,7 +184,7 @@ static void destroy(struct ub_watch *w)
     }
     if (w->arena)
         munmap(w->arena, sizeof(*w->arena));
-    if (w->arena_fd >= 0)
+    if (w->arena_fd >= 0 && !w->adopted)
         close(w->arena_fd);
     pthread_mutex_destroy(&w->queue_lock);
     pthread_cond_destroy(&w->queue_filled);
@@ -174,10 +218,8 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
 
     if (!w)
         return -ENOMEM;
-    ub_ticks_start();
     w->arena_fd = -1;
     w->threshold_ns = options->threshold_ns;
-    w->threshold = ub_ticks_from_span_ns(options->threshold_ns);
     w->captures_per_s = options->captures_per_s ? options->captures_per_s : 100;
     w->tokens = w->captures_per_s;
     w->redact = options->redact;
@@ -186,7 +228,7 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     pthread_cond_init(&w->queue_filled, NULL);
     for (uint32_t i = 0; i < UB_SLOT_MAX; i++)
         w->watched[i].schedstat_fd = -1;
-    r = create_arena(w);
+    r = prepare_arena(w, options);
     if (r == 0)
         r = ub_explain_new(w, options, &w->explain);
     if (r == 0)

@@ -22,6 +22,8 @@ struct ub_watch_options {
     uint32_t sink_count;
     int argc; /* the command, for the header record */
     char *const *argv;
+    bool adopt; /* the arena is there already: `arena_fd`, made by an agent that started us. Stays the caller's */
+    int arena_fd;
 };
 
 /* Totals for the verdict and the exit status; filled by ub_watch_stop. */
@@ -35,6 +37,30 @@ struct ub_watch_totals {
 
 /* 0 or -errno (memfd, threads). Writes the `header` line to the sinks. */
 int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret);
+
+/* A `note` line. `level`: "info", "warning", "error"; `text` is copied. Any thread. */
+void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The process whose agent made the adopted arena; 0 for one of our own. */
+pid_t ub_watch_starter(const struct ub_watch *w);
+
+/* The processes that own slots, each once, as far as they fit. Hostile: any number may be in it. */
+uint32_t ub_watch_owners(const struct ub_watch *w, pid_t *ret, uint32_t max);
+
+/* 1: the process maps this run's arena, 0: it does not, or is gone; -EACCES: its maps may not be read. */
+int ub_watch_is_target(const struct ub_watch *w, pid_t pid);
+
+/* What a loop does right now, for live views. Any thread; costs the watching thread nothing. */
+struct ub_watch_loop {
+    pid_t pid, tid;
+    uint64_t turns, busy_ns, max_ns; /* of ended turns, ever */
+    uint64_t running_ns;             /* of the turn that runs now; 0: the loop waits */
+    uint64_t p50_ns, p99_ns;         /* upper bounds, of ended turns */
+};
+
+/* The loops, as far as they fit. */
+uint32_t ub_watch_loops(const struct ub_watch *w, struct ub_watch_loop *ret, uint32_t max);
 
 /* The value of UNBLOCK_ARENA for the child. Valid until ub_watch_stop. */
 const char *ub_watch_address(const struct ub_watch *w);

@@ -31,6 +31,7 @@ struct ub_watched {
 struct ub_watch {
     struct ub_arena *arena;
     int arena_fd;
+    bool adopted; /* an agent made it and started us: a helper */
     ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;
@@ -61,10 +62,6 @@ struct ub_watch {
 
 /* Takes ownership of `e`. */
 void ub_watch_queue(struct ub_watch *w, struct ub_event *e);
-
-/* A `note` line. `text` is copied. */
-void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
 
 /* watch_loop.c: the watching thread. */
 void *ub_watch_loop(void *watch);

@@ -7,6 +7,7 @@
 #include "say.h"
 
 #include "../common/base.h"
+#include "../common/tree.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -103,6 +104,8 @@ int main(int argc, char **argv)
         puts("unblock " UB_VERSION);
         return 0;
     }
+    if (!strcmp(argv[1], UB_HELPER_COMMAND)) /* not for people, so not in the table */
+        return ub_cmd_watch(argc - 1, argv + 1);
     command = find(argv[1]);
     return command != NULL ? command->main(argc - 1, argv + 1) : unknown(argv[1]);
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Where a value came from, for the messages: "--threshold", "-t" or "UNBLOCK_THRESHOLD". */
 #define SOURCE_MAX 64
@@ -87,6 +88,52 @@ static int read_environment(const struct ub_options *options, char *why)
             return r;
     }
     return 0;
+}
+
+/* Of which no command has an option. */
+static const char *const other_variables[] = {"UNBLOCK_ARENA", "UNBLOCK_AGENT", "UNBLOCK_HELPER", "UNBLOCK_DEBUG_PATH"};
+
+static void check_name(const struct ub_options *options, const char *assignment,
+                       void (*wrong)(void *self, const char *why), void *self)
+{
+    const char *names[64], *nearest;
+    char word[64], why[UB_WHY_MAX];
+    uint32_t n = 0;
+
+    snprintf(word, sizeof(word), "%.*s", (int)strcspn(assignment, "="), assignment);
+    for (uint32_t i = 0; i < options->count && n < UB_ARRAY_LEN(names) - 1; i++)
+        if (options->option[i].env != NULL)
+            names[n++] = options->option[i].env;
+    names[n] = NULL;
+    for (uint32_t i = 0; i < n; i++)
+        if (!strcmp(word, names[i]))
+            return;
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(other_variables); i++)
+        if (!strcmp(word, other_variables[i]))
+            return;
+    nearest = ub_nearest(word, names);
+    snprintf(why, sizeof(why), nearest != NULL ? "%s is not known: did you mean %s?" : "%s is not known", word,
+             nearest);
+    wrong(self, why);
+}
+
+void ub_options_environment(const struct ub_options *options, void (*wrong)(void *self, const char *why), void *self)
+{
+    char why[UB_WHY_MAX];
+
+    for (uint32_t i = 0; i < options->count; i++) {
+        const struct ub_option *o = &options->option[i];
+        const char *text = o->env == NULL ? NULL : getenv(o->env);
+
+        if (text == NULL || *text == '\0' || set_value(o, o->env, text, why) == 0)
+            continue;
+        if (o->given != NULL)
+            *o->given = false;
+        wrong(self, why);
+    }
+    for (char **e = environ; e != NULL && *e != NULL; e++)
+        if (!strncmp(*e, "UNBLOCK_", 8))
+            check_name(options, *e, wrong, self);
 }
 
 static const struct ub_option *find_long(const struct ub_options *options, const char *name, size_t len)

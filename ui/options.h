@@ -55,6 +55,13 @@ struct ub_options {
  */
 int ub_options_parse(const struct ub_options *options, int argc, char **argv, int *ret_first, char *why);
 
+/*
+ * The environment alone, for a program that nobody is to be kept from running: a
+ * value that is wrong is told to `wrong` and leaves the default in place, as is a
+ * variable UNBLOCK_... that nobody knows.
+ */
+void ub_options_environment(const struct ub_options *options, void (*wrong)(void *self, const char *why), void *self);
+
 void ub_options_help(FILE *out, const struct ub_options *options);
 
 /* "50ms" "1.5s" "100us": the unit is a must. 0 or -EINVAL with `why`. Bounds in ns; max 0: none. */

@@ -27,6 +27,7 @@ struct ub_recording_options {
     const char *path;  /* "-": standard output. %p %t %h are already expanded */
     bool force;        /* replace an existing file */
     bool append;       /* add to it */
+    bool lock;         /* -EWOULDBLOCK when another writer that asked for this has the file open */
     uint64_t max_size; /* bytes; goes on in PATH.1, PATH.2 ... when reached; 0: never */
 };
 
@@ -48,6 +49,19 @@ int ub_recording_close(struct ub_recording_writer *w, uint64_t *ret_lost);
  * other % stays as it is. Caller frees; NULL: out of memory.
  */
 char *ub_recording_name(const char *template, const char *program, long pid);
+
+/*
+ * The folder for recordings of programs that nobody gave a name for: /var/log/unblock
+ * (root), $XDG_STATE_HOME/unblock, ~/.local/state/unblock, or at last
+ * /tmp/unblock-UID. Made when missing, for its user only. Caller frees; NULL: there is none, see errno.
+ */
+char *ub_recording_folder(void);
+
+/*
+ * A private folder of this user: made, or found to be a real folder (no link),
+ * ours, and not writable by others. 0 or -errno (-EPERM: it is somebody else's).
+ */
+int ub_private_folder(const char *path);
 
 struct ub_recording_stats {
     uint64_t lines;   /* readable ones */

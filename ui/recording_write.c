@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -209,6 +210,11 @@ int ub_recording_create(const struct ub_recording_options *options, struct ub_re
         return r;
     }
     w->owns_fd = w->fd != STDOUT_FILENO;
+    if (options->lock && w->owns_fd && flock(w->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(w->fd);
+        writer_free(w);
+        return -EWOULDBLOCK;
+    }
     w->regular = fstat(w->fd, &st) == 0 && S_ISREG(st.st_mode);
     w->force = options->force;
     w->max_size = w->regular && w->owns_fd ? options->max_size : 0;

@@ -162,24 +162,37 @@ static bool seen_before(const struct ub_thread *t, const struct ub_wait *wait)
 }
 
 /*
+ * With LD_PRELOAD alone a slot takes a watcher, and that a process: only what
+ * is a loop beyond doubt gets one, and asks again at each wait (another process
+ * may be just starting it).
+ */
+static bool is_time_to_enter(uint32_t count)
+{
+    if (!ub_process->arena)
+        return count >= UB_QUALIFY;
+    return count == UB_FIRST_WAITS || count % UB_ASK_AGAIN == 0;
+}
+
+/*
  * A thread that has no slot yet. Many threads wait once or twice and end: only
  * at its third return to one wait is a slot spent on it. One that found all
  * slots taken asks again from time to time.
  */
 static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
 {
+    uint16_t count;
+
     if (!seen_before(t, wait)) {
         *t = (struct ub_thread){.generation = ub_process->generation, .cand_ra = wait->ra, .cand_sp = wait->sp};
         t->cand_turns = wait->kind == UB_WAIT_EPOLL ? (uint16_t)wait->count : UINT16_MAX;
         return false;
     }
     t->cand_count++;
-    if (t->cand_count != UB_FIRST_WAITS && t->cand_count % UB_ASK_AGAIN != 0)
+    if (!is_time_to_enter(t->cand_count) || !ub_process_enter(t))
         return false;
-    if (!ub_process_enter(t))
-        return false;
+    count = t->cand_count < UB_QUALIFY ? t->cand_count : UB_QUALIFY;
     learn(t, wait);
-    t->cand_count = UB_FIRST_WAITS;
+    t->cand_count = count;
     return true;
 }
 

@@ -1,0 +1,228 @@
+#include "arena.h"
+
+#include "raw.h"
+#include "text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#define HELPER_MARK ":helper"
+
+/* "PID:FD:INODE", alone or with what marks a helper's behind it. */
+static bool parse_address(const char *address, uint64_t *ret_pid, uint64_t *ret_fd, uint64_t *ret_inode)
+{
+    if (!ub_text_number(&address, ret_pid, ':') || !ub_text_number(&address, ret_fd, ':'))
+        return false;
+    return ub_text_number(&address, ret_inode, ub_arena_is_helpers(address) ? ':' : '\0');
+}
+
+bool ub_arena_is_helpers(const char *address)
+{
+    size_t len = strlen(address), mark = sizeof(HELPER_MARK) - 1;
+
+    return len > mark && strcmp(address + len - mark, HELPER_MARK) == 0;
+}
+
+/*
+ * The memory is shared with whoever made it: a file that could be truncated
+ * under us, or is a stranger's, is not mapped.
+ */
+static bool is_trustworthy(int fd, uint64_t inode)
+{
+    struct stat st = {0};
+    long uid = ub_raw0(SYS_geteuid);
+
+    return ub_raw2(SYS_fstat, fd, &st) == 0 && st.st_ino == inode && (uint64_t)st.st_size == sizeof(struct ub_arena) &&
+           (st.st_uid == 0 || st.st_uid == (uid_t)uid || st.st_uid == (uid_t)ub_raw0(SYS_getuid)) &&
+           (ub_raw3(SYS_fcntl, fd, F_GET_SEALS, 0) & F_SEAL_SHRINK);
+}
+
+/* The watcher's descriptor of the arena, or -errno. */
+static int open_arena(const char *address, pid_t *ret_watcher)
+{
+    char path[64], *p = path;
+    uint64_t pid, fd, inode;
+    int ret;
+
+    if (!parse_address(address, &pid, &fd, &inode))
+        return -EINVAL;
+    p = ub_text_put(p, "/proc/");
+    p = ub_text_put_number(p, pid);
+    p = ub_text_put(p, "/fd/");
+    ub_text_put_number(p, fd);
+    ret = (int)ub_raw4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+    if (ret < 0)
+        return ret;
+    if (!is_trustworthy(ret, inode)) { /* the pid is another process's by now, as a rule */
+        ub_raw1(SYS_close, ret);
+        return -ENOENT;
+    }
+    *ret_watcher = (pid_t)pid;
+    return ret;
+}
+
+static uint64_t pid_namespace(void)
+{
+    struct stat st = {0};
+
+    return ub_raw4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/pid", &st, 0) == 0 ? st.st_ino : 0;
+}
+
+/*
+ * In another PID namespace our pid means nothing to the watcher, or worse,
+ * another process. Without /proc/self/ns nothing is known, and we step aside.
+ */
+static bool same_pid_namespace(struct ub_arena *arena)
+{
+    uint64_t ours = pid_namespace();
+
+    if (ours && ours == arena->h.pid_namespace)
+        return true;
+    __atomic_fetch_add(&arena->h.elsewhere, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
+static int map(int fd, int flags, struct ub_arena **ret)
+{
+    long at = ub_raw6(SYS_mmap, 0, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
+
+    if (at < 0 && at > -4096)
+        return (int)at;
+    ub_raw3(SYS_madvise, at, sizeof(struct ub_arena), MADV_DONTDUMP); /* no business of the program's core files */
+    *ret = (struct ub_arena *)at;
+    return 0;
+}
+
+void ub_arena_unmap(struct ub_arena *arena)
+{
+    ub_raw2(SYS_munmap, arena, sizeof(*arena));
+}
+
+int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
+{
+    struct ub_arena *arena;
+    int fd = open_arena(address, ret_watcher), r;
+
+    if (fd < 0)
+        return fd;
+    r = map(fd, 0, &arena);
+    ub_raw1(SYS_close, fd);
+    if (r < 0)
+        return r;
+    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h))
+        r = -EINVAL;
+    else if (arena->h.closed)
+        r = -ENOENT;
+    else if (!same_pid_namespace(arena))
+        r = -EXDEV;
+    if (r < 0) {
+        ub_arena_unmap(arena);
+        return r;
+    }
+    *ret = arena;
+    return 0;
+}
+
+/* A file beyond the limit would bring the program SIGXFSZ. */
+static bool may_have_the_size(void)
+{
+    struct rlimit limit = {0};
+
+    return ub_raw4(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, &limit) == 0 && limit.rlim_cur >= sizeof(struct ub_arena);
+}
+
+static int create_file(uint64_t *ret_inode)
+{
+    struct stat st = {0};
+    int fd, r;
+
+    if (!may_have_the_size())
+        return -EFBIG;
+    fd = (int)ub_raw2(SYS_memfd_create, UB_ARENA_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return fd;
+    r = (int)ub_raw2(SYS_fchmod, fd, 0600);
+    if (r == 0)
+        r = (int)ub_raw2(SYS_ftruncate, fd, sizeof(struct ub_arena));
+    if (r == 0)
+        r = (int)ub_raw3(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    if (r == 0)
+        r = (int)ub_raw2(SYS_fstat, fd, &st);
+    if (r < 0) {
+        ub_raw1(SYS_close, fd);
+        return r;
+    }
+    *ret_inode = st.st_ino;
+    return fd;
+}
+
+/* The same question as the tracer's ub_ticks_start, without reading all of /proc/cpuinfo. */
+static uint32_t best_clock(void)
+{
+    char name[8] = "";
+    uint32_t a = 0x80000007, b = 0, c = 0, d = 0;
+    int fd = (int)ub_raw4(SYS_openat, AT_FDCWD, "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+                          O_RDONLY | O_CLOEXEC, 0);
+
+    if (fd < 0)
+        return UB_CLOCK_VDSO;
+    ub_raw3(SYS_read, fd, name, sizeof(name) - 1);
+    ub_raw1(SYS_close, fd);
+    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    /* Bit 8: the TSC runs at one rate in all states of the CPU. */
+    return strcmp(name, "tsc\n") == 0 && (d & 1u << 8) ? UB_CLOCK_TSC : UB_CLOCK_VDSO;
+}
+
+static void fill_header(struct ub_arena *arena, enum ub_arena_mode mode, uint32_t clock)
+{
+    arena->h.version = UB_ARENA_VERSION;
+    arena->h.size = sizeof(arena->h);
+    arena->h.clock = clock;
+    arena->h.starter_pid = (int32_t)ub_raw0(SYS_getpid);
+    arena->h.mode = mode;
+    arena->h.pid_namespace = pid_namespace();
+    arena->h.threshold = UINT64_MAX;
+    arena->h.images = 1;
+    ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
+}
+
+int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
+{
+    int fd = create_file(ret_inode), r;
+
+    if (fd < 0)
+        return fd;
+    r = map(fd, 0, ret);
+    if (r < 0) {
+        ub_raw1(SYS_close, fd);
+        return r;
+    }
+    fill_header(*ret, UB_ARENA_HELPER, best_clock());
+    *ret_fd = fd;
+    return 0;
+}
+
+struct ub_arena *ub_arena_alone(void)
+{
+    struct ub_arena *arena;
+
+    if (map(-1, MAP_ANONYMOUS | MAP_NORESERVE, &arena) < 0)
+        return NULL;
+    fill_header(arena, UB_ARENA_ALONE, UB_CLOCK_VDSO);
+    return arena;
+}
+
+void ub_arena_address(char *buf, pid_t pid, int fd, uint64_t inode)
+{
+    char *p = ub_text_put_number(buf, (uint64_t)pid);
+
+    p = ub_text_put(p, ":");
+    p = ub_text_put_number(p, (uint64_t)fd);
+    p = ub_text_put(p, ":");
+    p = ub_text_put_number(p, inode);
+    ub_text_put(p, HELPER_MARK);
+}

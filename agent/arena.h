@@ -1,0 +1,36 @@
+/*
+ * Getting hold of an arena: another's by its address, or a new one.
+ */
+#ifndef UB_AGENT_ARENA_H
+#define UB_AGENT_ARENA_H
+
+#include "../common/arena.h"
+
+#include <sys/types.h>
+
+/*
+ * Maps the arena at `address` ("PID:FD:INODE", ":helper" may follow). 0 with
+ * the watcher's pid; -ENOENT: nobody is there any more, -EACCES: it is another
+ * user's, -EINVAL: it is no arena of ours, -EXDEV: another PID namespace's;
+ * other -errno. Slow path only; signal-safe.
+ */
+int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher);
+
+/* Whether `address` is that of a helper: a watcher that nobody but an agent asked for. */
+bool ub_arena_is_helpers(const char *address);
+
+/*
+ * A new arena for a helper that is to be started; *ret_fd is close-on-exec. 0 or -errno.
+ * Slow path only; signal-safe.
+ */
+int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode);
+
+/* A new arena without a watcher, in nanoseconds. NULL: no memory. Slow path only; signal-safe. */
+struct ub_arena *ub_arena_alone(void);
+
+void ub_arena_unmap(struct ub_arena *arena);
+
+/* "PID:FD:INODE:helper" in `buf` (64 bytes). */
+void ub_arena_address(char *buf, pid_t pid, int fd, uint64_t inode);
+
+#endif
