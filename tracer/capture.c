@@ -294,8 +294,7 @@ static ssize_t read_mem_file(pid_t pid, uint64_t address, void *buf, size_t len)
     return n;
 }
 
-/* Bytes copied (fewer at a hole), or -errno. */
-static int copy_memory(pid_t pid, uint64_t address, void *buf, uint32_t len)
+int ub_capture_memory(pid_t pid, uint64_t address, void *buf, uint32_t len)
 {
     struct iovec local = {buf, len}, remote = {(void *)(uintptr_t)address, len};
     ssize_t n = process_vm_readv(pid, &local, 1, &remote, 1, 0);
@@ -319,7 +318,7 @@ static int copy_region(pid_t pid, const struct ub_maps *maps, uint64_t sp, uint3
         len = max;
     if (end && end - sp < len)
         len = (uint32_t)(end - sp);
-    n = copy_memory(pid, sp, c->bytes + offset, len);
+    n = ub_capture_memory(pid, sp, c->bytes + offset, len);
     if (n <= 0)
         return n == 0 ? -EFAULT : n;
     c->region[c->region_count++] = (struct ub_stack_region){sp, (uint32_t)n, offset};

@@ -112,6 +112,12 @@ int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(
 /* Samples a running thread with perf_event_open (no agent needed). Same errors; -EPERM: perf_event_paranoid. */
 int ub_capture_perf(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_capture *ret);
 
+/*
+ * Memory of a process. Bytes copied (fewer at a hole), or -errno (-EFAULT, -EACCES, -ESRCH). Where
+ * process_vm_readv is filtered it comes from /proc/PID/mem.
+ */
+int ub_capture_memory(pid_t pid, uint64_t address, void *buf, uint32_t len);
+
 /* /proc/PID/task/TID/schedstat. -ENOTSUP when the kernel keeps none (all zero). */
 int ub_capture_schedstat(pid_t pid, pid_t tid, struct ub_schedstat *ret);
 

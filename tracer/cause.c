@@ -28,16 +28,20 @@ void ub_cause_shares(const struct ub_accounting *from, const struct ub_accountin
 
 static const char *blocked_name(const struct ub_seen *seen, uint32_t count, uint64_t majflt)
 {
-    uint32_t lock = 0, call = 0, fault = 0;
+    uint32_t lock = 0, call = 0, fault = 0, gil = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         if (seen[i].state == UB_THREAD_FAULT)
             fault++;
+        else if (seen[i].gil == UB_PYTHON_GIL_WAITED)
+            gil++;
         else if (seen[i].state == UB_THREAD_BLOCKED)
             (*(seen[i].lock ? &lock : &call))++;
     }
-    if (lock + call + fault == 0)
+    if (lock + call + fault + gil == 0)
         return majflt ? "pagefault" : "unknown";
+    if (gil >= fault && gil >= lock && gil >= call)
+        return "gil";
     if (fault >= lock && fault >= call)
         return "pagefault";
     return lock > call ? "lock" : "call";
@@ -54,6 +58,35 @@ static const char *by_looks(const struct ub_seen *seen, uint32_t count, uint64_t
     return blocked_name(seen, count, majflt);
 }
 
+/* Where most looks agree on it, what Python was doing says more than that it used the CPU. */
+static const char *python_name(const struct ub_seen *seen, uint32_t count, const char *name)
+{
+    uint32_t collecting = 0, importing = 0;
+    bool cpu = strcmp(name, "cpu") == 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        collecting += seen[i].collecting;
+        importing += seen[i].importing;
+    }
+    if (cpu && 2 * collecting > count)
+        return "gc";
+    if ((cpu || strcmp(name, "call") == 0) && 2 * importing > count)
+        return "import";
+    return name;
+}
+
+static const char *name_by_time(const struct ub_seen *seen, uint32_t count, const struct ub_shares *shares,
+                                uint64_t duration_ns)
+{
+    if (!shares->known || shares->window_ns < duration_ns / 2)
+        return by_looks(seen, count, shares->majflt);
+    if (shares->runqueue_ns > shares->cpu_ns && shares->runqueue_ns > shares->blocked_ns)
+        return "runqueue";
+    if (shares->cpu_ns >= shares->blocked_ns)
+        return "cpu";
+    return blocked_name(seen, count, shares->majflt);
+}
+
 const char *ub_cause_name(const struct ub_seen *seen, uint32_t count, const struct ub_shares *shares,
                           uint64_t duration_ns, uint64_t blind_ns)
 {
@@ -63,13 +96,7 @@ const char *ub_cause_name(const struct ub_seen *seen, uint32_t count, const stru
     }
     if (blind_ns > duration_ns / 2)
         return "stopped";
-    if (!shares->known || shares->window_ns < duration_ns / 2)
-        return by_looks(seen, count, shares->majflt);
-    if (shares->runqueue_ns > shares->cpu_ns && shares->runqueue_ns > shares->blocked_ns)
-        return "runqueue";
-    if (shares->cpu_ns >= shares->blocked_ns)
-        return "cpu";
-    return blocked_name(seen, count, shares->majflt);
+    return python_name(seen, count, name_by_time(seen, count, shares, duration_ns));
 }
 
 bool ub_cause_is_lock(const struct ub_named_stack *s)

@@ -8,6 +8,7 @@
 #include "capture.h"
 #include "frames.h"
 #include "stall.h"
+#include "python.h"
 
 /* What one look saw, without the stack itself. */
 struct ub_seen {
@@ -15,6 +16,9 @@ struct ub_seen {
     int64_t nr;
     bool lock;    /* a futex wait inside a pthread lock, condition or semaphore */
     bool stopped; /* state T */
+    enum ub_python_gil gil;
+    bool collecting; /* Python's garbage collector */
+    bool importing;  /* a Python import */
     uint64_t slices;
     uint64_t at_ns;
 };

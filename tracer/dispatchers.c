@@ -101,6 +101,15 @@ enum ub_role ub_dispatchers_role(const char *module, const char *function, bool 
     return UB_ROLE_USER;
 }
 
+enum ub_role ub_dispatchers_path_role(const char *path)
+{
+    if (strstr(path, "-packages/uvloop/"))
+        return UB_ROLE_LOOP;
+    if (strstr(path, "/site-packages/") || strstr(path, "/dist-packages/") || strstr(path, "/lib-dynload/"))
+        return UB_ROLE_LIBRARY;
+    return UB_ROLE_USER;
+}
+
 const char *ub_dispatchers_loop(const struct ub_named_stack *s)
 {
     for (uint32_t i = 0; i < s->count; i++) {

@@ -10,6 +10,9 @@
 /* Role of a function in a module (its file name without folders). `function` may be NULL. */
 enum ub_role ub_dispatchers_role(const char *module, const char *function, bool *ret_libc);
 
+/* Role of a module by its whole path: compiled modules of Python and of its packages are not the program's own. */
+enum ub_role ub_dispatchers_path_role(const char *path);
+
 /* Recording's name of the loop library that a stack runs in: "libuv", "libevent", "libev", "glib", "sd-event", else
  * "turn". */
 const char *ub_dispatchers_loop(const struct ub_named_stack *s);

@@ -6,6 +6,7 @@
 
 #include "dispatchers.h"
 #include "preamble.h"
+#include "python_layout.h"
 
 #include "../common/image.h"
 
@@ -69,6 +70,7 @@ static void clear_thread(struct ub_thread_record *t)
     for (uint32_t i = 0; i < t->pending_count; i++)
         json_decref(t->pending[i]);
     free(t->wait_stack);
+    free(t->wait_python);
     memset(t, 0, sizeof(*t));
 }
 
@@ -125,6 +127,25 @@ static struct ub_thread_record *thread_of(struct ub_explain *x, const struct ub_
     return t;
 }
 
+static void keep_wait_python(struct ub_explain *x, struct ub_thread_record *t, const struct ub_python_look *look)
+{
+    size_t size = look ? offsetof(struct ub_python_look, frame) + look->count * sizeof(look->frame[0]) : 0;
+    const char *loop;
+
+    if (!look)
+        return;
+    free(t->wait_python);
+    t->wait_python = malloc(size);
+    if (t->wait_python)
+        memcpy(t->wait_python, look, size);
+    ub_python_merge(&x->named, look);
+    loop = ub_python_loop(&x->named);
+    if (loop)
+        t->loop = loop;
+    if (loop && look->count)
+        t->python_version = look->frame[0].code->layout->version;
+}
+
 static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, const struct ub_event *e)
 {
     struct ub_maps *maps;
@@ -139,6 +160,7 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
             *t->wait_stack = x->raw;
         ub_frames_name(maps, &x->raw, &x->named);
         t->loop = ub_dispatchers_loop(&x->named);
+        keep_wait_python(x, t, e->python);
     }
     ub_maps_unref(maps);
 }
@@ -147,6 +169,8 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
 static void on_loop(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_thread_record *t = thread_of(x, e);
+    char version[16];
+    json_t *line;
 
     if (e->kind == UB_EVENT_LOOP)
         keep_wait_stack(x, t, e);
@@ -155,8 +179,13 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
     t->qualified = true;
     x->totals.loops++;
     announce_process(x, e->process);
-    ub_explain_emit(x, json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop",
-                                 t->loop, "identity", "turn"));
+    line = json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop", t->loop,
+                     "identity", "turn");
+    if (t->python_version && strcmp(t->loop, "asyncio") == 0) {
+        snprintf(version, sizeof(version), "%u.%u", t->python_version >> 8, t->python_version & 0xff);
+        json_object_set_new(line, "version", json_string(version));
+    }
+    ub_explain_emit(x, line);
     ub_stall_qualified(x, t);
 }
 

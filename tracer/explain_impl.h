@@ -7,6 +7,7 @@
 
 #include "cause.h"
 #include "frames.h"
+#include "python_merge.h"
 #include "watch_impl.h"
 
 #include <uthash.h>
@@ -35,6 +36,10 @@ struct ub_stall {
     json_t *call;     /* owned; of the blocking call seen, NULL */
     int64_t call_nr;
     char site[9];
+    json_t *task;   /* owned; NULL */
+    json_t *holder; /* owned; who held the GIL while this thread waited for it, NULL */
+    uint32_t gil_held, gil_released, gil_waited; /* looks */
+    bool has_python;                             /* callback and site come from a look with Python frames */
     bool has_stack; /* callback and site come from a look with a stack */
     uint32_t blocked_looks;
 };
@@ -44,7 +49,9 @@ struct ub_thread_record {
     bool qualified;
     char name[32];
     const char *loop; /* recording's name of the loop */
+    uint32_t python_version; /* 0x030b: 3.11; 0: no loop of Python's */
     struct ub_stack *wait_stack;
+    struct ub_python_look *wait_python;
     struct ub_stall stall;
     json_t *pending[UB_PENDING_MAX]; /* stalls from before it was known to be a loop */
     uint32_t pending_count;
@@ -75,6 +82,7 @@ struct ub_explain {
     struct ub_thread_record thread[UB_SLOT_MAX];
     struct ub_stack raw;         /* scratch: too large for a thread's stack */
     struct ub_named_stack named; /* scratch */
+    bool merged;                 /* its Python and its native frames fit together */
 };
 
 /* Hands a line to every sink and drops the reference. */

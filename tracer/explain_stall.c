@@ -5,6 +5,7 @@
 
 #include "dispatchers.h"
 #include "fdinfo.h"
+#include "preamble.h"
 #include "site.h"
 #include "syscalls.h"
 
@@ -23,6 +24,8 @@ void ub_stall_clear(struct ub_stall *s)
         json_decref(s->look[i].sample);
     json_decref(s->callback);
     json_decref(s->call);
+    json_decref(s->task);
+    json_decref(s->holder);
     memset(s, 0, sizeof(*s));
 }
 
@@ -101,6 +104,21 @@ static const char *proof_name(enum ub_proof proof)
     return "unproven";
 }
 
+/* Where no native stack could be had the Python one stands alone. */
+static bool merge_python(struct ub_explain *x, const struct ub_event *e, bool *ret_stack)
+{
+    if (!e->python || e->python->count == 0)
+        return false;
+    if (!*ret_stack) {
+        ub_frames_clear(&x->named);
+        x->named.hash = 0;
+        x->named.complete = x->raw.complete = e->python->complete;
+        x->raw.count = 0;
+        *ret_stack = true;
+    }
+    return ub_python_merge(&x->named, e->python);
+}
+
 static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_maps *maps;
@@ -118,6 +136,7 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     ok = e->capture->proof != UB_PROOF_NONE && ub_unwind(x->unwinder, maps, e->capture, &x->raw) == 0;
     if (ok)
         ub_frames_name(maps, &x->raw, &x->named);
+    x->merged = merge_python(x, e, &ok);
     ub_maps_unref(maps);
     return ok;
 }
@@ -127,6 +146,10 @@ static int callback_of(const struct ub_explain *x, const struct ub_event *e)
     const struct ub_stack *wait = x->thread[e->slot].wait_stack;
     int callback = -ENOENT;
 
+    if (e->python && e->python->count)
+        callback = ub_python_callback(&x->named, e->python, x->thread[e->slot].wait_python);
+    if (callback >= 0)
+        return callback;
     if (!wait)
         callback = ub_dispatchers_callback_by_site(&x->named, ub_load_relaxed(&x->w->arena->slot[e->slot].site));
     return callback >= 0 ? callback : ub_dispatchers_callback(&x->named, &x->raw, wait);
@@ -141,6 +164,7 @@ static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_
     bool blocked = e->capture->state == UB_THREAD_BLOCKED && e->capture->nr >= 0;
     int callback = stack ? callback_of(x, e) : -ENOENT;
     bool first_blocked = blocked && s->blocked_looks++ == 0;
+    bool python = stack && e->python && e->python->count > 0;
     char name[UB_SYSCALL_NAME_MAX];
 
     if (first_blocked) {
@@ -148,12 +172,18 @@ static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_
         s->call = call_json(e, stack ? &x->named : NULL);
         s->call_nr = e->capture->nr;
     }
-    if (s->site[0] && !(stack && !s->has_stack) && !(first_blocked && stack == s->has_stack))
+    if (s->site[0] && !(stack && !s->has_stack) && !(python && !s->has_python) &&
+        !(first_blocked && stack == s->has_stack && python == s->has_python))
         return;
     s->has_stack |= stack;
+    s->has_python |= python;
     if (callback >= 0) {
         json_decref(s->callback);
         s->callback = ub_frame_place(&x->named.frame[callback], x->w->redact);
+    }
+    if (python && e->python->task.known) {
+        json_decref(s->task);
+        s->task = ub_python_task_json(e->python, x->w->redact);
     }
     ub_site_hash(stack ? &x->named : NULL, callback, blocked ? ub_syscall_name(e->capture->nr, name) : NULL,
                  blocked ? "call" : "cpu", program_of(e), s->site);
@@ -174,6 +204,40 @@ static json_t *sample_json(struct ub_explain *x, const struct ub_event *e, bool 
     json_object_set_new(o, "stack", json_integer(ub_explain_stack(x, &x->named)));
     json_object_set_new(o, "proof", json_string(proof_name(c->proof)));
     json_object_set_new(o, "complete", json_boolean(x->raw.complete));
+    if (e->python && e->python->count)
+        json_object_set_new(o, "python", json_string(ub_python_proof_name(e->python, x->merged)));
+    return o;
+}
+
+static void keep_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, const struct ub_python_look *look)
+{
+    char name[32];
+
+    if (!look)
+        return;
+    s->gil_held += look->gil == UB_PYTHON_GIL_HELD;
+    s->gil_released += look->gil == UB_PYTHON_GIL_RELEASED;
+    s->gil_waited += look->gil == UB_PYTHON_GIL_WAITED;
+    if (look->gil != UB_PYTHON_GIL_WAITED || !look->holder)
+        return;
+    json_decref(s->holder);
+    s->holder = look->holder_frame.code ? ub_python_place(&look->holder_frame, x->w->redact) : json_object();
+    json_object_set_new(s->holder, "tid", json_integer(look->holder));
+    ub_preamble_thread_name(pid, look->holder, name, sizeof(name));
+    if (*name)
+        json_object_set_new(s->holder, "thread", json_string(name));
+}
+
+static json_t *gil_json(const struct ub_stall *s)
+{
+    json_t *o;
+
+    if (s->gil_held + s->gil_released + s->gil_waited == 0)
+        return NULL;
+    o = json_pack("{s:i, s:i, s:i}", "held", (int)s->gil_held, "released", (int)s->gil_released, "waited",
+                  (int)s->gil_waited);
+    if (s->holder)
+        json_object_set(o, "holder", s->holder);
     return o;
 }
 
@@ -214,6 +278,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
         (stack && is_another_image(&x->named)))
         return false;
     represent(x, s, e, stack);
+    keep_gil(x, s, e->pid, e->python);
     if (s->count == UB_LOOKS_KEPT)
         return true;
     look = &s->look[s->count++];
@@ -224,6 +289,9 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
         .stopped = c->state == UB_THREAD_STOPPED || c->proc_state == 'T' || c->proc_state == 't',
         .slices = e->account.at_ns ? e->account.sched.slices : 0,
         .at_ns = c->at_ns,
+        .gil = e->python ? e->python->gil : UB_PYTHON_GIL_UNKNOWN,
+        .collecting = e->python && e->python->collecting,
+        .importing = e->python && ub_python_importing(e->python),
     };
     look->sample = sample_json(x, e, stack);
     return true;
@@ -276,6 +344,19 @@ static json_t *samples_json(const struct ub_stall *s)
     return list;
 }
 
+static void set_python(json_t *line, const struct ub_stall *s)
+{
+    const char *name = json_string_value(json_object_get(s->task, "name"));
+    json_t *gil = gil_json(s);
+
+    if (s->task)
+        json_object_set(line, "task", s->task);
+    if (name)
+        json_object_set_new(json_object_get(line, "callback"), "name", json_string(name));
+    if (gil)
+        json_object_set_new(line, "gil", gil);
+}
+
 /* The `slow` line of a stall as it is known now. */
 static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t end_ticks,
                          const char **ret_cause)
@@ -304,6 +385,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         json_object_set(line, "callback", s->callback);
     else
         json_object_set_new(line, "callback", json_object());
+    set_python(line, s);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     set_shares(line, &shares, duration);

@@ -8,7 +8,7 @@
 #define FNV_START 0xcbf29ce484222325ull
 #define FNV_PRIME 0x100000001b3ull
 
-static uint64_t mix(uint64_t hash, uint64_t value)
+uint64_t ub_frames_mix(uint64_t hash, uint64_t value)
 {
     for (int i = 0; i < 8; i++) {
         hash = (hash ^ (value & 0xff)) * FNV_PRIME;
@@ -35,6 +35,9 @@ static void add(struct ub_named_stack *s, const struct ub_frame *raw, const stru
     f->pc = raw->pc;
     f->cfa = raw->cfa;
     f->role = ub_dispatchers_role(module, symbol->nearest ? NULL : symbol->function, &f->libc);
+    if (f->role == UB_ROLE_USER && map && map->elf)
+        f->role = ub_dispatchers_path_role(map->elf->path);
+    f->python = 0;
 }
 
 void ub_frames_name(struct ub_maps *maps, const struct ub_stack *stack, struct ub_named_stack *ret)
@@ -42,7 +45,7 @@ void ub_frames_name(struct ub_maps *maps, const struct ub_stack *stack, struct u
     ub_frames_clear(ret);
     ret->maps = ub_maps_ref(maps);
     ret->complete = stack->complete;
-    ret->hash = mix(FNV_START, stack->complete);
+    ret->hash = ub_frames_mix(FNV_START, stack->complete);
     for (uint32_t i = 0; i < stack->count; i++) {
         const struct ub_frame *raw = &stack->frame[i];
         uint64_t address = raw->pc - (raw->is_call ? 1 : 0);
@@ -50,7 +53,7 @@ void ub_frames_name(struct ub_maps *maps, const struct ub_stack *stack, struct u
         struct ub_symbol symbol[UB_INLINES_MAX];
         uint32_t n = ub_symbols_resolve(maps, address, symbol, UB_INLINES_MAX);
 
-        ret->hash = mix(mix(ret->hash, map && map->elf ? (uintptr_t)map->elf : 0),
+        ret->hash = ub_frames_mix(ub_frames_mix(ret->hash, map && map->elf ? (uintptr_t)map->elf : 0),
                         map && map->elf ? address - map->bias : address);
         for (uint32_t k = 0; k < n && ret->count < UB_NAMED_MAX; k++)
             add(ret, raw, map, &symbol[k]);
@@ -68,6 +71,8 @@ static const char *language_name(enum ub_language language)
         return "rust";
     case UB_LANGUAGE_JS:
         return "js";
+    case UB_LANGUAGE_PYTHON:
+        return "python";
     case UB_LANGUAGE_UNKNOWN:
         break;
     }
@@ -121,7 +126,9 @@ static json_t *frame_json(const struct ub_named_frame *f, bool redact)
     json_t *o = ub_frame_place(f, redact);
     const char *language = language_name(f->symbol.language);
 
-    if (f->symbol.function)
+    if (f->symbol.language == UB_LANGUAGE_PYTHON)
+        ; /* a line says it all */
+    else if (f->symbol.function)
         json_object_set_new(o, "offset", json_integer((json_int_t)f->symbol.offset));
     else
         json_object_set_new(o, "offset",

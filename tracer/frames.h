@@ -22,6 +22,7 @@ struct ub_named_frame {
     uint64_t pc, cfa;         /* of the physical frame */
     enum ub_role role;
     bool libc;
+    uint16_t python; /* a Python frame: its index in the look, plus one (python_merge.h) */
 };
 
 #define UB_NAMED_MAX 384
@@ -37,6 +38,9 @@ struct ub_named_stack {
 /* Names every frame, inlined functions included. Replaces what `ret` held; takes a reference on `maps`. */
 void ub_frames_name(struct ub_maps *maps, const struct ub_stack *stack, struct ub_named_stack *ret);
 void ub_frames_clear(struct ub_named_stack *s);
+
+/* For `hash`: one more value. */
+uint64_t ub_frames_mix(uint64_t hash, uint64_t value);
 
 /* The `frames` array of a `stack` line. `redact` leaves out paths but for the last component. */
 json_t *ub_frames_json(const struct ub_named_stack *s, bool redact);

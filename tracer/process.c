@@ -78,6 +78,7 @@ void ub_process_unref(struct ub_process *p)
     if (p->pidfd >= 0)
         close(p->pidfd);
     ub_maps_unref(p->maps);
+    ub_python_free(p->python);
     pthread_mutex_destroy(&p->lock);
     free(p->exe);
     free(p);

@@ -5,6 +5,7 @@
 #define UB_TRACER_PROCESS_H
 
 #include "maps.h"
+#include "python.h"
 
 #include <pthread.h>
 
@@ -18,6 +19,9 @@ struct ub_process {
     pthread_mutex_t lock; /* protects maps */
     struct ub_maps *maps; /* the newest snapshot, NULL before the first */
     uint32_t left;        /* its memory no longer holds the arena: exec'ed into something unwatched. Set by explain */
+    struct ub_python *python; /* watching thread: the interpreter in it, NULL */
+    uint64_t python_maps;     /* watching thread: hash of the maps in which it was looked for */
+    bool python_told;         /* watching thread: the note that it cannot be read is written */
     bool announced;       /* explain thread: the `process` line is written */
     bool denied;          /* explain thread: the note that stacks cannot be read is written */
 };

@@ -48,6 +48,7 @@ struct ub_event {
     uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;
+    struct ub_python_look *python; /* SAMPLE, LOOP: the Python side of it */
     char *args;    /* of the blocking call, as text */
     char *fd_link; /* what its descriptor is a link to: cheap to read; explained later, if it still is */
     int fd;        /* -1: none */

@@ -130,20 +130,32 @@ uint32_t ub_symbols_resolve(const struct ub_maps *maps, uint64_t address, struct
     return n;
 }
 
-int ub_symbols_lookup(struct ub_elf *elf, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size)
+static int lookup(struct ub_elf *elf, const char *name, bool data, uint64_t *ret_vaddr, uint64_t *ret_size)
 {
     struct ub_image image = {elf->bytes, elf->size};
     struct ub_symbols *s;
-    int r = ub_image_lookup(&image, name, ret_vaddr, ret_size);
+    int r = ub_image_lookup(&image, name, data, ret_vaddr, ret_size);
 
     if (r == 0)
         return 0;
     pthread_mutex_lock(&symbols_lock);
     s = symbols_of(0, elf);
     if (s && s->debug.bytes)
-        r = ub_image_lookup(&s->debug, name, ret_vaddr, ret_size);
+        r = ub_image_lookup(&s->debug, name, data, ret_vaddr, ret_size);
     if (r < 0 && s && s->debugdata.bytes)
-        r = ub_image_lookup(&s->debugdata, name, ret_vaddr, ret_size);
+        r = ub_image_lookup(&s->debugdata, name, data, ret_vaddr, ret_size);
     pthread_mutex_unlock(&symbols_lock);
     return r;
+}
+
+int ub_symbols_lookup(struct ub_elf *elf, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size)
+{
+    return lookup(elf, name, false, ret_vaddr, ret_size);
+}
+
+int ub_symbols_lookup_data(struct ub_elf *elf, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size)
+{
+    struct ub_image image = {elf->bytes, elf->size};
+
+    return ub_image_lookup(&image, name, true, ret_vaddr, ret_size);
 }

@@ -18,6 +18,7 @@ enum ub_language {
     UB_LANGUAGE_CXX,
     UB_LANGUAGE_RUST,
     UB_LANGUAGE_JS,
+    UB_LANGUAGE_PYTHON,
 };
 
 struct ub_symbol {
@@ -43,5 +44,8 @@ uint32_t ub_symbols_resolve(const struct ub_maps *maps, uint64_t address, struct
 
 /* Finds a function by its linker name; for tests and for tables of addresses. -ENOENT. */
 int ub_symbols_lookup(struct ub_elf *elf, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size);
+
+/* Finds a variable by its linker name in the file's own symbol tables; no debug file is looked for. -ENOENT. */
+int ub_symbols_lookup_data(struct ub_elf *elf, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size);
 
 #endif

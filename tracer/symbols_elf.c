@@ -101,8 +101,16 @@ static bool open_table(const struct ub_image *image, uint32_t type, struct symbo
     return true;
 }
 
-/* The i-th symbol if it names code. The name ends with a NUL or at *ret_max. */
-static const char *table_symbol(const struct symbol_table *table, size_t i, Elf64_Sym *ret_sym, uint32_t *ret_max)
+/* A variable that this file defines. */
+static bool is_data_symbol(const Elf64_Sym *sym, const char *name)
+{
+    return sym->st_shndx != SHN_UNDEF && sym->st_shndx != SHN_ABS && sym->st_shndx != SHN_COMMON &&
+           ELF64_ST_TYPE(sym->st_info) == STT_OBJECT && name[0] != '\0';
+}
+
+/* The i-th symbol if it names code, or with `data` a variable. The name ends with a NUL or at *ret_max. */
+static const char *table_symbol(const struct symbol_table *table, size_t i, bool data, Elf64_Sym *ret_sym,
+                                uint32_t *ret_max)
 {
     const char *name;
     uint64_t max;
@@ -113,7 +121,7 @@ static const char *table_symbol(const struct symbol_table *table, size_t i, Elf6
     name = table->names + ret_sym->st_name;
     max = table->names_size - ret_sym->st_name;
     *ret_max = max < UINT32_MAX ? (uint32_t)max : UINT32_MAX;
-    return is_code_symbol(ret_sym, name) ? name : NULL;
+    return (data ? is_data_symbol(ret_sym, name) : is_code_symbol(ret_sym, name)) ? name : NULL;
 }
 
 /* 1: the table was there. 0: it was not. */
@@ -128,7 +136,7 @@ static int collect(struct ub_index *index, const struct ub_image *image, uint32_
         Elf64_Sym sym;
         int r;
 
-        entry.raw = table_symbol(&table, i, &sym, &entry.raw_max);
+        entry.raw = table_symbol(&table, i, false, &sym, &entry.raw_max);
         if (!entry.raw)
             continue;
         entry.start = sym.st_value;
@@ -315,7 +323,8 @@ static bool names_equal(const char *raw, uint32_t max, const char *name)
     return len == max || raw[len] == '\0' || raw[len] == '@';
 }
 
-int ub_image_lookup(const struct ub_image *image, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size)
+int ub_image_lookup(const struct ub_image *image, const char *name, bool data, uint64_t *ret_vaddr,
+                    uint64_t *ret_size)
 {
     static const uint32_t types[] = {SHT_SYMTAB, SHT_DYNSYM};
     bool found = false;
@@ -328,7 +337,7 @@ int ub_image_lookup(const struct ub_image *image, const char *name, uint64_t *re
         for (size_t i = 0; i < table.count; i++) {
             uint32_t max;
             Elf64_Sym sym;
-            const char *raw = table_symbol(&table, i, &sym, &max);
+            const char *raw = table_symbol(&table, i, data, &sym, &max);
             bool local = ELF64_ST_BIND(sym.st_info) == STB_LOCAL;
 
             if (!raw || !names_equal(raw, max, name) || (found && local))

@@ -33,6 +33,7 @@ void ub_event_free(struct ub_event *e)
         return;
     ub_process_unref(e->process);
     free(e->capture);
+    free(e->python);
     free(e->args);
     free(e->fd_link);
     free(e->stats);

@@ -82,6 +82,13 @@ int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, ui
  */
 void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end);
 
+/*
+ * watch_python.c: the Python side of a look, after its native stack was taken.
+ * `late`: the stack was taken earlier, so nothing is proven. NULL: no Python, or
+ * nothing that made sense. The caller frees it.
+ */
+struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
+
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
 

@@ -226,6 +226,7 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
 {
     const struct ub_slot *slot = &w->arena->slot[index];
 
+    e->python = ub_watch_python(w, &w->watched[index], e->capture, false);
     if (e->kind == UB_EVENT_SAMPLE) {
         ub_watch_account(&w->watched[index], true, &e->account);
         e->loop_over = loop_over(e->pid, slot);
@@ -287,6 +288,8 @@ void ub_watch_collect(struct ub_watch *w, uint32_t index, uint64_t start, uint64
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->capture->proc_state = 'R';
+    if (ub_load_acquire(&w->arena->slot[index].start) == start)
+        e->python = ub_watch_python(w, &w->watched[index], e->capture, true);
     e->capture = trimmed(e->capture);
     ub_watch_queue(w, e);
 }

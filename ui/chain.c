@@ -46,10 +46,15 @@ static size_t find_limit(const json_t *frames, const uint8_t *class, size_t dept
     return depth - 1;
 }
 
-/* What the frames are reduced to: the user's; else all but libc's; else all. */
-enum detail { ONLY_USER, NO_LIBC, EVERYTHING };
+/* What the frames are reduced to: the user's; else Python's libraries; else all but libc's; else all. */
+enum detail { ONLY_USER, ONLY_PYTHON, NO_LIBC, EVERYTHING };
 
-static enum detail choose_detail(const uint8_t *class, size_t limit)
+static bool is_python(const json_t *frame)
+{
+    return ub_json_is(frame, "language", "python");
+}
+
+static enum detail choose_detail(const json_t *frames, const uint8_t *class, size_t limit)
 {
     enum detail detail = EVERYTHING;
     size_t i;
@@ -57,15 +62,27 @@ static enum detail choose_detail(const uint8_t *class, size_t limit)
     for (i = 0; i <= limit; i++) {
         if (class[i] == UB_SHOWN_USER)
             return ONLY_USER;
-        if (class[i] != UB_SHOWN_LIBC)
+        if (class[i] == UB_SHOWN_LIBRARY && is_python(json_array_get(frames, i)))
+            detail = ONLY_PYTHON;
+        else if (class[i] != UB_SHOWN_LIBC && detail == EVERYTHING)
             detail = NO_LIBC;
     }
     return detail;
 }
 
-static bool is_shown(enum ub_shown class, enum detail detail)
+static bool is_shown(const json_t *frame, enum ub_shown class, enum detail detail)
 {
-    return class == UB_SHOWN_USER || (detail == NO_LIBC && class != UB_SHOWN_LIBC) || detail == EVERYTHING;
+    switch (detail) {
+    case ONLY_USER:
+        return class == UB_SHOWN_USER;
+    case ONLY_PYTHON:
+        return class == UB_SHOWN_LIBRARY && is_python(frame);
+    case NO_LIBC:
+        return class != UB_SHOWN_LIBC;
+    case EVERYTHING:
+        break;
+    }
+    return true;
 }
 
 static int cut_stack(struct cut *cut, const char *exe, const char *callback)
@@ -82,7 +99,7 @@ static int cut_stack(struct cut *cut, const char *exe, const char *callback)
     for (i = 0; i < depth; i++)
         class[i] = (uint8_t)ub_text_frame_class(json_array_get(frames, i), exe);
     limit = find_limit(frames, class, depth, callback);
-    detail = choose_detail(class, limit);
+    detail = choose_detail(frames, class, limit);
     cut->foreign = detail != ONLY_USER;
     cut->link = calloc(limit + 1, sizeof(*cut->link));
     if (!cut->link)
@@ -90,7 +107,7 @@ static int cut_stack(struct cut *cut, const char *exe, const char *callback)
     for (i = limit + 1; i-- > 0;) {
         const json_t *frame = json_array_get(frames, i);
 
-        if (is_shown(class[i], detail)) {
+        if (is_shown(frame, class[i], detail)) {
             if (cut->count > 0 && ub_text_frame_generated(frame) &&
                 ub_text_frame_generated(cut->link[cut->count - 1].frame))
                 continue;

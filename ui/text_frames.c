@@ -1,5 +1,6 @@
 #include "text_frames.h"
 #include "../tracer/dispatchers.h"
+#include "../tracer/python.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -35,11 +36,23 @@ static bool is_system_library(const char *path)
     return false;
 }
 
+static enum ub_shown python_class(const json_t *frame)
+{
+    switch (ub_python_owner_of(ub_json_string(frame, "file"), ub_json_string(frame, "function"))) {
+    case UB_PYTHON_LOOP:
+        return UB_SHOWN_LOOP;
+    case UB_PYTHON_LIBRARY:
+        return UB_SHOWN_LIBRARY;
+    case UB_PYTHON_USER:
+        break;
+    }
+    return UB_SHOWN_USER;
+}
+
 /* Scripts: files of the language's own library and of installed packages. */
 static enum ub_shown script_class(const char *file)
 {
-    static const char *const foreign[] = {"/lib/python", "/site-packages/", "/dist-packages/",
-                                          "<frozen",     "node:",           "/node_modules/"};
+    static const char *const foreign[] = {"node:", "/node_modules/"};
     size_t i;
 
     for (i = 0; file && i < UB_ARRAY_LEN(foreign); i++)
@@ -61,7 +74,9 @@ enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe)
 
     if (ub_text_frame_generated(frame))
         return UB_SHOWN_RUNTIME;
-    if (ub_json_is(frame, "language", "python") || ub_json_is(frame, "language", "js"))
+    if (ub_json_is(frame, "language", "python"))
+        return python_class(frame);
+    if (ub_json_is(frame, "language", "js"))
         return script_class(ub_json_string(frame, "file"));
     if (ub_json_is(frame, "language", "kernel"))
         return UB_SHOWN_LIBC;
@@ -75,6 +90,10 @@ enum ub_shown ub_text_frame_class(const json_t *frame, const char *exe)
     case UB_ROLE_USER:
         break;
     }
+    if (module && ub_dispatchers_path_role(module) == UB_ROLE_LOOP)
+        return UB_SHOWN_LOOP;
+    if (module && ub_dispatchers_path_role(module) == UB_ROLE_LIBRARY)
+        return UB_SHOWN_RUNTIME;
     if (is_interpreter(base))
         return UB_SHOWN_RUNTIME;
     if (module && (!exe || strcmp(module, exe) != 0) && is_system_library(module))

@@ -37,7 +37,8 @@ static void set_row(const struct ub_text_view *view, struct row *row)
     if (row->library) {
         const char *module = ub_json_string(frame, "module");
 
-        snprintf(row->place, sizeof(row->place), "%s", module ? ub_path_base(module) : "library");
+        if (!file)
+            snprintf(row->place, sizeof(row->place), "%s", module ? ub_path_base(module) : "library");
         if (row->link->folded > 1)
             snprintf(row->source, sizeof(row->source), "(and %u more inside)", row->link->folded - 1);
     } else if (file) {

@@ -1,0 +1,28 @@
+"""The CPython interpreters of this machine: Debian's, pyenv's, those in /usr/local and /opt."""
+
+import functools
+import glob
+import os
+import subprocess
+
+PATTERNS = ["/usr/bin/python{}", "/usr/local/bin/python{}", "/opt/*/bin/python{}",
+            os.path.expanduser("~/.pyenv/versions/{}.*/bin/python{}"), "/root/.pyenv/versions/{}.*/bin/python{}"]
+
+READ = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
+OTHERS = ["2.7", "3.6", "3.7"]
+
+
+def ask(python, code):
+    """What a line of Python prints, "" when it fails."""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@functools.lru_cache(None)
+def installed(version):
+    """Paths of all interpreters of one minor version, without repetition."""
+    found = {}
+    for pattern in PATTERNS:
+        for path in sorted(glob.glob(pattern.replace("{}", version))):
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())

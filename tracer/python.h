@@ -1,0 +1,121 @@
+/*
+ * The Python side of a thread, read from outside: its frames, its asyncio task,
+ * the GIL. Nothing is called in the process and no lock of it is taken; what is
+ * read may be anything (a torn structure, a hostile program's), so every
+ * pointer, length and count is checked, and a walk is bounded.
+ *
+ * One struct ub_python belongs to one thread at a time (the watching one); what
+ * a look refers to (struct ub_python_code) does not change once made and lives
+ * as long as the struct ub_python.
+ */
+#ifndef UB_TRACER_PYTHON_H
+#define UB_TRACER_PYTHON_H
+
+#include "maps.h"
+
+struct ub_python;
+
+/* Whose code it is, judged by its file. */
+enum ub_python_owner {
+    UB_PYTHON_USER,
+    UB_PYTHON_LIBRARY, /* the standard library, installed packages, frozen modules */
+    UB_PYTHON_LOOP,    /* the functions of asyncio that run callbacks */
+};
+
+/* co_flags */
+#define UB_PYTHON_CO_GENERATOR       0x20u
+#define UB_PYTHON_CO_COROUTINE       0x80u
+#define UB_PYTHON_CO_ITERABLE        0x100u
+#define UB_PYTHON_CO_ASYNC_GENERATOR 0x200u
+
+struct ub_python_code {
+    const char *function; /* qualified where the version keeps that; UTF-8 */
+    const char *file;     /* absolute where that could be found out; UTF-8 */
+    enum ub_python_owner owner;
+    uint32_t flags; /* co_flags */
+    int first_line;
+    const struct ub_python_layout *layout;
+    const uint8_t *lines; /* the line table */
+    uint32_t lines_size;
+};
+
+#define UB_PYTHON_FRAMES_MAX 160
+#define UB_PYTHON_NAME_MAX   128
+
+struct ub_python_frame {
+    const struct ub_python_code *code;
+    uint64_t address;   /* of the interpreter's frame */
+    uint64_t generator; /* the generator or coroutine object that it belongs to, 0 */
+    int32_t offset;     /* of the instruction, bytes */
+    bool entry;         /* the interpreter was entered from C for this frame */
+};
+
+enum ub_python_proof {
+    UB_PYTHON_STILL,    /* the thread did not run while its frames were read */
+    UB_PYTHON_TWICE,    /* it runs: read twice, the same frames both times */
+    UB_PYTHON_UNPROVEN, /* it runs, and inner frames that changed while they were read are left out */
+};
+
+enum ub_python_gil {
+    UB_PYTHON_GIL_UNKNOWN,
+    UB_PYTHON_GIL_HELD,     /* by this thread */
+    UB_PYTHON_GIL_RELEASED, /* not held by this thread, and not wanted */
+    UB_PYTHON_GIL_WAITED,   /* this thread waits for it */
+};
+
+struct ub_python_task {
+    bool known;
+    uint32_t coroutine; /* index of its outermost frame */
+    char name[UB_PYTHON_NAME_MAX];
+    char created_file[512]; /* "": not known (asyncio keeps it in debug mode only) */
+    int created_line;
+};
+
+struct ub_python_look {
+    enum ub_python_proof proof;
+    bool complete;   /* the outermost frame was reached */
+    bool collecting; /* the garbage collector is at work */
+    enum ub_python_gil gil;
+    pid_t holder; /* WAITED: the thread that held the GIL, 0: not known */
+    struct ub_python_frame
+        holder_frame; /* its innermost frame of the user's own, else its innermost; code NULL: none */
+    struct ub_python_task task;
+    uint32_t count; /* frames, innermost first */
+    struct ub_python_frame frame[UB_PYTHON_FRAMES_MAX];
+};
+
+/*
+ * The interpreter in a process. -ENOENT: there is none; -ENOTSUP: one whose
+ * version is not known, or that is free-threaded; -EBADMSG: what was found does
+ * not look as it should, so nothing is read; -EAGAIN: it has no thread yet;
+ * -EACCES. `ret_version` (0x030b: 3.11; 0: not known) is set whenever there is one.
+ */
+int ub_python_find(pid_t pid, const struct ub_maps *maps, struct ub_python **ret, uint32_t *ret_version);
+void ub_python_free(struct ub_python *py);
+
+/*
+ * Brings *py up to date with a new snapshot: a process may load an interpreter,
+ * or execute another program. What earlier looks refer to stays valid. As ub_python_find; on error *py reads nothing.
+ */
+int ub_python_update(pid_t pid, const struct ub_maps *maps, struct ub_python **py, uint32_t *ret_version);
+
+uint32_t ub_python_version(const struct ub_python *py);
+
+/*
+ * The Python frames of thread `tid`, the GIL and the task. `futex`: the address
+ * that it sleeps on, 0 when it does not. `running`: it may run meanwhile, so
+ * everything is read twice; else the caller has to prove that it did not.
+ * 0; -ENOENT: the thread runs no Python; -EFAULT: what was read made no sense; -ESRCH.
+ */
+int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running, struct ub_python_look *ret);
+
+/* The line that a frame is at; 0: not known. Thread-safe. */
+uint32_t ub_python_line(const struct ub_python_frame *frame);
+
+/* python_lines.c: the same from a table's bytes. */
+int ub_python_lines_find(int kind, const uint8_t *table, uint32_t size, int first_line, int32_t offset);
+
+/* Whose code a function of a file is. NULL is fine. */
+enum ub_python_owner ub_python_owner_of(const char *file, const char *function);
+
+#endif

@@ -1,0 +1,130 @@
+/* Shared by the files python_*.c; nobody else includes it. */
+#ifndef UB_TRACER_PYTHON_IMPL_H
+#define UB_TRACER_PYTHON_IMPL_H
+
+#include "python.h"
+#include "python_layout.h"
+
+#include <string.h>
+#include <uthash.h>
+
+#define UB_PYTHON_THREADS_MAX 4096u
+#define UB_PYTHON_TYPES_MAX   64u
+#define UB_PYTHON_TYPE_SIZE   48u
+#define UB_PYTHON_CODES_MAX   32768u
+
+/* The name of a type, read once: types do not move, and a wrong one only leads to checked reads. */
+struct ub_python_type {
+    uint64_t address;
+    char name[UB_PYTHON_TYPE_SIZE];
+};
+
+struct ub_python_known {
+    uint64_t address;
+    uint64_t key[4]; /* of the code object: what tells it from another one at the same address */
+    struct ub_python_code code;
+    struct ub_python_known *older; /* no longer at that address, but looks may refer to it */
+    UT_hash_handle hh;
+};
+
+struct ub_python_thread {
+    pid_t tid;
+    uint64_t state; /* PyThreadState */
+};
+
+struct ub_python {
+    struct ub_python *older; /* of the program that the process executed before: looks refer to its code */
+    bool gone;
+    pid_t pid;
+    struct ub_elf *elf;
+    uint64_t bias;
+    uint64_t runtime;               /* _PyRuntime */
+    struct ub_python_layout layout; /* a copy: some of it may come from the process itself */
+    uint32_t tid_in_pthread;        /* offset of the tid in struct pthread, where PyThreadState has none */
+    struct ub_python_type type[UB_PYTHON_TYPES_MAX];
+    uint32_t type_count;
+    struct ub_python_known *codes;
+    uint32_t code_count;
+    uint64_t code_bytes;
+    struct ub_python_thread thread[64]; /* found lately */
+    uint32_t thread_next;
+    uint64_t current_tasks;      /* asyncio's dict of loop to running task, 0 */
+    uint64_t modules_seen;       /* entries of sys.modules when _asyncio was last looked for */
+    struct ub_python_look again; /* scratch: the second reading of a thread that runs */
+};
+
+/* python_memory.c */
+
+/* All of it or nothing. */
+bool ub_python_read(const struct ub_python *py, uint64_t address, void *buf, size_t len);
+
+static inline bool ub_python_read_pointer(const struct ub_python *py, uint64_t address, uint64_t *ret)
+{
+    return ub_python_read(py, address, ret, sizeof(*ret));
+}
+
+/* A field of a structure that was read; `size` is how much of it was. 0 where there is no such field. */
+static inline uint64_t ub_python_u64(const uint8_t *bytes, size_t size, uint32_t at)
+{
+    uint64_t value = 0;
+
+    if ((uint64_t)at + sizeof(value) <= size)
+        memcpy(&value, bytes + at, sizeof(value));
+    return value;
+}
+
+static inline uint32_t ub_python_u32(const uint8_t *bytes, size_t size, uint32_t at)
+{
+    uint32_t value = 0;
+
+    if ((uint64_t)at + sizeof(value) <= size)
+        memcpy(&value, bytes + at, sizeof(value));
+    return value;
+}
+
+/* Name of a type object, "" when it has none. */
+const char *ub_python_type_name(struct ub_python *py, uint64_t type);
+
+/* The type of the object at `address` is called `name`. */
+bool ub_python_is(struct ub_python *py, uint64_t address, const char *name);
+
+/* A str as UTF-8, cut with "..." where it is too long. false: it is none. */
+bool ub_python_string(struct ub_python *py, uint64_t address, char *buf, size_t size);
+
+/* Up to `max` bytes of a bytes object, allocated. NULL: it is none, or empty, or longer. */
+uint8_t *ub_python_bytes(struct ub_python *py, uint64_t address, uint32_t max, uint32_t *ret_size);
+
+/* python_dict.c */
+
+struct ub_python_entry {
+    uint64_t key, value;
+};
+
+/* The entries of a dict, allocated; at most `max`. NULL: it is none, or empty. */
+struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint32_t max, uint32_t *ret_count);
+
+/* The value under a str key, 0. */
+uint64_t ub_python_dict_get(struct ub_python *py, uint64_t dict, const char *key);
+
+/* python_code.c: NULL when it is no code object. */
+const struct ub_python_code *ub_python_code(struct ub_python *py, uint64_t address, uint64_t *ret_bytes);
+void ub_python_codes_free(struct ub_python *py);
+
+/* python_frames.c */
+
+/* The innermost interpreter frame of a thread, 0. */
+uint64_t ub_python_innermost(struct ub_python *py, uint64_t state);
+/* Frames from `frame` outwards. */
+uint32_t ub_python_walk(struct ub_python *py, uint64_t frame, struct ub_python_frame *ret, uint32_t max,
+                        bool *ret_complete);
+/* PyThreadState of a thread, 0. */
+uint64_t ub_python_thread(struct ub_python *py, pid_t tid);
+pid_t ub_python_thread_tid(const struct ub_python *py, uint64_t state);
+
+/* python_task.c */
+void ub_python_task(struct ub_python *py, struct ub_python_look *look);
+
+/* python_gil.c */
+void ub_python_gil(struct ub_python *py, uint64_t state, uint64_t futex, struct ub_python_look *look);
+
+#endif

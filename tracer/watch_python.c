@@ -1,0 +1,92 @@
+/*
+ * The Python side of a look: what a Python thread's frames, task and GIL say
+ * vanishes like its stack, so it is read here, right after that.
+ */
+#include "watch_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+
+static void tell(struct ub_watch *w, struct ub_process *p, int error, uint32_t version)
+{
+    if (p->python_told || error == -EAGAIN || error == -ENOENT || error == -EACCES || error == -ENOMEM)
+        return;
+    p->python_told = true;
+    if (error == -ENOTSUP && version >= 0x0308 && version <= 0x030d)
+        ub_watch_note(w, "info", "pid %d: a free-threaded Python %u.%u: only its native stacks are shown", (int)p->pid,
+                      version >> 8, version & 0xff);
+    else if (error == -ENOTSUP && version)
+        ub_watch_note(w, "info",
+                      "pid %d: Python %u.%u is not one whose frames can be read (3.8 to 3.13 are): only its native "
+                      "stacks are shown",
+                      (int)p->pid, version >> 8, version & 0xff);
+    else
+        ub_watch_note(w, "warning",
+                      "pid %d: its Python does not look as Python %u.%u does: only its native stacks are shown",
+                      (int)p->pid, version >> 8, version & 0xff);
+}
+
+static struct ub_python *python_of(struct ub_watch *w, struct ub_process *p)
+{
+    struct ub_maps *maps = ub_process_maps(p);
+    uint32_t version;
+    int r = -ENOENT;
+
+    if (!maps)
+        return NULL;
+    if (maps->hash != p->python_maps) {
+        r = ub_python_update(p->pid, maps, &p->python, &version);
+        if (r != -EAGAIN)
+            p->python_maps = maps->hash;
+        if (r < 0)
+            tell(w, p, r, version);
+    }
+    ub_maps_unref(maps);
+    return p->python;
+}
+
+/* The thread has not been on a CPU since its stack was taken. */
+static bool still(struct ub_watched *t, const struct ub_capture *c)
+{
+    struct ub_accounting now;
+
+    if (!c->has_sched || c->proof != UB_PROOF_STILL)
+        return false;
+    ub_watch_account(t, false, &now);
+    return now.at_ns && now.sched.slices == c->sched.slices && now.sched.run_ns == c->sched.run_ns;
+}
+
+/* Some 10 KB that most looks use a tenth of. */
+static struct ub_python_look *trimmed(struct ub_python_look *look)
+{
+    struct ub_python_look *small =
+        realloc(look, offsetof(struct ub_python_look, frame) + (look->count + 1) * sizeof(look->frame[0]));
+
+    return small ? small : look;
+}
+
+struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late)
+{
+    struct ub_python *py = python_of(w, t->process);
+    bool running = late || c->state == UB_THREAD_RUNNING;
+    uint64_t futex = c->state == UB_THREAD_BLOCKED && c->nr == SYS_futex ? c->arg[0] : 0;
+    struct ub_python_look *look;
+    int r;
+
+    if (!py)
+        return NULL;
+    look = malloc(sizeof(*look));
+    if (!look)
+        return NULL;
+    r = ub_python_look(py, t->tid, futex, running, look);
+    if (!running && !still(t, c)) /* it woke meanwhile, or the kernel cannot tell */
+        r = ub_python_look(py, t->tid, 0, true, look);
+    if (r < 0) {
+        free(look);
+        return NULL;
+    }
+    if (late)
+        look->proof = UB_PYTHON_UNPROVEN;
+    return trimmed(look);
+}
