@@ -4,9 +4,11 @@
 #include "agent_path.h"
 #include "child.h"
 #include "command.h"
+#include "json_get.h"
 #include "model.h"
 #include "options.h"
 #include "recording.h"
+#include "rules.h"
 #include "say.h"
 #include "target.h"
 #include "text.h"
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 struct run {
@@ -35,6 +38,8 @@ struct run {
     struct ub_recording_writer *writer;
     struct ub_model *model;
     struct ub_text_live *text;
+    struct ub_rules suppress;
+    struct ub_sink text_sink;
     struct ub_sink sinks[3]; /* the watcher refers to them until it stops */
     struct ub_watch *watch;
     struct ub_watch_totals totals;
@@ -97,6 +102,16 @@ static int settle(struct run *run, char *why)
     if (run->set.quiet)
         run->set.live = UB_LIVE_NONE;
     return 0;
+}
+
+static int read_suppressed(struct run *run, char *why)
+{
+    char reason[UB_WHY_MAX];
+    int r = ub_rules_read(run->set.suppress, time(NULL), &run->suppress, reason);
+
+    if (r < 0)
+        snprintf(why, UB_WHY_MAX, "--suppress %.480s", reason);
+    return r;
 }
 
 /* Why CMD could not be executed, and the exit status for it. */
@@ -162,6 +177,16 @@ static int open_recording(struct run *run)
     return r;
 }
 
+/* What --suppress lists is recorded, but not shown. */
+static void show_line(void *self, json_t *record)
+{
+    struct run *run = self;
+
+    if (run->suppress.count == 0 || !ub_json_is(record, "type", "slow") ||
+        !ub_rules_fit_record(&run->suppress, run->model, record))
+        run->text_sink.line(run->text_sink.self, record);
+}
+
 static int start_watching(struct run *run, int argc)
 {
     struct ub_watch_options options = {.threshold_ns = run->set.threshold_ns,
@@ -178,8 +203,10 @@ static int start_watching(struct run *run, int argc)
     if (run->model != NULL && (run->text != NULL || run->set.live == UB_LIVE_NONE)) {
         run->sinks[options.sink_count++] = ub_model_sink(run->model);
         run->sinks[options.sink_count++] = ub_recording_sink(run->writer);
-        if (run->text != NULL)
-            run->sinks[options.sink_count++] = ub_text_live_sink(run->text);
+        if (run->text != NULL) {
+            run->text_sink = ub_text_live_sink(run->text);
+            run->sinks[options.sink_count++] = (struct ub_sink){.line = show_line, .self = run};
+        }
         r = ub_watch_start(&options, &run->watch);
     }
     if (r < 0)
@@ -216,6 +243,7 @@ static void stop_watching(struct run *run, bool ended)
     run->writer = NULL;
     if (r < 0)
         ub_say("run", "the recording %s lacks %llu lines: %s", run->path, (unsigned long long)lost, strerror(-r));
+    ub_rules_suppress(&run->suppress, run->model);
     if (!run->set.quiet)
         tell_verdict(run);
 }
@@ -237,14 +265,18 @@ static void discard(struct run *run)
 static int judge(const struct run *run)
 {
     char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
+    /* The watcher counts every stall, also those that were too many for their own lines; the model knows the suppressed. */
+    uint64_t worst_ns = run->suppress.count > 0 ? ub_model_totals(run->model, UB_STALL_COUNTED)->max_ns
+                        : run->totals.slow > 0  ? run->totals.worst_ns
+                                                : 0;
 
     if (run->set.fail_on_ns == 0)
         return -1;
     if (run->totals.images == 0)
         ub_say("run", "warning: --fail-on could not be checked: the agent was not loaded, nothing was watched");
-    if (run->totals.slow == 0 || run->totals.worst_ns < run->set.fail_on_ns)
+    if (worst_ns == 0 || worst_ns < run->set.fail_on_ns)
         return -1;
-    ub_text_duration(run->totals.worst_ns, worst, sizeof(worst));
+    ub_text_duration(worst_ns, worst, sizeof(worst));
     ub_text_duration(run->set.fail_on_ns, limit, sizeof(limit));
     if (!WIFEXITED(run->status) || WEXITSTATUS(run->status) != 0) {
         ub_say("run", "--fail-on %s: the longest stall took %s, but the program failed by itself", limit, worst);
@@ -339,6 +371,8 @@ int ub_cmd_run(int argc, char **argv)
         snprintf(why, sizeof(why), "no command given: unblock run [OPTION...] -- CMD [ARG...]");
         r = -EINVAL;
     }
+    if (r == 0 && run.set.suppress)
+        r = read_suppressed(&run, why);
     if (r == 0)
         r = ub_agent_path(run.agent, sizeof(run.agent), why);
     if (r < 0) {

@@ -158,7 +158,7 @@ static bool passes(const struct ub_filter *filter, const struct ub_stall *stall)
 {
     const struct ub_filter_options *o = &filter->options;
 
-    if (o->min_ns && stall->duration_ns < o->min_ns)
+    if (stall->duration_ns < o->min_ns && (stall->repeats == 0 || stall->repeats_max_ns < o->min_ns))
         return false;
     if (o->loop && !ub_slice_is(stall->loop, o->loop))
         return false;

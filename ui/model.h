@@ -65,6 +65,7 @@ enum ub_stall_class {
     UB_STALL_COUNTED, /* the verdict is about these */
     UB_STALL_STARTUP, /* before the first served descriptor */
     UB_STALL_STOPPED, /* SIGSTOP, debugger, suspended machine */
+    UB_STALL_SUPPRESSED, /* known, and not of interest: ub_model_suppress */
     UB_STALL_CLASSES,
 };
 
@@ -112,6 +113,7 @@ struct ub_site {
     char *program;                    /* of its first stall, or NULL */
     char *exe;                        /* likewise */
     struct ub_distribution durations; /* count, total_ns and max_ns are in it */
+    struct ub_stall_totals own;       /* what it adds to the totals of its class */
     uint64_t ongoing;
     uint64_t cause[UB_CAUSES]; /* stalls by cause */
     json_t *worst;             /* the `slow` record of the longest stall */
@@ -137,6 +139,12 @@ enum ub_sort {
 /* The sites of a class, worst first. Caller frees the array; NULL when there are none (or no memory). */
 const struct ub_site **ub_model_sites(const struct ub_model *m, enum ub_stall_class class, enum ub_sort sort,
                                       size_t *ret_count);
+
+/*
+ * Takes the sites that `choose` says out of the verdict: their class becomes
+ * UB_STALL_SUPPRESSED. For when all has been read.
+ */
+void ub_model_suppress(struct ub_model *m, bool (*choose)(void *self, const struct ub_site *site), void *self);
 
 /* ---- loops ------------------------------------------------------------- */
 

@@ -207,7 +207,7 @@ static void set_stacks(json_t *o, const struct ub_site *site)
 
 static json_t *site_json(const struct ub_site *site)
 {
-    static const char *const classes[] = {"counted", "startup", "stopped"};
+    static const char *const classes[] = {"counted", "startup", "stopped", "suppressed"};
     static const char *const worst_keys[] = {"site", "loop", "kind", "callback", "call"};
     const struct ub_advice *advice = ub_advice_of_site(site);
     json_t *o = json_object();
@@ -260,6 +260,8 @@ json_t *ub_model_json(const struct ub_model *m)
     json_object_set_new(o, "verdict", totals_json(&m->totals[UB_STALL_COUNTED]));
     json_object_set_new(o, "startup", totals_json(&m->totals[UB_STALL_STARTUP]));
     json_object_set_new(o, "stopped", totals_json(&m->totals[UB_STALL_STOPPED]));
+    if (m->totals[UB_STALL_SUPPRESSED].count > 0)
+        json_object_set_new(o, "suppressed", totals_json(&m->totals[UB_STALL_SUPPRESSED]));
     json_object_set_new(o, "loops", loops_json(m));
     json_object_set_new(o, "sites", sites_json(m));
     json_object_set(o, "threads", m->threads);

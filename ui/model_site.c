@@ -260,8 +260,10 @@ static void apply_totals(struct ub_stall_totals *totals, const struct ub_stall *
 
 static void apply(struct ub_model *m, struct ub_site_entry *entry, const struct ub_stall *a, int sign)
 {
-    if (entry)
+    if (entry) {
         apply_site(m, &entry->site, a, sign);
+        apply_totals(&entry->site.own, a, sign);
+    }
     apply_totals(&m->totals[classify(a)], a, sign);
 }
 
@@ -424,6 +426,39 @@ const struct ub_site **ub_model_sites(const struct ub_model *m, enum ub_stall_cl
     qsort_r(sites, n, sizeof(*sites), compare, &sort); /* NOLINT(bugprone-sizeof-expression) */
     *ret_count = n;
     return sites;
+}
+
+static void take_out(struct ub_model *m, struct ub_site *site)
+{
+    struct ub_stall_totals *from = &m->totals[site->class], *to = &m->totals[UB_STALL_SUPPRESSED];
+
+    from->count = subtract(from->count, site->own.count);
+    from->total_ns = subtract(from->total_ns, site->own.total_ns);
+    from->ongoing = subtract(from->ongoing, site->own.ongoing);
+    to->count = ub_add_saturated(to->count, site->own.count);
+    to->total_ns = ub_add_saturated(to->total_ns, site->own.total_ns);
+    to->ongoing = ub_add_saturated(to->ongoing, site->own.ongoing);
+    site->class = UB_STALL_SUPPRESSED;
+}
+
+void ub_model_suppress(struct ub_model *m, bool (*choose)(void *self, const struct ub_site *site), void *self)
+{
+    struct ub_site_entry *entry;
+    uint64_t max_ns = 0;
+    bool any = false;
+
+    for (entry = m->site; entry; entry = entry->hh.next) {
+        if (entry->site.class != UB_STALL_COUNTED)
+            continue;
+        if (choose(self, &entry->site)) {
+            take_out(m, &entry->site);
+            any = true;
+        } else if (entry->site.own.max_ns > max_ns) {
+            max_ns = entry->site.own.max_ns;
+        }
+    }
+    if (any) /* stalls of sites that did not fit the table cannot be told apart: what they had is lost with the rest */
+        m->totals[UB_STALL_COUNTED].max_ns = max_ns;
 }
 
 void ub_model_sites_free(struct ub_model *m)

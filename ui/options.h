@@ -62,6 +62,12 @@ int ub_options_parse(const struct ub_options *options, int argc, char **argv, in
  */
 void ub_options_environment(const struct ub_options *options, void (*wrong)(void *self, const char *why), void *self);
 
+/*
+ * The same for a command, which tells its user: prints the help where it was
+ * asked for, and what is wrong. 0: go on; UB_OPTIONS_HELP: done; -EINVAL: told.
+ */
+int ub_options_command(const char *command, const struct ub_options *options, int argc, char **argv, int *ret_first);
+
 void ub_options_help(FILE *out, const struct ub_options *options);
 
 /* "50ms" "1.5s" "100us": the unit is a must. 0 or -EINVAL with `why`. Bounds in ns; max 0: none. */
@@ -75,6 +81,13 @@ int ub_option_size(const char *text, uint64_t min, uint64_t max, uint64_t *ret_b
 
 enum ub_colour { UB_COLOUR_AUTO, UB_COLOUR_ALWAYS, UB_COLOUR_NEVER };
 extern const char *const ub_colour_choices[]; /* "auto" "always" "never": for --color */
+
+/* The option --color, which is the same everywhere; `target` is an int (enum ub_colour). */
+#define UB_OPTION_COLOUR(target)                                                                                       \
+    {                                                                                                                  \
+        .name = "color", .kind = UB_OPTION_CHOICE, .value = (target), .argument = "WHEN",                              \
+        .help = "auto (default), always or never", .env = "UNBLOCK_COLOR", .choices = ub_colour_choices                \
+    }
 
 /* Whether to colour what goes to `fd`: the choice, then NO_COLOR, CLICOLOR_FORCE, then whether it is a terminal. */
 bool ub_colour_use(enum ub_colour choice, int fd);

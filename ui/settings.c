@@ -1,5 +1,6 @@
 #include "settings.h"
 
+#include "rules.h"
 #include "text.h"
 
 #include <string.h>
@@ -79,13 +80,8 @@ uint32_t ub_settings_options(struct ub_settings *o, struct ub_option *ret)
          .env = "UNBLOCK_DURATION",
          .min = 1000000,
          .max = DURATION_MAX_NS},
-        {.name = "color",
-         .kind = UB_OPTION_CHOICE,
-         .value = &o->colour,
-         .argument = "WHEN",
-         .help = "auto, always or never",
-         .env = "UNBLOCK_COLOR",
-         .choices = ub_colour_choices},
+        UB_OPTION_SUPPRESS(&o->suppress),
+        UB_OPTION_COLOUR(&o->colour),
         {.letter = 'v',
          .name = "verbose",
          .kind = UB_OPTION_FLAG,

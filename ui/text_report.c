@@ -123,6 +123,7 @@ static void put_verdict(const struct ub_text_view *view)
     }
     put_uncounted_sum(view, UB_STALL_STARTUP, "at start-up");
     put_uncounted_sum(view, UB_STALL_STOPPED, "while it was stopped");
+    put_uncounted_sum(view, UB_STALL_SUPPRESSED, "suppressed");
     fputc('\n', view->pen.out);
 }
 

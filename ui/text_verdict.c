@@ -203,6 +203,7 @@ void ub_text_verdict(FILE *out, const struct ub_model *model, const char *record
         put_sites(&view);
     put_uncounted(&view, UB_STALL_STARTUP, "at start-up");
     put_uncounted(&view, UB_STALL_STOPPED, "while it was stopped");
+    put_uncounted(&view, UB_STALL_SUPPRESSED, "suppressed");
     if (totals->count == 0 && count == 0)
         ub_text_no_loop(&view, PREFIX);
     put_notes(&view, totals->count == 0 && count == 0);
