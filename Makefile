@@ -178,9 +178,10 @@ lint:
 	$(Q)tests/lint.sh
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/unblock
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/unblock/pytest
 	install -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/unblock
 	install -m 755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/unblock/libunblock.so
+	install -m 644 ui/pytest/unblock_pytest.py $(DESTDIR)$(PREFIX)/lib/unblock/pytest/unblock_pytest.py
 
 clean:
 	rm -rf $(BUILD)

@@ -59,7 +59,8 @@ static int judge_thresholds(const struct check *check)
 
         if (threshold <= check->fail_on_ns)
             continue;
-        ub_say("check", "--fail-on %s is below the threshold of the recording, %s: shorter stalls are not in it; record "
+        ub_say("check",
+               "--fail-on %s is below the threshold of the recording, %s: shorter stalls are not in it; record "
                "with unblock run -t %s",
                want, ub_text_duration(threshold, have, sizeof(have)), want);
         return -EINVAL;

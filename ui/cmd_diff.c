@@ -31,18 +31,17 @@ static const char about[] = "Compares two recordings, BASE and NEW, call site by
                             "no more, more often or longer. Counts are held against the time that each\n"
                             "recording covers; what chance explains (1 %) is no change.";
 
-static const char more[] =
-    "  new      did not stall in BASE          gone    stalls no more\n"
-    "  worse    more often, or longer          better  less often, or shorter\n"
-    "  unsure   not seen in NEW, which may be chance: record for longer\n"
-    "Both runs should have done the same work: a busier one stalls more often.\n"
-    "\n"
-    "Examples:\n"
-    "  unblock diff before.jsonl after.jsonl\n"
-    "  unblock diff --min 100ms --format json main.jsonl branch.jsonl | jq .changes\n"
-    "\n"
-    "Exit status: 0 no worse; 1 a site is new or worse; 2 wrong use or an unreadable\n"
-    "recording.\n";
+static const char more[] = "  new      did not stall in BASE          gone    stalls no more\n"
+                           "  worse    more often, or longer          better  less often, or shorter\n"
+                           "  unsure   not seen in NEW, which may be chance: record for longer\n"
+                           "Both runs should have done the same work: a busier one stalls more often.\n"
+                           "\n"
+                           "Examples:\n"
+                           "  unblock diff before.jsonl after.jsonl\n"
+                           "  unblock diff --min 100ms --format json main.jsonl branch.jsonl | jq .changes\n"
+                           "\n"
+                           "Exit status: 0 no worse; 1 a site is new or worse; 2 wrong use or an unreadable\n"
+                           "recording.\n";
 
 /* ---- text ------------------------------------------------------------- */
 
@@ -122,8 +121,8 @@ static json_t *side_json(const struct ub_site *site)
 static json_t *change_json(const struct ub_site_change *c)
 {
     const struct ub_site *site = c->now ? c->now : c->base;
-    json_t *o = json_pack("{s:s, s:s, s:s*}", "site", site->id, "change", change_names[c->change], "program",
-                          site->program);
+    json_t *o =
+        json_pack("{s:s, s:s, s:s*}", "site", site->id, "change", change_names[c->change], "program", site->program);
 
     json_object_set(o, "callback", json_object_get(site->worst, "callback"));
     if (c->base)

@@ -265,7 +265,8 @@ static void discard(struct run *run)
 static int judge(const struct run *run)
 {
     char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
-    /* The watcher counts every stall, also those that were too many for their own lines; the model knows the suppressed. */
+    /* The watcher counts every stall, also those that were too many for their own lines; the model knows the
+     * suppressed. */
     uint64_t worst_ns = run->suppress.count > 0 ? ub_model_totals(run->model, UB_STALL_COUNTED)->max_ns
                         : run->totals.slow > 0  ? run->totals.worst_ns
                                                 : 0;
@@ -382,6 +383,7 @@ int ub_cmd_run(int argc, char **argv)
     run.argv = argv + first;
     r = run_command(&run, argc - first);
     ub_model_free(run.model);
+    ub_rules_clear(&run.suppress);
     free(run.path);
     return r;
 }

@@ -45,9 +45,10 @@ static void put_attribute(FILE *out, const char *name, const char *value)
 
 static void put_outcome(FILE *out, const struct ub_finding *f, const char *figures)
 {
-    static const char *const words[] = {
-        [UB_FINDING_FAILS] = "", [UB_FINDING_ALLOWED] = "allowed: ", [UB_FINDING_EXPIRED] = "its allowance expired: ",
-        [UB_FINDING_TOO_LONG] = "longer than its allowance: "};
+    static const char *const words[] = {[UB_FINDING_FAILS] = "",
+                                        [UB_FINDING_ALLOWED] = "allowed: ",
+                                        [UB_FINDING_EXPIRED] = "its allowance expired: ",
+                                        [UB_FINDING_TOO_LONG] = "longer than its allowance: "};
     const struct ub_advice *advice = ub_advice_of_site(f->site);
     char message[UB_FINDING_FIGURES_MAX + 64];
 

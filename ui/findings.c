@@ -100,7 +100,8 @@ const char *ub_finding_figures(const struct ub_finding *finding, char *buf)
     const struct ub_distribution *d = &finding->site->durations;
     char total[UB_TEXT_DURATION_MAX], max[UB_TEXT_DURATION_MAX];
 
-    snprintf(buf, UB_FINDING_FIGURES_MAX, "%" PRIu64 " stall%s, %s lost, longest %s", d->count, d->count == 1 ? "" : "s",
-             ub_text_duration(d->total_ns, total, sizeof(total)), ub_text_duration(d->max_ns, max, sizeof(max)));
+    snprintf(buf, UB_FINDING_FIGURES_MAX, "%" PRIu64 " stall%s, %s lost, longest %s", d->count,
+             d->count == 1 ? "" : "s", ub_text_duration(d->total_ns, total, sizeof(total)),
+             ub_text_duration(d->max_ns, max, sizeof(max)));
     return buf;
 }

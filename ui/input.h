@@ -27,7 +27,8 @@ struct ub_input {
 /* The filters: fills `ret` (UB_INPUT_OPTIONS_MAX entries) and returns how many. */
 uint32_t ub_input_options(struct ub_input *in, struct ub_option *ret);
 
-/* Reads all, or tells what stands in the way: 0 or -errno. The model is there in both cases, unless memory was short. */
+/* Reads all, or tells what stands in the way: 0 or -errno. The model is there in both cases, unless memory was short.
+ */
 int ub_input_read(struct ub_input *in, char **files, int count);
 
 /* Whether `path` is one of the files that were read. */

@@ -62,9 +62,9 @@ const struct ub_run *ub_model_current_run(const struct ub_model *m); /* NULL bef
 /* ---- stalls ------------------------------------------------------------ */
 
 enum ub_stall_class {
-    UB_STALL_COUNTED, /* the verdict is about these */
-    UB_STALL_STARTUP, /* before the first served descriptor */
-    UB_STALL_STOPPED, /* SIGSTOP, debugger, suspended machine */
+    UB_STALL_COUNTED,    /* the verdict is about these */
+    UB_STALL_STARTUP,    /* before the first served descriptor */
+    UB_STALL_STOPPED,    /* SIGSTOP, debugger, suspended machine */
     UB_STALL_SUPPRESSED, /* known, and not of interest: ub_model_suppress */
     UB_STALL_CLASSES,
 };

@@ -38,7 +38,8 @@ static int add_word(struct ub_rule *rule, const char *word, char *why)
 
     if (colon) {
         for (key = 0; key < KEYS; key++)
-            if (strlen(key_names[key]) == (size_t)(colon - word) && strncmp(word, key_names[key], strlen(key_names[key])) == 0)
+            if (strlen(key_names[key]) == (size_t)(colon - word) &&
+                strncmp(word, key_names[key], strlen(key_names[key])) == 0)
                 break;
     }
     if (key == KEYS || *pattern == 0) {

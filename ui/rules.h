@@ -48,7 +48,7 @@ bool ub_rules_fit_record(struct ub_rules *rules, const struct ub_model *m, const
 #define UB_OPTION_SUPPRESS(target)                                                                                     \
     {                                                                                                                  \
         .name = "suppress", .kind = UB_OPTION_TEXT, .value = (target), .argument = "FILE",                             \
-        .help = "stalls that FILE lists are not shown and do not count", .env = "UNBLOCK_SUPPRESS"                     \
+        .help = "do not show or count the stalls that FILE lists", .env = "UNBLOCK_SUPPRESS"                           \
     }
 
 #endif
