@@ -30,6 +30,48 @@ static bool on_stack(const struct ub_advice_query *query, const char *list)
     return false;
 }
 
+/* The installed package that a Python file belongs to, or the module of the standard library; "". */
+static void package_of(const char *file, char *buf, size_t size)
+{
+    static const char *const roots[] = {"/site-packages/", "/dist-packages/", "/lib/python3.", "/lib64/python3."};
+    const char *at = NULL;
+    size_t i;
+
+    *buf = 0;
+    for (i = 0; i < UB_ARRAY_LEN(roots) && !at; i++) {
+        at = strstr(file, roots[i]);
+        if (at)
+            at += strlen(roots[i]);
+        if (at && i >= 2) { /* what follows is the minor version */
+            at = strchr(at, '/');
+            at = at ? at + 1 : NULL;
+        }
+    }
+    if (at)
+        snprintf(buf, size, "%.*s", (int)strcspn(at, "/."), at);
+}
+
+static bool package_on_stack(const struct ub_advice_query *query, const char *list)
+{
+    const json_t *frame;
+    char package[64];
+    uint32_t i;
+    size_t k;
+
+    for (i = 0; i < query->stacks; i++) {
+        json_array_foreach (query->stack[i], k, frame) {
+            const char *file = ub_json_is(frame, "language", "python") ? ub_json_string(frame, "file") : NULL;
+
+            if (!file)
+                continue;
+            package_of(file, package, sizeof(package));
+            if (*package && in_list(list, package))
+                return true;
+        }
+    }
+    return false;
+}
+
 static enum ub_advice_fd fd_kind(const json_t *call)
 {
     const char *path = ub_json_string(call, "fd_path");
@@ -94,6 +136,8 @@ static bool fits(const struct ub_advice *row, const struct ub_advice_query *quer
         return false;
     if (row->fd != UB_ADVICE_FD_ANY && row->fd != fd_kind(query->call))
         return false;
+    if (row->package && !package_on_stack(query, row->package))
+        return false;
     return !row->function || on_stack(query, row->function);
 }
 
@@ -112,36 +156,51 @@ const struct ub_advice *ub_advice_find(const struct ub_advice_query *query)
 
 static void set_stall(struct ub_advice_query *query, const json_t *slow)
 {
+    query->slow = slow;
     query->loop = ub_json_string(slow, "loop");
     query->cause = ub_model_cause_parse(ub_json_string(slow, "cause"));
     query->call = json_object_get(slow, "call");
 }
 
-const struct ub_advice *ub_advice_of_record(const struct ub_model *m, const json_t *slow)
+void ub_advice_query_record(const struct ub_model *m, const json_t *slow, struct ub_advice_query *ret)
 {
-    struct ub_advice_query query = {.program = ub_model_program(m, ub_json_u64_or(slow, "pid", 0))};
     const json_t *sample;
     size_t i;
 
-    set_stall(&query, slow);
+    *ret = (struct ub_advice_query){.program = ub_model_program(m, ub_json_u64_or(slow, "pid", 0))};
+    set_stall(ret, slow);
     json_array_foreach (json_object_get(slow, "samples"), i, sample) {
         const json_t *id = json_object_get(sample, "stack");
         const json_t *frames = json_is_integer(id) ? ub_model_stack(m, json_integer_value(id)) : NULL;
 
-        if (frames && query.stacks < UB_ADVICE_STACKS_MAX)
-            query.stack[query.stacks++] = frames;
+        if (frames && ret->stacks < UB_ADVICE_STACKS_MAX)
+            ret->stack[ret->stacks++] = frames;
     }
+}
+
+void ub_advice_query_site(const struct ub_site *site, struct ub_advice_query *ret)
+{
+    uint32_t i;
+
+    *ret = (struct ub_advice_query){.program = site->program};
+    set_stall(ret, site->worst);
+    for (i = 0; i < site->stacks && ret->stacks < UB_ADVICE_STACKS_MAX; i++)
+        if (site->stack[i].samples > 0)
+            ret->stack[ret->stacks++] = site->stack[i].frames;
+}
+
+const struct ub_advice *ub_advice_of_record(const struct ub_model *m, const json_t *slow)
+{
+    struct ub_advice_query query;
+
+    ub_advice_query_record(m, slow, &query);
     return ub_advice_find(&query);
 }
 
 const struct ub_advice *ub_advice_of_site(const struct ub_site *site)
 {
-    struct ub_advice_query query = {.program = site->program};
-    uint32_t i;
+    struct ub_advice_query query;
 
-    set_stall(&query, site->worst);
-    for (i = 0; i < site->stacks && query.stacks < UB_ADVICE_STACKS_MAX; i++)
-        if (site->stack[i].samples > 0)
-            query.stack[query.stacks++] = site->stack[i].frames;
+    ub_advice_query_site(site, &query);
     return ub_advice_find(&query);
 }

@@ -30,6 +30,13 @@ struct ub_advice {
     enum ub_advice_fd fd;
     const char *title; /* what this is called in the program's own world ("DEBUG SLEEP"), or NULL */
     const char *text;  /* what to do, one line */
+    /*
+     * Where Python frames are known: {at} is the line to change, {f} the function
+     * it calls, {thread} and {process} the call that moves {f} there, {holder}
+     * who holds the GIL. python_direct: no Python function is called there.
+     */
+    const char *python, *python_direct;
+    const char *package; /* one of these Python packages is on the stack */
 };
 
 extern const struct ub_advice ub_advice_table[];
@@ -44,7 +51,16 @@ struct ub_advice_query {
     const json_t *call;                        /* `call` of the slow record, or NULL */
     const json_t *stack[UB_ADVICE_STACKS_MAX]; /* frames, innermost first */
     uint32_t stacks;
+    const json_t *slow; /* the whole record, or NULL */
 };
+
+/* The query for one stall, or for a site by its longest stall and all its stacks. */
+void ub_advice_query_record(const struct ub_model *m, const json_t *slow, struct ub_advice_query *ret);
+void ub_advice_query_site(const struct ub_site *site, struct ub_advice_query *ret);
+
+/* What the row says to this stall, with the program's own names where they are known: `buf` or a constant. */
+#define UB_ADVICE_WORDS_MAX 1024
+const char *ub_advice_words(const struct ub_advice_query *query, const struct ub_advice *row, char *buf, size_t size);
 
 /* Never reads more than the query; NULL: nothing to say. */
 const struct ub_advice *ub_advice_find(const struct ub_advice_query *query);

@@ -208,9 +208,14 @@ static void set_stacks(json_t *o, const struct ub_site *site)
 static json_t *site_json(const struct ub_site *site)
 {
     static const char *const classes[] = {"counted", "startup", "stopped", "suppressed"};
-    static const char *const worst_keys[] = {"site", "loop", "kind", "callback", "call"};
-    const struct ub_advice *advice = ub_advice_of_site(site);
+    static const char *const worst_keys[] = {"site", "loop", "kind", "callback", "task", "gil", "call"};
+    struct ub_advice_query query;
+    const struct ub_advice *advice;
+    char words[UB_ADVICE_WORDS_MAX];
     json_t *o = json_object();
+
+    ub_advice_query_site(site, &query);
+    advice = ub_advice_find(&query);
 
     set_string(o, "site", site->id); /* an overlong one is replaced by the whole of it */
     copy(o, site->worst, worst_keys, UB_ARRAY_LEN(worst_keys));
@@ -227,7 +232,7 @@ static json_t *site_json(const struct ub_site *site)
     set_stacks(o, site);
     if (advice) {
         set_string(o, "what", advice->title);
-        set_string(o, "do", advice->text);
+        set_string(o, "do", ub_advice_words(&query, advice, words, sizeof(words)));
     }
     json_object_set(o, "longest", site->worst);
     return o;

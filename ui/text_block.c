@@ -5,6 +5,10 @@
 #include "text_escape.h"
 #include "text_frames.h"
 
+/* Coroutines shown of a chain: so many inner ones and outer ones. */
+#define AWAIT_SHOWN 6
+#define AWAIT_OUTER 2
+
 static void put_bare_duration(const struct ub_text_view *view, uint64_t ns)
 {
     char buf[UB_TEXT_DURATION_MAX];
@@ -96,18 +100,52 @@ static void put_first_line(const struct ub_text_view *view, const json_t *slow)
     fputc('\n', view->pen.out);
 }
 
-void ub_text_do(const struct ub_text_view *view, const struct ub_advice *advice)
+void ub_text_do(const struct ub_text_view *view, const struct ub_advice_query *query)
 {
+    const struct ub_advice *advice = ub_advice_find(query);
+    char words[UB_ADVICE_WORDS_MAX];
+
     if (!advice)
         return;
     ub_pen_label(&view->pen, "do");
-    ub_pen_printf(&view->pen, UB_INK_ADVICE, "%s", advice->text);
+    ub_pen_put(&view->pen, UB_INK_ADVICE, ub_advice_words(query, advice, words, sizeof(words)), UB_TEXT_LINE_COLUMNS);
+    fputc('\n', view->pen.out);
+}
+
+/* "checkout <- handle_order": the coroutines that await one another, innermost first; and where the task was made. */
+void ub_text_await(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *task = json_object_get(slow, "task"), *chain = json_object_get(task, "await");
+    const json_t *created = json_object_get(task, "created");
+    const char *file = ub_json_string(created, "file");
+    size_t count = json_array_size(chain), i;
+
+    if (count < 2 && !file)
+        return;
+    ub_pen_label(&view->pen, "await");
+    for (i = count; i-- > 0;) {
+        const char *function = ub_json_string(json_array_get(chain, i), "function");
+
+        if (i + AWAIT_SHOWN < count && i >= AWAIT_OUTER) {
+            if (i == AWAIT_OUTER)
+                fputs(" <- ...", view->pen.out);
+            continue;
+        }
+        fputs(i + 1 < count ? " <- " : "", view->pen.out);
+        ub_escape_put(view->pen.out, function ? function : "?", UB_TEXT_NAME_COLUMNS);
+    }
+    if (file) {
+        fputs(count ? "; task made at " : "task made at ", view->pen.out);
+        ub_escape_put_path(view->pen.out, ub_path_base(file), UB_TEXT_PLACE_COLUMNS);
+        fprintf(view->pen.out, ":%" PRIu64, ub_json_u64_or(created, "line", 0));
+    }
     fputc('\n', view->pen.out);
 }
 
 void ub_text_block(const struct ub_text_view *view, const json_t *slow)
 {
     UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
+    struct ub_advice_query query;
     const char *site = ub_json_string(slow, "site");
 
     ub_chain_of_record(view->m, slow, &chain);
@@ -116,9 +154,11 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     ub_text_why(view, slow);
     fputc('\n', view->pen.out);
     ub_text_where(view, &chain);
+    ub_text_await(view, slow);
     ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
     ub_text_pool(view, slow);
-    ub_text_do(view, ub_advice_of_record(view->m, slow));
+    ub_advice_query_record(view->m, slow, &query);
+    ub_text_do(view, &query);
     if (site) {
         ub_pen_label(&view->pen, "site");
         ub_pen_put(&view->pen, UB_INK_FAINT, site, UB_TEXT_NAME_COLUMNS);

@@ -243,14 +243,39 @@ static void why_cpu(const struct ub_text_view *view, const json_t *slow)
         put_shares(view, slow, time_shares, "");
 }
 
+/* "; held by thread worker (tid 43) in crunch() jobs.py:12" */
+static void put_holder(const struct ub_text_view *view, const json_t *holder)
+{
+    const char *thread = ub_json_string(holder, "thread"), *function = ub_json_string(holder, "function");
+    char place[256], name[1026];
+
+    fputs("; held by thread ", view->pen.out);
+    if (thread) {
+        ub_escape_put(view->pen.out, thread, UB_TEXT_NAME_COLUMNS);
+        fputc(' ', view->pen.out);
+    }
+    fprintf(view->pen.out, "(tid %" PRIu64 ")", ub_json_u64_or(holder, "tid", 0));
+    if (!function)
+        return;
+    fputs(" in ", view->pen.out);
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, ub_text_function_name(function, name, sizeof(name)), UB_TEXT_NAME_COLUMNS);
+    fputc(' ', view->pen.out);
+    ub_escape_put_path(view->pen.out, ub_text_frame_place(holder, place, sizeof(place)), UB_TEXT_PLACE_COLUMNS);
+}
+
 static void put_gil(const struct ub_text_view *view, const json_t *slow)
 {
-    const json_t *gil = json_object_get(slow, "gil");
+    const json_t *gil = json_object_get(slow, "gil"), *holder = json_object_get(gil, "holder");
     uint64_t held, released;
+    bool known = (ub_json_u64(gil, "held_ns", &held) && ub_json_u64(gil, "released_ns", &released)) ||
+                 (ub_json_u64(gil, "held", &held) && ub_json_u64(gil, "released", &released));
 
-    if (!ub_json_u64(gil, "held_ns", &held) || !ub_json_u64(gil, "released_ns", &released))
-        return;
-    fputs(released > held ? "; GIL released: a thread helps" : "; GIL held: a thread does not help", view->pen.out);
+    if (ub_json_is(slow, "cause", "gil")) {
+        if (holder)
+            put_holder(view, holder);
+    } else if (known && held + released > 0) {
+        fputs(released > held ? "; GIL released: a thread helps" : "; GIL held: a thread does not help", view->pen.out);
+    }
 }
 
 void ub_text_why(const struct ub_text_view *view, const json_t *slow)

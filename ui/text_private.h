@@ -58,7 +58,9 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow);
 /* The same on one line, without the newline. */
 void ub_text_line(const struct ub_text_view *view, const json_t *slow);
 /* "  do     ..." when there is advice. */
-void ub_text_do(const struct ub_text_view *view, const struct ub_advice *advice);
+void ub_text_do(const struct ub_text_view *view, const struct ub_advice_query *query);
+/* "  await  ..." when a chain of coroutines is known. */
+void ub_text_await(const struct ub_text_view *view, const json_t *slow);
 
 /* text_cost.c: who paid */
 

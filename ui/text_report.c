@@ -267,18 +267,20 @@ static void put_site_id(const struct ub_text_view *view, const struct ub_site *s
 static void put_site(const struct ub_text_view *view, const struct ub_site *site, size_t rank, uint64_t total_ns)
 {
     UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
-    const struct ub_advice *advice = ub_advice_of_site(site);
+    struct ub_advice_query query;
 
+    ub_advice_query_site(site, &query);
     ub_chain_of_site(site, &chain);
     fprintf(view->pen.out, "%zu. ", rank);
-    ub_text_what(view, site->worst, &chain, advice, false);
+    ub_text_what(view, site->worst, &chain, ub_advice_find(&query), false);
     fputc('\n', view->pen.out);
     put_lost(view, site, total_ns);
     put_why(view, site);
     ub_text_where(view, &chain);
+    ub_text_await(view, site->worst);
     ub_text_cost_of_longest(view, site);
     ub_text_pool(view, site->worst);
-    ub_text_do(view, advice);
+    ub_text_do(view, &query);
     put_site_id(view, site);
     fputc('\n', view->pen.out);
 }

@@ -143,6 +143,81 @@ static void test_rules_of_the_table(void **state)
     }
 }
 
+/* A stall of a Python program: `slow` may hold task and gil, `frames` are innermost first. */
+static void expect_words(const char *cause, const char *call, const char *slow, const char *frames, const char *words)
+{
+    struct ub_advice_query query = {
+        .program = "python3.11", .loop = "asyncio", .cause = ub_model_cause_parse(cause), .stacks = 1};
+    json_t *record = json_of(slow), *stack = json_of(frames), *call_json = json_pack("{s:s*}", "name", call);
+    char buf[UB_ADVICE_WORDS_MAX];
+    const struct ub_advice *row;
+
+    query.slow = record;
+    query.call = call_json;
+    query.stack[0] = stack;
+    row = ub_advice_find(&query);
+    assert_non_null(row);
+    assert_string_equal(ub_advice_words(&query, row, buf, sizeof(buf)), words);
+    json_decref(record);
+    json_decref(stack);
+    json_decref(call_json);
+}
+
+#define PY(function, file, line) "{'language':'python','function':'" function "','file':'" file "','line':" line "},"
+#define TASK                                                                                                           \
+    "{'task':{'await':[{'function':'App.run','file':'/usr/lib/python3/dist-packages/app.py','line':1},"                 \
+    "{'function':'handle','file':'/srv/api.py','line':31}]}}"
+#define END    "{'function':'PyObject_Call','module':'/usr/bin/python3.11'}"
+#define HANDLE PY("handle", "/srv/api.py", "31") END
+
+/* The line to change is the innermost coroutine of the user's own; the function is what it called. */
+static void test_python_names(void **state)
+{
+    const char *callback = "{'callback':{'function':'on_tick','file':'/srv/api.py','line':7}}";
+
+    expect_words("call", "recvfrom", TASK, "[" PY("charge", "/srv/api.py", "9") HANDLE "]",
+                 "api.py:31: await asyncio.to_thread(charge, ...), or an asyncio client");
+    expect_words("call", "recvfrom", TASK,
+                 "[" PY("post", "/x/site-packages/requests/api.py", "99") PY("Pay.charge", "/srv/pay.py", "9") HANDLE "]",
+                 "api.py:31: await asyncio.to_thread(pay.Pay.charge, ...), or an asyncio client (aiohttp, "
+                 "httpx.AsyncClient)");
+    expect_words("call", "recvfrom", TASK, "[" PY("urlopen", "/usr/lib/python3.11/urllib/request.py", "216") HANDLE "]",
+                 "api.py:31: await asyncio.to_thread(urllib.request.urlopen, ...), or an asyncio client (aiohttp, "
+                 "httpx.AsyncClient)");
+    expect_words("call", "clock_nanosleep", TASK, "[" HANDLE "]",
+                 "api.py:31: await asyncio.sleep(...) instead of time.sleep(...)");
+    expect_words("call", "fsync", TASK, "[" PY("App.run", "/usr/lib/python3/dist-packages/app.py", "1") HANDLE "]",
+                 "api.py:31: await asyncio.to_thread(f, ...)"); /* a coroutine cannot be handed to a thread */
+    expect_words("call", "fsync", callback,
+                 "[" PY("make.<locals>.save", "/srv/api.py", "3") PY("on_tick", "/srv/api.py", "7") END "]",
+                 "api.py:7: loop.run_in_executor(None, save, ...)");
+    expect_words("call", "fsync", TASK,
+                 "[" PY("save", "/srv/api.py", "3") HANDLE "," PY("x", "/usr/lib/python3.8/asyncio/events.py", "1") END "]",
+                 "api.py:31: await loop.run_in_executor(None, save, ...)");
+}
+
+static void test_python_gil(void **state)
+{
+    json_t *task = json_of(TASK);
+    char *held, *released;
+
+    json_object_set_new(task, "gil", json_of("{'held':2,'released':0}"));
+    held = json_dumps(task, 0);
+    json_object_set_new(task, "gil", json_of("{'held':0,'released':2}"));
+    released = json_dumps(task, 0);
+    expect_words("cpu", NULL, held, "[" PY("crunch", "/srv/api.py", "9") HANDLE "]",
+                 "api.py:31: await loop.run_in_executor(pool, crunch, ...) with a ProcessPoolExecutor");
+    expect_words("cpu", NULL, released, "[" PY("crunch", "/srv/api.py", "9") HANDLE "]",
+                 "api.py:31: await asyncio.to_thread(crunch, ...)");
+    expect_words("gil", "futex", "{'gil':{'holder':{'function':'hog','file':'/srv/jobs.py','line':23}}}",
+                 "[" HANDLE "]",
+                 "hog (jobs.py:23) held the GIL: computation belongs into a process (ProcessPoolExecutor); a thread stops "
+                 "the loop too");
+    free(held);
+    free(released);
+    json_decref(task);
+}
+
 /* A row behind a more general one would never be given. */
 static void test_no_row_hides_another(void **state)
 {
@@ -152,7 +227,7 @@ static void test_no_row_hides_another(void **state)
         for (k = 0; k < i; k++) {
             const struct ub_advice *a = &ub_advice_table[k], *b = &ub_advice_table[i];
 #define WIDER(field) (!a->field || (b->field && strcmp(a->field, b->field) == 0))
-            if (WIDER(program) && WIDER(loop) && WIDER(cause) && WIDER(call) && WIDER(function) &&
+            if (WIDER(program) && WIDER(loop) && WIDER(cause) && WIDER(call) && WIDER(function) && WIDER(package) &&
                 (a->fd == UB_ADVICE_FD_ANY || a->fd == b->fd))
                 fail_msg("row '%s' is hidden by '%s'", b->text, a->text);
         }
@@ -166,6 +241,8 @@ int main(void)
         cmocka_unit_test(test_nothing_to_say),
         cmocka_unit_test(test_guessed_names_do_not_count),
         cmocka_unit_test(test_call_by_its_library_name),
+        cmocka_unit_test(test_python_names),
+        cmocka_unit_test(test_python_gil),
         cmocka_unit_test(test_rules_of_the_table),
         cmocka_unit_test(test_no_row_hides_another),
     };
