@@ -1,0 +1,83 @@
+/*
+ * The view from outside: BPF programs that see turns of event loops, and where
+ * their time goes, in processes into which nothing is loaded. README.md.
+ *
+ * One ub_bpf a tracer. All calls from one thread at a time (the watching
+ * thread, once it runs) but ub_bpf_wake. Nothing here prints; what failed is
+ * told in `why`.
+ */
+#ifndef UB_TRACER_BPF_H
+#define UB_TRACER_BPF_H
+
+#include "../../common/arena.h"
+#include "records.h"
+
+#include <sys/types.h>
+
+struct ub_bpf;
+struct ub_capture;
+
+struct ub_bpf_options {
+    uint64_t threshold_ns;
+    bool children; /* what watched processes fork is watched too */
+};
+
+#define UB_BPF_WHY_MAX 512
+
+/*
+ * Loads and attaches; nobody is watched yet. 0, or with `why` (UB_BPF_WHY_MAX
+ * bytes) what is missing and what to do:
+ * -EPERM: not the capabilities; -ENOTSUP: this kernel lacks something; -errno.
+ */
+int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char *why);
+void ub_bpf_close(struct ub_bpf *b); /* NULL is fine */
+
+/* All threads of `pid`, now and later, from the next ub_bpf_find on. 0 or -errno. */
+int ub_bpf_add(struct ub_bpf *b, pid_t pid);
+int ub_bpf_find(struct ub_bpf *b);
+
+/* Puts the slots that the kernel writes in place of the first ones of `arena`. 0 or -errno. */
+int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena);
+
+/* The slot may be used again; its histogram is emptied. */
+void ub_bpf_free_slot(struct ub_bpf *b, uint32_t slot);
+void ub_bpf_histogram(struct ub_bpf *b, uint32_t slot, struct ub_histogram *ret);
+
+/* Sleeps until a record comes, ub_bpf_wake, or `until_ns` (CLOCK_MONOTONIC). `deep`: the next turn that begins wakes. */
+void ub_bpf_sleep(struct ub_bpf *b, uint64_t until_ns, bool deep);
+void ub_bpf_wake(struct ub_bpf *b);
+
+/*
+ * What the kernel saw of one turn. The stacks are captures that belong to it,
+ * in the order in which they were taken.
+ */
+#define UB_REASON_STACKS 8
+struct ub_reasons {
+    struct ub_bpf_turn turn;
+    uint32_t stack_count;
+    struct {
+        enum ub_bpf_stack_why why;
+        pid_t pid, tid;
+        uint64_t call_ns; /* how long the call had lasted */
+        struct ub_capture *capture;
+    } stack[UB_REASON_STACKS];
+};
+void ub_reasons_free(struct ub_reasons *r); /* NULL is fine */
+
+/* Reads what has come. `turn` (may be NULL) is called for each finished turn over the threshold. */
+void ub_bpf_poll(struct ub_bpf *b, void (*turn)(void *self, const struct ub_bpf_turn *t), void *self);
+
+/* The reasons of the turn of `tid` that covers most of [start_ns, end_ns], NULL: not seen. The caller frees them. */
+struct ub_reasons *ub_bpf_take(struct ub_bpf *b, pid_t tid, uint64_t start_ns, uint64_t end_ns);
+
+struct ub_bpf_losses {
+    uint64_t records; /* turns and stacks that did not fit the ring */
+    uint32_t no_slot; /* threads without a slot */
+    uint32_t threads; /* threads for which the kernel had no memory */
+};
+void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret);
+
+/* probe.c: why it cannot work here, before anything is tried. 0, -EPERM or -ENOTSUP with `why`. */
+int ub_bpf_probe(char *why);
+
+#endif

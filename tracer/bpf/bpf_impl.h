@@ -1,0 +1,38 @@
+/* Shared by the files of tracer/bpf. */
+#ifndef UB_TRACER_BPF_IMPL_H
+#define UB_TRACER_BPF_IMPL_H
+
+#include "bpf.h"
+
+#define UB_BPF_LINKS   16
+#define UB_BPF_PENDING 64
+
+struct bpf_object;
+
+struct ub_bpf {
+    struct bpf_object *object;
+    struct bpf_link *link[UB_BPF_LINKS];
+    uint32_t link_count;
+    struct ring_buffer *ring;
+    int targets_fd, slots_fd, histograms_fd, free_fd;
+    int wake_fd;
+    uint32_t *asleep, *no_slot, *lost_threads; /* the program's variables */
+    uint64_t *lost_records;
+
+    /* Turns and stacks that nobody has asked for yet. A turn without an end: its stacks have come, the rest will. */
+    struct ub_reasons *pending[UB_BPF_PENDING];
+    uint32_t pending_at;
+    void (*turn)(void *self, const struct ub_bpf_turn *t);
+    void *self;
+};
+
+/* ring.c: one record of the ring buffer. */
+int ub_bpf_record(void *self, void *data, size_t size);
+
+/* variables.c: where a global variable of the BPF program lies in its section. 0 or -ENOENT. */
+int ub_bpf_variable(const struct bpf_object *object, const char *section, const char *name, uint32_t *ret_offset);
+
+/* traits.c: TRAIT_* of the program that `pid` runs. */
+uint32_t ub_bpf_traits(pid_t pid);
+
+#endif

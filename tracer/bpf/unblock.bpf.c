@@ -1,0 +1,210 @@
+/*
+ * Turns of event loops, seen from the kernel: a turn begins when a loop's wait
+ * call returns and ends when it is entered again. Between the two every
+ * nanosecond is accounted for (CPU, blocked, run queue, page fault), system calls
+ * are added up, and what took long is kept with its details.
+ *
+ * Cost is what matters here: these programs run at every system call and every
+ * context switch of the machine. A thread that is not watched has no storage,
+ * which is known after one load; a watched one outside a turn leaves after two.
+ *
+ * The rules of what is a loop are those of agent/loops/turn.c (turns.h here).
+ */
+#include "kernel.h"
+#include "records.h"
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "state.h"
+#include "who.h"
+#include "account.h"
+#include "stack.h"
+#include "turns.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* ---- system calls ---- */
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
+{
+    struct thread *t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, 0);
+    u32 kind;
+
+    if (!t)
+        return 0;
+    kind = wait_kind(t, regs, nr);
+    if (kind != WAIT_NONE && wait_entered(t, regs, nr, kind))
+        return 0;
+    if (!t->start)
+        return 0;
+    t->sys_nr = nr;
+    t->sys_at = bpf_ktime_get_ns();
+    t->sys_blocked = 0;
+    t->sys_longest_block = 0;
+    t->waker_how = UB_BPF_WAKER_NONE;
+    return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(ub_sys_exit, struct pt_regs *regs, long ret)
+{
+    struct thread *t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, 0);
+
+    if (!t)
+        return 0;
+    if (t->in_wait)
+        wait_left(t, regs, ret);
+    else if (t->sys_at)
+        call_left(t, regs, ret);
+    return 0;
+}
+
+/* ---- on and off the CPU ---- */
+
+static __always_inline void switched_out(struct thread *t, struct task_struct *prev, bool preempt, u64 now)
+{
+    u32 state = prev->__state;
+
+    t->accounts.cpu_ns += now - t->on_at;
+    t->off_at = now;
+    t->wake_at = 0;
+    if (preempt || state == TASK_RUNNING)
+        t->off_how = OFF_RUNNABLE;
+    else if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
+        t->off_how = OFF_STOPPED;
+    else if (t->sys_at)
+        t->off_how = OFF_CALL;
+    else
+        t->off_how = OFF_FAULT;
+    if (t->off_how == OFF_FAULT && now - t->start >= threshold_ns / 2 && now >= t->next_stack)
+        copy_own_stack(t, UB_BPF_STACK_FAULT, (struct pt_regs *)bpf_task_pt_regs(prev), now, 0);
+}
+
+static __always_inline void switched_in(struct thread *t, struct task_struct *prev, u64 now)
+{
+    u64 awake = now;
+
+    if (t->off_how != OFF_RUNNABLE) {
+        if (t->wake_at)
+            awake = t->wake_at;
+        blocked(t, awake - t->off_at);
+    } else {
+        awake = t->off_at;
+    }
+    waited_for_cpu(t, prev, now - awake);
+    t->off_at = 0;
+    t->on_at = now;
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
+{
+    struct thread *out = bpf_task_storage_get(&threads, prev, 0, 0);
+    struct thread *in = bpf_task_storage_get(&threads, next, 0, 0);
+
+    if (out && out->start)
+        switched_out(out, prev, preempt, bpf_ktime_get_ns());
+    if (in && in->start && in->off_at)
+        switched_in(in, prev, bpf_ktime_get_ns());
+    return 0;
+}
+
+SEC("tp_btf/sched_waking")
+int BPF_PROG(ub_sched_waking, struct task_struct *p)
+{
+    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+    u64 now;
+
+    if (!t || !t->start || !t->off_at || t->off_how == OFF_RUNNABLE || t->wake_at)
+        return 0;
+    now = bpf_ktime_get_ns();
+    t->wake_at = now;
+    if (t->off_how == OFF_CALL)
+        woken(t, now);
+    return 0;
+}
+
+/* ---- processes and threads ---- */
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(ub_fork, struct task_struct *parent, struct task_struct *child)
+{
+    struct thread *p = bpf_task_storage_get(&threads, parent, 0, 0), *t;
+
+    if (!p || (child->tgid != parent->tgid && !follow_children))
+        return 0;
+    t = bpf_task_storage_get(&threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+    if (!t) {
+        __sync_fetch_and_add(&lost_threads, 1);
+        return 0;
+    }
+    t->traits = p->traits;
+    if (child->tgid == parent->tgid)
+        t->served = p->served;
+    return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(ub_exec, struct task_struct *p)
+{
+    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+
+    if (!t)
+        return 0;
+    release_slot(t);
+    t->start = t->sys_at = t->off_at = 0;
+    t->in_wait = false;
+    t->ra = t->sp = t->cand_ra = t->cand_sp = 0;
+    t->cand_count = t->cand_turns = 0;
+    t->traits = 0;
+    t->served = false;
+    return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(ub_exit, struct task_struct *p)
+{
+    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+
+    if (!t)
+        return 0;
+    release_slot(t);
+    t->start = 0;
+    return 0;
+}
+
+/*
+ * Run once for what lives already, and again when processes are added: every
+ * thread of a process in `targets` gets its storage. One that sleeps in
+ * epoll_wait right now is an event loop, and need not prove it first.
+ */
+SEC("iter/task")
+int ub_find_threads(struct bpf_iter__task *ctx)
+{
+    struct task_struct *task = ctx->task;
+    struct thread *t;
+    u32 *traits;
+    int pid;
+
+    if (!task || task->flags & PF_KTHREAD)
+        return 0;
+    if (!namespace_known)
+        learn_namespace(bpf_get_current_task_btf());
+    pid = pid_of(task->group_leader);
+    traits = bpf_map_lookup_elem(&targets, &pid);
+    if (!traits || bpf_task_storage_get(&threads, task, 0, 0))
+        return 0;
+    t = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+    if (!t) {
+        __sync_fetch_and_add(&lost_threads, 1);
+        return 0;
+    }
+    t->traits = *traits;
+    t->served = true;
+    if (task->__state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE))
+        found_asleep(t, task, (struct pt_regs *)bpf_task_pt_regs(task));
+    return 0;
+}
