@@ -24,12 +24,13 @@ AGENT_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions 
 AGENT_LDFLAGS := -shared -Wl,-soname,libunblock.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete \
                  -Wl,--no-undefined
 
-TRACER_LIBS := -lunwind-x86_64 -lunwind -ldw -lelf -ljansson -lzstd -liberty -lpthread -lm
+TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lpthread -lm
 TRACER_CFLAGS := -I/usr/include/libiberty
 
 AGENT_SRC  := $(wildcard agent/*.c agent/*/*.c)
 AGENT_ASM  := $(wildcard agent/*.S agent/*/*.S)
-TRACER_SRC := $(wildcard tracer/*.c)
+# tracer/bpf/*.bpf.c is built by `make bpf`.
+TRACER_SRC := $(filter-out %.bpf.c,$(wildcard tracer/*.c tracer/bpf/*.c))
 UI_SRC     := $(wildcard ui/*.c)
 UI_LIB_SRC := $(filter-out ui/main.c,$(UI_SRC))
 
@@ -49,7 +50,7 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all programs demo check check-unit check-e2e check-servers bench soak fuzz lint deps install clean help
+.PHONY: all bpf programs demo check check-unit check-e2e check-servers bench soak fuzz lint deps install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -104,6 +105,17 @@ $(AGENT): $(AGENT_OBJ) $(BUILD)/obj/agent/exports.map
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(AGENT_LDFLAGS) -Wl,--version-script=$(BUILD)/obj/agent/exports.map $(AGENT_OBJ) -o $@
 	$(Q)agent/verify.sh $@
+
+$(BUILD)/obj/tracer/bpf/object.o: tracer/bpf/unblock.bpf.o
+
+# The BPF program is committed as an object, so that clang is needed only by who changes it.
+BPF_HEADERS := $(addprefix tracer/bpf/,records.h kernel.h state.h who.h account.h stack.h turns.h)
+BPF_BUILD = clang -O2 -g -target bpf -mcpu=v3 -Wall -Werror -D__TARGET_ARCH_x86 -ffile-prefix-map=$(CURDIR)=. \
+            -fdebug-compilation-dir=. -c tracer/bpf/unblock.bpf.c -o $(1) && llvm-strip -g $(1)
+bpf:
+	$(Q)tests/deps.sh bpf
+	$(call say,BPF,tracer/bpf/unblock.bpf.o)
+	$(Q)$(call BPF_BUILD,tracer/bpf/unblock.bpf.o)
 
 $(CORE_LIB): $(TRACER_OBJ) $(UI_LIB_OBJ)
 	$(call say,AR,$@)

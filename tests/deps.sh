@@ -76,6 +76,10 @@ bench    linux-perf          cmd:perf
 bench    bpftrace            cmd:bpftrace
 bench    uftrace             cmd:uftrace
 
+bpf      clang               cmd:clang
+bpf      llvm                cmd:llvm-strip
+bpf      libbpf-dev          pc:libbpf
+
 lint     clang-format        cmd:clang-format
 lint     clang-tidy          cmd:clang-tidy
 lint     cppcheck            cmd:cppcheck

@@ -43,6 +43,13 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
     return known->id;
 }
 
+static const char *source_of(const struct ub_watch_options *options)
+{
+    if (options->agentless)
+        return "bpf";
+    return options->bpf ? "agent+bpf" : "agent";
+}
+
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret)
 {
     struct ub_explain *x = calloc(1, sizeof(*x));
@@ -59,7 +66,7 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         return r;
     }
     ub_explain_emit(x,
-                    ub_preamble_header("agent", options->threshold_ns, options->argc, options->argv, options->redact));
+                    ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv, options->redact));
     *ret = x;
     return 0;
 }
@@ -109,7 +116,8 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
     if (!p || p->announced)
         return;
     p->announced = true;
-    ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?", "preloaded", x->w->redact));
+    ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?", x->w->agentless ? "traced" : "preloaded",
+                        x->w->redact));
 }
 
 /* The record of the event's thread; a slot that has a new owner starts afresh. */
@@ -253,6 +261,16 @@ static void tell_what_was_not_seen(struct ub_explain *x)
 {
     const struct ub_arena_header *h = &x->w->arena->h;
     char text[256];
+
+    if (x->w->bpf)
+        ub_reasons_tell_losses(x, emit_note);
+    if (x->w->agentless) {
+        if (x->totals.loops == 0)
+            emit_note(x, "info",
+                      "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event "
+                      "loop (8 times; poll and select on two descriptors or more) while it was watched");
+        return;
+    }
 
     if (ub_load_relaxed(&h->elsewhere)) {
         snprintf(text, sizeof(text), "%u program images were not watched: they run in another PID namespace",

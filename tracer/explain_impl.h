@@ -97,4 +97,14 @@ void ub_stall_gone(struct ub_explain *x, const struct ub_event *e); /* thread go
 void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t);
 void ub_stall_clear(struct ub_stall *s);
 
+/* explain_reasons.c: what the kernel saw of a turn. */
+void ub_reasons_shares(const struct ub_reasons *r, struct ub_shares *ret);
+const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count);
+/* Adds the calls, the lock's holder, the neighbour ... to a `slow` line; `seen_call` is the call that a look saw, or NULL. */
+void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char *cause, const json_t *seen_call,
+                      json_t *line);
+/* Stack `i` of the reasons as a look; the caller frees `args` and `fd_link`. False: it is another thread's. */
+bool ub_reasons_as_look(const struct ub_explain *x, const struct ub_event *e, uint32_t i, struct ub_event *ret);
+void ub_reasons_tell_losses(struct ub_explain *x, void (*note)(struct ub_explain *x, const char *level, const char *text));
+
 #endif

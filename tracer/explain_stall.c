@@ -97,6 +97,8 @@ static const char *proof_name(enum ub_proof proof)
         return "signal";
     case UB_PROOF_PERF:
         return "perf";
+    case UB_PROOF_KERNEL:
+        return "kernel";
     case UB_PROOF_NONE:
     case UB_PROOF_UNPROVEN:
         break;
@@ -128,7 +130,7 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     maps = ub_process_maps(e->process);
     if (!maps)
         return false;
-    if (!maps->has_arena) {
+    if (!x->w->agentless && !maps->has_arena) {
         ub_store_relaxed(&e->process->left, 1);
         ub_maps_unref(maps);
         return false;
@@ -371,6 +373,10 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         seen[i] = s->look[i].seen;
     ub_cause_shares(&s->baseline, &s->last, end_ns, &shares);
     *ret_cause = ub_cause_name(seen, s->count, &shares, duration, e->blind_ns);
+    if (e->reasons) {
+        ub_reasons_shares(e->reasons, &shares);
+        *ret_cause = ub_reasons_cause(e->reasons, seen, s->count);
+    }
     set_call_duration(s, &shares, duration);
     if (!s->site[0])
         ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
@@ -389,6 +395,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     set_shares(line, &shares, duration);
+    if (e->reasons)
+        ub_reasons_write(x, e, *ret_cause, s->call, line);
     return line;
 }
 
@@ -461,6 +469,20 @@ static void finish_line(struct ub_explain *x, struct ub_stall *s, json_t *line)
     ub_explain_emit(x, line);
 }
 
+/* They were taken while the turn was slow, like looks, and where no look was in time they are all there is. */
+static void add_kernel_stacks(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+{
+    for (uint32_t i = 0; e->reasons && i < e->reasons->stack_count; i++) {
+        struct ub_event look;
+
+        if (!ub_reasons_as_look(x, e, i, &look))
+            continue;
+        keep_look(x, s, &look);
+        free(look.args);
+        free(look.fd_link);
+    }
+}
+
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_thread_record *t = &x->thread[e->slot];
@@ -471,6 +493,7 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
     /* Read late, the accounts hold what the thread has done since its turn ended as well. */
     if (e->account.at_ns && e->account.at_ns <= ub_ticks_to_ns(e->end) + ub_ticks_span_to_ns(e->end - e->start) / 8)
         s->last = e->account;
+    add_kernel_stacks(x, s, e);
     line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
                      &cause);
     /* The loop is over, or another wait took over: what seemed a turn was none. Only if it was told must it be closed.

@@ -32,6 +32,8 @@ struct ub_accounting {
     uint64_t majflt;
 };
 
+struct ub_reasons; /* bpf/bpf.h */
+
 struct ub_event {
     struct ub_event *next;
     enum ub_event_kind kind;
@@ -53,6 +55,7 @@ struct ub_event {
     char *fd_link; /* what its descriptor is a link to: cheap to read; explained later, if it still is */
     int fd;        /* -1: none */
     struct ub_stats *stats;
+    struct ub_reasons *reasons; /* END: what the kernel saw of the turn */
     char *text; /* NOTE */
     const char *level;
 };

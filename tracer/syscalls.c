@@ -69,6 +69,14 @@ int ub_syscall_fd_arg(int64_t nr)
     return f == NULL ? -1 : (int)(f - e->args);
 }
 
+int ub_syscall_pointer_arg(int64_t nr)
+{
+    const struct syscall_entry *e = find(nr);
+    size_t at = e == NULL ? 0 : strcspn(e->args, "patvT");
+
+    return e == NULL || e->args[at] == '\0' ? -1 : (int)at;
+}
+
 int ub_syscall_arg_count(int64_t nr)
 {
     const struct syscall_entry *e = find(nr);
@@ -77,17 +85,23 @@ int ub_syscall_arg_count(int64_t nr)
 }
 
 /* Up to `size` bytes at `address`; what is readable before the first hole. 0 or less: nothing. */
-static ssize_t peek(pid_t pid, uint64_t address, void *buf, size_t size)
+static ssize_t peek(const struct ub_syscall_memory *m, uint64_t address, void *buf, size_t size)
 {
     struct iovec local = {buf, size}, remote[2];
     size_t first = 4096 - (address & 4095);
 
+    if (m->pid == 0) {
+        if (address != m->address)
+            return 0;
+        memcpy(buf, m->bytes, size < m->len ? size : m->len);
+        return (ssize_t)(size < m->len ? size : m->len);
+    }
     /* A range that runs into an unmapped page fails as one piece only up to the piece: one piece a page. */
     if (first > size)
         first = size;
     remote[0] = (struct iovec){(void *)(uintptr_t)address, first};
     remote[1] = (struct iovec){(void *)(uintptr_t)(address + first), size - first};
-    return process_vm_readv(pid, &local, 1, remote, first < size ? 2 : 1, 0);
+    return process_vm_readv(m->pid, &local, 1, remote, first < size ? 2 : 1, 0);
 }
 
 /*
@@ -95,10 +109,10 @@ static ssize_t peek(pid_t pid, uint64_t address, void *buf, size_t size)
  * what the memory holds now, which for a blocked call is what it was given,
  * unless another thread changed it.
  */
-static void add_string(struct ub_line *line, pid_t pid, uint64_t address)
+static void add_string(struct ub_line *line, const struct ub_syscall_memory *m, uint64_t address)
 {
     char text[UB_SYSCALL_STRING_MAX];
-    ssize_t n = address == 0 ? 0 : peek(pid, address, text, sizeof(text));
+    ssize_t n = address == 0 ? 0 : peek(m, address, text, sizeof(text));
     size_t len;
 
     if (n <= 0) {
@@ -111,7 +125,7 @@ static void add_string(struct ub_line *line, pid_t pid, uint64_t address)
     ub_line_printf(line, len == (size_t)n ? "\"..." : "\"");
 }
 
-static void add_address(struct ub_line *line, pid_t pid, uint64_t address, uint64_t len)
+static void add_address(struct ub_line *line, const struct ub_syscall_memory *m, uint64_t address, uint64_t len)
 {
     union {
         struct sockaddr any;
@@ -121,7 +135,7 @@ static void add_address(struct ub_line *line, pid_t pid, uint64_t address, uint6
         char bytes[sizeof(struct sockaddr_un) + 1];
     } sa = {.any.sa_family = AF_UNSPEC};
     char text[INET6_ADDRSTRLEN];
-    ssize_t n = peek(pid, address, &sa, len < sizeof(struct sockaddr_un) ? len : sizeof(struct sockaddr_un));
+    ssize_t n = peek(m, address, &sa, len < sizeof(struct sockaddr_un) ? len : sizeof(struct sockaddr_un));
     size_t path_len;
 
     if (n < (ssize_t)sizeof(sa.any.sa_family)) {
@@ -152,24 +166,24 @@ static void add_duration(struct ub_line *line, int64_t sec, int64_t nsec)
 }
 
 /* A timeout in memory; `micro`: a struct timeval. Linux writes what is left back only when the call returns. */
-static void add_timeout(struct ub_line *line, pid_t pid, uint64_t address, bool micro)
+static void add_timeout(struct ub_line *line, const struct ub_syscall_memory *m, uint64_t address, bool micro)
 {
     int64_t value[2];
 
     if (address == 0)
         ub_line_printf(line, "no timeout");
-    else if (peek(pid, address, value, sizeof(value)) == (ssize_t)sizeof(value))
+    else if (peek(m, address, value, sizeof(value)) == (ssize_t)sizeof(value))
         add_duration(line, value[0], micro ? value[1] * 1000 : value[1]);
     else
         ub_line_printf(line, "0x%llx", (unsigned long long)address);
 }
 
-static void add_clock_nanosleep(struct ub_line *line, pid_t pid, const uint64_t arg[6])
+static void add_clock_nanosleep(struct ub_line *line, const struct ub_syscall_memory *m, const uint64_t arg[6])
 {
     int64_t until[2];
 
-    if (!(arg[1] & TIMER_ABSTIME) || peek(pid, arg[2], until, sizeof(until)) != (ssize_t)sizeof(until)) {
-        add_timeout(line, pid, arg[2], false);
+    if (!(arg[1] & TIMER_ABSTIME) || peek(m, arg[2], until, sizeof(until)) != (ssize_t)sizeof(until)) {
+        add_timeout(line, m, arg[2], false);
         return;
     }
     ub_line_printf(line, "until %lld.%09lld", (long long)until[0], (long long)until[1]);
@@ -275,14 +289,14 @@ static void add_signal(struct ub_line *line, uint64_t sig)
         ub_line_printf(line, "%lld", (long long)sig);
 }
 
-static void add_argument(struct ub_line *line, pid_t pid, char kind, const uint64_t *arg, int i)
+static void add_argument(struct ub_line *line, const struct ub_syscall_memory *m, char kind, const uint64_t *arg, int i)
 {
     switch (kind) {
     case 'p':
-        add_string(line, pid, arg[i]);
+        add_string(line, m, arg[i]);
         break;
     case 'a':
-        add_address(line, pid, arg[i], arg[i + 1]);
+        add_address(line, m, arg[i], arg[i + 1]);
         break;
     case 'm':
         if ((int)arg[i] < 0)
@@ -292,10 +306,10 @@ static void add_argument(struct ub_line *line, pid_t pid, char kind, const uint6
         break;
     case 't':
     case 'v':
-        add_timeout(line, pid, arg[i], kind == 'v');
+        add_timeout(line, m, arg[i], kind == 'v');
         break;
     case 'T':
-        add_clock_nanosleep(line, pid, arg);
+        add_clock_nanosleep(line, m, arg);
         break;
     case 'n':
         ub_line_printf(line, "%u fds", (unsigned)arg[i]);
@@ -340,7 +354,7 @@ static bool is_silent(char kind, uint64_t value)
     return kind == '-' || (kind == 'd' && (int)value == AT_FDCWD) || (kind == 'a' && value == 0);
 }
 
-void ub_syscall_format(pid_t pid, int64_t nr, const uint64_t arg[6], char *buf, size_t size)
+void ub_syscall_format_copied(const struct ub_syscall_memory *m, int64_t nr, const uint64_t arg[6], char *buf, size_t size)
 {
     const struct syscall_entry *e = find(nr);
     const char *kinds = e == NULL ? "xxxxxx" : e->args;
@@ -352,6 +366,13 @@ void ub_syscall_format(pid_t pid, int64_t nr, const uint64_t arg[6], char *buf, 
             continue;
         if (line.len > 0)
             ub_line_printf(&line, ", ");
-        add_argument(&line, pid, kinds[i], arg, i);
+        add_argument(&line, m, kinds[i], arg, i);
     }
+}
+
+void ub_syscall_format(pid_t pid, int64_t nr, const uint64_t arg[6], char *buf, size_t size)
+{
+    const struct ub_syscall_memory memory = {.pid = pid};
+
+    ub_syscall_format_copied(&memory, nr, arg, buf, size);
 }

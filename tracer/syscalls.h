@@ -24,6 +24,9 @@ int64_t ub_syscall_number(const char *name);
 /* Index of the argument that is the descriptor the call works on, or -1 (none, or AT_FDCWD-relative paths). */
 int ub_syscall_fd_arg(int64_t nr);
 
+/* Index of an argument that points to what a person wants to read (a path, an address, a timeout), or -1. */
+int ub_syscall_pointer_arg(int64_t nr);
+
 /* How many arguments the call takes; 6 when the number is unknown. */
 int ub_syscall_arg_count(int64_t nr);
 
@@ -45,5 +48,18 @@ int ub_syscall_arg_count(int64_t nr);
  */
 #define UB_SYSCALL_STRING_MAX 256
 void ub_syscall_format(pid_t pid, int64_t nr, const uint64_t arg[6], char *buf, size_t size);
+
+/*
+ * The same where the memory was copied while the call ran: `bytes` from
+ * `address` on; anything else is shown as an address.
+ */
+struct ub_syscall_memory {
+    pid_t pid; /* 0: only what is copied */
+    uint64_t address;
+    const void *bytes;
+    size_t len;
+};
+void ub_syscall_format_copied(const struct ub_syscall_memory *memory, int64_t nr, const uint64_t arg[6], char *buf,
+                              size_t size);
 
 #endif

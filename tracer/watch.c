@@ -37,6 +37,7 @@ void ub_event_free(struct ub_event *e)
     free(e->args);
     free(e->fd_link);
     free(e->stats);
+    ub_reasons_free(e->reasons);
     free(e->text);
     free(e);
 }
@@ -161,13 +162,17 @@ static int prepare_arena(struct ub_watch *w, const struct ub_watch_options *opti
         return r;
     if (options->adopt)
         ub_ticks_start_as(w->arena->h.clock);
+    else if (options->agentless)
+        ub_ticks_start_as(UB_CLOCK_VDSO); /* the kernel's programs tell the time in nanoseconds */
     else
         ub_ticks_start();
     w->threshold = ub_ticks_from_span_ns(w->threshold_ns);
-    if (!options->adopt)
-        return create_arena(w);
-    ub_store_release(&w->arena->h.threshold, w->threshold);
-    return 0;
+    if (options->adopt) {
+        ub_store_release(&w->arena->h.threshold, w->threshold);
+        return 0;
+    }
+    r = create_arena(w);
+    return r == 0 && options->agentless ? ub_bpf_map_slots(options->bpf, w->arena) : r;
 }
 
 static void destroy(struct ub_watch *w)
@@ -224,6 +229,8 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->captures_per_s = options->captures_per_s ? options->captures_per_s : 100;
     w->tokens = w->captures_per_s;
     w->redact = options->redact;
+    w->bpf = options->bpf;
+    w->agentless = options->agentless;
     w->queue_tail = &w->queue_head;
     pthread_mutex_init(&w->queue_lock, NULL);
     pthread_cond_init(&w->queue_filled, NULL);
@@ -267,6 +274,8 @@ void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_wa
     ub_store_release(&w->stopping, 1);
     __atomic_fetch_add(&w->arena->h.doorbell, 1, __ATOMIC_RELEASE);
     syscall(SYS_futex, &w->arena->h.doorbell, FUTEX_WAKE, 1, NULL, NULL, 0);
+    if (w->agentless)
+        ub_bpf_wake(w->bpf);
     pthread_join(w->watcher, NULL);
 
     finish = ub_event_new(UB_EVENT_FINISH);

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 struct ub_watch;
+struct ub_bpf; /* bpf/bpf.h */
 
 struct ub_watch_options {
     uint64_t threshold_ns;
@@ -24,6 +25,8 @@ struct ub_watch_options {
     char *const *argv;
     bool adopt; /* the arena is there already: `arena_fd`, made by an agent that started us. Stays the caller's */
     int arena_fd;
+    struct ub_bpf *bpf; /* may be NULL; stays the caller's */
+    bool agentless;     /* the turns come from `bpf`: nothing is loaded into the programs */
 };
 
 /* Totals for the verdict and the exit status; filled by ub_watch_stop. */

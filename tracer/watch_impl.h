@@ -6,6 +6,7 @@
 #ifndef UB_TRACER_WATCH_IMPL_H
 #define UB_TRACER_WATCH_IMPL_H
 
+#include "bpf/bpf.h"
 #include "stall.h"
 #include "ticks.h"
 #include "watch.h"
@@ -32,6 +33,8 @@ struct ub_watch {
     struct ub_arena *arena;
     int arena_fd;
     bool adopted; /* an agent made it and started us: a helper */
+    struct ub_bpf *bpf; /* NULL: none */
+    bool agentless;     /* its slots are the turns; else it only knows the reasons of the agents' turns */
     ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;

@@ -29,6 +29,8 @@
     60000u /* waking takes 40-60 us: so much earlier, and the rest is spun, only for a turn still running */
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
+#define UB_REASON_TRIES    8 /* for the kernel's record of a turn that an agent has ended */
+#define UB_REASON_WAIT_NS  100000
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
 #define UB_LOOKS_MAX       20u          /* doublings; an hour's threshold shifted by more would overflow */
 #define UB_LOOK_FAR_NS     60000000000u /* beyond this doubling stops: a look a minute */
@@ -113,7 +115,7 @@ static int find_process(struct ub_watch *w, pid_t pid, struct ub_process **ret)
         }
     }
     r = ub_process_open(pid, ret);
-    if (r == 0 && !maps_our_arena(w, *ret)) {
+    if (r == 0 && !w->agentless && !maps_our_arena(w, *ret)) {
         ub_process_unref(*ret);
         *ret = NULL;
         return -EPERM;
@@ -169,6 +171,8 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
         ub_event_free(e);
         return;
     }
+    if (w->agentless)
+        ub_bpf_histogram(w->bpf, index, &w->arena->cold[index].turns);
     e->stats->turns = ub_load_relaxed(&slot->turns);
     e->stats->busy_ticks = ub_load_relaxed(&slot->busy);
     e->stats->max_ticks = ub_load_relaxed(&slot->max);
@@ -191,6 +195,38 @@ static uint64_t stopped_ns(const struct ub_watch *w, uint64_t start, uint64_t en
     return to > from ? to - from : 0;
 }
 
+/* A turn that the kernel saw to its end is put where an agent would have put it. */
+static void on_kernel_turn(void *self, const struct ub_bpf_turn *turn)
+{
+    struct ub_watch *w = self;
+    struct ub_record record = {.kind = UB_RECORD_TURN,
+                               .flags = turn->flags,
+                               .start = turn->start,
+                               .end = turn->end,
+                               .turn = turn->turn,
+                               .ready = turn->ready};
+
+    if (w->agentless && turn->slot < UB_BPF_SLOTS)
+        ub_ring_put(&w->arena->cold[turn->slot].ring, &record);
+}
+
+/*
+ * What the kernel saw of a turn. The agent ends its turn a moment before the
+ * wait call is entered, where the kernel ends it: its word may still be on the way.
+ */
+static struct ub_reasons *reasons_of(struct ub_watch *w, pid_t tid, const struct ub_record *record)
+{
+    uint64_t start = ub_ticks_to_ns(record->start), end = ub_ticks_to_ns(record->end);
+    struct ub_reasons *r = ub_bpf_take(w->bpf, tid, start, end);
+
+    for (int i = 0; !r && !w->agentless && i < UB_REASON_TRIES; i++) {
+        nanosleep(&(struct timespec){0, UB_REASON_WAIT_NS}, NULL);
+        ub_bpf_poll(w->bpf, on_kernel_turn, w);
+        r = ub_bpf_take(w->bpf, tid, start, end);
+    }
+    return r;
+}
+
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
@@ -211,6 +247,8 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
         memset(&e->baseline, 0, sizeof(e->baseline));
     else
         ub_watch_account(t, true, &e->account);
+    if (w->bpf)
+        e->reasons = reasons_of(w, t->tid, record);
     if (e->blind_ns < stopped_ns(w, record->start, record->end))
         e->blind_ns = stopped_ns(w, record->start, record->end);
     ub_watch_queue(w, e);
@@ -281,6 +319,8 @@ static void retire(struct ub_watch *w, uint32_t index)
               sizeof(struct ub_slot_cold));
     ub_store_relaxed(&slot->start, 0);
     ub_store_release(&slot->state, UB_SLOT_FREE);
+    if (w->agentless)
+        ub_bpf_free_slot(w->bpf, index);
 }
 
 static bool thread_exists(const struct ub_watched *t)
@@ -393,6 +433,8 @@ static void housekeep(struct ub_watch *w, uint32_t high)
             continue;
         }
         w->watched[i].alive_at = ub_ticks_now();
+        if (w->agentless)
+            ub_bpf_histogram(w->bpf, i, &w->arena->cold[i].turns);
         if (stats)
             queue_stats(w, i);
     }
@@ -419,7 +461,7 @@ static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind
         next = visit(w, i, now, blind_ns, ret_busy);
         if (next < deadline)
             deadline = next;
-        if (!(ub_load_relaxed(&slot->flags) & UB_SLOT_BARRIER))
+        if (!w->agentless && !(ub_load_relaxed(&slot->flags) & UB_SLOT_BARRIER))
             *ret_can_sleep = false;
     }
     return deadline;
@@ -466,6 +508,10 @@ static bool any_running(const struct ub_watch *w)
  */
 static void sleep_deeply(struct ub_watch *w, uint32_t bell)
 {
+    if (w->agentless) { /* no barrier orders the kernel's programs with us: what is missed is seen within the second */
+        ub_bpf_sleep(w->bpf, ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS, true);
+        return;
+    }
     ub_store_relaxed(&w->arena->h.asleep, 1);
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 && !any_running(w))
         futex_wait_until(&w->arena->h.doorbell, bell, UINT64_MAX);
@@ -481,7 +527,10 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 {
     uint64_t until = ub_ticks_to_ns(deadline) - UB_EARLY_NS, now, late;
 
-    futex_wait_until(&w->arena->h.doorbell, bell, until);
+    if (w->agentless)
+        ub_bpf_sleep(w->bpf, until, false);
+    else
+        futex_wait_until(&w->arena->h.doorbell, bell, until);
     now = ub_clock_monotonic_ns();
     late = now > until ? now - until : 0;
     if (late < w->threshold_ns || late < 100000000u)
@@ -491,6 +540,8 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 
 static void finish(struct ub_watch *w)
 {
+    if (w->bpf)
+        ub_bpf_poll(w->bpf, on_kernel_turn, w);
     for (uint32_t i = 0; i < slots_high(w); i++) {
         if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i) == 0)
             drain(w, i, 0);
@@ -518,6 +569,8 @@ void *ub_watch_loop(void *watch)
             w->housekeeping_at = now_ns;
             housekeep(w, high);
         }
+        if (w->bpf)
+            ub_bpf_poll(w->bpf, on_kernel_turn, w);
         deadline = round_of_slots(w, high, blind_ns, &busy, &can_sleep);
         blind_ns = 0;
         if (busy && quiet > 0)

@@ -17,6 +17,7 @@
 
 static const struct ub_command commands[] = {
     {"run", "start a program and watch its event loops", ub_cmd_run},
+    {"trace", "watch running processes from the kernel; nothing enters them", ub_cmd_trace},
     {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report},
     {"check", "for CI: fails when a stall reached a limit", ub_cmd_check},
     {"diff", "two recordings: what came, went, got better or worse", ub_cmd_diff},
@@ -29,6 +30,7 @@ static void help(FILE *out)
           "call and with which stack, in programs that nobody changed or rebuilt.\n"
           "\n"
           "  unblock run -- redis-server            watch a program from its start\n"
+          "  unblock trace 4242                     watch a running process from the kernel\n"
           "  unblock report unblock-*.jsonl         read what was recorded\n"
           "  unblock dump 4242                      what a running process does right now\n"
           "\n"

@@ -4,11 +4,6 @@
 
 #define SYS_FUTEX 202
 
-static __always_inline bool in_this_call(const struct thread *t)
-{
-    return t->off_how == OFF_CALL;
-}
-
 static __always_inline void blocked(struct thread *t, u64 ns)
 {
     if (t->off_how == OFF_STOPPED) {

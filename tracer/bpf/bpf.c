@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,7 +59,7 @@ static int fail(int error, const char *step, char *why)
                  "no lockdown",
                  step);
     else
-        snprintf(why, UB_BPF_WHY_MAX, "the BPF programs do not %s on this kernel (%s): %s%s%s; it takes 5.15 or later",
+        snprintf(why, UB_BPF_WHY_MAX, "the BPF programs do not %s on this kernel (%.64s): %.64s%s%.256s; it takes 5.15 or later",
                  step, u.release, strerror(-error), last_words[0] ? ": " : "", last_words);
     return error == -EPERM ? -EPERM : -ENOTSUP;
 }
@@ -90,7 +91,7 @@ static void *variable(struct ub_bpf *b, const char *section, const char *name)
     }
     if (!map || ub_bpf_variable(b->object, section, name, &offset) < 0)
         return NULL;
-    base = bpf_map__initial_value(map, &size);
+    base = (char *)bpf_map__initial_value(map, &size);
     return base && offset < size ? base + offset : NULL;
 }
 
@@ -153,6 +154,7 @@ static int attach(struct ub_bpf *b)
 
 int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char *why)
 {
+    struct rlimit memlock;
     struct ub_bpf *b;
     int r = ub_bpf_probe(why);
 
@@ -164,7 +166,7 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     last_words[0] = '\0';
     libbpf_set_print(listen);
-    libbpf_set_memlock_rlim(0); /* the limit of this process is not ours to raise */
+    getrlimit(RLIMIT_MEMLOCK, &memlock);
     b->object = bpf_object__open_mem(ub_bpf_object, (size_t)(ub_bpf_object_end - ub_bpf_object), NULL);
     if (!b->object)
         r = fail(-errno, "open", why);
@@ -172,6 +174,7 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
         r = fail(r, "take their settings", why);
     if (r == 0 && (r = bpf_object__load(b->object)) < 0)
         r = fail(r, "load", why);
+    setrlimit(RLIMIT_MEMLOCK, &memlock); /* where libbpf finds no better it raises this process's limit */
     if (r == 0 && (r = use_maps(b)) < 0)
         r = fail(r, "give their maps", why);
     if (r == 0 && (r = attach(b)) < 0)

@@ -47,7 +47,7 @@ static struct ub_reasons *entry_of(struct ub_bpf *b, uint32_t slot, uint64_t sta
 static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
 {
     uint32_t len = s->len < UB_BPF_STACK ? s->len : UB_BPF_STACK;
-    struct ub_capture *c = malloc(offsetof(struct ub_capture, bytes) + len);
+    struct ub_capture *c = malloc(sizeof(*c)), *small;
 
     if (!c)
         return NULL;
@@ -64,7 +64,8 @@ static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
         c->region[0] = (struct ub_stack_region){s->reg[UB_REG_RSP], len, 0};
         memcpy(c->bytes, s->bytes, len);
     }
-    return c;
+    small = realloc(c, offsetof(struct ub_capture, bytes) + len); /* 64 KB that this stack does not need */
+    return small ? small : c;
 }
 
 static void on_stack(struct ub_bpf *b, const struct ub_bpf_stack *s)

@@ -1,0 +1,363 @@
+/*
+ * unblock trace: watches processes that already run, from the kernel; nothing
+ * enters them.
+ */
+#include "command.h"
+#include "model.h"
+#include "options.h"
+#include "recording.h"
+#include "say.h"
+#include "settings.h"
+#include "text.h"
+#include "trace_targets.h"
+#include "write_all.h"
+
+#include "../common/clock.h"
+#include "../tracer/bpf/bpf.h"
+#include "../tracer/dump.h"
+#include "../tracer/watch.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define RESCAN_MS 1000 /* processes that have come into a cgroup */
+
+struct trace {
+    struct ub_settings set;
+    bool children;
+    const char *cgroup;
+
+    struct ub_trace_targets targets;
+    char name[64]; /* of the first process */
+    char **argv;
+    int argc;
+    char *path;
+    struct ub_recording_writer *writer;
+    struct ub_model *model;
+    struct ub_text_live *text;
+    struct ub_sink sinks[3];
+    struct ub_bpf *bpf;
+    struct ub_watch *watch;
+    struct ub_watch_totals totals;
+};
+
+static const char about[] = "Watches the event loops of running processes from the kernel, by eBPF. Nothing\n"
+                            "enters them, so they may be static, set-user-ID, written in Go, or not yours.\n"
+                            "A loop turn longer than the threshold is reported with its stack and with where\n"
+                            "its time went: blocking calls, CPU, run queue and who had the CPU instead, page\n"
+                            "faults, locks and who held them.";
+
+static const char more[] = "Examples:\n"
+                           "  unblock trace $(pgrep -o redis-server)\n"
+                           "  unblock trace -t 10ms --duration 60s -o web.jsonl --children $(pgrep -o nginx)\n"
+                           "  unblock trace --cgroup system.slice/app.service\n"
+                           "\n"
+                           "Ctrl-C ends the watching; the processes go on. It also ends when they have.\n"
+                           "It takes CAP_BPF and CAP_PERFMON, and CAP_SYS_PTRACE for the stacks of others'\n"
+                           "processes (root has them), and a kernel of 5.15 or later with BTF.\n"
+                           "\n"
+                           "Exit status:\n"
+                           "  0    watched to the end\n"
+                           "  1    --fail-on was exceeded\n"
+                           "  125  wrong use, no such process, or this system does not allow it\n";
+
+static int parse(struct trace *t, int argc, char **argv, int *ret_first, char *why)
+{
+    struct ub_option option[UB_SETTINGS_MAX + 2];
+    uint32_t count = ub_settings_options(&t->set, option);
+    const struct ub_options options = {.usage = "unblock trace [OPTION...] PID...",
+                                       .about = about,
+                                       .more = more,
+                                       .option = option,
+                                       .count = count + 2};
+    int r;
+
+    option[count] = (struct ub_option){.name = "children",
+                                       .kind = UB_OPTION_FLAG,
+                                       .value = &t->children,
+                                       .help = "watch their children too, those there are and those to come"};
+    option[count + 1] = (struct ub_option){.name = "cgroup",
+                                           .kind = UB_OPTION_TEXT,
+                                           .value = &t->cgroup,
+                                           .argument = "PATH",
+                                           .help = "watch all processes of this control group (below\n/sys/fs/cgroup) "
+                                                   "and of those in it"};
+    r = ub_options_parse(&options, argc, argv, ret_first, why);
+    if (r == UB_OPTIONS_HELP)
+        ub_options_help(stdout, &options);
+    return r;
+}
+
+static int settle(struct trace *t, char *why)
+{
+    if (t->set.force && t->set.append) {
+        snprintf(why, UB_WHY_MAX, "--force and --append exclude each other: replace the recording, or add to it");
+        return -EINVAL;
+    }
+    if (t->set.fail_on_ns != 0 && t->set.fail_on_ns < t->set.threshold_ns) {
+        if (t->set.threshold_given) {
+            snprintf(why, UB_WHY_MAX,
+                     "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
+            return -EINVAL;
+        }
+        t->set.threshold_ns = t->set.fail_on_ns;
+    }
+    if (!t->set.live_given)
+        t->set.live = isatty(STDERR_FILENO) ? UB_LIVE_FULL : UB_LIVE_LINE;
+    if (t->set.quiet)
+        t->set.live = UB_LIVE_NONE;
+    return 0;
+}
+
+/* ---- who ------------------------------------------------------------------ */
+
+static int add_process(struct trace *t, const char *word, char *why)
+{
+    struct ub_dump_target target;
+    char *end;
+    long pid;
+    int r;
+
+    errno = 0;
+    pid = strtol(word, &end, 10);
+    if (*end != '\0' || end == word || errno != 0 || pid <= 0 || pid > INT_MAX) {
+        snprintf(why, UB_WHY_MAX, "'%.64s' is not a process number: take it from ps or pgrep", word);
+        return -EINVAL;
+    }
+    r = ub_dump_look((pid_t)pid, &target);
+    if (r == 0 && target.pid == getpid())
+        snprintf(why, UB_WHY_MAX, "%ld is unblock itself: name the process to be watched", pid);
+    else if (r == -ENOENT)
+        snprintf(why, UB_WHY_MAX, "/proc is not mounted, so no process can be looked at: mount -t proc proc /proc");
+    else if (r < 0)
+        snprintf(why, UB_WHY_MAX, "there is no process %ld: see ps or pgrep", pid);
+    else if (target.kind == UB_DUMP_ZOMBIE)
+        snprintf(why, UB_WHY_MAX, "process %ld (%s) has ended and only waits to be reaped", pid, target.name);
+    else if (target.kind == UB_DUMP_KERNEL)
+        snprintf(why, UB_WHY_MAX, "process %ld (%s) is a thread of the kernel: it runs no event loop", pid, target.name);
+    else
+        r = 1;
+    if (r != 1)
+        return r < 0 ? r : -EINVAL;
+    if (t->targets.count == 0)
+        snprintf(t->name, sizeof(t->name), "%s", target.name);
+    return ub_trace_targets_add(&t->targets, target.pid, t->children, why);
+}
+
+static int find_targets(struct trace *t, char **words, int count, char *why)
+{
+    int r = 0;
+
+    for (int i = 0; i < count && r == 0; i++)
+        r = add_process(t, words[i], why);
+    if (r == 0 && t->cgroup) {
+        r = ub_trace_targets_cgroup(&t->targets, t->cgroup, why);
+        if (r == 0 && *t->name == '\0')
+            snprintf(t->name, sizeof(t->name), "%s", ub_path_base(t->cgroup));
+    }
+    if (r == 0 && t->targets.count == 0 && !t->cgroup) {
+        snprintf(why, UB_WHY_MAX, "no process named: unblock trace PID");
+        r = -EINVAL;
+    }
+    return r;
+}
+
+/* ---- watching -------------------------------------------------------------- */
+
+static int open_recording(struct trace *t)
+{
+    struct ub_recording_options options = {
+        .force = t->set.force, .append = t->set.append, .max_size = t->set.max_size};
+    int r;
+
+    t->path = ub_recording_name(t->set.output, t->name, t->targets.count ? t->targets.process[0].pid : getpid());
+    options.path = t->path;
+    r = t->path == NULL ? -ENOMEM : ub_recording_create(&options, &t->writer);
+    if (r == -EEXIST)
+        ub_say("trace", "%s exists: --force replaces it, --append adds to it, or choose another -o FILE", t->path);
+    else if (r < 0)
+        ub_say("trace", "cannot write the recording %s: %s: choose another -o FILE", t->path != NULL ? t->path : "",
+               strerror(-r));
+    return r;
+}
+
+static int start_watching(struct trace *t)
+{
+    struct ub_watch_options options = {.threshold_ns = t->set.threshold_ns,
+                                       .redact = t->set.redact,
+                                       .sinks = t->sinks,
+                                       .argc = t->argc,
+                                       .argv = t->argv,
+                                       .bpf = t->bpf,
+                                       .agentless = true};
+    int r = -ENOMEM;
+
+    t->model = ub_model_new();
+    if (t->model != NULL && t->set.live != UB_LIVE_NONE)
+        t->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)t->set.live,
+                                   ub_colour_use((enum ub_colour)t->set.colour, STDERR_FILENO), t->model);
+    if (t->model != NULL && (t->text != NULL || t->set.live == UB_LIVE_NONE)) {
+        t->sinks[options.sink_count++] = ub_model_sink(t->model);
+        t->sinks[options.sink_count++] = ub_recording_sink(t->writer);
+        if (t->text != NULL)
+            t->sinks[options.sink_count++] = ub_text_live_sink(t->text);
+        r = ub_watch_start(&options, &t->watch);
+    }
+    if (r < 0)
+        ub_say("trace", "cannot start watching: %s", strerror(-r));
+    return r;
+}
+
+/* Only now, when the slots are read, is anybody watched. */
+static int tell_kernel(struct trace *t)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < t->targets.count && r == 0; i++) {
+        if (!t->targets.process[i].told)
+            r = ub_bpf_add(t->bpf, t->targets.process[i].pid);
+        t->targets.process[i].told = true;
+    }
+    if (r == 0)
+        r = ub_bpf_find(t->bpf);
+    if (r < 0)
+        ub_say("trace", "the kernel does not take the processes: %s", strerror(-r));
+    return r;
+}
+
+static int open_signals(void)
+{
+    sigset_t stops;
+
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    sigaddset(&stops, SIGHUP);
+    sigaddset(&stops, SIGQUIT);
+    sigprocmask(SIG_BLOCK, &stops, NULL); /* all threads inherit it */
+    return signalfd(-1, &stops, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int next_timeout_ms(const struct trace *t, uint64_t deadline_ns)
+{
+    uint64_t now = ub_clock_monotonic_ns();
+    uint64_t left = deadline_ns > now ? (deadline_ns - now) / 1000000 + 1 : 0;
+    uint64_t most = t->cgroup ? RESCAN_MS : 60000;
+
+    return (int)(left < most ? left : most);
+}
+
+/* Until all have ended, the time is over, or a signal says so. */
+static void watch_to_the_end(struct trace *t, int signals)
+{
+    uint64_t deadline = t->set.duration_ns != 0 ? ub_clock_monotonic_ns() + t->set.duration_ns : UINT64_MAX;
+    char why[UB_WHY_MAX];
+
+    while (ub_clock_monotonic_ns() < deadline && (ub_trace_targets_left(&t->targets) || t->cgroup)) {
+        if (ub_trace_targets_wait(&t->targets, signals, next_timeout_ms(t, deadline)))
+            return;
+        if (t->cgroup && ub_trace_targets_cgroup(&t->targets, t->cgroup, why) == 0 && t->targets.fresh) {
+            t->targets.fresh = false;
+            if (tell_kernel(t) < 0)
+                return;
+        }
+    }
+}
+
+static void tell_verdict(const struct trace *t)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+
+    if (out == NULL)
+        return;
+    ub_text_verdict(out, t->model, !strcmp(t->path, "-") ? NULL : t->path,
+                    ub_colour_use((enum ub_colour)t->set.colour, STDERR_FILENO));
+    if (fclose(out) == 0)
+        ub_write_all(STDERR_FILENO, text, len, false, NULL);
+    free(text);
+}
+
+static void stop_watching(struct trace *t)
+{
+    uint64_t lost = 0;
+    int r;
+
+    ub_watch_stop(t->watch, false, 0, &t->totals);
+    ub_text_live_free(t->text);
+    r = ub_recording_close(t->writer, &lost);
+    if (r < 0)
+        ub_say("trace", "the recording %s lacks %llu lines: %s", t->path, (unsigned long long)lost, strerror(-r));
+    if (!t->set.quiet)
+        tell_verdict(t);
+}
+
+static int judge(const struct trace *t)
+{
+    char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
+
+    if (t->set.fail_on_ns == 0 || t->totals.slow == 0 || t->totals.worst_ns < t->set.fail_on_ns)
+        return 0;
+    ub_text_duration(t->totals.worst_ns, worst, sizeof(worst));
+    ub_text_duration(t->set.fail_on_ns, limit, sizeof(limit));
+    ub_say("trace", "failed: the longest stall took %s, --fail-on is %s: exit 1", worst, limit);
+    return UB_EXIT_FINDING;
+}
+
+static int trace(struct trace *t)
+{
+    const struct ub_bpf_options options = {.threshold_ns = t->set.threshold_ns, .children = t->children};
+    char why[UB_BPF_WHY_MAX] = "";
+    int signals = open_signals(), r = ub_bpf_open(&options, &t->bpf, why);
+
+    if (r < 0) {
+        ub_say("trace", "%s", *why != '\0' ? why : strerror(-r));
+        return UB_EXIT_RUN_FAILED;
+    }
+    if (open_recording(t) < 0)
+        return UB_EXIT_RUN_FAILED;
+    if (start_watching(t) < 0)
+        return UB_EXIT_RUN_FAILED;
+    r = tell_kernel(t);
+    if (r == 0 && t->set.verbose)
+        ub_say("trace", "%u processes, recording %s", t->targets.count, t->path);
+    if (r == 0)
+        watch_to_the_end(t, signals);
+    stop_watching(t);
+    return r < 0 ? UB_EXIT_RUN_FAILED : judge(t);
+}
+
+int ub_cmd_trace(int argc, char **argv)
+{
+    static struct trace t;
+    char why[UB_WHY_MAX];
+    int first, r;
+
+    ub_settings_init(&t.set);
+    r = parse(&t, argc, argv, &first, why);
+    if (r == UB_OPTIONS_HELP)
+        return 0;
+    if (r == 0)
+        r = settle(&t, why);
+    if (r == 0)
+        r = find_targets(&t, argv + first, argc - first, why);
+    if (r < 0) {
+        ub_say("trace", "%s", why);
+        return UB_EXIT_RUN_FAILED;
+    }
+    t.argv = argv;
+    t.argc = argc;
+    r = trace(&t);
+    ub_bpf_close(t.bpf);
+    ub_trace_targets_clear(&t.targets);
+    ub_model_free(t.model);
+    free(t.path);
+    return r;
+}
