@@ -65,6 +65,12 @@ struct ub_watch_loop {
 /* The loops, as far as they fit. */
 uint32_t ub_watch_loops(const struct ub_watch *w, struct ub_watch_loop *ret, uint32_t max);
 
+/* What was left out so far, as in the `end` line. Any thread. */
+struct ub_watch_lost {
+    uint64_t ring, rate_limited, queue;
+};
+void ub_watch_lost(const struct ub_watch *w, struct ub_watch_lost *ret);
+
 /* The value of UNBLOCK_ARENA for the child. Valid until ub_watch_stop. */
 const char *ub_watch_address(const struct ub_watch *w);
 

@@ -93,7 +93,7 @@ static void look_at(const struct ub_watch *w, uint32_t index, struct ub_watch_lo
         .max_ns = ub_ticks_span_to_ns(ub_load_relaxed(&slot->max)),
         .running_ns = start && now > start ? ub_ticks_span_to_ns(now - start) : 0,
         .p50_ns = quantile(h, turns / 2),
-        .p99_ns = quantile(h, turns - turns / 100 - (turns >= 100)),
+        .p99_ns = turns ? quantile(h, (99 * turns + 99) / 100 - 1) : 0,
     };
 }
 
@@ -108,4 +108,15 @@ uint32_t ub_watch_loops(const struct ub_watch *w, struct ub_watch_loop *ret, uin
             look_at(w, i, &ret[count++]);
     }
     return count;
+}
+
+void ub_watch_lost(const struct ub_watch *w, struct ub_watch_lost *ret)
+{
+    *ret = (struct ub_watch_lost){ub_load_relaxed(&w->lost), ub_load_relaxed(&w->rate_limited),
+                                  ub_load_relaxed(&w->queue_dropped)};
+    /* Rings that are still in use have not been added yet. */
+    for (uint32_t i = 0; i < slots_high(w); i++) {
+        if (ub_load_relaxed(&w->arena->slot[i].state) == UB_SLOT_LIVE)
+            ret->ring += ub_load_relaxed(&w->arena->cold[i].ring.lost);
+    }
 }

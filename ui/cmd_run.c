@@ -4,6 +4,7 @@
 #include "agent_path.h"
 #include "child.h"
 #include "command.h"
+#include "control.h"
 #include "json_get.h"
 #include "model.h"
 #include "options.h"
@@ -40,7 +41,9 @@ struct run {
     struct ub_text_live *text;
     struct ub_rules suppress;
     struct ub_sink text_sink;
-    struct ub_sink sinks[3]; /* the watcher refers to them until it stops */
+    struct ub_control *control;
+    char full_path[PATH_MAX]; /* of the recording, for those who ask */
+    struct ub_sink sinks[4];  /* the watcher refers to them until it stops */
     struct ub_watch *watch;
     struct ub_watch_totals totals;
     struct ub_child child;
@@ -187,6 +190,31 @@ static void show_line(void *self, json_t *record)
         run->text_sink.line(run->text_sink.self, record);
 }
 
+static uint64_t recording_lost(void *self)
+{
+    const struct run *run = self;
+
+    return ub_recording_lost(run->writer);
+}
+
+static void open_control(struct run *run)
+{
+    const struct ub_control_options options = {.mode = "run",
+                                               .pid = run->child.pid,
+                                               .recording = realpath(run->path, run->full_path) != NULL ? run->full_path
+                                                                                                        : run->path,
+                                               .recording_lost = recording_lost,
+                                               .self = run};
+
+    run->control = ub_control_new(&options);
+}
+
+static void close_control(struct run *run)
+{
+    ub_control_free(run->control);
+    run->control = NULL;
+}
+
 static int start_watching(struct run *run, int argc)
 {
     struct ub_watch_options options = {.threshold_ns = run->set.threshold_ns,
@@ -207,7 +235,12 @@ static int start_watching(struct run *run, int argc)
             run->text_sink = ub_text_live_sink(run->text);
             run->sinks[options.sink_count++] = (struct ub_sink){.line = show_line, .self = run};
         }
+        open_control(run);
+        if (run->control != NULL)
+            run->sinks[options.sink_count++] = ub_control_sink(run->control);
         r = ub_watch_start(&options, &run->watch);
+        if (r == 0 && run->control != NULL)
+            ub_control_open(run->control, run->watch); /* without it only `ps` and its like are blind */
     }
     if (r < 0)
         ub_say("run", "cannot start watching: %s", strerror(-r));
@@ -235,8 +268,10 @@ static void stop_watching(struct run *run, bool ended)
     uint64_t lost;
     int r;
 
+    ub_control_leave(run->control);
     ub_watch_stop(run->watch, ended, run->status, &run->totals);
     run->watch = NULL;
+    close_control(run);
     ub_text_live_free(run->text);
     run->text = NULL;
     r = ub_recording_close(run->writer, &lost);
@@ -251,8 +286,10 @@ static void stop_watching(struct run *run, bool ended)
 /* Nothing ran: a recording of nothing is not left behind, unless it was there before. */
 static void discard(struct run *run)
 {
+    ub_control_leave(run->control);
     if (run->watch != NULL)
         ub_watch_stop(run->watch, false, 0, &run->totals);
+    close_control(run);
     ub_text_live_free(run->text);
     if (run->writer != NULL) {
         ub_recording_close(run->writer, NULL);

@@ -7,6 +7,7 @@
  * scheduling class. What it has to say goes into the recording.
  */
 #include "command.h"
+#include "control.h"
 #include "json_get.h"
 #include "model.h"
 #include "recording.h"
@@ -56,6 +57,8 @@ struct helper {
     struct ub_recording_writer *writer;
     struct ub_model *model;
     struct ub_text_live *text;
+    struct ub_control *control;
+    int recording_error; /* -errno: why there is none */
     struct ub_sink sinks[4];
     struct ub_watch *watch;
     struct ub_targets *targets;
@@ -181,8 +184,10 @@ static void open_recording(struct helper *h, pid_t pid)
         options.path = h->path = other;
         r = other == NULL ? -ENOMEM : ub_recording_create(&options, &h->writer);
     }
-    if (r < 0)
+    if (r < 0) {
         h->writer = NULL;
+        h->recording_error = r;
+    }
 }
 
 /* Of a short program that nobody asked to be recorded, and in which nothing was found, nothing is kept. */
@@ -202,6 +207,34 @@ static void close_recording(struct helper *h)
 }
 
 /* ---- watching -------------------------------------------------------------- */
+
+static uint64_t recording_lost(void *self)
+{
+    const struct helper *h = self;
+
+    return h->writer != NULL ? ub_recording_lost(h->writer) : 0;
+}
+
+/* From the control thread. */
+static void detach(void *self)
+{
+    (void)self;
+    kill(getpid(), SIGUSR1);
+}
+
+static void open_control(struct helper *h, pid_t pid)
+{
+    const struct ub_control_options options = {.mode = "preload",
+                                               .pid = pid,
+                                               .recording = h->writer != NULL ? h->path : NULL,
+                                               .recording_error =
+                                                   h->writer == NULL ? strerror(-h->recording_error) : NULL,
+                                               .recording_lost = recording_lost,
+                                               .detach = detach,
+                                               .self = h};
+
+    h->control = ub_control_new(&options);
+}
 
 static int start_watching(struct helper *h)
 {
@@ -225,7 +258,11 @@ static int start_watching(struct helper *h)
         h->sinks[options.sink_count++] = ub_recording_sink(h->writer);
     if (h->text != NULL)
         h->sinks[options.sink_count++] = ub_text_live_sink(h->text);
+    if (h->control != NULL)
+        h->sinks[options.sink_count++] = ub_control_sink(h->control);
     r = ub_watch_start(&options, &h->watch);
+    if (r == 0 && h->control != NULL)
+        ub_control_open(h->control, h->watch);
     for (uint32_t i = 0; r == 0 && i < h->note_count; i++)
         if (h->notes[i] != NULL)
             ub_watch_note(h->watch, "warning", "%s", h->notes[i]);
@@ -249,15 +286,21 @@ static bool any_left(struct helper *h)
     return ub_targets_update(h->targets) > 0;
 }
 
-/* A service manager stops all of a service's processes at once: the program's last seconds are to be seen as well. */
+/*
+ * A service manager stops all of a service's processes at once: the program's
+ * last seconds are to be seen as well. SIGUSR1 is the control thread's.
+ */
 static void take_signal(int fd, uint64_t *deadline_ns)
 {
     struct signalfd_siginfo info;
+    uint64_t until = ub_clock_monotonic_ns();
 
     if (read(fd, &info, sizeof(info)) != sizeof(info))
         return;
-    if (ub_clock_monotonic_ns() + GRACE_NS < *deadline_ns)
-        *deadline_ns = ub_clock_monotonic_ns() + GRACE_NS;
+    if (info.ssi_signo != SIGUSR1)
+        until += GRACE_NS;
+    if (until < *deadline_ns)
+        *deadline_ns = until;
 }
 
 static void watch_to_the_end(struct helper *h)
@@ -270,6 +313,7 @@ static void watch_to_the_end(struct helper *h)
     sigaddset(&stops, SIGTERM);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGQUIT);
+    sigaddset(&stops, SIGUSR1);
     fd = signalfd(-1, &stops, SFD_CLOEXEC | SFD_NONBLOCK);
     while (any_left(h) && ub_clock_monotonic_ns() < deadline) {
         if (ub_targets_wait(h->targets, fd, ms_until(deadline)))
@@ -313,12 +357,15 @@ int ub_cmd_watch(int argc, char **argv)
     open_recording(&h, starter());
     if (chdir("/") != 0)
         note(&h, "the helper could not leave the program's folder");
+    open_control(&h, starter());
     if (start_watching(&h) < 0)
         return UB_EXIT_RUN_FAILED;
     h.targets = ub_targets_new(h.watch);
     if (h.targets != NULL)
         watch_to_the_end(&h);
+    ub_control_leave(h.control);
     ub_watch_stop(h.watch, false, 0, &h.totals);
+    ub_control_free(h.control);
     ub_targets_free(h.targets);
     ub_text_live_free(h.text);
     close_recording(&h);

@@ -26,6 +26,7 @@ int ub_cmd_run(int argc, char **argv);
 int ub_cmd_trace(int argc, char **argv);
 int ub_cmd_report(int argc, char **argv);
 int ub_cmd_dump(int argc, char **argv);
+int ub_cmd_ps(int argc, char **argv);
 int ub_cmd_watch(int argc, char **argv);
 int ub_cmd_check(int argc, char **argv);
 int ub_cmd_diff(int argc, char **argv);

@@ -40,6 +40,8 @@ struct ub_recording_writer;
  */
 int ub_recording_create(const struct ub_recording_options *options, struct ub_recording_writer **ret);
 struct ub_sink ub_recording_sink(struct ub_recording_writer *w);
+/* Lines not written so far. Any thread. */
+uint64_t ub_recording_lost(const struct ub_recording_writer *w);
 /* Closes; returns 0 or the first -errno that a write met. *ret_lost: lines not written (may be NULL). */
 int ub_recording_close(struct ub_recording_writer *w, uint64_t *ret_lost);
 

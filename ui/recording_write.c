@@ -393,6 +393,11 @@ struct ub_sink ub_recording_sink(struct ub_recording_writer *w)
     return (struct ub_sink){.line = sink_line, .self = w};
 }
 
+uint64_t ub_recording_lost(const struct ub_recording_writer *w)
+{
+    return ub_load_relaxed(&w->lost);
+}
+
 int ub_recording_close(struct ub_recording_writer *w, uint64_t *ret_lost)
 {
     int r;
