@@ -52,7 +52,8 @@ def all_ended(folder):
 
 
 def recordings(folder, torn=False):
-    return [Recording(p, torn) for p in sorted(Path(folder).glob("r-*.jsonl"))]
+    """With `torn` also those that are still being written."""
+    return [Recording(p, torn) for p in sorted(Path(folder).glob("r-*.jsonl")) if not torn or b"\n" in p.read_bytes()]
 
 
 def run(tmp_path, *argv, env=None, **popen):
