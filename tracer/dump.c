@@ -10,6 +10,7 @@
 #include "line.h"
 #include "preamble.h"
 #include "procfile.h"
+#include "python_merge.h"
 #include "sleeptime.h"
 #include "syscalls.h"
 #include "unwind.h"
@@ -20,12 +21,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define ATTEMPTS   20
 #define SETTLE_NS  20000 /* a thread that seems to run may just be entering a call */
 #define AGAIN_NS   1000000
+#define TASKS_MAX  1000u
 #define PF_KTHREAD 0x00200000u
 
 struct seen_stack {
@@ -42,6 +45,8 @@ struct dump {
     struct ub_capture capture;
     struct ub_stack raw;
     struct ub_named_stack named;
+    struct ub_python *python;
+    struct ub_python_look look;
     struct seen_stack *seen;
     size_t seen_count;
     json_int_t last_stack;
@@ -203,7 +208,88 @@ static bool is_stopped(const struct dump *d, pid_t tid)
     return *stat == 'T' || *stat == 't';
 }
 
-static json_t *thread_json(struct dump *d, pid_t tid, int error)
+/* ---- Python ---------------------------------------------------------- */
+
+/* The Python side of the thread that was just captured; false: there is none. */
+static bool look_python(struct dump *d, pid_t tid)
+{
+    const struct ub_capture *c = &d->capture;
+    uint64_t futex = c->state == UB_THREAD_BLOCKED && c->nr == SYS_futex ? c->arg[0] : 0;
+    bool running = c->state == UB_THREAD_RUNNING;
+    struct ub_schedstat now;
+    uint32_t version;
+
+    if (ub_python_update(d->living, d->maps, &d->python, &version) < 0 ||
+        ub_python_look(d->python, tid, futex, running, &d->look) < 0)
+        return false;
+    if (!running && !(c->proof == UB_PROOF_STILL && c->has_sched && ub_capture_schedstat(d->living, tid, &now) == 0 &&
+                      now.slices == c->sched.slices && now.run_ns == c->sched.run_ns) &&
+        ub_python_look(d->python, tid, 0, true, &d->look) < 0)
+        return false;
+    return d->look.count > 0;
+}
+
+static const char *gil_name(enum ub_python_gil gil)
+{
+    switch (gil) {
+    case UB_PYTHON_GIL_HELD:
+        return "held";
+    case UB_PYTHON_GIL_RELEASED:
+        return "released";
+    case UB_PYTHON_GIL_WAITED:
+        return "waited";
+    case UB_PYTHON_GIL_UNKNOWN:
+        break;
+    }
+    return NULL;
+}
+
+static void set_python(struct dump *d, json_t *line)
+{
+    bool merged = ub_python_merge(&d->named, &d->look);
+    json_t *task = ub_python_task_json(&d->look, d->options->redact);
+
+    json_object_set_new(line, "python", json_string(ub_python_proof_name(&d->look, merged)));
+    if (task)
+        json_object_set_new(line, "task", task);
+    if (gil_name(d->look.gil))
+        json_object_set_new(line, "gil", json_string(gil_name(d->look.gil)));
+}
+
+static json_t *task_json(const struct dump *d, const struct ub_python_waiter *w)
+{
+    json_t *line = json_pack("{s:s, s:i, s:s}", "type", "task", "pid", (int)d->pid, "state",
+                             w->running ? "running"
+                             : w->waits ? "waiting"
+                                        : "ready");
+    json_t *chain = json_array();
+
+    if (*w->name)
+        json_object_set_new(line, "name", json_string(w->name));
+    if (*w->waits_for)
+        json_object_set_new(line, "waits_for", json_string(w->waits_for));
+    for (uint32_t i = 0; i < w->count; i++)
+        json_array_append_new(chain, ub_python_place(&w->frame[i], d->options->redact));
+    json_object_set_new(line, "await", chain);
+    return line;
+}
+
+static void dump_tasks(struct dump *d)
+{
+    struct ub_python_waiter *list = d->python ? calloc(TASKS_MAX, sizeof(*list)) : NULL;
+    uint32_t count = list ? ub_python_tasks(d->python, list, TASKS_MAX) : 0;
+    char text[128];
+
+    for (uint32_t i = 0; i < count && i < TASKS_MAX; i++)
+        emit(d, task_json(d, &list[i]));
+    if (count > TASKS_MAX) {
+        snprintf(text, sizeof(text), "%u of %u asyncio tasks are shown", TASKS_MAX, count);
+        emit(d, json_pack("{s:s, s:s, s:s}", "type", "note", "level", "info", "text", text));
+    }
+    free(list);
+}
+
+static json_t *thread_json(struct dump *d, pid_t tid, int error, bool python)
 {
     struct ub_capture *c = &d->capture;
     char name[64];
@@ -226,6 +312,8 @@ static json_t *thread_json(struct dump *d, pid_t tid, int error)
         return line;
     }
     ub_frames_name(d->maps, &d->raw, &d->named);
+    if (python)
+        set_python(d, line);
     json_object_set_new(line, "stack", json_integer(stack_id(d)));
     json_object_set_new(line, "proof", json_string(proof_name(c->proof)));
     json_object_set_new(line, "complete", json_boolean(d->raw.complete));
@@ -304,7 +392,7 @@ static void dump_thread(struct dump *d, pid_t tid, struct ub_dump_result *result
     r = look(d, tid);
     if (r == -ESRCH)
         return;
-    line = thread_json(d, tid, r);
+    line = thread_json(d, tid, r, r == 0 && look_python(d, tid));
     result->threads++;
     result->without_stack += json_object_get(line, "stack") == NULL;
     emit(d, line);
@@ -373,6 +461,7 @@ int ub_dump(const struct ub_dump_options *options, struct ub_dump_result *ret)
         emit_preamble(d);
         for (size_t i = 0; i < count; i++)
             dump_thread(d, tids[i], ret);
+        dump_tasks(d);
         ub_unwinder_free(d->unwinder);
         r = ret->threads > 0 ? 0 : -ESRCH;
     }
@@ -381,6 +470,7 @@ int ub_dump(const struct ub_dump_options *options, struct ub_dump_result *ret)
                           0, "torn", 0));
     free(tids);
     free(d->seen);
+    ub_python_free(d->python);
     ub_frames_clear(&d->named);
     ub_maps_unref(d->maps);
     free(d);

@@ -109,6 +109,25 @@ uint32_t ub_python_version(const struct ub_python *py);
  */
 int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running, struct ub_python_look *ret);
 
+#define UB_PYTHON_CHAIN_MAX 32
+
+/* A task that is not done. */
+struct ub_python_waiter {
+    char name[UB_PYTHON_NAME_MAX];
+    bool running; /* some thread executes it; only its outer coroutine is here then */
+    bool done;
+    bool waits;                         /* for a future; else it is ready to go on */
+    char waits_for[UB_PYTHON_NAME_MAX]; /* a task that it waits for; "": some other future */
+    uint32_t count;                     /* coroutines, outermost first */
+    struct ub_python_frame frame[UB_PYTHON_CHAIN_MAX];
+};
+
+/*
+ * All tasks of asyncio that are not done, in no order; at most `max` are
+ * filled in, all are counted. Nothing proves that they did not change meanwhile.
+ */
+uint32_t ub_python_tasks(struct ub_python *py, struct ub_python_waiter *list, uint32_t max);
+
 /* The line that a frame is at; 0: not known. Thread-safe. */
 uint32_t ub_python_line(const struct ub_python_frame *frame);
 

@@ -123,6 +123,9 @@ pid_t ub_python_thread_tid(const struct ub_python *py, uint64_t state);
 
 /* python_task.c */
 void ub_python_task(struct ub_python *py, struct ub_python_look *look);
+void ub_python_task_name(struct ub_python *py, uint64_t address, char *buf, size_t size);
+bool ub_python_derives(struct ub_python *py, uint64_t address, const char *type);
+uint64_t ub_python_asyncio(struct ub_python *py); /* the dict of module _asyncio, 0: not imported */
 
 /* python_gil.c */
 void ub_python_gil(struct ub_python *py, uint64_t state, uint64_t futex, struct ub_python_look *look);

@@ -27,6 +27,14 @@ enum ub_python_instruction {
     UB_PYTHON_POINTER,     /* 3.11 and later: an address in the code object */
 };
 
+/* Where an instance keeps its attributes. */
+enum ub_python_instance {
+    UB_PYTHON_DICT_AT,       /* to 3.10: a dict, at tp_dictoffset */
+    UB_PYTHON_VALUES_BEFORE, /* 3.11: before the object: values, dict */
+    UB_PYTHON_TAGGED_BEFORE, /* 3.12: before the object, one word: values - 1, or a dict */
+    UB_PYTHON_INLINE,        /* 3.13: values behind the object; a dict before it, if there is one */
+};
+
 /* Name of the field, then what it is in CPython's own terms ("|": versions differ). */
 #define UB_PYTHON_FIELDS(X)                                                                                            \
     X(runtime_interpreters)  /* _PyRuntimeState.interpreters.head */                                                   \
@@ -72,9 +80,12 @@ enum ub_python_instruction {
     X(bytes_data)            /* PyBytesObject.ob_sval */                                                               \
     X(generator_frame)       /* PyCoroObject.cr_frame | .cr_iframe */                                                  \
     X(generator_state)       /* .cr_frame_state */                                                                     \
+    X(generator_running)     /* .cr_running */                                                                         \
+    X(frame_state)           /* PyFrameObject.f_state */                                                               \
     X(generator_name)        /* .cr_qualname */                                                                        \
     X(dict_keys)             /* PyDictObject.ma_keys */                                                                \
     X(dict_values)           /* .ma_values */                                                                          \
+    X(values_first)          /* PyDictValues.values */                                                                 \
     X(keys_size)             /* PyDictKeysObject.dk_size | .dk_log2_size */                                            \
     X(keys_index_bytes)      /* .dk_log2_index_bytes */                                                                \
     X(keys_kind)             /* .dk_kind */                                                                            \
@@ -91,6 +102,7 @@ struct ub_python_layout {
     uint32_t version; /* 0x030b: 3.11 */
     enum ub_python_lines lines;
     enum ub_python_instruction instruction;
+    enum ub_python_instance instance;
     int8_t owner_generator; /* values of frame_owner; -1: none */
     int8_t owner_c;         /* no Python code: where the interpreter was entered from C */
 #define X(name) uint32_t name;
@@ -105,6 +117,7 @@ extern const struct ub_python_layout ub_python_3_8, ub_python_3_9, ub_python_3_1
 #define UB_PYTHON_OBJECT_TYPE  8u  /* PyObject.ob_type */
 #define UB_PYTHON_VAR_SIZE     16u /* PyVarObject.ob_size */
 #define UB_PYTHON_TYPE_NAME    24u /* PyTypeObject.tp_name */
+#define UB_PYTHON_TYPE_SIZE_AT 32u /* .tp_basicsize */
 #define UB_PYTHON_TYPE_FLAGS   168u
 #define UB_PYTHON_TYPE_BASE    256u
 #define UB_PYTHON_TYPE_DICT_AT 288u /* .tp_dictoffset */

@@ -12,9 +12,10 @@
 #define LOOPS_MAX   256u
 #define SUMMARY_MAX 128u
 #define BASES_MAX   8
+#define DICT_USED   16u /* PyDictObject.ma_used */
 
 /* The type of the object is NAME or derived from it. */
-static bool derives(struct ub_python *py, uint64_t address, const char *name)
+bool ub_python_derives(struct ub_python *py, uint64_t address, const char *name)
 {
     uint64_t type;
 
@@ -29,37 +30,47 @@ static bool derives(struct ub_python *py, uint64_t address, const char *name)
     return false;
 }
 
-static uint64_t find_current_tasks(struct ub_python *py)
+static uint64_t modules_of_main(struct ub_python *py)
 {
     const struct ub_python_layout *l = &py->layout;
-    uint64_t interp, modules, used, module, dict, tasks;
+    uint64_t interp, next, modules = 0;
 
     /* The main interpreter is the last of the list. */
     if (!ub_python_read_pointer(py, py->runtime + l->runtime_interpreters, &interp))
         return 0;
-    for (int i = 0; i < 64; i++) {
-        uint64_t next;
-
+    for (int i = 0; interp && i < 64; i++, interp = next) {
         if (!ub_python_read_pointer(py, interp + l->interp_next, &next))
             return 0;
         if (!next)
-            break;
-        interp = next;
+            return ub_python_read_pointer(py, interp + l->interp_modules, &modules) ? modules : 0;
     }
-    if (!ub_python_read_pointer(py, interp + l->interp_modules, &modules) ||
-        !ub_python_read_pointer(py, modules + 16, &used) || used == py->modules_seen)
+    return 0;
+}
+
+uint64_t ub_python_asyncio(struct ub_python *py)
+{
+    uint64_t modules = modules_of_main(py), used, module, dict;
+
+    if (!modules || !ub_python_read_pointer(py, modules + DICT_USED, &used) || used == py->modules_seen)
         return 0;
     py->modules_seen = used; /* not looked for again before another module was imported */
     module = ub_python_dict_get(py, modules, "_asyncio");
     if (!module || !ub_python_is(py, module, "module") ||
         !ub_python_read_pointer(py, module + UB_PYTHON_MODULE_DICT, &dict))
         return 0;
-    tasks = ub_python_dict_get(py, dict, "_current_tasks");
+    py->modules_seen = 0;
+    return dict;
+}
+
+static uint64_t find_current_tasks(struct ub_python *py)
+{
+    uint64_t dict = ub_python_asyncio(py), tasks = dict ? ub_python_dict_get(py, dict, "_current_tasks") : 0;
+
     return tasks && ub_python_is(py, tasks, "dict") ? tasks : 0;
 }
 
 /* Since 3.13 the default name is kept as a number. */
-static void read_name(struct ub_python *py, uint64_t address, char *buf, size_t size)
+void ub_python_task_name(struct ub_python *py, uint64_t address, char *buf, size_t size)
 {
     uint32_t digit;
 
@@ -104,7 +115,7 @@ static bool matches(struct ub_python *py, uint64_t address, struct ub_python_loo
     uint8_t bytes[TASK_MAX];
     uint64_t coroutine;
 
-    if (!derives(py, address, "_asyncio.Task") || !ub_python_read(py, address, bytes, sizeof(bytes)))
+    if (!ub_python_derives(py, address, "_asyncio.Task") || !ub_python_read(py, address, bytes, sizeof(bytes)))
         return false;
     coroutine = ub_python_u64(bytes, sizeof(bytes), l->task_coroutine);
     for (uint32_t i = look->count; coroutine && i-- > 0;) {
@@ -112,7 +123,8 @@ static bool matches(struct ub_python *py, uint64_t address, struct ub_python_loo
             continue;
         look->task.known = true;
         look->task.coroutine = i;
-        read_name(py, ub_python_u64(bytes, sizeof(bytes), l->task_name), look->task.name, sizeof(look->task.name));
+        ub_python_task_name(py, ub_python_u64(bytes, sizeof(bytes), l->task_name), look->task.name,
+                            sizeof(look->task.name));
         read_created(py, ub_python_u64(bytes, sizeof(bytes), l->future_source), &look->task);
         return true;
     }

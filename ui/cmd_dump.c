@@ -194,6 +194,8 @@ static void text_line(void *self, json_t *record)
     struct dump_command *cmd = self;
     const char *type = json_string_value(json_object_get(record, "type"));
 
+    if (type != NULL && strcmp(type, "task") == 0)
+        ub_text_task(cmd->out, cmd->model, record, cmd->use_colour);
     if (type == NULL || strcmp(type, "thread") != 0)
         return;
     ub_text_thread(cmd->out, cmd->model, record, cmd->use_colour);

@@ -38,6 +38,8 @@ void ub_text_verdict(FILE *out, const struct ub_model *model, const char *record
 
 /* One `thread` record of a dump. Its stack is looked up in `model`, unless the record has `frames` of its own. */
 void ub_text_thread(FILE *out, const struct ub_model *model, json_t *thread, bool colour);
+/* One asyncio task of a dump. */
+void ub_text_task(FILE *out, const struct ub_model *model, json_t *task, bool colour);
 
 /* "12.3 ms", "2.03 s", "750 us" into `buf`, which is returned. */
 #define UB_TEXT_DURATION_MAX 32

@@ -62,6 +62,21 @@ static void put_doubts(const struct ub_text_view *view, const json_t *thread, co
         ub_pen_printf(&view->pen, UB_INK_WARNING, "    cut short: its outer frames are missing\n");
 }
 
+/* "  Task-2", "  GIL held" */
+static void put_python(const struct ub_text_view *view, const json_t *thread)
+{
+    const char *name = ub_json_string(json_object_get(thread, "task"), "name");
+
+    if (name) {
+        fputs("  ", view->pen.out);
+        ub_pen_put(&view->pen, UB_INK_FUNCTION, name, UB_TEXT_NAME_COLUMNS);
+    }
+    if (ub_json_is(thread, "gil", "held"))
+        fputs("  holds the GIL", view->pen.out);
+    else if (ub_json_is(thread, "gil", "waited"))
+        fputs("  waits for the GIL", view->pen.out);
+}
+
 void ub_text_thread(FILE *out, const struct ub_model *model, json_t *thread, bool colour)
 {
     uint64_t pid = ub_json_u64_or(thread, "pid", 0);
@@ -74,8 +89,37 @@ void ub_text_thread(FILE *out, const struct ub_model *model, json_t *thread, boo
     fprintf(out, "  tid %" PRIu64, ub_json_u64_or(thread, "tid", pid));
     put_state(&view, thread);
     put_call(&view, thread);
+    put_python(&view, thread);
     fputc('\n', out);
     if (frames)
         ub_text_stack(&view, frames, ub_model_exe(model, pid));
     put_doubts(&view, thread, frames);
+}
+
+void ub_text_task(FILE *out, const struct ub_model *model, json_t *task, bool colour)
+{
+    const char *name = ub_json_string(task, "name"), *state = ub_json_string(task, "state");
+    const char *other = ub_json_string(task, "waits_for");
+    const json_t *chain = json_object_get(task, "await");
+    UB_CLEANUP(ub_json_drop) json_t *inwards = json_array();
+    struct ub_text_view view;
+    size_t i;
+
+    ub_text_view_init(&view, out, model, colour);
+    ub_pen_put(&view.pen, UB_INK_FUNCTION, name && *name ? name : "task", UB_TEXT_NAME_COLUMNS);
+    fputs("  task  ", out);
+    ub_escape_put(out, state ? state : "?", UB_TEXT_NAME_COLUMNS);
+    if (other) {
+        fputs(" for ", out);
+        ub_escape_put(out, other, UB_TEXT_NAME_COLUMNS);
+    }
+    fputc('\n', out);
+    for (i = json_array_size(chain); i-- > 0;) {
+        json_t *frame = json_deep_copy(json_array_get(chain, i));
+
+        if (frame)
+            json_object_set_new(frame, "language", json_string("python"));
+        json_array_append_new(inwards, frame);
+    }
+    ub_text_stack(&view, inwards, NULL);
 }

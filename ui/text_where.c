@@ -218,11 +218,24 @@ void ub_text_where(const struct ub_text_view *view, const struct ub_chain *chain
     put_doubts(view, chain);
 }
 
+static bool has_python(const json_t *frames)
+{
+    const json_t *frame;
+    size_t i;
+
+    json_array_foreach (frames, i, frame) {
+        if (ub_json_is(frame, "language", "python"))
+            return true;
+    }
+    return false;
+}
+
 void ub_text_stack(const struct ub_text_view *view, const json_t *frames, const char *exe)
 {
-    char place[256], function[1024];
+    char place[256], function[1024], source[512];
     const json_t *frame;
     size_t i, width = 0;
+    bool python = has_python(frames);
 
     json_array_foreach (frames, i, frame) {
         size_t columns = ub_escape_columns(ub_text_frame_place(frame, place, sizeof(place)));
@@ -231,14 +244,23 @@ void ub_text_stack(const struct ub_text_view *view, const json_t *frames, const 
             width = columns;
     }
     json_array_foreach (frames, i, frame) {
-        bool own = ub_text_frame_class(frame, exe) == UB_SHOWN_USER;
+        enum ub_shown class = ub_text_frame_class(frame, exe);
+        bool own = class == UB_SHOWN_USER;
 
+        if (python && class == UB_SHOWN_RUNTIME) /* the interpreter's own frames, between Python's */
+            continue;
         fputs("    ", view->pen.out);
         ub_text_frame_place(frame, place, sizeof(place));
         put_place(&view->pen, own ? UB_INK_PLAIN : UB_INK_FAINT, place, width);
         fputs("  ", view->pen.out);
         ub_text_frame_function(frame, function, sizeof(function));
         ub_pen_put(&view->pen, own ? UB_INK_FUNCTION : UB_INK_FAINT, *function ? function : "?", UB_TEXT_NAME_COLUMNS);
+        if (own && ub_json_is(frame, "language", "python") && ub_json_string(frame, "file") &&
+            ub_text_source(ub_json_string(frame, "file"), ub_json_u64_or(frame, "line", 0), view->not_after, source,
+                           sizeof(source)) == 0) {
+            fputs("  ", view->pen.out);
+            ub_pen_put(&view->pen, UB_INK_PLAIN, source, UB_TEXT_SOURCE_COLUMNS);
+        }
         fputc('\n', view->pen.out);
     }
 }

@@ -63,6 +63,8 @@ HEADERS = {
     "bytes_data": ["PyBytesObject.ob_sval"],
     "generator_frame": ["PyCoroObject.cr_iframe", "PyCoroObject.cr_frame"],
     "generator_state": ["PyCoroObject.cr_frame_state"],
+    "generator_running": ["PyCoroObject.cr_running"],
+    "frame_state": ["PyFrameObject.f_state"],
     "generator_name": ["PyCoroObject.cr_qualname"],
     "dict_keys": ["PyDictObject.ma_keys"],
     "dict_values": ["PyDictObject.ma_values"],
