@@ -10,6 +10,7 @@
 #include "sample.h"
 #include "tree.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -198,13 +199,29 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     return true;
 }
 
+static void free_slots_of_the_dead(struct ub_arena *arena)
+{
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        uint32_t live = UB_SLOT_LIVE;
+
+        if (ub_raw2(SYS_kill, arena->slot[i].pid, 0) == -ESRCH)
+            __atomic_compare_exchange_n(&arena->slot[i].state, &live, UB_SLOT_FREE, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED);
+    }
+}
+
 static bool take_slot(const struct ub_process *page, struct ub_thread *t)
 {
     struct ub_arena *arena = page->arena;
 
-    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
-        if (try_take(arena, i, page, t))
-            return true;
+    for (int round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+            if (try_take(arena, i, page, t))
+                return true;
+        }
+        if (arena->h.mode != UB_ARENA_ALONE)
+            break;
+        free_slots_of_the_dead(arena); /* with a watcher that is its work */
     }
     __atomic_fetch_add(&arena->h.no_slot, 1, __ATOMIC_RELAXED);
     return false;

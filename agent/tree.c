@@ -1,6 +1,7 @@
 #include "tree.h"
 
 #include "../common/tree.h"
+#include "alone.h"
 #include "helper.h"
 #include "raw.h"
 
@@ -91,6 +92,17 @@ static void give_up(enum ub_tree_reason reason, int error)
     ub_store_release(&tree->state, UB_TREE_OFF);
 }
 
+/* No watcher, but the agents can still write down what is over. */
+static struct ub_arena *go_alone(enum ub_tree_reason reason, int error)
+{
+    struct ub_arena *arena = ub_alone_prepare() ? ub_alone_arena() : NULL;
+
+    give_up(reason, error);
+    if (arena)
+        ub_store_release(&tree->state, UB_TREE_ALONE);
+    return arena;
+}
+
 /* Too little of something: it may be there later. */
 static void give_up_for_now(int error)
 {
@@ -129,17 +141,15 @@ static struct ub_arena *start(pid_t *ret_watcher)
     bool exec_failed;
     int r;
 
-    if (reason != UB_TREE_NO_REASON) {
-        give_up(reason, 0);
-        return NULL;
-    }
+    if (reason != UB_TREE_NO_REASON)
+        return go_alone(reason, 0);
     r = launch(&arena, ret_watcher, tree->address, &exec_failed);
     if (r == 0) {
         tree->helper = *ret_watcher;
         tree->starts++;
         ub_store_release(&tree->state, UB_TREE_READY);
     } else if (exec_failed) {
-        give_up(UB_TREE_EXEC, r);
+        arena = go_alone(UB_TREE_EXEC, r);
     } else {
         give_up_for_now(r);
     }
@@ -214,6 +224,10 @@ struct ub_arena *ub_tree_join(pid_t *ret_watcher, bool *ret_never)
             arena = start(ret_watcher);
         break;
     }
+    case UB_TREE_ALONE:
+        arena = ub_alone_prepare() ? ub_alone_arena() : NULL;
+        *ret_never = !arena;
+        return arena;
     default:
         break;
     }

@@ -58,7 +58,7 @@ int ub_preloaded_look(pid_t pid, struct ub_preloaded *ret)
     if (r < 0)
         return r;
     if (!parts.agent || parts.arena)
-        return 0;
+        return 0; /* an arena without a watcher is anonymous memory: it does not count here */
     *ret = (struct ub_preloaded){.pid = pid};
     len = ub_procfile_read(ret->program, sizeof(ret->program), "/proc/%d/comm", (int)pid);
     if (len > 0 && ret->program[len - 1] == '\n')
@@ -69,6 +69,7 @@ int ub_preloaded_look(pid_t pid, struct ub_preloaded *ret)
         ret->error = parts.tree.error;
         ret->written = parts.tree.written;
         ret->lost = parts.tree.lost;
+        ret->write_error = parts.tree.write_error;
     } else {
         ret->state = UB_TREE_OFF;
     }
@@ -99,14 +100,26 @@ static const char *reason(const struct ub_preloaded *p)
     return "the agent stepped aside: UNBLOCK=0, /run/unblock/disabled, another user's watcher, or a run that is over";
 }
 
+static void put_reason(const struct ub_preloaded *p, char *buf)
+{
+    size_t used = (size_t)snprintf(buf, UB_PRELOADED_WHY, "%s", reason(p));
+
+    if (p->error != 0)
+        used += (size_t)snprintf(buf + used, UB_PRELOADED_WHY - used, " (%s)", strerror(p->error));
+    if (p->state == UB_TREE_ALONE)
+        used += (size_t)snprintf(buf + used, UB_PRELOADED_WHY - used,
+                                 "; %" PRIu64 " stalls were recorded by the agent itself, without stacks", p->written);
+    if (p->lost > 0)
+        snprintf(buf + used, UB_PRELOADED_WHY - used, ", %" PRIu64 " could not be (%s)", p->lost,
+                 strerror(p->write_error));
+}
+
 void ub_preloaded_why(const struct ub_preloaded *p, char *buf)
 {
     if (p->state == UB_TREE_IDLE || p->state == UB_TREE_STARTING)
         snprintf(buf, UB_PRELOADED_WHY, "no event loop seen yet");
     else if (p->state == UB_TREE_READY)
         snprintf(buf, UB_PRELOADED_WHY, "no event loop of its own; others of its tree are watched");
-    else if (p->error != 0)
-        snprintf(buf, UB_PRELOADED_WHY, "%s (%s)", reason(p), strerror(p->error));
     else
-        snprintf(buf, UB_PRELOADED_WHY, "%s", reason(p));
+        put_reason(p, buf);
 }

@@ -16,13 +16,14 @@ struct ub_preloaded {
     enum ub_tree_reason reason;
     int error;
     uint64_t written, lost; /* UB_TREE_ALONE */
+    int write_error;        /* of the first that was lost */
 };
 
 /* 1 with what is known, 0: the agent is not in it, or it is watched; -errno: it cannot be looked at. */
 int ub_preloaded_look(pid_t pid, struct ub_preloaded *ret);
 
 /* In words: what happened, and what to do. For `buf` of UB_PRELOADED_WHY bytes. */
-#define UB_PRELOADED_WHY 320
+#define UB_PRELOADED_WHY 512
 void ub_preloaded_why(const struct ub_preloaded *p, char *buf);
 
 #endif

@@ -17,8 +17,10 @@
  */
 #include "turn.h"
 
+#include "../alone.h"
 #include "../module.h"
 #include "../raw.h"
+#include "../tree.h"
 
 #include <sys/uio.h>
 
@@ -246,6 +248,10 @@ void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)
         .ready = slot->ready,
     };
 
+    if (ub_unlikely(ub_process->arena->h.mode == UB_ARENA_ALONE)) {
+        ub_alone_record(ub_tree(), ub_process->arena, &record);
+        return;
+    }
     ub_ring_put(&t->cold->ring, &record);
     ub_process_ring();
 }

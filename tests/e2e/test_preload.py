@@ -294,3 +294,113 @@ threads = [threading.Thread(target=loop, args=(300,)) for _ in range(4)]
     all_ended(tmp_path)
     (r,) = recordings(tmp_path)
     assert len({s["tid"] for s in r.slow}) == 4
+
+
+# Without a helper ------------------------------------------------------------------
+
+
+def unshared(*argv):
+    """As pid 1 of a PID namespace of its own."""
+    return ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *argv]
+
+
+def may_unshare():
+    return subprocess.run(unshared("true"), capture_output=True).returncode == 0
+
+
+def only_finished(tmp_path, word):
+    """What the agent wrote itself: the right stalls, a note with the reason, no stacks; valid by the schema."""
+    import jsonschema
+    schema = json.loads((helpers.ROOT / "ui" / "recording.schema.json").read_text())
+    (r,) = recordings(tmp_path)
+    for line in r.lines:
+        jsonschema.validate(line, schema)
+    assert len([s for s in r.slow if 59_000_000 < s["duration_ns"] < 200_000_000]) >= 3
+    (note,) = r.of("note")
+    assert word in note["text"] and "without stack" in note["text"]
+    assert stat.S_IMODE(r.path.stat().st_mode) == 0o600
+    report = helpers.unblock("report", r.path)
+    assert report.returncode == 0 and word in report.stdout, report.stdout
+    return r
+
+
+def test_as_pid_1(tmp_path):
+    """It would be the helper's parent: no helper, wait() sees nobody, finished stalls are recorded."""
+    if not may_unshare():
+        pytest.skip("no new PID namespace here")
+    script = LOOP + """
+try:
+    print(os.waitpid(-1, 0))
+except ChildProcessError:
+    print("nobody", os.getpid())
+"""
+    done = run(tmp_path, *unshared(PYTHON, "-c", script, 100))
+    assert done.stdout == b"nobody 1\n", done
+    r = only_finished(tmp_path, "pid 1")
+    assert {s["pid"] for s in r.slow} == {1}
+
+
+def test_child_of_a_preloaded_pid_1(tmp_path):
+    """The orphan would be inherited by pid 1, which is as much a program of its user's."""
+    if not may_unshare():
+        pytest.skip("no new PID namespace here")
+    script = "import subprocess, sys, os; p = subprocess.run(sys.argv[1:]);\ntry: print(os.waitpid(-1, 0))\nexcept ChildProcessError: print('nobody')"
+    done = run(tmp_path, *unshared(PYTHON, "-c", script, PYTHON, "-c", LOOP, "100"))
+    assert done.stdout == b"nobody\n", done
+    only_finished(tmp_path, "pid 1 of the container")
+
+
+def test_subreaper(tmp_path):
+    script = "import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n" + LOOP + """
+try:
+    print(os.waitpid(-1, 0))
+except ChildProcessError:
+    print("nobody")
+"""
+    assert run(tmp_path, PYTHON, "-c", script, 100).stdout == b"nobody\n"
+    only_finished(tmp_path, "adopts orphans")
+
+
+def test_helper_that_cannot_be_executed(tmp_path):
+    """Silent, no zombie, and prefork children write to the same file."""
+    script = FORKS + """
+for i in range(3):
+    if os.fork() == 0:
+        loop(150)
+        os._exit(0)
+loop(150)
+for i in range(3):
+    os.wait()
+"""
+    env = environment(tmp_path, UNBLOCK_HELPER="/nowhere/unblock")
+    done = run(tmp_path, PYTHON, "-c", script, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert sum(len(r.slow) for r in recordings(tmp_path)) >= 12
+
+
+def test_alone_it_rotates_and_bears_a_full_disk(tmp_path):
+    env = environment(tmp_path, UNBLOCK_HELPER="/nowhere/unblock", UNBLOCK_MAX_SIZE="64k", UNBLOCK_THRESHOLD="100us",
+                      UNBLOCK_OUTPUT=str(tmp_path / "r-x.jsonl"))
+    script = FORKS.replace("i % 30 == 29", "True").replace("0.06", "0.0003") + "loop(900)"
+    assert run(tmp_path, PYTHON, "-c", script, env=env).returncode == 0
+    parts = sorted(tmp_path.glob("r-x.jsonl*"))
+    assert len(parts) >= 2
+    slow = 0
+    for part in parts:
+        assert part.stat().st_size < (64 << 10) + 8192
+        slow += len(Recording(part).slow)  # each begins with a header
+    assert slow > 800
+    env["UNBLOCK_OUTPUT"] = "/proc/r.jsonl"
+    done = run(tmp_path, PYTHON, "-c", script, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("limit", ["-n 4", "-f 100", "-f 0", "-u 1"])
+def test_tight_limits(tmp_path, limit):
+    """No descriptor, no file that large, no process: the program does not notice, whatever becomes of the watching."""
+    env = environment(tmp_path)
+    # CPython needs some descriptors to start; the limit comes after that.
+    which, value = {"-n": ("NOFILE", 8), "-f": ("FSIZE", int(limit.split()[1]) * 1024), "-u": ("NPROC", 1)}[limit[:2]]
+    script = f"import asyncio, resource; resource.setrlimit(resource.RLIMIT_{which}, ({value}, {value}))\n" + LOOP
+    done = run(tmp_path, PYTHON, "-c", script, 60, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
