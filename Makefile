@@ -95,10 +95,10 @@ $(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
 	$(Q)$(CC) $(ALL_CFLAGS) $(TRACER_CFLAGS) -c $< -o $@
 
 # The export list comes from the list of hooks: a name is hooked if and only if it is exported.
-$(BUILD)/obj/agent/exports.map: agent/hooks.def agent/exports.sh
+$(BUILD)/obj/agent/exports.map: agent/hooks.def common/calls.def agent/exports.sh
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)agent/exports.sh agent/hooks.def > $@
+	$(Q)agent/exports.sh agent/hooks.def common/calls.def > $@
 
 $(AGENT): $(AGENT_OBJ) $(BUILD)/obj/agent/exports.map
 	$(call say,LINK,$@)

@@ -5,7 +5,7 @@
  * it a process that finds the watcher gone may start another, see tree.h).
  *
  * Layout: header, then UB_SLOT_MAX slots (one line each, so that the watcher
- * scans them quickly), then UB_SLOT_MAX cold parts. Sparse: an untouched slot
+ * scans them quickly), then UB_SLOT_MAX cold parts, then a pool of stacks. Sparse: an untouched slot
  * costs nothing. The layout is fixed by the version; no length or offset is
  * read from the memory itself.
  */
@@ -51,6 +51,7 @@ struct ub_arena_header {
     uint32_t no_slot;                                          /* threads that found no free slot */
     uint32_t elsewhere;                                        /* images that stepped aside: another PID namespace */
     uint32_t not_entered[UB_IMAGE_KINDS];                      /* programs executed without us, by enum ub_image */
+    uint32_t call_stacks;                                      /* ever taken from the pool of stacks */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 3 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 
@@ -59,6 +60,7 @@ struct ub_arena {
     uint8_t pad[4096 - sizeof(struct ub_arena_header)];
     struct ub_slot slot[UB_SLOT_MAX];
     struct ub_slot_cold cold[UB_SLOT_MAX];
+    struct ub_call_stack call_stack[UB_CALLS_STACKS];
 };
 _Static_assert(offsetof(struct ub_arena, slot) == 4096, "slots start on the second page");
 _Static_assert(offsetof(struct ub_arena, cold) % 4096 == 0, "cold parts are whole pages: freeing one punches a hole");

@@ -8,6 +8,7 @@
 #define UB_SLOT_H
 
 #include "base.h"
+#include "calls.h"
 #include "histogram.h"
 #include "ring.h"
 
@@ -71,6 +72,7 @@ struct ub_sample {
 struct ub_slot_cold {
     struct ub_histogram turns;
     struct ub_ring ring;
+    struct ub_calls calls;
     struct ub_sample sample;
 } __attribute__((aligned(4096)));
 

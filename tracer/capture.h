@@ -31,6 +31,7 @@ enum ub_proof {
     UB_PROOF_SIGNAL,   /* copied by the thread itself, in the agent's signal handler */
     UB_PROOF_PERF,     /* copied by the kernel: perf_event sample */
     UB_PROOF_KERNEL,   /* copied by the kernel on behalf of the thread itself, in a system call: tracer/bpf */
+    UB_PROOF_SELF,     /* copied by the thread itself as the call returned (common/calls.h) */
     UB_PROOF_UNPROVEN, /* copied, but the kernel gives no counter that could prove it still */
 };
 

@@ -31,9 +31,11 @@ struct ub_stall {
     uint64_t baseline_majflt;
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
-    bool over;        /* the loop itself has ended: no stall */
-    json_t *callback; /* owned; the best known */
-    json_t *call;     /* owned; of the blocking call seen, NULL */
+    bool over;         /* the loop itself has ended: no stall */
+    json_t *callback;  /* owned; the best known */
+    json_t *call;      /* owned; of the blocking call seen, NULL */
+    json_t *calls;     /* owned; those that the thread itself timed, NULL */
+    uint64_t calls_ns; /* their sum */
     int64_t call_nr;
     char site[9];
     json_t *task;   /* owned; NULL */
@@ -90,6 +92,9 @@ void ub_explain_emit(struct ub_explain *x, json_t *line);
 
 /* The id of a stack; writes its `stack` line the first time. */
 json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s);
+
+/* explain_calls.c: what the thread timed, longest first; NULL when there is none. `ret_ns`: all of it together. */
+json_t *ub_calls_json(struct ub_explain *x, const struct ub_event *e, uint64_t *ret_ns);
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

@@ -26,6 +26,7 @@ void ub_stall_clear(struct ub_stall *s)
     json_decref(s->call);
     json_decref(s->task);
     json_decref(s->holder);
+    json_decref(s->calls);
     memset(s, 0, sizeof(*s));
 }
 
@@ -67,6 +68,12 @@ static void set_fd_path(json_t *call, const struct ub_event *e)
     free(now);
 }
 
+/* The agent's own frame stands between libc's and the program's. */
+static bool is_hook(const struct ub_named_frame *f)
+{
+    return f->map && f->map->elf && strncmp(f->map->elf->basename, "libunblock.", 11) == 0;
+}
+
 /* Names of the blocking call: the system call, and the library function that the program called to get there. */
 static json_t *call_json(const struct ub_event *e, const struct ub_named_stack *stack)
 {
@@ -82,7 +89,7 @@ static json_t *call_json(const struct ub_event *e, const struct ub_named_stack *
     for (uint32_t i = 0; stack && i < stack->count && stack->frame[i].role != UB_ROLE_USER; i++) {
         const struct ub_symbol *symbol = &stack->frame[i].symbol;
 
-        if (stack->frame[i].libc && symbol->function && !symbol->nearest)
+        if (stack->frame[i].libc && symbol->function && !symbol->nearest && !is_hook(&stack->frame[i]))
             json_object_set_new(call, "via", json_string(symbol->function));
     }
     return call;
@@ -99,6 +106,8 @@ static const char *proof_name(enum ub_proof proof)
         return "perf";
     case UB_PROOF_KERNEL:
         return "kernel";
+    case UB_PROOF_SELF:
+        return "self";
     case UB_PROOF_NONE:
     case UB_PROOF_UNPROVEN:
         break;
@@ -337,6 +346,55 @@ static void set_shares(json_t *line, const struct ub_shares *shares, uint64_t du
         json_object_set_new(line, "accounted_ns", json_integer((json_int_t)shares->window_ns));
 }
 
+/*
+ * The stack that the thread has kept of its longest call, where no look has a
+ * stack, or only stacks of a thread that ran, while that call was most of it.
+ */
+static void add_own_sample(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, bool dominant)
+{
+    struct ub_event own = *e;
+    json_t *call = s->call;
+
+    if (!e->call_capture || s->count == UB_LOOKS_KEPT || (s->has_stack && (s->blocked_looks > 0 || !dominant)))
+        return;
+    own.capture = e->call_capture;
+    if (!unwind_look(x, &own))
+        return;
+    s->call = NULL;
+    s->site[0] = '\0';
+    represent(x, s, &own, true);
+    json_decref(s->call);
+    s->call = call;
+    s->look[s->count].seen = (struct ub_seen){.state = UB_THREAD_BLOCKED, .nr = own.capture->nr};
+    s->look[s->count++].sample = sample_json(x, &own, true);
+}
+
+/*
+ * The thread itself has timed its calls: exact, where looks only see which call
+ * it is in now and then. A look's call keeps its arguments and gets the time; one
+ * that was half of the stall counts whatever was seen. Of a stop (SIGSTOP) they
+ * only say in what it came.
+ */
+static void add_calls(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t duration)
+{
+    bool stopped = e->blind_ns > duration / 2, dominant;
+    json_t *longest;
+
+    s->calls = ub_calls_json(x, e, &s->calls_ns);
+    longest = json_array_get(s->calls, 0);
+    if (!longest)
+        return;
+    dominant = (uint64_t)json_integer_value(json_object_get(longest, "duration_ns")) >= duration / 2;
+    if (!stopped)
+        add_own_sample(x, s, e, dominant);
+    if (s->call && json_equal(json_object_get(s->call, "name"), json_object_get(longest, "name"))) {
+        json_object_update_missing(s->call, longest);
+    } else if (dominant && !stopped) {
+        json_decref(s->call);
+        s->call = json_deep_copy(longest);
+    }
+}
+
 static json_t *samples_json(const struct ub_stall *s)
 {
     json_t *list = json_array();
@@ -376,8 +434,12 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     if (e->reasons) {
         ub_reasons_shares(e->reasons, &shares);
         *ret_cause = ub_reasons_cause(e->reasons, seen, s->count);
+    } else if (s->calls_ns >= duration / 2 && (!shares.known || strcmp(*ret_cause, "unknown") == 0) &&
+               strcmp(*ret_cause, "stopped") != 0) {
+        *ret_cause = "call";
     }
-    set_call_duration(s, &shares, duration);
+    if (!json_object_get(s->call, "duration_ns"))
+        set_call_duration(s, &shares, duration);
     if (!s->site[0])
         ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
@@ -394,6 +456,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     set_python(line, s);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
+    if (s->calls)
+        json_object_set(line, "calls", s->calls);
     set_shares(line, &shares, duration);
     if (e->reasons)
         ub_reasons_write(x, e, *ret_cause, s->call, line);
@@ -494,6 +558,8 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
     if (e->account.at_ns && e->account.at_ns <= ub_ticks_to_ns(e->end) + ub_ticks_span_to_ns(e->end - e->start) / 8)
         s->last = e->account;
     add_kernel_stacks(x, s, e);
+    if (!(e->flags & UB_RECORD_ABANDONED))
+        add_calls(x, s, e, ub_ticks_span_to_ns(e->end - e->start));
     line = slow_json(x, s, e, e->flags & UB_RECORD_ABANDONED ? e->start + ub_ticks_from_span_ns(s->told_ns) : e->end,
                      &cause);
     /* The loop is over, or another wait took over: what seemed a turn was none. Only if it was told must it be closed.
@@ -523,6 +589,7 @@ void ub_stall_gone(struct ub_explain *x, const struct ub_event *e)
 
     if (!s->start || s->start != e->start || !s->id || ub_load_relaxed(&e->process->left))
         return;
+    add_calls(x, s, e, ub_ticks_span_to_ns(e->end - e->start));
     line = slow_json(x, s, e, e->end > e->start ? e->end : e->start, &cause);
     if (!line)
         return;

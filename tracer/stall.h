@@ -51,9 +51,11 @@ struct ub_event {
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;
     struct ub_python_look *python; /* SAMPLE, LOOP: the Python side of it */
-    char *args;    /* of the blocking call, as text */
-    char *fd_link; /* what its descriptor is a link to: cheap to read; explained later, if it still is */
-    int fd;        /* -1: none */
+    char *args;                    /* of the blocking call, as text */
+    char *fd_link;                /* what its descriptor is a link to: cheap to read; explained later, if it still is */
+    int fd;                       /* -1: none */
+    struct ub_call_report *calls; /* END: the turn's blocking calls, as the thread itself timed them */
+    struct ub_capture *call_capture; /* END: where the longest of them was called */
     struct ub_stats *stats;
     struct ub_reasons *reasons; /* END: what the kernel saw of the turn */
     char *text; /* NOTE */

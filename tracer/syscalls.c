@@ -202,7 +202,7 @@ static void add_flag_names(struct ub_line *line, uint64_t value, const char *con
         ub_line_printf(line, "|0x%llx", (unsigned long long)value);
 }
 
-static void add_open_flags(struct ub_line *line, uint64_t flags)
+void ub_syscall_open_flags(struct ub_line *line, uint64_t flags)
 {
     static const char *const access[] = {"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
     static const char *const names[] = {"O_CREAT",   "O_EXCL",    "O_TRUNC",  "O_APPEND",    "O_NONBLOCK",
@@ -327,7 +327,7 @@ static void add_argument(struct ub_line *line, const struct ub_syscall_memory *m
         ub_line_printf(line, arg[i] == 0 ? "0" : "0x%llx", (unsigned long long)arg[i]);
         break;
     case 'O':
-        add_open_flags(line, arg[i]);
+        ub_syscall_open_flags(line, arg[i]);
         break;
     case 'F':
         add_futex_operation(line, arg[i]);

@@ -62,4 +62,8 @@ struct ub_syscall_memory {
 void ub_syscall_format_copied(const struct ub_syscall_memory *memory, int64_t nr, const uint64_t arg[6], char *buf,
                               size_t size);
 
+/* The flags of open: "O_RDONLY|O_CLOEXEC". */
+struct ub_line;
+void ub_syscall_open_flags(struct ub_line *line, uint64_t flags);
+
 #endif

@@ -36,6 +36,8 @@ void ub_event_free(struct ub_event *e)
     free(e->python);
     free(e->args);
     free(e->fd_link);
+    free(e->calls);
+    free(e->call_capture);
     free(e->stats);
     ub_reasons_free(e->reasons);
     free(e->text);

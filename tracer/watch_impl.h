@@ -95,6 +95,9 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
 
+/* watch_calls.c: the blocking calls that the thread of `slot` timed in the turn that began at `start`, into `e`. */
+void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
+
 /* explain.c: the explaining thread. */
 struct ub_explain;
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret);

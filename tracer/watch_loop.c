@@ -243,6 +243,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->ready = record->ready;
     e->baseline = t->baseline;
     e->blind_ns = blind_ns;
+    ub_watch_calls(w, index, record->start, e);
     if (t->start != record->start) /* never seen running: the watcher came late */
         memset(&e->baseline, 0, sizeof(e->baseline));
     else
@@ -309,6 +310,7 @@ static void retire(struct ub_watch *w, uint32_t index)
         if (e) {
             e->start = t->start;
             e->end = t->alive_at > t->start ? t->alive_at : t->start;
+            ub_watch_calls(w, index, t->start, e);
             ub_watch_queue(w, e);
         }
     }

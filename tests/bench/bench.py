@@ -36,6 +36,8 @@ SECTIONS = {
     "serve": micro.serve,
     "malloc": micro.malloc,
     "offloop": micro.offloop,
+    "call": micro.call,
+    "loopcall": micro.loopcall,
     "latency": watcher.latency,
     "stolen": watcher.stolen,
     "watcher": watcher.cpu,

@@ -37,7 +37,7 @@ def ns_per(mode, count, variant, library):
         program = [helpers.UNBLOCK, "run", "-q", "-t", "50ms", "--force", "-o", recording, "--", *program]
     said = json.loads(run(program, env))
     assert said["check"] == said["count"] == count, said
-    if variant == "agent" and mode not in ("offloop", "malloc"):
+    if variant == "agent" and mode not in ("offloop", "malloc", "call", "loopcall"):
         turns = max(s.get("turns", s["callbacks"]) for s in helpers.Recording(recording).of("stats"))
         assert count <= turns <= count + 200, f"{turns} turns recorded of {count}"
     return said["median_ns"]
@@ -70,4 +70,12 @@ def malloc(quick):
 
 
 def offloop(quick):
-    return measure("offloop", 300000, quick, "interposed call off the loop", 5)
+    return measure("offloop", 300000, quick, "wait call off the loop", 5)
+
+
+def call(quick):
+    return measure("call", 3000000, quick, "interposed call off the loop", 5)
+
+
+def loopcall(quick):
+    return measure("loopcall", 3000000, quick, "interposed call on the loop's thread", 30)

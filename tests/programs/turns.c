@@ -4,6 +4,8 @@
  *   turn      COUNT turns of an epoll loop with one ready descriptor and an empty callback
  *   serve     the same with a read and a write in each callback
  *   offloop   COUNT calls of poll(NULL, 0, 0) outside any loop
+ *   call      COUNT calls of a hooked function that does next to nothing, outside any loop
+ *   loopcall  the same inside a loop's callback
  *   malloc    COUNT pairs of malloc and free inside a loop's callback
  *   paced     turns at RATE a second (third argument) for COUNT turns
  *
@@ -49,6 +51,23 @@ static NOINLINE void offloop(uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++)
         work += poll(NULL, 0, 0) == 0;
+}
+
+static const char *volatile nothing = ""; /* the compiler would leave out the call */
+
+static NOINLINE void call(uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        work += fputs_unlocked(nothing, stdout) >= 0;
+}
+
+static NOINLINE void loopcall(uint64_t count)
+{
+    struct epoll_event ev;
+
+    if (epoll_wait(ep, &ev, 1, -1) != 1)
+        exit(1);
+    call(count);
 }
 
 static NOINLINE void allocate(uint64_t count)
@@ -111,7 +130,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(uint64_t count);
-    } modes[] = {{"turn", turn}, {"serve", serve}, {"offloop", offloop}, {"malloc", allocate}, {"paced", paced}};
+    } modes[] = {{"turn", turn},   {"serve", serve}, {"offloop", offloop},  {"malloc", allocate},
+                 {"paced", paced}, {"call", call},   {"loopcall", loopcall}};
     const char *mode = argc > 1 ? argv[1] : "turn";
     uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000, start;
     struct epoll_event ev = {.events = EPOLLIN};
@@ -127,8 +147,9 @@ int main(int argc, char **argv)
         if (strcmp(mode, modes[i].name))
             continue;
         next_ns = now_ns();
-        if (strcmp(mode, "offloop"))
-            modes[i].run(100); /* the loop is a loop before the clock starts */
+        if (strcmp(mode, "offloop") && strcmp(mode, "call"))
+            for (int k = 0; k < 100; k++)
+                modes[i].run(1); /* the loop is a loop before the clock starts */
         work = 0;
         start = now_ns();
         median = measure(modes[i].run, count);

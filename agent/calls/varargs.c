@@ -1,0 +1,71 @@
+/*
+ * The blocking calls with a variable argument list. libc itself reads the
+ * argument whether it was given or not; the kernel knows when it matters.
+ */
+#include "../real.h"
+#include "timing.h"
+
+#include <errno.h>
+#include <stdarg.h>
+
+#define LAST(type, before)                                                                                             \
+    __extension__({                                                                                                    \
+        va_list ap_;                                                                                                   \
+        type last_;                                                                                                    \
+                                                                                                                       \
+        va_start(ap_, before);                                                                                         \
+        last_ = va_arg(ap_, type);                                                                                     \
+        va_end(ap_);                                                                                                   \
+        last_;                                                                                                         \
+    })
+
+/* Each: the function that takes the time, and the hook. */
+#define TIMED(name, params, args, ...)                                                                                 \
+    static __attribute__((noinline)) int timed_##name params                                                           \
+    {                                                                                                                  \
+        UB_HOOK_TIMED(int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                         \
+    }
+
+/* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
+#pragma GCC visibility push(default)
+
+#define OPEN(name)                                                                                                     \
+    TIMED(name, (const char *path, int flags, mode_t mode), (path, flags, mode), (uintptr_t)path, (uint64_t)flags)     \
+    int name(const char *path, int flags, ...);                                                                        \
+    int name(const char *path, int flags, ...)                                                                         \
+    {                                                                                                                  \
+        mode_t mode = LAST(mode_t, flags);                                                                             \
+                                                                                                                       \
+        UB_HOOK_FAST(ub_real.name(path, flags, mode), timed_##name(path, flags, mode));                                \
+    }
+OPEN(open)
+OPEN(open64)
+OPEN(__open)
+OPEN(__open64)
+
+#define OPENAT(name)                                                                                                   \
+    TIMED(name, (int dirfd, const char *path, int flags, mode_t mode), (dirfd, path, flags, mode), (uint64_t)dirfd,    \
+          (uintptr_t)path, (uint64_t)flags)                                                                            \
+    int name(int dirfd, const char *path, int flags, ...)                                                              \
+    {                                                                                                                  \
+        mode_t mode = LAST(mode_t, flags);                                                                             \
+                                                                                                                       \
+        UB_HOOK_FAST(ub_real.name(dirfd, path, flags, mode), timed_##name(dirfd, path, flags, mode));                  \
+    }
+OPENAT(openat)
+OPENAT(openat64)
+
+#define FCNTL(name)                                                                                                    \
+    TIMED(name, (int fd, int command, void *arg), (fd, command, arg), (uint64_t)fd, (uint64_t)command)                 \
+    int name(int fd, int command, ...);                                                                                \
+    int name(int fd, int command, ...)                                                                                 \
+    {                                                                                                                  \
+        void *arg = LAST(void *, command);                                                                             \
+                                                                                                                       \
+        UB_HOOK_FAST(ub_real.name(fd, command, arg), timed_##name(fd, command, arg));                                  \
+    }
+FCNTL(fcntl)
+FCNTL(fcntl64)
+FCNTL(__fcntl)
+
+#pragma GCC visibility pop

@@ -1,0 +1,112 @@
+"""Blocking calls as the thread itself times them: exact, and there even when nobody looked."""
+
+import pytest
+
+import helpers
+import test_schema
+
+MS = 1000000
+
+
+def run(tmp_path, mode, count, threshold):
+    done, recording = helpers.record(tmp_path, helpers.program("calls"), mode, count, threshold=threshold)
+    assert done.returncode == 0 and done.stdout == "done\n", done
+    assert not [p for line in recording.lines for p in test_schema.problems(line)]
+    slow = [s for s in recording.slow if not s.get("startup")]
+    return slow, recording
+
+
+def via(slow):
+    return [c["via"] for c in slow.get("calls", [])]
+
+
+def test_every_call_is_known(tmp_path):
+    """More stalls a second than looks are taken: those nobody looked at have call, duration, stack and callback too."""
+    count = 400
+    slow, recording = run(tmp_path, "many", count, "1ms")
+    assert len(slow) == count
+    for s in slow:
+        assert via(s) == ["usleep"], s
+        call = s["calls"][0]
+        assert 3 * MS <= call["duration_ns"] <= s["duration_ns"]
+        assert call["name"] == "clock_nanosleep" and call["args"] == "3 ms"
+        assert s["call"]["duration_ns"] == call["duration_ns"]
+        assert s["cause"] == "call" or s["cause"] == "runqueue"
+        assert s["callback"]["function"] == "do_sleep", s
+        assert any("stack" in x for x in s["samples"]), s
+    own = [s for s in slow if any(x.get("proof") == "self" for x in s["samples"])]
+    assert len(own) > count // 4, "this machine is too slow for the test: every stall was looked at"
+    for s in own:
+        sample = [x for x in s["samples"] if x.get("proof") == "self"][-1]
+        frames = recording.frames(sample["stack"])
+        assert sample["complete"] and {"do_sleep", "loop", "main"} <= set(frames), frames
+        assert sample["at_ns"] <= s["duration_ns"]
+    # The same place has the same name, whoever saw it.
+    assert len({s["site"] for s in slow}) == 1, {s["site"] for s in slow}
+
+
+def test_calls_are_summed(tmp_path):
+    slow, _ = run(tmp_path, "sum", 5, "20ms")
+    assert len(slow) == 5
+    for s in slow:
+        call = s["calls"][0]
+        assert via(s) == ["usleep"] and call["count"] == 10
+        assert 30 * MS <= call["duration_ns"] <= s["duration_ns"]
+        assert 3 * MS <= call["max_ns"] <= call["duration_ns"] - 27 * MS
+
+
+def test_the_longest_are_kept(tmp_path):
+    slow, _ = run(tmp_path, "mixed", 5, "20ms")
+    assert len(slow) == 5
+    for s in slow:
+        known = {c["via"]: c["duration_ns"] for c in s["calls"]}
+        assert known.keys() == {"clock_nanosleep", "recv", "sigtimedwait", "read"}, s["calls"]
+        assert known["clock_nanosleep"] >= 6 * MS and known["recv"] >= 4 * MS and known["sigtimedwait"] >= 10 * MS
+        durations = [c["duration_ns"] for c in s["calls"]]
+        assert durations == sorted(durations, reverse=True) and sum(durations) <= s["duration_ns"]
+        fds = {c["via"]: c.get("fd_path") for c in s["calls"]}
+        assert fds["recv"] == fds["read"] and fds["recv"].startswith("socket")
+    assert any(c.get("fd_path") == "socket unix" for s in slow for c in s["calls"])
+
+
+def test_calls_inside_calls_count_once(tmp_path):
+    slow, _ = run(tmp_path, "nested", 5, "5ms")
+    assert len(slow) == 5
+    assert all(via(s) == ["fread"] for s in slow), [s["calls"] for s in slow]
+
+
+@pytest.mark.parametrize("mode", ["failing", "signals", "longjmp"])
+def test_nothing_is_disturbed(tmp_path, mode):
+    """errno, EINTR, handlers that make slow calls themselves, jumps out of a call: the program checks itself."""
+    slow, _ = run(tmp_path, mode, 50, "5ms")
+    assert len(slow) == 50
+    if mode == "failing":
+        assert all(via(s) == ["recv"] for s in slow)
+    else:  # what jumped away has left nothing behind that would stop the next one
+        assert sum("usleep" in via(s) for s in slow) == 50
+
+
+@pytest.mark.parametrize("mode", ["fork", "vfork"])
+def test_a_childs_calls_are_not_its_parents(tmp_path, mode):
+    slow, _ = run(tmp_path, mode, 10, "5ms")
+    assert len(slow) == 10
+    for s in slow:
+        assert "usleep" not in via(s), s["calls"]
+        assert mode == "vfork" or via(s) == ["waitpid"]
+
+
+def test_cancelled_in_a_call(tmp_path):
+    run(tmp_path, "cancel", 1, "5ms")
+
+
+def test_under_a_filter_that_kills(tmp_path):
+    """Times are known without any system call; strings and stacks are not copied there."""
+    slow, _ = run(tmp_path, "filter", 20, "1ms")
+    assert len(slow) == 20
+    assert all(via(s) == ["usleep"] and s["calls"][0]["duration_ns"] >= 3 * MS for s in slow)
+
+
+def test_redacted(tmp_path):
+    _, recording = helpers.record(tmp_path, helpers.program("calls"), "mixed", 2, threshold="20ms",
+                                  options=("--redact",))
+    assert recording.slow and all(not {"args", "fd_path"} & c.keys() for s in recording.slow for c in s["calls"])
