@@ -65,7 +65,7 @@ def test_the_longest_are_kept(tmp_path):
         durations = [c["duration_ns"] for c in s["calls"]]
         assert durations == sorted(durations, reverse=True) and sum(durations) <= s["duration_ns"]
         fds = {c["via"]: c.get("fd_path") for c in s["calls"]}
-        assert fds["recv"] == fds["read"] and fds["recv"].startswith("socket")
+        assert fds["recv"].startswith("socket") and fds["read"].startswith("socket")
     assert any(c.get("fd_path") == "socket unix" for s in slow for c in s["calls"])
 
 
