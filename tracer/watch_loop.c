@@ -511,7 +511,10 @@ static bool any_running(const struct ub_watch *w)
 static void sleep_deeply(struct ub_watch *w, uint32_t bell)
 {
     if (w->agentless) { /* no barrier orders the kernel's programs with us: what is missed is seen within the second */
-        ub_bpf_sleep(w->bpf, ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS, true);
+        ub_bpf_ask_to_be_woken(w->bpf, true);
+        if (!any_running(w))
+            ub_bpf_sleep(w->bpf, ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS);
+        ub_bpf_ask_to_be_woken(w->bpf, false);
         return;
     }
     ub_store_relaxed(&w->arena->h.asleep, 1);
@@ -530,7 +533,7 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
     uint64_t until = ub_ticks_to_ns(deadline) - UB_EARLY_NS, now, late;
 
     if (w->agentless)
-        ub_bpf_sleep(w->bpf, until, false);
+        ub_bpf_sleep(w->bpf, until);
     else
         futex_wait_until(&w->arena->h.doorbell, bell, until);
     now = ub_clock_monotonic_ns();

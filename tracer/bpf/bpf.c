@@ -261,18 +261,19 @@ void ub_bpf_histogram(struct ub_bpf *b, uint32_t slot, struct ub_histogram *ret)
 
 /* ---- sleeping ---- */
 
-void ub_bpf_sleep(struct ub_bpf *b, uint64_t until_ns, bool deep)
+void ub_bpf_ask_to_be_woken(struct ub_bpf *b, bool please)
+{
+    __atomic_store_n(b->asleep, please, __ATOMIC_SEQ_CST);
+}
+
+void ub_bpf_sleep(struct ub_bpf *b, uint64_t until_ns)
 {
     struct pollfd fds[2] = {{.fd = ring_buffer__epoll_fd(b->ring), .events = POLLIN},
                             {.fd = b->wake_fd, .events = POLLIN}};
     uint64_t now = ub_clock_monotonic_ns(), left = until_ns > now ? until_ns - now : 0, count;
     struct timespec ts = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
 
-    if (deep)
-        ub_store_release(b->asleep, 1);
     ppoll(fds, 2, &ts, NULL);
-    if (deep)
-        ub_store_release(b->asleep, 0);
     if (fds[1].revents & POLLIN && read(b->wake_fd, &count, sizeof(count)) < 0)
         return;
 }

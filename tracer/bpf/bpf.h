@@ -43,8 +43,10 @@ int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena);
 void ub_bpf_free_slot(struct ub_bpf *b, uint32_t slot);
 void ub_bpf_histogram(struct ub_bpf *b, uint32_t slot, struct ub_histogram *ret);
 
-/* Sleeps until a record comes, ub_bpf_wake, or `until_ns` (CLOCK_MONOTONIC). `deep`: the next turn that begins wakes. */
-void ub_bpf_sleep(struct ub_bpf *b, uint64_t until_ns, bool deep);
+/* Sleeps until a record comes, ub_bpf_wake, or `until_ns` (CLOCK_MONOTONIC). */
+void ub_bpf_sleep(struct ub_bpf *b, uint64_t until_ns);
+/* The next turn that begins is a record too, once. */
+void ub_bpf_ask_to_be_woken(struct ub_bpf *b, bool please);
 void ub_bpf_wake(struct ub_bpf *b);
 
 /*

@@ -1,0 +1,67 @@
+"""Set-up shared by the tests of the view from the kernel (`make check-bpf`). They share helpers with tests/e2e and
+tests/servers.
+
+Where BPF programs cannot be loaded everything here is skipped, each test with the reason that `unblock trace` gives.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers")]
+
+import helpers  # noqa: E402
+
+
+def why_not():
+    """What `unblock trace` says when it cannot work here; None when it can."""
+    target = subprocess.Popen(["sleep", "60"])
+    try:
+        done = helpers.unblock("trace", "--duration", "10ms", "-o", "/dev/null", "-q", target.pid)
+        return done.stderr.strip() if done.returncode == 125 else None
+    finally:
+        target.kill()
+        target.wait()
+
+
+def pytest_sessionstart(session):
+    if not helpers.UNBLOCK.exists():
+        pytest.exit(f"{helpers.UNBLOCK} is missing: run make first", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def bpf_reason():
+    return why_not()
+
+
+@pytest.fixture(autouse=True)
+def bpf(bpf_reason):
+    if bpf_reason:
+        pytest.skip(f"no BPF here: {bpf_reason}")
+
+
+@pytest.fixture(autouse=True)
+def no_inherited_settings(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("UNBLOCK_") and name not in ("UNBLOCK_BUILD", "UNBLOCK_BIN", "UNBLOCK_SOAK"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def tracer(tmp_path):
+    """Starts programs and traces them; ends what is left with the test."""
+    import tracing
+
+    running = []
+
+    def start(*args, **kwargs):
+        running.append(tracing.Traced(tmp_path, *args, **kwargs))
+        return running[-1]
+
+    yield start
+    for t in running:
+        t.end()
