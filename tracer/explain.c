@@ -14,7 +14,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
+
+/* What is explained can wait; who is watched shall not, not even where there are few CPUs. */
+#define UB_EXPLAIN_NICE 10
 
 void ub_explain_emit(struct ub_explain *x, json_t *line)
 {
@@ -374,6 +380,7 @@ void *ub_explain_loop(void *watch)
     struct ub_watch *w = watch;
     bool over = false;
 
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), UB_EXPLAIN_NICE);
     while (!over) {
         struct ub_event *e = next_event(w);
 

@@ -27,6 +27,7 @@ struct ub_watched {
     struct ub_accounting baseline;
     uint32_t request; /* last number given to the sampling handler */
     int schedstat_fd; /* -1 */
+    bool sampled;     /* by the kernel while it runs: no sample need be taken from outside */
 };
 
 struct ub_watch {
@@ -74,7 +75,7 @@ void *ub_watch_loop(void *watch);
  * UB_EVENT_SAMPLE (an overdue turn) or UB_EVENT_LOOP (a loop in its wait).
  * Not before `due` (ticks; a few microseconds ahead: the caller woke early so as
  * to be on time). Nothing queued: -EAGAIN, that was over before the look was;
- * -ESRCH, the thread is gone.
+ * -ESRCH, the thread is gone; -EBUSY: it runs, and the kernel samples it.
  */
 int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due);
 
@@ -91,6 +92,10 @@ void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_
  * nothing that made sense. The caller frees it.
  */
 struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
+
+/* watch_kernel.c: what the kernel's programs have to say. */
+void ub_watch_kernel_poll(struct ub_watch *w);
+struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const struct ub_record *record);
 
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);

@@ -98,6 +98,8 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
     int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
+    if (t->sampled)
+        return -EBUSY;
     if (r < 0 && r != -ENOTSUP)
         return r;
     if (!hold(slot, t->start, (int64_t)(settled - peek) > 0 ? settled : peek))
@@ -253,6 +255,10 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     if (r == -ESRCH || e->capture->state == UB_THREAD_DEAD) {
         ub_event_free(e);
         return -ESRCH;
+    }
+    if (r == -EBUSY) { /* the kernel takes its samples */
+        ub_event_free(e);
+        return r;
     }
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;

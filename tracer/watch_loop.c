@@ -29,8 +29,6 @@
     60000u /* waking takes 40-60 us: so much earlier, and the rest is spun, only for a turn still running */
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
-#define UB_REASON_TRIES    8 /* for the kernel's record of a turn that an agent has ended */
-#define UB_REASON_WAIT_NS  100000
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
 #define UB_LOOKS_MAX       20u          /* doublings; an hour's threshold shifted by more would overflow */
 #define UB_LOOK_FAR_NS     60000000000u /* beyond this doubling stops: a look a minute */
@@ -141,6 +139,8 @@ static int meet(struct ub_watch *w, uint32_t index)
         t->pid = pid;
         t->tid = tid;
     }
+    if (r == 0 && w->agentless)
+        t->sampled = ub_bpf_sample(w->bpf, index, tid) == 0;
     return r;
 }
 
@@ -195,38 +195,6 @@ static uint64_t stopped_ns(const struct ub_watch *w, uint64_t start, uint64_t en
     return to > from ? to - from : 0;
 }
 
-/* A turn that the kernel saw to its end is put where an agent would have put it. */
-static void on_kernel_turn(void *self, const struct ub_bpf_turn *turn)
-{
-    struct ub_watch *w = self;
-    struct ub_record record = {.kind = UB_RECORD_TURN,
-                               .flags = turn->flags,
-                               .start = turn->start,
-                               .end = turn->end,
-                               .turn = turn->turn,
-                               .ready = turn->ready};
-
-    if (w->agentless && turn->slot < UB_BPF_SLOTS)
-        ub_ring_put(&w->arena->cold[turn->slot].ring, &record);
-}
-
-/*
- * What the kernel saw of a turn. The agent ends its turn a moment before the
- * wait call is entered, where the kernel ends it: its word may still be on the way.
- */
-static struct ub_reasons *reasons_of(struct ub_watch *w, pid_t tid, const struct ub_record *record)
-{
-    uint64_t start = ub_ticks_to_ns(record->start), end = ub_ticks_to_ns(record->end);
-    struct ub_reasons *r = ub_bpf_take(w->bpf, tid, start, end);
-
-    for (int i = 0; !r && !w->agentless && i < UB_REASON_TRIES; i++) {
-        nanosleep(&(struct timespec){0, UB_REASON_WAIT_NS}, NULL);
-        ub_bpf_poll(w->bpf, on_kernel_turn, w);
-        r = ub_bpf_take(w->bpf, tid, start, end);
-    }
-    return r;
-}
-
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
@@ -249,7 +217,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     else
         ub_watch_account(t, true, &e->account);
     if (w->bpf)
-        e->reasons = reasons_of(w, t->tid, record);
+        e->reasons = ub_watch_kernel_reasons(w, t->tid, record);
     if (e->blind_ns < stopped_ns(w, record->start, record->end))
         e->blind_ns = stopped_ns(w, record->start, record->end);
     ub_watch_queue(w, e);
@@ -546,7 +514,7 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 static void finish(struct ub_watch *w)
 {
     if (w->bpf)
-        ub_bpf_poll(w->bpf, on_kernel_turn, w);
+        ub_watch_kernel_poll(w);
     for (uint32_t i = 0; i < slots_high(w); i++) {
         if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i) == 0)
             drain(w, i, 0);
@@ -575,7 +543,7 @@ void *ub_watch_loop(void *watch)
             housekeep(w, high);
         }
         if (w->bpf)
-            ub_bpf_poll(w->bpf, on_kernel_turn, w);
+            ub_watch_kernel_poll(w);
         deadline = round_of_slots(w, high, blind_ns, &busy, &can_sleep);
         blind_ns = 0;
         if (busy && quiet > 0)

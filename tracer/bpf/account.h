@@ -20,6 +20,7 @@ static __always_inline void blocked(struct thread *t, u64 ns)
 static __always_inline void waited_for_cpu(struct thread *t, struct task_struct *prev, u64 ns)
 {
     t->accounts.runqueue_ns += ns;
+    t->sample_soon |= ns >= threshold_ns / 2;
     if (ns < threshold_ns / 16 || ns <= t->neighbour_ns)
         return;
     t->neighbour_ns = ns;

@@ -9,6 +9,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/perf_event.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,9 +18,13 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
+
+#define TICK_MIN_NS 1000000u
+#define TICK_MAX_NS 10000000u
 
 _Static_assert(sizeof(struct ub_bpf_slot) == sizeof(struct ub_slot), "the kernel writes struct ub_slot");
 _Static_assert(offsetof(struct ub_bpf_slot, ready) == offsetof(struct ub_slot, ready), "field by field");
@@ -116,6 +121,7 @@ static int map_fd(struct ub_bpf *b, const char *name)
 static int use_maps(struct ub_bpf *b)
 {
     b->targets_fd = map_fd(b, "targets");
+    b->programs_fd = map_fd(b, "programs");
     b->slots_fd = map_fd(b, "slots");
     b->histograms_fd = map_fd(b, "histograms");
     b->free_fd = map_fd(b, "free_slots");
@@ -123,7 +129,7 @@ static int use_maps(struct ub_bpf *b)
     b->no_slot = variable(b, ".bss", "no_slot");
     b->lost_threads = variable(b, ".bss", "lost_threads");
     b->lost_records = variable(b, ".bss", "lost_records");
-    if (b->targets_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 || !b->asleep || !b->no_slot ||
+    if (b->targets_fd < 0 || b->programs_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 || !b->asleep || !b->no_slot ||
         !b->lost_threads || !b->lost_records)
         return -EINVAL;
     for (uint32_t i = UB_BPF_SLOTS; i-- > 0;) {
@@ -142,8 +148,9 @@ static int attach(struct ub_bpf *b)
     {
         struct bpf_link *link;
 
-        if (strcmp(bpf_program__name(program), "ub_find_threads") == 0)
-            continue; /* run when asked, by ub_bpf_find */
+        if (strcmp(bpf_program__name(program), "ub_find_threads") == 0 ||
+            strcmp(bpf_program__name(program), "ub_tick") == 0)
+            continue; /* for ub_bpf_find and ub_bpf_sample */
         link = bpf_program__attach(program);
         if (!link)
             return -errno;
@@ -163,6 +170,7 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     b = calloc(1, sizeof(*b));
     if (!b)
         return -ENOMEM;
+    b->threshold_ns = options->threshold_ns;
     b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     last_words[0] = '\0';
     libbpf_set_print(listen);
@@ -193,6 +201,8 @@ void ub_bpf_close(struct ub_bpf *b)
         return;
     for (uint32_t i = 0; i < b->link_count; i++)
         bpf_link__destroy(b->link[i]);
+    for (uint32_t i = 0; i < UB_BPF_SLOTS; i++)
+        bpf_link__destroy(b->sampler[i]);
     ring_buffer__free(b->ring);
     bpf_object__close(b->object);
     for (uint32_t i = 0; i < UB_ARRAY_LEN(b->pending); i++)
@@ -206,10 +216,10 @@ void ub_bpf_close(struct ub_bpf *b)
 
 int ub_bpf_add(struct ub_bpf *b, pid_t pid)
 {
-    uint32_t traits = ub_bpf_traits(pid);
+    uint32_t one = 1;
     int key = pid;
 
-    return bpf_map_update_elem(b->targets_fd, &key, &traits, 0) < 0 ? -errno : 0;
+    return bpf_map_update_elem(b->targets_fd, &key, &one, 0) < 0 ? -errno : 0;
 }
 
 int ub_bpf_find(struct ub_bpf *b)
@@ -245,10 +255,42 @@ int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena)
     return 0;
 }
 
+/*
+ * An event of its own a thread, so that nobody else is interrupted, and an idle
+ * loop is not either. Some ticks a threshold: a sample is late by one at the most.
+ */
+int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid)
+{
+    struct bpf_program *program = bpf_object__find_program_by_name(b->object, "ub_tick");
+    struct perf_event_attr attr = {.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_CPU_CLOCK};
+    struct bpf_link *link;
+    int fd;
+
+    if (slot >= UB_BPF_SLOTS || !program || b->sampler[slot])
+        return -EINVAL;
+    attr.sample_period = b->threshold_ns / 4 < TICK_MIN_NS   ? TICK_MIN_NS
+                         : b->threshold_ns / 4 > TICK_MAX_NS ? TICK_MAX_NS
+                                                             : b->threshold_ns / 4;
+    fd = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    link = bpf_program__attach_perf_event(program, fd);
+    if (!link) {
+        int error = -errno;
+
+        close(fd);
+        return error;
+    }
+    b->sampler[slot] = link; /* closes the event with it */
+    return 0;
+}
+
 void ub_bpf_free_slot(struct ub_bpf *b, uint32_t slot)
 {
     static const struct ub_histogram empty;
 
+    bpf_link__destroy(b->sampler[slot]);
+    b->sampler[slot] = NULL;
     bpf_map_update_elem(b->histograms_fd, &slot, &empty, 0);
     bpf_map_update_elem(b->free_fd, NULL, &slot, 0);
 }

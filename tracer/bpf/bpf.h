@@ -36,6 +36,9 @@ void ub_bpf_close(struct ub_bpf *b); /* NULL is fine */
 int ub_bpf_add(struct ub_bpf *b, pid_t pid);
 int ub_bpf_find(struct ub_bpf *b);
 
+/* Samples the thread of a slot while it runs a turn that is overdue. 0 or -errno: it has to be done from outside. */
+int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid);
+
 /* Puts the slots that the kernel writes in place of the first ones of `arena`. 0 or -errno. */
 int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena);
 
@@ -66,8 +69,16 @@ struct ub_reasons {
 };
 void ub_reasons_free(struct ub_reasons *r); /* NULL is fine */
 
-/* Reads what has come. `turn` (may be NULL) is called for each finished turn over the threshold. */
-void ub_bpf_poll(struct ub_bpf *b, void (*turn)(void *self, const struct ub_bpf_turn *t), void *self);
+/* What wants to be told at once, while records are read. Both may be NULL. */
+struct ub_bpf_listener {
+    void (*turn)(void *self, const struct ub_bpf_turn *t); /* a finished turn over the threshold */
+    /* A stack of a running thread, which becomes the callee's. */
+    void (*sample)(void *self, const struct ub_bpf_stack *s, struct ub_capture *capture);
+    void *self;
+};
+
+/* Reads what has come. */
+void ub_bpf_poll(struct ub_bpf *b, const struct ub_bpf_listener *listener);
 
 /* The reasons of the turn of `tid` that covers most of [start_ns, end_ns], NULL: not seen. The caller frees them. */
 struct ub_reasons *ub_bpf_take(struct ub_bpf *b, pid_t tid, uint64_t start_ns, uint64_t end_ns);

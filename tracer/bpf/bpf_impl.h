@@ -14,7 +14,9 @@ struct ub_bpf {
     struct bpf_link *link[UB_BPF_LINKS];
     uint32_t link_count;
     struct ring_buffer *ring;
-    int targets_fd, slots_fd, histograms_fd, free_fd;
+    int targets_fd, programs_fd, slots_fd, histograms_fd, free_fd;
+    struct bpf_link *sampler[UB_BPF_SLOTS];
+    uint64_t threshold_ns;
     int wake_fd;
     uint32_t *asleep, *no_slot, *lost_threads; /* the program's variables */
     uint64_t *lost_records;
@@ -22,8 +24,7 @@ struct ub_bpf {
     /* Turns and stacks that nobody has asked for yet. A turn without an end: its stacks have come, the rest will. */
     struct ub_reasons *pending[UB_BPF_PENDING];
     uint32_t pending_at;
-    void (*turn)(void *self, const struct ub_bpf_turn *t);
-    void *self;
+    const struct ub_bpf_listener *listener; /* while records are read */
 };
 
 /* ring.c: one record of the ring buffer. */
@@ -32,7 +33,8 @@ int ub_bpf_record(void *self, void *data, size_t size);
 /* variables.c: where a global variable of the BPF program lies in its section. 0 or -ENOENT. */
 int ub_bpf_variable(const struct bpf_object *object, const char *section, const char *name, uint32_t *ret_offset);
 
-/* traits.c: TRAIT_* of the program that `pid` runs. */
-uint32_t ub_bpf_traits(pid_t pid);
+/* program.c: what `pid` runs now. */
+void ub_bpf_look_at_program(pid_t pid, struct ub_bpf_program *ret);
+void ub_bpf_answer(struct ub_bpf *b, const struct ub_bpf_program_record *asked);
 
 #endif

@@ -61,6 +61,7 @@ enum ub_bpf_kind {
     UB_BPF_RECORD_WAKE = 1, /* a turn has begun while the tracer slept */
     UB_BPF_RECORD_TURN,
     UB_BPF_RECORD_STACK,
+    UB_BPF_RECORD_PROGRAM, /* a process has come, or executes another program: what is it? */
 };
 
 /* Where a turn's time went. */
@@ -85,6 +86,7 @@ struct ub_bpf_turn {
 enum ub_bpf_stack_why {
     UB_BPF_STACK_CALL,   /* at the end of a call that blocked long */
     UB_BPF_STACK_FAULT,  /* going to sleep outside any call: a page fault */
+    UB_BPF_STACK_RUNNING, /* of a thread that runs: sampled by its own CPU clock */
     UB_BPF_STACK_HOLDER, /* of the thread that woke the one of the slot out of a long futex wait */
 };
 
@@ -99,6 +101,25 @@ struct ub_bpf_stack {
     unsigned long long reg[UB_BPF_REGS]; /* DWARF numbering, common/slot.h */
     unsigned int len, pad;
     unsigned char bytes[UB_BPF_STACK + 4096];
+};
+
+/* Asked by UB_BPF_RECORD_PROGRAM, answered by an entry of the map `programs`. */
+struct ub_bpf_program_record {
+    unsigned int kind;
+    int tgid; /* the kernel's number: the key */
+    int pid;  /* as the tracer sees it */
+    unsigned int pad;
+};
+
+#define UB_BPF_PARKS     1 /* a runtime whose idle threads sleep in futex or nanosleep (Go): those are waits too */
+#define UB_BPF_LIBRARIES 3
+
+/* What a program is, as far as its loop's waits depend on it. */
+struct ub_bpf_program {
+    unsigned int traits, pad;
+    struct {
+        unsigned long long start, end;
+    } library[UB_BPF_LIBRARIES]; /* code of event-loop libraries: they may wait for a single descriptor */
 };
 
 #endif

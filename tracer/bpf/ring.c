@@ -52,7 +52,9 @@ static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
     if (!c)
         return NULL;
     memset(c, 0, offsetof(struct ub_capture, bytes));
-    c->state = s->why == UB_BPF_STACK_FAULT ? UB_THREAD_FAULT : UB_THREAD_BLOCKED;
+    c->state = s->why == UB_BPF_STACK_FAULT     ? UB_THREAD_FAULT
+               : s->why == UB_BPF_STACK_RUNNING ? UB_THREAD_RUNNING
+                                                : UB_THREAD_BLOCKED;
     c->proof = UB_PROOF_KERNEL;
     c->at_ns = s->at;
     c->nr = s->nr == ~0u ? -1 : (int64_t)s->nr;
@@ -70,7 +72,14 @@ static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
 
 static void on_stack(struct ub_bpf *b, const struct ub_bpf_stack *s)
 {
-    struct ub_reasons *r = entry_of(b, s->slot, s->start);
+    struct ub_reasons *r;
+
+    if (s->why == UB_BPF_STACK_RUNNING) {
+        if (b->listener && b->listener->sample)
+            b->listener->sample(b->listener->self, s, capture_of(s));
+        return;
+    }
+    r = entry_of(b, s->slot, s->start);
 
     if (!r || r->stack_count == UB_REASON_STACKS)
         return;
@@ -90,8 +99,8 @@ static void on_turn(struct ub_bpf *b, const struct ub_bpf_turn *t)
 
     if (r)
         r->turn = *t;
-    if (b->turn)
-        b->turn(b->self, t);
+    if (b->listener && b->listener->turn)
+        b->listener->turn(b->listener->self, t);
 }
 
 int ub_bpf_record(void *self, void *data, size_t size)
@@ -106,14 +115,16 @@ int ub_bpf_record(void *self, void *data, size_t size)
         on_turn(b, data);
     else if (kind == UB_BPF_RECORD_STACK && size >= sizeof(struct ub_bpf_stack))
         on_stack(b, data);
+    else if (kind == UB_BPF_RECORD_PROGRAM && size >= sizeof(struct ub_bpf_program_record))
+        ub_bpf_answer(b, data);
     return 0;
 }
 
-void ub_bpf_poll(struct ub_bpf *b, void (*turn)(void *self, const struct ub_bpf_turn *t), void *self)
+void ub_bpf_poll(struct ub_bpf *b, const struct ub_bpf_listener *listener)
 {
-    b->turn = turn;
-    b->self = self;
+    b->listener = listener;
     ring_buffer__consume(b->ring);
+    b->listener = NULL;
 }
 
 struct ub_reasons *ub_bpf_take(struct ub_bpf *b, pid_t tid, uint64_t start_ns, uint64_t end_ns)

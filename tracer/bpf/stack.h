@@ -57,7 +57,7 @@ static __noinline int copy_stack(struct thread *t, u32 why, struct pt_regs *regs
     s->tid = pid_of(whose);
     s->pid = pid_of(BPF_CORE_READ(whose, group_leader));
     s->why = why;
-    s->nr = why == UB_BPF_STACK_CALL ? t->sys_nr : ~0u;
+    s->nr = why == UB_BPF_STACK_CALL || (why == UB_BPF_STACK_RUNNING && t->sys_at) ? t->sys_nr : ~0u;
     s->start = t->start;
     s->at = now;
     s->call_ns = t->sys_at ? now - t->sys_at : 0;
@@ -74,6 +74,16 @@ static __always_inline void copy_own_stack(struct thread *t, u32 why, struct pt_
 {
     t->next_stack = now + threshold_ns / 2;
     copy_stack(t, why, regs, bpf_get_current_task_btf(), now);
+}
+
+/* A stack of a thread that runs. One from within a call, before it has done anything, is where it came from. */
+static __always_inline void sample_now(struct thread *t, struct pt_regs *regs, u64 now)
+{
+    t->sample_soon = false;
+    if (now - t->start < threshold_ns)
+        return; /* it may yet be in time: the clock's tick will tell */
+    t->next_sample = now + (now - t->start);
+    copy_stack(t, UB_BPF_STACK_RUNNING, regs, bpf_get_current_task_btf(), now);
 }
 
 /* The thread is being woken, by whoever runs here now. */

@@ -25,8 +25,6 @@ u32 namespace_known; /* ns_level below is valid */
 u32 ns_level;        /* how deep the tracer's PID namespace is */
 u64 ns_address;      /* which it is */
 
-enum { TRAIT_PARKS = 1 }; /* a runtime whose idle threads sleep in futex or nanosleep (Go): those are waits too */
-
 enum off_how { OFF_RUNNABLE, OFF_CALL, OFF_FAULT, OFF_STOPPED };
 
 struct thread {
@@ -37,17 +35,21 @@ struct thread {
     u64 wake_at;
     u64 sys_at; /* the call it is in; 0: none */
     u64 sys_blocked, sys_longest_block;
-    u64 next_stack; /* no stack is copied before */
+    u64 next_stack;  /* no stack is copied before */
+    u64 next_sample; /* of its running */
     u32 sys_nr, wait_nr;
     u32 off_how;
     u32 waker_how;
-    bool in_wait, restarts, served, pad;
+    bool in_wait, restarts, served;
+    bool program_known; /* `traits` is valid */
+    bool sample_soon;   /* it had no CPU for long: its stack at the next opportunity */
     u32 slot_plus1;
     u32 traits, ready;
 
     /* What is the loop's wait: see turns.h. */
     u64 ra, sp, cand_ra, cand_sp;
     u32 cand_count, cand_turns;
+    u32 single_polls;
 
     struct ub_bpf_accounts accounts;
     u64 faults_before;
@@ -70,6 +72,13 @@ struct {
     __type(key, int);
     __type(value, u32);
 } targets SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, int);
+    __type(value, struct ub_bpf_program);
+} programs SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);

@@ -4,13 +4,13 @@
  * it is the address of the system call instruction and the stack pointer there,
  * which tells frames apart just as well.
  *
- *  - poll and select on fewer than two descriptors are how synchronous code waits.
- *    (The agent lets one descriptor pass when a loop library asks; from here the
- *    caller is not known.)
+ *  - poll and select on fewer than two descriptors are how synchronous code waits,
+ *    unless a loop library does: its return address lies close above the stack
+ *    pointer, and where the libraries are the tracer says (programs).
  *  - A wait on the loop's own epoll descriptor is its wait wherever it is called from.
  *  - The same call deeper in the stack is a nested run of the same loop.
  *  - Another site takes over when it lies further out, or the old one is not seen any more.
- *  - Runtimes that park idle threads in futex: see TRAIT_PARKS.
+ *  - Runtimes that park idle threads in futex: see UB_BPF_PARKS.
  */
 #ifndef UB_BPF_TURNS_H
 #define UB_BPF_TURNS_H
@@ -36,7 +36,38 @@
 
 enum wait_kind { WAIT_NONE, WAIT_EPOLL, WAIT_POLL, WAIT_SELECT, WAIT_URING, WAIT_PARK };
 
-static __always_inline u32 wait_kind(const struct thread *t, const struct pt_regs *regs, long nr)
+static __always_inline void ask_for_program(struct task_struct *task)
+{
+    struct ub_bpf_program_record r = {.kind = UB_BPF_RECORD_PROGRAM, .tgid = task->tgid};
+
+    r.pid = pid_of(BPF_CORE_READ(task, group_leader));
+    bpf_ringbuf_output(&ring, &r, sizeof(r), BPF_RB_FORCE_WAKEUP);
+}
+
+static __always_inline struct ub_bpf_program *program_of(void)
+{
+    int tgid = bpf_get_current_task_btf()->tgid;
+
+    return bpf_map_lookup_elem(&programs, &tgid);
+}
+
+static __noinline int parks(struct thread *t)
+{
+    struct ub_bpf_program *p;
+
+    if (!t)
+        return 0;
+    if (!t->program_known) {
+        p = program_of();
+        if (!p)
+            return 0;
+        t->traits = p->traits;
+        t->program_known = true;
+    }
+    return t->traits & UB_BPF_PARKS;
+}
+
+static __always_inline u32 wait_kind(struct thread *t, const struct pt_regs *regs, long nr)
 {
     switch (nr) {
     case 232: /* epoll_wait */
@@ -52,9 +83,9 @@ static __always_inline u32 wait_kind(const struct thread *t, const struct pt_reg
     case 426: /* io_uring_enter: with IORING_ENTER_GETEVENTS, for at least one */
         return regs->dx && regs->r10 & 1 ? WAIT_URING : WAIT_NONE;
     case 202: /* futex: FUTEX_WAIT, FUTEX_WAIT_BITSET */
-        return t->traits & TRAIT_PARKS && ((regs->si & 0x7f) == 0 || (regs->si & 0x7f) == 9) ? WAIT_PARK : WAIT_NONE;
+        return ((regs->si & 0x7f) == 0 || (regs->si & 0x7f) == 9) && parks(t) ? WAIT_PARK : WAIT_NONE;
     case 35: /* nanosleep */
-        return t->traits & TRAIT_PARKS ? WAIT_PARK : WAIT_NONE;
+        return parks(t) ? WAIT_PARK : WAIT_NONE;
     case SYS_RESTART_SYSCALL:
         return t->restarts ? WAIT_EPOLL : WAIT_NONE;
     default:
@@ -91,8 +122,33 @@ static __noinline int watches_two(struct pt_regs *regs)
     return two_bits(regs->si, count) + two_bits(regs->dx, count) + two_bits(regs->r10, count) >= 2;
 }
 
-static __always_inline bool plausible(struct pt_regs *regs, u32 kind)
+/* One of the words right above the stack pointer is the return address of libc's poll(). */
+static __noinline int library_polls(struct thread *t, struct pt_regs *regs)
 {
+    struct ub_bpf_program *p = program_of();
+    u64 word[8] = {}, start, end, found = 0;
+    u32 i, k;
+
+    if (!t)
+        return 0;
+    t->single_polls++;
+    if ((t->single_polls & (t->single_polls - 1)) == 0) /* it may have loaded one meanwhile: ask ever more seldom */
+        ask_for_program(bpf_get_current_task_btf());
+    if (!p || !p->library[0].end || bpf_probe_read_user(word, sizeof(word), (void *)regs->sp) < 0)
+        return 0;
+    for (k = 0; k < UB_BPF_LIBRARIES; k++) {
+        start = p->library[k].start;
+        end = p->library[k].end;
+        for (i = 0; i < 8; i++)
+            found |= (word[i] - end) & ~(word[i] - start); /* top bit: start <= word < end; no branch, see not_zero */
+    }
+    return found >> 63 != 0;
+}
+
+static __always_inline bool plausible(struct thread *t, struct pt_regs *regs, u32 kind)
+{
+    if (kind == WAIT_POLL && (u32)regs->si == 1)
+        return library_polls(t, regs);
     if (kind == WAIT_POLL)
         return (u32)regs->si >= 2;
     if (kind == WAIT_SELECT)
@@ -211,6 +267,8 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     t->start = t->on_at = now;
     t->off_at = t->sys_at = 0;
     t->next_stack = 0;
+    t->sample_soon = false;
+    t->next_sample = now + threshold_ns;
     t->ready = ret > 0 ? ret : 0;
     t->call_count = 0;
     t->neighbour_ns = 0;
@@ -338,7 +396,7 @@ static __noinline int settle(struct thread *t, struct pt_regs *regs, u32 kind)
     struct ub_bpf_slot *slot;
     u64 ra, sp, arg;
 
-    if (!t || !plausible(regs, kind))
+    if (!t || !plausible(t, regs, kind))
         return 0;
     ra = regs->ip;
     sp = regs->sp;
@@ -346,7 +404,7 @@ static __noinline int settle(struct thread *t, struct pt_regs *regs, u32 kind)
     slot = slot_of(t);
     if (!slot)
         return first_waits(t, ra, sp, arg, kind);
-    if ((kind == WAIT_EPOLL && (int)arg == slot->epfd) || t->traits & TRAIT_PARKS) {
+    if ((kind == WAIT_EPOLL && (int)arg == slot->epfd) || t->traits & UB_BPF_PARKS) {
         close_turn(t, slot);
         if (t->ra) {
             t->ra = ra;

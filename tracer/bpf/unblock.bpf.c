@@ -42,6 +42,8 @@ int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
         return 0;
     t->sys_nr = nr;
     t->sys_at = bpf_ktime_get_ns();
+    if (t->sample_soon)
+        sample_now(t, regs, t->sys_at);
     t->sys_blocked = 0;
     t->sys_longest_block = 0;
     t->waker_how = UB_BPF_WAKER_NONE;
@@ -127,6 +129,26 @@ int BPF_PROG(ub_sched_waking, struct task_struct *p)
     return 0;
 }
 
+/*
+ * The CPU clock of a loop's thread: it ticks only while that runs. A turn that
+ * is overdue is sampled at 1, 2, 4 ... thresholds, in its own context; one that had
+ * to wait for a CPU, as soon as it has one.
+ */
+SEC("perf_event")
+int ub_tick(void *ctx)
+{
+    struct task_struct *task = bpf_get_current_task_btf();
+    struct thread *t = bpf_task_storage_get(&threads, task, 0, 0);
+    u64 now;
+
+    if (!t || !t->start)
+        return 0;
+    now = bpf_ktime_get_ns();
+    if (now >= t->next_sample || t->sample_soon)
+        sample_now(t, (struct pt_regs *)bpf_task_pt_regs(task), now);
+    return 0;
+}
+
 /* ---- processes and threads ---- */
 
 SEC("tp_btf/sched_process_fork")
@@ -142,8 +164,13 @@ int BPF_PROG(ub_fork, struct task_struct *parent, struct task_struct *child)
         return 0;
     }
     t->traits = p->traits;
-    if (child->tgid == parent->tgid)
+    t->program_known = p->program_known;
+    if (child->tgid == parent->tgid) {
         t->served = p->served;
+    } else {
+        t->program_known = false;
+        ask_for_program(child);
+    }
     return 0;
 }
 
@@ -160,7 +187,9 @@ int BPF_PROG(ub_exec, struct task_struct *p)
     t->ra = t->sp = t->cand_ra = t->cand_sp = 0;
     t->cand_count = t->cand_turns = 0;
     t->traits = 0;
-    t->served = false;
+    t->served = t->program_known = false;
+    t->single_polls = 0;
+    ask_for_program(p);
     return 0;
 }
 
@@ -186,7 +215,6 @@ int ub_find_threads(struct bpf_iter__task *ctx)
 {
     struct task_struct *task = ctx->task;
     struct thread *t;
-    u32 *traits;
     int pid;
 
     if (!task || task->flags & PF_KTHREAD)
@@ -194,15 +222,15 @@ int ub_find_threads(struct bpf_iter__task *ctx)
     if (!namespace_known)
         learn_namespace(bpf_get_current_task_btf());
     pid = pid_of(task->group_leader);
-    traits = bpf_map_lookup_elem(&targets, &pid);
-    if (!traits || bpf_task_storage_get(&threads, task, 0, 0))
+    if (!bpf_map_lookup_elem(&targets, &pid) || bpf_task_storage_get(&threads, task, 0, 0))
         return 0;
     t = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
     if (!t) {
         __sync_fetch_and_add(&lost_threads, 1);
         return 0;
     }
-    t->traits = *traits;
+    if (task->pid == task->tgid)
+        ask_for_program(task);
     t->served = true;
     if (task->__state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE))
         found_asleep(t, task, (struct pt_regs *)bpf_task_pt_regs(task));
