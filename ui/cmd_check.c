@@ -36,7 +36,7 @@ static const char more[] = "Lists (--allow, --suppress), one stall a line:\n"
                            "  7f3a91c2  until 2026-12-31                    a site; # begins a comment\n"
                            "  call:fsync function:wal_*  max 200ms          all words must fit; also\n"
                            "                        program: module: thread: loop:\n"
-                           "Formats: text, json, junit (XML), github (annotations).\n"
+                           "Formats: text, json, junit (XML), github (annotations), sarif.\n"
                            "\n"
                            "Examples:\n"
                            "  unblock run -q -o r.jsonl -- ./server-test && unblock check r.jsonl --fail-on 100ms\n"
@@ -302,7 +302,7 @@ static int parse(struct check *check, int argc, char **argv, int *ret_first)
          .kind = UB_OPTION_CHOICE,
          .value = &check->format,
          .argument = "FORMAT",
-         .help = "text (default), json, junit or github",
+         .help = "text (default), json, junit, github or sarif",
          .choices = ub_export_names(true)},
         {.letter = 'o',
          .name = "output",

@@ -21,6 +21,7 @@ struct report {
     const char *output, *suppress;
     struct ub_input in;
     struct ub_rules rules;
+    struct ub_timeline timeline;
 };
 
 static const char about[] = "What recordings tell: the verdict, the figures of each loop, and the call sites\n"
@@ -30,7 +31,12 @@ static const char about[] = "What recordings tell: the verdict, the figures of e
 static const char more[] = "Formats:\n"
                            "  text        for people\n"
                            "  json        the same as one document\n"
-                           "  junit       one failed test a call site, for CI; github: annotations\n"
+                           "  folded      stacks with ns lost: flamegraph.pl, inferno, speedscope\n"
+                           "  speedscope  the same for https://www.speedscope.app; pprof: go tool pprof\n"
+                           "  chrome      every stall over time: Perfetto, chrome://tracing\n"
+                           "  prometheus  metrics, for the textfile collector of node_exporter\n"
+                           "  junit       one failed test a call site, for CI; github: annotations;\n"
+                           "              sarif: code scanning\n"
                            "\n"
                            "Examples:\n"
                            "  unblock report unblock-redis-server-42-20251121T030512Z.jsonl\n"
@@ -66,7 +72,7 @@ static int write_out(struct report *report)
 {
     const struct ub_export *export = ub_exports[report->format];
     struct ub_findings findings = {0};
-    struct ub_export_job job = {.m = report->in.model, .findings = &findings};
+    struct ub_export_job job = {.m = report->in.model, .findings = &findings, .timeline = &report->timeline};
     struct ub_output out;
     int r = ub_output_open(&out, "report", report->output, &report->in);
 
@@ -94,6 +100,8 @@ static int run_report(struct report *report, char **files, int count)
         ub_say("report", "--suppress %s", why);
         return r;
     }
+    if (ub_exports[report->format]->needs_timeline)
+        report->in.timeline = &report->timeline;
     r = ub_input_read(&report->in, files, count);
     if (r < 0)
         return r;
@@ -150,5 +158,6 @@ int ub_cmd_report(int argc, char **argv)
     r = run_report(&report, argv + first, argc - first);
     ub_input_clear(&report.in);
     ub_rules_clear(&report.rules);
+    ub_timeline_clear(&report.timeline);
     return r < 0 ? UB_EXIT_USAGE : 0;
 }

@@ -6,6 +6,7 @@
 #include "command.h"
 #include "control.h"
 #include "json_get.h"
+#include "metrics.h"
 #include "model.h"
 #include "options.h"
 #include "recording.h"
@@ -40,6 +41,7 @@ struct run {
     struct ub_model *model;
     struct ub_text_live *text;
     struct ub_rules suppress;
+    struct ub_metrics *metrics;
     struct ub_sink text_sink;
     struct ub_control *control;
     char full_path[PATH_MAX]; /* of the recording, for those who ask */
@@ -222,14 +224,23 @@ static int start_watching(struct run *run, int argc)
                                        .sinks = run->sinks,
                                        .argc = argc,
                                        .argv = run->argv};
+    char why[UB_WHY_MAX];
     int r = -ENOMEM;
 
     run->model = ub_model_new();
+    if (run->model != NULL && run->set.metrics != NULL) {
+        r = ub_metrics_start(run->set.metrics, run->model, &run->metrics, why);
+        if (r < 0) {
+            ub_say("run", "%s", why);
+            return r;
+        }
+    }
     if (run->model != NULL && run->set.live != UB_LIVE_NONE)
         run->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)run->set.live,
                                      ub_colour_use((enum ub_colour)run->set.colour, STDERR_FILENO), run->model);
     if (run->model != NULL && (run->text != NULL || run->set.live == UB_LIVE_NONE)) {
-        run->sinks[options.sink_count++] = ub_model_sink(run->model);
+        run->sinks[options.sink_count++] =
+            run->metrics != NULL ? ub_metrics_sink(run->metrics) : ub_model_sink(run->model);
         run->sinks[options.sink_count++] = ub_recording_sink(run->writer);
         if (run->text != NULL) {
             run->text_sink = ub_text_live_sink(run->text);
@@ -272,6 +283,8 @@ static void stop_watching(struct run *run, bool ended)
     ub_watch_stop(run->watch, ended, run->status, &run->totals);
     run->watch = NULL;
     close_control(run);
+    ub_metrics_stop(run->metrics);
+    run->metrics = NULL;
     ub_text_live_free(run->text);
     run->text = NULL;
     r = ub_recording_close(run->writer, &lost);
@@ -290,6 +303,7 @@ static void discard(struct run *run)
     if (run->watch != NULL)
         ub_watch_stop(run->watch, false, 0, &run->totals);
     close_control(run);
+    ub_metrics_stop(run->metrics);
     ub_text_live_free(run->text);
     if (run->writer != NULL) {
         ub_recording_close(run->writer, NULL);

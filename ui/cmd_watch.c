@@ -9,6 +9,7 @@
 #include "command.h"
 #include "control.h"
 #include "json_get.h"
+#include "metrics.h"
 #include "model.h"
 #include "recording.h"
 #include "say.h"
@@ -59,6 +60,7 @@ struct helper {
     struct ub_text_live *text;
     struct ub_control *control;
     int recording_error; /* -errno: why there is none */
+    struct ub_metrics *metrics;
     struct ub_sink sinks[4];
     struct ub_watch *watch;
     struct ub_targets *targets;
@@ -245,6 +247,7 @@ static int start_watching(struct helper *h)
                                        .argv = h->argv,
                                        .adopt = true,
                                        .arena_fd = UB_HELPER_FD};
+    char why[UB_WHY_MAX];
     int r;
 
     h->model = ub_model_new();
@@ -253,7 +256,9 @@ static int start_watching(struct helper *h)
     if (h->set.live != UB_LIVE_NONE)
         h->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)h->set.live,
                                    ub_colour_use((enum ub_colour)h->set.colour, STDERR_FILENO), h->model);
-    h->sinks[options.sink_count++] = ub_model_sink(h->model);
+    if (h->set.metrics != NULL && ub_metrics_start(h->set.metrics, h->model, &h->metrics, why) < 0)
+        note(h, why);
+    h->sinks[options.sink_count++] = h->metrics != NULL ? ub_metrics_sink(h->metrics) : ub_model_sink(h->model);
     if (h->writer != NULL)
         h->sinks[options.sink_count++] = ub_recording_sink(h->writer);
     if (h->text != NULL)
@@ -366,6 +371,7 @@ int ub_cmd_watch(int argc, char **argv)
     ub_control_leave(h.control);
     ub_watch_stop(h.watch, false, 0, &h.totals);
     ub_control_free(h.control);
+    ub_metrics_stop(h.metrics);
     ub_targets_free(h.targets);
     ub_text_live_free(h.text);
     close_recording(&h);

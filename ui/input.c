@@ -167,8 +167,12 @@ int ub_input_read(struct ub_input *in, char **files, int count)
         ub_say(in->command, "%s", why);
     in->sink = ub_filter_sink(&in->filter);
     in->taker = ub_filter_taker(&in->filter, ub_model_taker(in->model));
+    if (in->timeline)
+        ub_timeline_follow(in->timeline, in->model);
     for (i = 0; i < count && r == 0; i++)
         r = read_file(in, files[i]);
+    if (in->timeline)
+        ub_timeline_finish(in->timeline, in->model);
     if (r == 0)
         note_filter(in);
     return r;

@@ -8,6 +8,7 @@
 #include "filter.h"
 #include "model.h"
 #include "options.h"
+#include "timeline.h"
 
 #include <sys/stat.h>
 
@@ -18,7 +19,8 @@ struct ub_input {
     struct ub_sink model_sink, sink;
     struct ub_taker taker;
     struct ub_model *model;
-    struct stat *read; /* identities of the files read so far */
+    struct ub_timeline *timeline; /* to be filled as well, or NULL */
+    struct stat *read;            /* identities of the files read so far */
     int read_count;
 };
 

@@ -14,6 +14,7 @@
 #include "recording.h"
 
 struct ub_model;
+struct ub_site;
 
 struct ub_model *ub_model_new(void);
 void ub_model_free(struct ub_model *m);
@@ -33,6 +34,16 @@ json_t *ub_model_stack(const struct ub_model *m, json_int_t id);
 const char *ub_model_program(const struct ub_model *m, uint64_t pid);
 /* The path of its executable, or NULL. */
 const char *ub_model_exe(const struct ub_model *m, uint64_t pid);
+
+/*
+ * Tells `hear` of every stall that is over, as it is counted, with its site and
+ * the index of its run. NULL: no more. Those that were not over when all was
+ * read are told by ub_model_follow_ongoing.
+ */
+void ub_model_follow(struct ub_model *m,
+                     void (*hear)(void *self, const struct ub_stall *stall, const struct ub_site *site, uint32_t run),
+                     void *self);
+void ub_model_follow_ongoing(struct ub_model *m);
 
 /* ---- what a reader of files knows beside the lines -------------------- */
 

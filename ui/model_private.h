@@ -112,6 +112,8 @@ struct ub_model {
     struct ub_site_entry *site;
     struct ub_ongoing *ongoing;
     struct ub_stall_totals totals[UB_STALL_CLASSES];
+    void (*hear)(void *self, const struct ub_stall *stall, const struct ub_site *site, uint32_t run);
+    void *hear_self;
 
     struct ub_loop_entry *loop;
     size_t processes;

@@ -265,6 +265,8 @@ static void apply(struct ub_model *m, struct ub_site_entry *entry, const struct 
         apply_totals(&entry->site.own, a, sign);
     }
     apply_totals(&m->totals[classify(a)], a, sign);
+    if (m->hear && entry && sign > 0 && !a->ongoing)
+        m->hear(m->hear_self, a, &entry->site, m->current);
 }
 
 /* ---- stalls that go on ----------------------------------------------- */
@@ -367,6 +369,24 @@ bool ub_model_take_stall(struct ub_model *m, const struct ub_stall *stall)
     touch_end(m, stall);
     apply(m, entry, stall, 1);
     return true;
+}
+
+void ub_model_follow(struct ub_model *m,
+                     void (*hear)(void *self, const struct ub_stall *stall, const struct ub_site *site, uint32_t run),
+                     void *self)
+{
+    m->hear = hear;
+    m->hear_self = self;
+}
+
+void ub_model_follow_ongoing(struct ub_model *m)
+{
+    struct ub_ongoing *going;
+    struct ub_stall stall;
+
+    for (going = m->ongoing; going && m->hear; going = going->hh.next)
+        if (going->site && ub_stall_read(going->record, &stall))
+            m->hear(m->hear_self, &stall, &going->site->site, (uint32_t)going->key.run);
 }
 
 /* ---- reading it ------------------------------------------------------ */

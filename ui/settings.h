@@ -10,6 +10,7 @@
 struct ub_settings {
     uint64_t threshold_ns, fail_on_ns, duration_ns, max_size;
     const char *output;   /* NULL: the default name */
+    const char *metrics;  /* a file, a loopback port or a socket, metrics.h; or NULL */
     const char *suppress; /* a list of stalls, rules.h; or NULL */
     bool threshold_given, force, append, quiet, redact, verbose, live_given;
     int live; /* enum ub_live, see text.h */

@@ -1,0 +1,201 @@
+"""The formats of `report`, by themselves: their numbers are those of the recording. tests/exports has the real consumers."""
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+
+import pytest
+
+import helpers
+
+SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
+VERDICT = {"stalls": 6, "total_ns": 483300000}
+EVIL = "\\u001b]0;x\\u0007 \\u202e;</script>\\\"\\\\\\nx"
+
+
+def export(name, *files, **kwargs):
+    done = helpers.unblock("report", "-f", name, *(files or [SAMPLE]), **kwargs)
+    assert done.returncode == 0 and done.stderr == "", done
+    return done.stdout
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """The sample with a hostile name in every place that a name can have."""
+    text = SAMPLE.read_text()
+    for name in ("debugCommand", "redis-server", "flushAppendOnlyFile", "clock_nanosleep", "web1", "/build/redis/src/aof.c"):
+        text = text.replace(name, EVIL + name)
+    path = tmp_path / "evil.jsonl"
+    path.write_text(text)
+    return path
+
+
+def test_folded():
+    lines = [line.rsplit(" ", 1) for line in export("folded").splitlines()]
+    assert sum(int(ns) for _, ns in lines) == VERDICT["total_ns"]
+    assert dict(lines)["redis-server;_start;__libc_start_call_main;main;aeMain;aeProcessEvents;near readQueryFromClient;"
+                       "processInputBuffer;processCommand;call;debugCommand;nanosleep;clock_nanosleep"] == "251300000"
+
+
+def test_speedscope():
+    document = json.loads(export("speedscope"))
+    assert [p["name"] for p in document["profiles"]] == ["redis-server: time lost"]
+    profile = document["profiles"][0]
+    assert sum(profile["weights"]) == profile["endValue"] == VERDICT["total_ns"]
+    frames = document["shared"]["frames"]
+    assert all(0 <= i < len(frames) for sample in profile["samples"] for i in sample)
+    assert frames[profile["samples"][0][-1]]["name"] == "clock_nanosleep"
+    assert {"name": "lzf_compress", "file": "/build/redis/src/lzf_c.c", "line": 155} in frames
+
+
+def test_chrome():
+    events = json.loads(export("chrome"))["traceEvents"]
+    slices = [e for e in events if e["ph"] == "X"]
+    # One line stands for three stalls here: two that were too many have no moment of their own.
+    assert len(slices) == 4 and sum(e["dur"] for e in slices) == pytest.approx((VERDICT["total_ns"] - 50000000) / 1e3)
+    assert slices[0]["name"] == "DEBUG SLEEP: clock_nanosleep in debugCommand" and slices[0]["ts"] == 0
+    assert slices[1]["ts"] == pytest.approx(8e6) and slices[1]["args"]["site"] == "0c11d2e4"
+    names = {e["name"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] != "trace"}
+    assert names == {"process_name": "redis-server on web1", "thread_name": "redis-server turn"}
+
+
+def samples(text):
+    return {m[1]: float(m[2]) for m in re.finditer(r"^([a-z_]+(?:\{.*\})?) (\S+)$", text, re.M)}
+
+
+def test_prometheus():
+    text = export("prometheus")
+    got = samples(text)
+    assert got['unblock_stalls_total{class="counted"}'] == VERDICT["stalls"]
+    assert got['unblock_stall_seconds_total{class="counted"}'] == VERDICT["total_ns"] / 1e9
+    assert got['unblock_stalls_total{class="stopped"}'] == 1
+    labels = '{program="redis-server",loop="turn",thread="",pid="4242",tid="4242"'
+    assert got[f"unblock_loop_turn_seconds_count{labels}}}"] == 12034
+    buckets = [v for k, v in got.items() if "_bucket" in k]
+    assert buckets == sorted(buckets) and buckets[-1] == 12034
+    assert sum(v for k, v in got.items() if k.startswith("unblock_site_stalls_total")) == VERDICT["stalls"]
+
+
+def test_sarif():
+    run = json.loads(export("sarif"))["runs"][0]
+    assert [r["partialFingerprints"]["unblockSite/v1"] for r in run["results"]] == ["7f3a91c2", "0c11d2e4", "5e5a1007"]
+    place = run["results"][2]["locations"][0]["physicalLocation"]
+    assert place == {"artifactLocation": {"uri": "file:///build/redis/src/lzf_c.c"}, "region": {"startLine": 155}}
+
+
+@pytest.mark.parametrize("name", ["text", "json", "folded", "speedscope", "prometheus", "chrome", "junit", "github", "sarif"])
+def test_hostile_names(evil, name):
+    out = export(name, evil)
+    for raw in ("\x1b", "\x07"):
+        assert raw not in out
+    if name in ("folded", "prometheus", "github", "text"):
+        assert "\u202e" not in out
+    if name == "folded":
+        assert all(re.fullmatch(r".*\S \d+", line) for line in out.splitlines())
+        assert sum(int(line.rsplit(" ", 1)[1]) for line in out.splitlines()) == VERDICT["total_ns"]
+    if name in ("speedscope", "chrome", "sarif", "json"):
+        json.loads(out)
+
+
+@pytest.mark.parametrize("name", ["folded", "speedscope", "prometheus", "chrome", "pprof", "sarif", "junit"])
+def test_recording_without_stalls(tmp_path, name):
+    path = tmp_path / "r"
+    path.write_text(SAMPLE.read_text().splitlines(keepends=True)[0])
+    assert helpers.unblock("report", "-f", name, path, text=False).returncode == 0
+
+
+# run --metrics --------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+def get(connection, path="/metrics", **headers):
+    connection.request("GET", path, headers=headers)
+    reply = connection.getresponse()
+    return reply.status, reply.getheader("Content-Type"), reply.read().decode()
+
+
+@pytest.fixture
+def blocked(workdir):
+    """A watched program that stalls 5 times and then waits for its end."""
+    def start(where):
+        code = ("import select, sys, time\np = select.poll(); p.register(0, select.POLLIN); e = select.epoll(); e.register(sys.stdin.fileno())\n"
+                "for i in range(60):\n e.poll(0.001)\n if i >= 30 and i % 6 == 0: time.sleep(0.05)\n"
+                "print('ready', flush=True)\ninput()\n")
+        child = helpers.start("run", "-q", "-t", "20ms", "-o", "r.jsonl", "--metrics", where, "--", helpers.PYTHON, "-c", code,
+                              stdin=subprocess.PIPE)
+        started.append(child)
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+        return child
+    started = []
+    yield start
+    for child in started:
+        if child.poll() is None:
+            child.communicate("\n", timeout=helpers.PATIENCE)
+
+
+def test_endpoint(blocked):
+    port = free_port()
+    blocked(f":{port}")
+    assert oct(os.stat("r.jsonl").st_mode & 0o777) == "0o600"
+
+    def counted():
+        status, kind, text = get(http.client.HTTPConnection("127.0.0.1", port))
+        assert status == 200 and kind.startswith("text/plain; version=0.0.4")
+        return samples(text)['unblock_stalls_total{class="counted"}']
+
+    assert helpers.wait_until(lambda: counted() >= 4, what="stalls in the metrics")
+    assert get(http.client.HTTPConnection("127.0.0.1", port), "/")[0] == 404
+    assert get(http.client.HTTPConnection("127.0.0.1", port), Host="evil.example:80")[0] == 403
+    with socket.create_connection(("127.0.0.1", port)) as silent:  # it may not hold up the others for long
+        silent.send(b"GET /met")
+        assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
+
+
+def test_unix_socket(blocked, workdir):
+    path = str(workdir / "m.sock")
+    blocked(f"unix:{path}")
+    assert os.stat(path).st_mode & 0o777 == 0o700
+    assert get(UnixConnection(path))[0] == 200
+
+
+def test_file(blocked, workdir):
+    child = blocked("m.prom")
+    assert "unblock_build_info" in (workdir / "m.prom").read_text()
+    child.communicate("\n", timeout=helpers.PATIENCE)
+    got = samples((workdir / "m.prom").read_text())
+    assert got['unblock_stalls_total{class="counted"}'] == len([s for s in helpers.Recording("r.jsonl").slow
+                                                               if not s.get("startup") and s["cause"] != "stopped"])
+    assert not list(workdir.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("where,words", [("0.0.0.0:9464", "loopback"), ("10.1.2.3:9464", "loopback"),
+                                         ("/nonexistent/m.prom", "No such file"), ("unix:" + "x" * 200, "too long")])
+def test_places_that_are_refused(workdir, where, words):
+    done = helpers.unblock("run", "--metrics", where, "--", "true")
+    assert done.returncode == 125 and words in helpers.one_line(done.stderr)
+
+
+def test_taken_port(workdir):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        done = helpers.unblock("run", "--metrics", f":{s.getsockname()[1]}", "--", "true")
+    assert done.returncode == 125 and "in use" in helpers.one_line(done.stderr)

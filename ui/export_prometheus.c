@@ -1,0 +1,195 @@
+/*
+ * Prometheus text format, version 0.0.4: what `report --format prometheus`
+ * writes and what `run --metrics` serves. Counters are totals since the recording
+ * began, so that a scraper can rate() them.
+ */
+#include "export.h"
+#include "text_escape.h"
+#include "text_frames.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define SITES_MAX                                                                                                      \
+    200 /* labels are memory in every Prometheus that scrapes this: the worst sites, the rest in the totals */
+
+static void put_seconds(FILE *out, uint64_t ns)
+{
+    fprintf(out, "%" PRIu64 ".%09" PRIu64 "\n", ns / 1000000000, ns % 1000000000);
+}
+
+static void put_label(FILE *out, const char *before, const char *name, const char *value)
+{
+    char *text = NULL, *p;
+    size_t size;
+    FILE *escaped = open_memstream(&text, &size);
+
+    if (!escaped)
+        return;
+    ub_escape_put(escaped, value ? value : "", 100);
+    fclose(escaped);
+    fprintf(out, "%s%s=\"", before, name);
+    for (p = text; *p; p++)
+        fprintf(out, *p == '\\' || *p == '"' ? "\\%c" : "%c", *p);
+    fputc('"', out);
+    free(text);
+}
+
+static void head(FILE *out, const char *name, const char *type, const char *help)
+{
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void put_totals(FILE *out, const struct ub_model *m)
+{
+    static const char *const classes[UB_STALL_CLASSES] = {"counted", "startup", "stopped", "suppressed"};
+    int i;
+
+    head(out, "unblock_stalls_total", "counter", "Stalls of event loops over the threshold.");
+    for (i = 0; i < UB_STALL_CLASSES; i++)
+        fprintf(out, "unblock_stalls_total{class=\"%s\"} %" PRIu64 "\n", classes[i],
+                ub_model_totals(m, (enum ub_stall_class)i)->count);
+    head(out, "unblock_stall_seconds_total", "counter", "Time lost in these stalls.");
+    for (i = 0; i < UB_STALL_CLASSES; i++) {
+        fprintf(out, "unblock_stall_seconds_total{class=\"%s\"} ", classes[i]);
+        put_seconds(out, ub_model_totals(m, (enum ub_stall_class)i)->total_ns);
+    }
+    head(out, "unblock_stall_seconds_max", "gauge", "The longest counted stall.");
+    fputs("unblock_stall_seconds_max ", out);
+    put_seconds(out, ub_model_totals(m, UB_STALL_COUNTED)->max_ns);
+    head(out, "unblock_stalls_ongoing", "gauge", "Counted stalls that are not over.");
+    fprintf(out, "unblock_stalls_ongoing %" PRIu64 "\n", ub_model_totals(m, UB_STALL_COUNTED)->ongoing);
+}
+
+static void put_lost(FILE *out, const struct ub_model *m)
+{
+    static const char *const kinds[] = {"ring", "rate_limited", "queue", "torn"};
+    uint32_t i, k;
+
+    head(out, "unblock_lost_records_total", "counter", "What could not be recorded, known when a run has ended.");
+    for (k = 0; k < UB_ARRAY_LEN(kinds); k++) {
+        uint64_t lost = 0;
+
+        for (i = 0; i < ub_model_runs(m); i++)
+            lost =
+                ub_add_saturated(lost, ub_json_u64_or(json_object_get(ub_model_run(m, i)->end, "lost"), kinds[k], 0));
+        fprintf(out, "unblock_lost_records_total{kind=\"%s\"} %" PRIu64 "\n", kinds[k], lost);
+    }
+}
+
+/* ---- loops ------------------------------------------------------------ */
+
+static void put_loop_labels(FILE *out, const struct ub_loop *loop)
+{
+    char ids[64];
+
+    put_label(out, "{", "program", loop->program ? loop->program : "?");
+    put_label(out, ",", "loop", loop->kind);
+    put_label(out, ",", "thread", loop->thread);
+    snprintf(ids, sizeof(ids), ",pid=\"%" PRIu64 "\",tid=\"%" PRIu64 "\"", loop->pid, loop->tid);
+    fputs(ids, out);
+}
+
+static uint64_t count_up_to(const struct ub_distribution *d, uint64_t ns)
+{
+    uint64_t n = 0;
+    uint32_t i;
+
+    for (i = 0; i < d->used; i++)
+        if (d->bucket[i].count > 0 && d->bucket[i].sum_ns / d->bucket[i].count <= ns)
+            n += d->bucket[i].count;
+    return n;
+}
+
+static void put_histogram(FILE *out, const struct ub_loop *loop)
+{
+    static const struct {
+        const char *le;
+        uint64_t ns;
+    } edges[] = {{"0.0001", 100000},   {"0.001", 1000000},  {"0.005", 5000000},  {"0.01", 10000000},
+                 {"0.025", 25000000},  {"0.05", 50000000},  {"0.1", 100000000},  {"0.25", 250000000},
+                 {"0.5", 500000000},   {"1.0", 1000000000}, {"2.5", 2500000000}, {"5.0", 5000000000},
+                 {"10.0", 10000000000}};
+    size_t i;
+
+    for (i = 0; i < UB_ARRAY_LEN(edges); i++) {
+        fputs("unblock_loop_turn_seconds_bucket", out);
+        put_loop_labels(out, loop);
+        fprintf(out, ",le=\"%s\"} %" PRIu64 "\n", edges[i].le, count_up_to(&loop->duration, edges[i].ns));
+    }
+    fputs("unblock_loop_turn_seconds_bucket", out);
+    put_loop_labels(out, loop);
+    fprintf(out, ",le=\"+Inf\"} %" PRIu64 "\nunblock_loop_turn_seconds_sum", loop->duration.count);
+    put_loop_labels(out, loop);
+    fputs("} ", out);
+    put_seconds(out, loop->duration.total_ns);
+    fputs("unblock_loop_turn_seconds_count", out);
+    put_loop_labels(out, loop);
+    fprintf(out, "} %" PRIu64 "\n", loop->duration.count);
+}
+
+static void put_loops(FILE *out, const struct ub_model *m)
+{
+    size_t count, i;
+    const struct ub_loop **loops = ub_model_loops(m, &count);
+
+    head(out, "unblock_loop_turn_seconds", "histogram", "Turns of an event loop, from its wait call to the next.");
+    for (i = 0; i < count; i++)
+        if (loops[i]->has_stats)
+            put_histogram(out, loops[i]);
+    head(out, "unblock_loop_busy_seconds_total", "counter", "Time that the loop was not waiting.");
+    for (i = 0; i < count; i++) {
+        if (!loops[i]->has_stats)
+            continue;
+        fputs("unblock_loop_busy_seconds_total", out);
+        put_loop_labels(out, loops[i]);
+        fputs("} ", out);
+        put_seconds(out, loops[i]->busy_ns);
+    }
+    free(loops);
+}
+
+/* ---- call sites --------------------------------------------------------- */
+
+static void put_site_labels(FILE *out, const struct ub_finding *f)
+{
+    put_label(out, "{", "site", f->site->id);
+    put_label(out, ",", "program", f->site->program ? f->site->program : "?");
+    put_label(out, ",", "cause", ub_model_cause_name(ub_model_site_cause(f->site)));
+    put_label(out, ",", "what", f->what);
+    fputs("} ", out);
+}
+
+static void put_sites(FILE *out, const struct ub_model *m)
+{
+    struct ub_findings f;
+    size_t i;
+
+    if (ub_findings_make(m, 0, NULL, &f) < 0)
+        return;
+    head(out, "unblock_site_stalls_total", "counter", "Stalls of a call site.");
+    for (i = 0; i < f.count && i < SITES_MAX; i++) {
+        fputs("unblock_site_stalls_total", out);
+        put_site_labels(out, &f.finding[i]);
+        fprintf(out, "%" PRIu64 "\n", f.finding[i].site->durations.count);
+    }
+    head(out, "unblock_site_stall_seconds_total", "counter", "Time lost at a call site.");
+    for (i = 0; i < f.count && i < SITES_MAX; i++) {
+        fputs("unblock_site_stall_seconds_total", out);
+        put_site_labels(out, &f.finding[i]);
+        put_seconds(out, f.finding[i].site->durations.total_ns);
+    }
+    ub_findings_clear(&f);
+}
+
+static void write_prometheus(FILE *out, const struct ub_export_job *job)
+{
+    head(out, "unblock_build_info", "gauge", "Version of unblock.");
+    fputs("unblock_build_info{version=\"" UB_VERSION "\"} 1\n", out);
+    put_totals(out, job->m);
+    put_lost(out, job->m);
+    put_loops(out, job->m);
+    put_sites(out, job->m);
+}
+
+const struct ub_export ub_export_prometheus = {.name = "prometheus", .write = write_prometheus};
