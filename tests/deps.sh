@@ -39,6 +39,8 @@ core     libsystemd-dev      pc:libsystemd
 core     valgrind            cmd:valgrind
 core     procps              cmd:ps
 core     python3             cmd:python3
+core     python3-dev         pc:python3
+core     openssl             cmd:openssl
 core     python3-pytest      py:pytest
 core     python3-jsonschema  py:jsonschema
 core     python3-pip         py:pip
