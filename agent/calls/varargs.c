@@ -1,5 +1,5 @@
 /*
- * The blocking calls with a variable argument list. libc itself reads the
+ * The blocking calls with a variable argument list, and one without a result. libc itself reads the
  * argument whether it was given or not; the kernel knows when it matters.
  */
 #include "../real.h"
@@ -25,6 +25,11 @@
     {                                                                                                                  \
         UB_HOOK_TIMED(int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                         \
     }
+
+static __attribute__((noinline)) int timed_sync(void)
+{
+    UB_HOOK_TIMED(int, UB_CALL_ID_sync, (ub_real.sync(), 0), 0);
+}
 
 /* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
 #pragma GCC visibility push(default)
@@ -64,6 +69,14 @@ OPENAT(openat64)
                                                                                                                        \
         UB_HOOK_FAST(ub_real.name(fd, command, arg), timed_##name(fd, command, arg));                                  \
     }
+void sync(void)
+{
+    if (ub_likely(!ub_thread.start))
+        ub_real.sync();
+    else
+        timed_sync();
+}
+
 FCNTL(fcntl)
 FCNTL(fcntl64)
 FCNTL(__fcntl)
