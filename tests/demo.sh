@@ -56,12 +56,12 @@ say "   the report"
 shown "$unblock report $out/redis.jsonl"
 "$unblock" report "$out/redis.jsonl"
 
-say "2. an asyncio program that ticks each 100 ms, and a worker that blocks it"
-shown "$unblock run -t 50ms -o $out/ticker.jsonl -- python3 tests/programs/ticker.py"
-"$unblock" run -t 50ms --live=full -o "$out/ticker.jsonl" -- /usr/bin/python3 tests/programs/ticker.py 4
+say "2. the classic asyncio program: a ticker, a worker that blocks, one that computes, one that uses a thread"
+shown "$unblock run -t 50ms -o $out/tutorial.jsonl -- python3 tests/programs/tutorial.py"
+"$unblock" run -t 50ms --live=full -o "$out/tutorial.jsonl" -- /usr/bin/python3 tests/programs/tutorial.py
 say "   the report"
-shown "$unblock report $out/ticker.jsonl"
-"$unblock" report "$out/ticker.jsonl"
+shown "$unblock report $out/tutorial.jsonl"
+"$unblock" report "$out/tutorial.jsonl"
 
 say "Your own program:"
 echo "    $unblock run -- your-server args"

@@ -37,6 +37,7 @@ struct ub_stall {
     json_t *calls;     /* owned; those that the thread itself timed, NULL */
     uint64_t calls_ns; /* their sum */
     int64_t call_nr;
+    bool call_timed; /* its duration is the thread's own, exact */
     char site[9];
     json_t *task;   /* owned; NULL */
     json_t *holder; /* owned; who held the GIL while this thread waited for it, NULL */

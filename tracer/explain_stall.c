@@ -389,9 +389,12 @@ static void add_calls(struct ub_explain *x, struct ub_stall *s, const struct ub_
         add_own_sample(x, s, e, dominant);
     if (s->call && json_equal(json_object_get(s->call, "name"), json_object_get(longest, "name"))) {
         json_object_update_missing(s->call, longest);
+        json_object_set(s->call, "duration_ns", json_object_get(longest, "duration_ns")); /* not what `ongoing` told */
+        s->call_timed = true;
     } else if (dominant && !stopped) {
         json_decref(s->call);
         s->call = json_deep_copy(longest);
+        s->call_timed = true;
     }
 }
 
@@ -438,7 +441,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
                strcmp(*ret_cause, "stopped") != 0) {
         *ret_cause = "call";
     }
-    if (!json_object_get(s->call, "duration_ns"))
+    if (!s->call_timed)
         set_call_duration(s, &shares, duration);
     if (!s->site[0])
         ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
