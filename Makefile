@@ -109,7 +109,7 @@ $(AGENT): $(AGENT_OBJ) $(BUILD)/obj/agent/exports.map
 $(BUILD)/obj/tracer/bpf/object.o: tracer/bpf/unblock.bpf.o
 
 # The BPF program is committed as an object, so that clang is needed only by who changes it.
-BPF_HEADERS := $(addprefix tracer/bpf/,records.h kernel.h state.h who.h account.h stack.h turns.h)
+BPF_HEADERS := $(addprefix tracer/bpf/,records.h kernel.h state.h who.h neighbour.h account.h stack.h turns.h)
 BPF_BUILD = clang -O2 -g -target bpf -mcpu=v3 -Wall -Werror -D__TARGET_ARCH_x86 -ffile-prefix-map=$(CURDIR)=. \
             -fdebug-compilation-dir=. -c tracer/bpf/unblock.bpf.c -o $(1) && llvm-strip -g $(1)
 bpf:

@@ -18,6 +18,7 @@
 #include "write_all.h"
 
 #include "../common/clock.h"
+#include "../tracer/bpf/bpf.h"
 #include "../tracer/watch.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@
 
 struct run {
     struct ub_settings set;
+    bool want_bpf;
 
     /* while it runs */
     char **argv;
@@ -46,6 +48,7 @@ struct run {
     struct ub_control *control;
     char full_path[PATH_MAX]; /* of the recording, for those who ask */
     struct ub_sink sinks[4];  /* the watcher refers to them until it stops */
+    struct ub_bpf *bpf; /* NULL: the agents alone */
     struct ub_watch *watch;
     struct ub_watch_totals totals;
     struct ub_child child;
@@ -72,14 +75,22 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX];
+    struct ub_option option[UB_SETTINGS_MAX + 1];
+    uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
                                        .about = about,
                                        .more = more,
                                        .stop_at_word = true,
                                        .option = option,
-                                       .count = ub_settings_options(&run->set, option)};
-    int r = ub_options_parse(&options, argc, argv, ret_first, why);
+                                       .count = count + 1};
+    int r;
+
+    option[count] = (struct ub_option){.name = "bpf",
+                                       .kind = UB_OPTION_FLAG,
+                                       .value = &run->want_bpf,
+                                       .help = "add what the kernel knows of each stall (needs root): exact\ntimes, all "
+                                               "long calls, who held the lock, who had\nthe CPU"};
+    r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
         ub_options_help(stdout, &options);
@@ -223,7 +234,8 @@ static int start_watching(struct run *run, int argc)
                                        .redact = run->set.redact,
                                        .sinks = run->sinks,
                                        .argc = argc,
-                                       .argv = run->argv};
+                                       .argv = run->argv,
+                                       .bpf = run->bpf};
     char why[UB_WHY_MAX];
     int r = -ENOMEM;
 
@@ -360,6 +372,21 @@ static void wait_for_child(struct run *run)
     ub_child_signals_default();
 }
 
+/* The program is watched in any case. */
+static void open_bpf(struct run *run)
+{
+    const struct ub_bpf_options options = {.threshold_ns = run->set.threshold_ns, .children = true};
+    char why[UB_BPF_WHY_MAX] = "";
+    int r = run->want_bpf ? ub_bpf_open(&options, &run->bpf, why) : 0;
+
+    if (r == 0 && run->bpf != NULL && ub_bpf_add(run->bpf, run->child.pid) == 0 && ub_bpf_find(run->bpf) == 0)
+        return;
+    if (run->want_bpf)
+        ub_say("run", "warning: without --bpf: %s", *why != '\0' ? why : "the kernel does not take the process");
+    ub_bpf_close(run->bpf);
+    run->bpf = NULL;
+}
+
 static int start_child(struct run *run, int argc)
 {
     int r;
@@ -373,6 +400,8 @@ static int start_child(struct run *run, int argc)
         return r;
     }
     r = open_recording(run);
+    if (r == 0)
+        open_bpf(run);
     if (r == 0)
         r = start_watching(run, argc);
     if (r < 0) {
@@ -433,6 +462,7 @@ int ub_cmd_run(int argc, char **argv)
     }
     run.argv = argv + first;
     r = run_command(&run, argc - first);
+    ub_bpf_close(run.bpf);
     ub_model_free(run.model);
     ub_rules_clear(&run.suppress);
     free(run.path);

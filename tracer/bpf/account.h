@@ -16,17 +16,6 @@ static __always_inline void blocked(struct thread *t, u64 ns)
     }
 }
 
-/* The CPU was somebody else's: `prev` had it until now. */
-static __always_inline void waited_for_cpu(struct thread *t, struct task_struct *prev, u64 ns)
-{
-    t->accounts.runqueue_ns += ns;
-    t->sample_soon |= ns >= threshold_ns / 2;
-    if (ns < threshold_ns / 16 || ns <= t->neighbour_ns)
-        return;
-    t->neighbour_ns = ns;
-    who_is(prev, &t->neighbour);
-}
-
 /* The descriptor's file as it is now; its name is looked up later, if it still is the same. */
 static __always_inline u64 inode_of(u64 fd)
 {

@@ -77,7 +77,7 @@ struct ub_bpf_turn {
     unsigned int ready;
     unsigned long long start, end, turn; /* CLOCK_MONOTONIC */
     struct ub_bpf_accounts accounts;
-    struct ub_bpf_who neighbour; /* who had the CPU during the longest time on the run queue */
+    struct ub_bpf_who neighbour; /* who had the CPU, most of the time that the thread waited for it */
     unsigned long long neighbour_ns;
     unsigned int call_count, pad;
     struct ub_bpf_call call[UB_BPF_CALLS];

@@ -18,6 +18,8 @@ const volatile u8 call_info[UB_BPF_CALL_TABLE];
 
 /* Read and written by the tracer as well (.bss is mapped). */
 u32 asleep;          /* the tracer sleeps: the next turn wakes it */
+u32 waiting;         /* threads in a turn that want a CPU and have none */
+u64 wait_epoch;      /* since when the last of them does */
 u32 no_slot;         /* threads that found no free slot */
 u32 lost_threads;    /* threads for which there was no memory */
 u64 lost_records;    /* turns and stacks that did not fit the ring */
@@ -42,6 +44,7 @@ struct thread {
     u32 waker_how;
     bool in_wait, restarts, served;
     bool program_known; /* `traits` is valid */
+    bool wants_cpu;     /* counted in `waiting` */
     bool sample_soon;   /* it had no CPU for long: its stack at the next opportunity */
     u32 slot_plus1;
     u32 traits, ready;
@@ -55,6 +58,7 @@ struct thread {
     u64 faults_before;
     struct ub_bpf_who waker, neighbour;
     u64 neighbour_ns;
+    int neighbour_task; /* the kernel's number of it; 0: none yet */
     u32 call_count;
     struct ub_bpf_call call[UB_BPF_CALLS];
 };

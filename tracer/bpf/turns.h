@@ -272,6 +272,7 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     t->ready = ret > 0 ? ret : 0;
     t->call_count = 0;
     t->neighbour_ns = 0;
+    t->neighbour_task = 0;
     t->faults_before = bpf_get_current_task_btf()->maj_flt;
     __builtin_memset(&t->accounts, 0, sizeof(t->accounts));
     slot->ready = t->ready;
@@ -320,6 +321,19 @@ static __always_inline struct ub_bpf_slot *take_slot(struct thread *t, struct ta
 
 /* ---- which wait is the loop's ---- */
 
+/*
+ * The return address of the wait function, for as long as the loop was not met in
+ * its wait: libc's has no frame where the program has one thread. If it has one,
+ * the word is something else, in no function of the stack, and serves nobody.
+ */
+static __always_inline void note_site(struct ub_bpf_slot *slot, u64 sp)
+{
+    u64 word = 0;
+
+    bpf_probe_read_user(&word, sizeof(word), (void *)sp);
+    slot->site = word;
+}
+
 static __always_inline void learn(struct thread *t, struct ub_bpf_slot *slot, u64 ra, u64 sp, u64 arg, u32 kind)
 {
     u32 flags = slot->flags & ~(SLOT_QUALIFIED | SLOT_EPOLL);
@@ -345,6 +359,7 @@ static __always_inline void probation(struct thread *t, struct ub_bpf_slot *slot
     if (++t->cand_count > QUALIFY) {
         t->ra = ra;
         t->sp = sp;
+        note_site(slot, sp);
         t->cand_ra = t->cand_sp = 0;
         t->cand_count = 0;
         slot->flags |= SLOT_QUALIFIED | SLOT_SERVED;

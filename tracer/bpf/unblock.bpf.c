@@ -19,6 +19,7 @@
 
 #include "state.h"
 #include "who.h"
+#include "neighbour.h"
 #include "account.h"
 #include "stack.h"
 #include "turns.h"
@@ -73,9 +74,12 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
     t->accounts.cpu_ns += now - t->on_at;
     t->off_at = now;
     t->wake_at = 0;
-    if (preempt || state == TASK_RUNNING)
+    if (preempt || state == TASK_RUNNING) {
         t->off_how = OFF_RUNNABLE;
-    else if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
+        wants_cpu(t, now);
+        return;
+    }
+    if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
         t->off_how = OFF_STOPPED;
     else if (t->sys_at)
         t->off_how = OFF_CALL;
@@ -85,7 +89,7 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
         copy_own_stack(t, UB_BPF_STACK_FAULT, (struct pt_regs *)bpf_task_pt_regs(prev), now, 0);
 }
 
-static __always_inline void switched_in(struct thread *t, struct task_struct *prev, u64 now)
+static __always_inline void switched_in(struct thread *t, u64 now)
 {
     u64 awake = now;
 
@@ -96,7 +100,7 @@ static __always_inline void switched_in(struct thread *t, struct task_struct *pr
     } else {
         awake = t->off_at;
     }
-    waited_for_cpu(t, prev, now - awake);
+    waited_for_cpu(t, now - awake);
     t->off_at = 0;
     t->on_at = now;
 }
@@ -107,10 +111,12 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
     struct thread *out = bpf_task_storage_get(&threads, prev, 0, 0);
     struct thread *in = bpf_task_storage_get(&threads, next, 0, 0);
 
+    if (waiting)
+        note_runner(prev, bpf_ktime_get_ns());
     if (out && out->start)
         switched_out(out, prev, preempt, bpf_ktime_get_ns());
     if (in && in->start && in->off_at)
-        switched_in(in, prev, bpf_ktime_get_ns());
+        switched_in(in, bpf_ktime_get_ns());
     return 0;
 }
 
@@ -124,6 +130,7 @@ int BPF_PROG(ub_sched_waking, struct task_struct *p)
         return 0;
     now = bpf_ktime_get_ns();
     t->wake_at = now;
+    wants_cpu(t, now);
     if (t->off_how == OFF_CALL)
         woken(t, now);
     return 0;
@@ -200,6 +207,7 @@ int BPF_PROG(ub_exit, struct task_struct *p)
 
     if (!t)
         return 0;
+    stops_wanting(t);
     release_slot(t);
     t->start = 0;
     return 0;
