@@ -12,7 +12,8 @@
 #include <sys/prctl.h>
 
 #define DISABLED   "/run/unblock/disabled"
-#define STARTS_MAX 4u /* helpers that were killed are replaced so often, for processes that come later */
+#define STARTS_MAX 4u           /* a helper that was killed is replaced so often, for processes that come later, */
+#define SOON_NS    60000000000u /* if each lived no longer than this */
 #define TRIES_MAX  4u
 
 static struct ub_tree *tree;
@@ -44,6 +45,7 @@ bool ub_tree_prepare(char *const *environment, bool filtered)
         return false;
     tree = (struct ub_tree *)at;
     tree->version = UB_TREE_VERSION;
+    tree->root = (int32_t)ub_raw0(SYS_getpid);
     ub_store_release(&tree->magic, UB_TREE_MAGIC);
     ub_helper_prepare(environment);
     filter = filtered;
@@ -122,6 +124,7 @@ static int launch(struct ub_arena **ret, pid_t *ret_watcher, char *address, bool
     *ret_exec = false;
     if (r < 0)
         return r;
+    arena->h.root_pid = tree->root;
     r = ub_helper_start(fd, inode, ret_watcher, ret_exec);
     ub_raw1(SYS_close, fd);
     if (r < 0) {
@@ -146,7 +149,8 @@ static struct ub_arena *start(pid_t *ret_watcher)
     r = launch(&arena, ret_watcher, tree->address, &exec_failed);
     if (r == 0) {
         tree->helper = *ret_watcher;
-        tree->starts++;
+        tree->starts = ub_clock_monotonic_ns() - tree->started_ns < SOON_NS ? tree->starts + 1 : 1;
+        tree->started_ns = ub_clock_monotonic_ns();
         ub_store_release(&tree->state, UB_TREE_READY);
     } else if (exec_failed) {
         arena = go_alone(UB_TREE_EXEC, r);
@@ -206,7 +210,7 @@ struct ub_arena *ub_tree_join(pid_t *ret_watcher, bool *ret_never)
             *ret_never = !arena;
             return arena;
         }
-        if (tree->starts >= STARTS_MAX) {
+        if (tree->starts >= STARTS_MAX && ub_clock_monotonic_ns() - tree->started_ns < SOON_NS) {
             give_up(UB_TREE_DIED, 0);
             break;
         }

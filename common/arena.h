@@ -37,7 +37,9 @@ struct ub_arena_header {
     uint64_t pid_namespace; /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
     int32_t starter_pid;    /* UB_ARENA_HELPER: whose agent made this arena and started the watcher */
     uint32_t mode;          /* enum ub_arena_mode */
-    uint64_t reserved[3];
+    int32_t root_pid;       /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
+    uint32_t reserved0;
+    uint64_t reserved[2];
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */

@@ -40,16 +40,17 @@ enum ub_tree_reason {
 struct ub_tree {
     uint64_t magic;
     uint32_t version;
-    uint32_t state;         /* enum ub_tree_state */
-    int32_t starter;        /* STARTING: pid */
-    int32_t helper;         /* READY: pid */
-    uint32_t reason;        /* enum ub_tree_reason */
-    int32_t error;          /* errno, positive; 0: none */
-    uint32_t starts;        /* helpers started so far */
-    uint32_t tries;         /* starts that failed for want of something */
-    uint64_t written, lost; /* ALONE: lines of the recording */
-    int32_t write_error;    /* ALONE: errno of the first that was lost */
-    uint32_t reserved;
+    uint32_t state;                    /* enum ub_tree_state */
+    int32_t starter;                   /* STARTING: pid */
+    int32_t helper;                    /* READY: pid */
+    uint32_t reason;                   /* enum ub_tree_reason */
+    int32_t error;                     /* errno, positive; 0: none */
+    uint32_t starts;                   /* helpers started one soon after the other */
+    uint32_t tries;                    /* starts that failed for want of something */
+    uint64_t written, lost;            /* ALONE: lines of the recording */
+    uint64_t started_ns;               /* CLOCK_MONOTONIC: the last start of a helper */
+    int32_t write_error;               /* ALONE: errno of the first that was lost */
+    int32_t root;                      /* the process that made the page */
     char address[UB_TREE_ADDRESS_MAX]; /* READY: value of UNBLOCK_ARENA */
 };
 _Static_assert(sizeof(struct ub_tree) <= UB_TREE_BYTES, "it is one page");

@@ -13,6 +13,7 @@
 
 struct ub_targets {
     const struct ub_watch *w;
+    struct ub_process *root; /* NULL: it has ended, or is the starter */
     uint32_t count;
     struct ub_process *process[TARGETS_MAX];
 };
@@ -74,6 +75,9 @@ struct ub_targets *ub_targets_new(const struct ub_watch *w)
     if (t) {
         t->w = w;
         add(t, ub_watch_starter(w), true);
+        if (ub_watch_root(w) > 1 && ub_watch_root(w) != ub_watch_starter(w) &&
+            ub_process_open(ub_watch_root(w), &t->root) < 0)
+            t->root = NULL;
     }
     return t;
 }
@@ -82,6 +86,8 @@ void ub_targets_free(struct ub_targets *t)
 {
     for (uint32_t i = 0; t && i < t->count; i++)
         ub_process_unref(t->process[i]);
+    if (t)
+        ub_process_unref(t->root);
     free(t);
 }
 
@@ -101,22 +107,30 @@ uint32_t ub_targets_update(struct ub_targets *t)
         ub_process_unref(t->process[i]);
         t->process[i] = t->process[--t->count];
     }
+    if (t->root && ub_process_ended(t->root)) {
+        ub_process_unref(t->root);
+        t->root = NULL;
+    }
     if (t->count == 0)
         add_owners(t);
-    if (t->count == 0)
+    if (t->count == 0 && !t->root)
         add_by_maps(t);
-    return t->count;
+    return t->count + (t->root != NULL);
 }
 
 bool ub_targets_wait(const struct ub_targets *t, int fd, int timeout_ms)
 {
-    struct pollfd p[TARGETS_MAX + 1];
+    struct pollfd p[TARGETS_MAX + 2];
+    uint32_t n = 0;
 
-    for (uint32_t i = 0; i < t->count; i++) {
-        p[i] = (struct pollfd){.fd = t->process[i]->pidfd, .events = POLLIN};
+    p[n++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    for (uint32_t i = 0; i < t->count; i++)
+        p[n++] = (struct pollfd){.fd = t->process[i]->pidfd, .events = POLLIN};
+    if (t->root)
+        p[n++] = (struct pollfd){.fd = t->root->pidfd, .events = POLLIN};
+    for (uint32_t i = 1; i < n; i++) {
         if (p[i].fd < 0 && (timeout_ms < 0 || timeout_ms > NO_PIDFD_MS))
             timeout_ms = NO_PIDFD_MS;
     }
-    p[t->count] = (struct pollfd){.fd = fd, .events = POLLIN};
-    return poll(p, t->count + 1, timeout_ms) > 0 && p[t->count].revents;
+    return poll(p, n, timeout_ms) > 0 && p[0].revents;
 }

@@ -1,7 +1,9 @@
 /*
  * Who is still there of the processes that a helper watches. A helper is not
- * their parent: it learns of their ends by pidfd. A process that has forked but
- * not come to a loop of its own yet is found by its maps, once the others are gone.
+ * their parent: it learns of their ends by pidfd. The first process of the tree
+ * is waited for even if it never loops: servers like nginx fork workers from it
+ * at any time. Another process that has forked but not come to a loop of its own
+ * yet is found by its maps, once the others are gone.
  *
  * One thread.
  */

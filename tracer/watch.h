@@ -48,6 +48,9 @@ void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ..
 /* The process whose agent made the adopted arena; 0 for one of our own. */
 pid_t ub_watch_starter(const struct ub_watch *w);
 
+/* The first process of its tree: others may come from it as long as it lives, loops or not. 0 likewise. */
+pid_t ub_watch_root(const struct ub_watch *w);
+
 /* The processes that own slots, each once, as far as they fit. Hostile: any number may be in it. */
 uint32_t ub_watch_owners(const struct ub_watch *w, pid_t *ret, uint32_t max);
 

@@ -14,6 +14,11 @@ pid_t ub_watch_starter(const struct ub_watch *w)
     return w->adopted ? ub_load_relaxed(&w->arena->h.starter_pid) : 0;
 }
 
+pid_t ub_watch_root(const struct ub_watch *w)
+{
+    return w->adopted ? ub_load_relaxed(&w->arena->h.root_pid) : 0;
+}
+
 static uint32_t slots_high(const struct ub_watch *w)
 {
     uint32_t high = ub_load_acquire(&w->arena->h.slots_high);
