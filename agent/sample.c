@@ -51,6 +51,26 @@ static uint32_t copy_stack(struct ub_sample *s, uint64_t sp, const struct ub_pro
     return n > 0 ? (uint32_t)n : 0;
 }
 
+/* The kernel's struct sigaction, of which libc's is another. */
+struct kernel_action {
+    sighandler_t handler;
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+/* Ignored, or by default without effect on a call: it waits only because our handler blocks all signals. */
+static bool is_nothing(int sig)
+{
+    struct kernel_action act = {0};
+
+    if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) < 0)
+        return false;
+    if (act.handler == SIG_DFL)
+        return sig == SIGCHLD || sig == SIGCONT || sig == SIGURG || sig == SIGWINCH;
+    return act.handler == SIG_IGN;
+}
+
 /* A signal of the program's own waits behind ours: then EINTR is what it must see. */
 static bool other_signal_pending(const ucontext_t *uc)
 {
@@ -59,7 +79,12 @@ static bool other_signal_pending(const ucontext_t *uc)
     memcpy(&blocked, &uc->uc_sigmask, sizeof(blocked));
     if (ub_raw2(SYS_rt_sigpending, &pending, sizeof(pending)) < 0)
         return true;
-    return (pending & ~blocked & ~(1ull << (UB_SAMPLE_SIGNAL - 1))) != 0;
+    pending &= ~blocked & ~(1ull << (UB_SAMPLE_SIGNAL - 1));
+    for (; pending; pending &= pending - 1) {
+        if (!is_nothing(__builtin_ctzll(pending) + 1))
+            return true;
+    }
+    return false;
 }
 
 /*
@@ -79,9 +104,9 @@ static const uint8_t *load_before(const uint8_t *p)
  * with threads reload an argument or two in between (pselect, epoll_pwait,
  * epoll_pwait2, recvfrom, sendto, msgrcv ... of glibc 2.36).
  */
-static long interrupted_number(const greg_t *g)
+static long interrupted_number(const greg_t *g, const uint8_t *ip)
 {
-    const uint8_t *ip = (const uint8_t *)g[REG_RIP], *p = ip - 2;
+    const uint8_t *p = ip - 2;
     int32_t nr;
 
     if (ip == (const uint8_t *)ub_raw_syscall_return)
@@ -112,10 +137,30 @@ static void rewind_syscall(struct ub_sample *s, ucontext_t *uc)
 
     if (g[REG_RAX] != -EINTR || ((uintptr_t)ip & 4095) < 2 || ip[-2] != 0x0f || ip[-1] != 0x05)
         return;
-    nr = interrupted_number(g);
+    nr = interrupted_number(g, ip);
     if (nr < 0 || nr > 1023 || other_signal_pending(uc))
         return;
     g[REG_RIP] -= 2;
+    g[REG_RAX] = nr;
+    ub_store_relaxed(&s->rewound, s->rewound + 1);
+}
+
+/*
+ * The thread was stopped and continued inside a sleep, and we came before it
+ * was back in user mode: it is about to issue restart_syscall, which our own
+ * sigreturn makes answer EINTR. The call itself is put in its place.
+ */
+static void restart_syscall(struct ub_sample *s, ucontext_t *uc)
+{
+    greg_t *g = uc->uc_mcontext.gregs;
+    const uint8_t *ip = (const uint8_t *)g[REG_RIP];
+    long nr;
+
+    if (g[REG_RAX] != SYS_restart_syscall || ((uintptr_t)ip & 4095) > 4094 || ip[0] != 0x0f || ip[1] != 0x05)
+        return;
+    nr = interrupted_number(g, ip + 2);
+    if (nr < 0 || nr > 1023)
+        return;
     g[REG_RAX] = nr;
     ub_store_relaxed(&s->rewound, s->rewound + 1);
 }
@@ -139,6 +184,7 @@ static void on_sample(int sig, siginfo_t *info, void *context)
     copy_registers(s, uc->uc_mcontext.gregs);
     s->bytes = copy_stack(s, s->reg[UB_REG_RSP], page);
     rewind_syscall(s, uc);
+    restart_syscall(s, uc);
     ub_store_release(&s->done, request);
 }
 
