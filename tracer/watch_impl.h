@@ -54,6 +54,9 @@ struct ub_watch {
     uint32_t left_running; /* watched threads that outlived the run */
     uint64_t housekeeping_at;
     uint64_t own_wait_ns; /* the watching thread's own time on the run queue, at the last housekeeping */
+    uint64_t late_ns;     /* how late nearly all of its timed sleeps ended lately; */
+    uint64_t early_ns;    /* and so, how much before a deadline it sets the timer */
+    uint64_t delivery_ns; /* the least that a signal took to arrive, lately */
 
     pthread_t explainer;
     pthread_mutex_t queue_lock; /* protects the queue only; nothing is called with it held */

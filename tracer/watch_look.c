@@ -18,6 +18,8 @@
 #define UB_LOOK_SETTLE_NS 20000u
 /* The second look at it takes about so long, and is done so much earlier. */
 #define UB_LOOK_PEEK_NS 10000u
+/* A signal is never sent earlier than this before it is due. */
+#define UB_LEAD_MAX_NS 50000u
 
 static uint64_t read_majflt(pid_t pid, pid_t tid)
 {
@@ -84,6 +86,30 @@ static bool hold(const struct ub_slot *slot, uint64_t start, uint64_t until)
 }
 
 /*
+ * A signal takes 2 us to arrive on bare metal and 30 or more between two virtual
+ * CPUs. It is sent so much earlier than it is due as it took at least of late:
+ * it must not come before the turn is overdue, or hardly ever.
+ */
+static uint64_t lead(const struct ub_watch *w)
+{
+    uint64_t ns = w->delivery_ns * 3 / 4;
+
+    return ub_ticks_from_span_ns(ns < UB_LEAD_MAX_NS ? ns : UB_LEAD_MAX_NS);
+}
+
+static void learn_delivery(struct ub_watch *w, uint64_t sent, uint64_t arrived)
+{
+    uint64_t ns = ub_ticks_to_ns(arrived) - ub_ticks_to_ns(sent);
+
+    if ((int64_t)(arrived - sent) <= 0)
+        return;
+    if (w->delivery_ns == 0 || ns < w->delivery_ns)
+        w->delivery_ns = ns;
+    else
+        w->delivery_ns += ((ns < 2 * UB_LEAD_MAX_NS ? ns : 2 * UB_LEAD_MAX_NS) - w->delivery_ns) / 64;
+}
+
+/*
  * The thread runs: sample it at `due`, or when it was seen running for a while,
  * whichever is later; everything that takes time is done before.
  */
@@ -94,7 +120,7 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     const struct ub_slot *slot = &w->arena->slot[index];
     struct ub_sample *sample = &w->arena->cold[index].sample;
     uint64_t settled = ub_ticks_now() + ub_ticks_from_span_ns(UB_LOOK_SETTLE_NS);
-    uint64_t peek = due - ub_ticks_from_span_ns(UB_LOOK_PEEK_NS);
+    uint64_t send = due - lead(w), peek = send - ub_ticks_from_span_ns(UB_LOOK_PEEK_NS);
     bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
     int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
@@ -109,9 +135,14 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     r = ub_capture_peek(t->pid, t->tid, c);
     if (r < 0 || c->state != UB_THREAD_RUNNING)
         return r < 0 ? r : -EAGAIN;
-    if (!hold(slot, t->start, due))
+    if (!hold(slot, t->start, send))
         return -EAGAIN;
-    return ub_capture_signal_send(t->pid, t->tid, sample, maps, ub_ticks_to_ns, c);
+    send = ub_ticks_now();
+    r = ub_capture_signal_send(t->pid, t->tid, sample, maps, ub_ticks_to_ns, c);
+    if (r < 0)
+        return r;
+    learn_delivery(w, send, ub_load_relaxed(&sample->at));
+    return hold(slot, t->start, due) ? 0 : -EAGAIN; /* it came a little early, and the turn ended in time */
 }
 
 /*

@@ -25,8 +25,10 @@
 #define UB_QUIET_ROUNDS   8u
 #define UB_EAGER_ROUNDS   3u /* after a pause: at 0.5, 2 and 8 ms, see after_a_pause() */
 #define UB_EAGER_FIRST_NS 500000u
-#define UB_EARLY_NS                                                                                                    \
-    60000u /* waking takes 40-60 us: so much earlier, and the rest is spun, only for a turn still running */
+#define UB_EARLY_MIN_NS    60000u
+#define UB_EARLY_MAX_NS    250000u
+#define UB_EARLY_PART      8u /* of the threshold, at most: turns that long are spun for although they end in time */
+#define UB_PREPARE_NS      40000u /* a look's own preparations, before the thread is touched */
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
@@ -371,7 +373,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
         ub_watch_account(t, false, &t->baseline);
     }
     ub_watch_collect(w, index, start, now);
-    if ((int64_t)(now + ub_ticks_from_span_ns(UB_EARLY_NS) - t->next) >= 0) {
+    if ((int64_t)(now + ub_ticks_from_span_ns(w->early_ns) - t->next) >= 0) {
         r = may_capture(w, ub_clock_monotonic_ns()) ? ub_watch_look(w, index, UB_EVENT_SAMPLE, t->next) : -EBUSY;
         if (r == -ESRCH && !thread_exists(t)) {
             w->tokens += 1;
@@ -492,13 +494,35 @@ static void sleep_deeply(struct ub_watch *w, uint32_t bell)
 }
 
 /*
+ * A timed sleep ends late: 10 us on a good machine, 50 to 150 in a virtual one.
+ * So it is set to end as much earlier as nearly all sleeps of late were late,
+ * and what is left is spun, only for a turn still running by then.
+ */
+static void learn_lateness(struct ub_watch *w, uint64_t late)
+{
+    uint64_t most = w->threshold_ns / UB_EARLY_PART;
+
+    if (late > w->late_ns)
+        w->late_ns += (late - w->late_ns) / 8;
+    else
+        w->late_ns -= (w->late_ns - late) / 128;
+    w->early_ns = w->late_ns + UB_PREPARE_NS;
+    if (w->early_ns > UB_EARLY_MAX_NS)
+        w->early_ns = UB_EARLY_MAX_NS;
+    if (w->early_ns > most)
+        w->early_ns = most;
+    if (w->early_ns < UB_EARLY_MIN_NS)
+        w->early_ns = UB_EARLY_MIN_NS;
+}
+
+/*
  * Sleeps until `deadline`. Returns by how much longer it slept when that was
  * not the run queue's doing: this process was stopped or the machine suspended,
  * and so, most likely, were the targets.
  */
 static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline)
 {
-    uint64_t until = ub_ticks_to_ns(deadline) - UB_EARLY_NS, now, late;
+    uint64_t until = ub_ticks_to_ns(deadline) - w->early_ns, now, late;
 
     if (w->agentless)
         ub_bpf_sleep(w->bpf, until);
@@ -506,6 +530,8 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
         futex_wait_until(&w->arena->h.doorbell, bell, until);
     now = ub_clock_monotonic_ns();
     late = now > until ? now - until : 0;
+    if (late && late < 1000000u)
+        learn_lateness(w, late);
     if (late < w->threshold_ns || late < 100000000u)
         return 0;
     return own_wait_ns() - w->own_wait_ns > late / 2 ? 0 : late;
@@ -533,6 +559,7 @@ void *ub_watch_loop(void *watch)
     uint64_t blind_ns = 0;
 
     ask_for_punctuality();
+    w->early_ns = UB_EARLY_MIN_NS;
     while (!ub_load_acquire(&w->stopping)) {
         uint32_t bell = ub_load_acquire(&w->arena->h.doorbell), high = slots_high(w);
         uint64_t now_ns = ub_clock_monotonic_ns(), deadline;

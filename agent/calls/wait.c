@@ -31,6 +31,20 @@
         return n_;                                                                                                     \
     } while (0)
 
+/*
+ * The same for the polls, most of which are a synchronous wait: those are told
+ * apart before anything is stored. Not at the loop's own call, which may have a
+ * single descriptor left, or be shared with another thread's synchronous wait.
+ */
+#define WAIT_POLL(call, nfds)                                                                                          \
+    do {                                                                                                               \
+        uintptr_t from_ = (uintptr_t)__builtin_return_address(0);                                                      \
+                                                                                                                       \
+        if (ub_thread.ra != from_ && ub_turn_never((nfds), from_))                                                     \
+            return (call);                                                                                             \
+        WAIT(call, .kind = UB_WAIT_POLL, .count = (int)(nfds));                                                        \
+    } while (0)
+
 /* From calls/syscall.S, for the numbers it names. Returns as libc's syscall() does. */
 long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f);
 long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
@@ -80,30 +94,30 @@ int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct tim
 
 int poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-    WAIT(ub_real.poll(fds, count, timeout), .kind = UB_WAIT_POLL, .count = (int)count);
+    WAIT_POLL(ub_real.poll(fds, count, timeout), count);
 }
 
 int __poll(struct pollfd *fds, nfds_t count, int timeout);
 int __poll(struct pollfd *fds, nfds_t count, int timeout)
 {
-    WAIT(ub_real.__poll(fds, count, timeout), .kind = UB_WAIT_POLL, .count = (int)count);
+    WAIT_POLL(ub_real.__poll(fds, count, timeout), count);
 }
 
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size);
 int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t size)
 {
-    WAIT(ub_real.__poll_chk(fds, count, timeout, size), .kind = UB_WAIT_POLL, .count = (int)count);
+    WAIT_POLL(ub_real.__poll_chk(fds, count, timeout, size), count);
 }
 
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)
 {
-    WAIT(ub_real.ppoll(fds, count, timeout, mask), .kind = UB_WAIT_POLL, .count = (int)count);
+    WAIT_POLL(ub_real.ppoll(fds, count, timeout, mask), count);
 }
 
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t size);
 int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask, size_t size)
 {
-    WAIT(ub_real.__ppoll_chk(fds, count, timeout, mask, size), .kind = UB_WAIT_POLL, .count = (int)count);
+    WAIT_POLL(ub_real.__ppoll_chk(fds, count, timeout, mask, size), count);
 }
 
 int select(int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout)

@@ -30,6 +30,8 @@
 #define UB_RELEARN_OUTER 2u
 #define UB_RELEARN_INNER 16u
 
+uintptr_t ub_turn_single[UB_TURN_SINGLES];
+
 /*
  * Bits set in one descriptor set of select. The pointer may be bad: that is for
  * the kernel to say (EFAULT), so the set is read by a call that cannot fault.
@@ -64,7 +66,13 @@ static bool plausible(const struct ub_wait *wait)
     if (wait->kind == UB_WAIT_EPOLL || wait->kind == UB_WAIT_URING)
         return true;
     count = watched_descriptors(wait);
-    return count >= 2 || (count == 1 && ub_module_is_loop_library((const void *)wait->ra));
+    if (count != 1)
+        return count > 1;
+    if (ub_module_is_loop_library((const void *)wait->ra))
+        return true;
+    if (wait->kind == UB_WAIT_POLL)
+        ub_store_relaxed(ub_turn_single_at(wait->ra), wait->ra);
+    return false;
 }
 
 /*

@@ -23,6 +23,31 @@ struct ub_wait {
     uintptr_t ra, sp;   /* return address and frame of the call */
 };
 
+/*
+ * Where single descriptors are polled by code that is no loop library: the
+ * return address of the call last seen there, by its hash. One that is unloaded
+ * and replaced by a loop library at the same address stays misjudged, which
+ * costs that loop's turns of a single descriptor. Written by any thread, no
+ * order needed.
+ */
+#define UB_TURN_SINGLES 64u
+extern uintptr_t ub_turn_single[UB_TURN_SINGLES];
+
+__attribute__((always_inline)) static inline uintptr_t *ub_turn_single_at(uintptr_t ra)
+{
+    return &ub_turn_single[(ra ^ ra >> 6) % UB_TURN_SINGLES];
+}
+
+/*
+ * A poll that is never a loop's, to be told without a call: for nothing (it is
+ * a sleep), or for a single descriptor by code known to be no loop library.
+ * Signal-safe.
+ */
+__attribute__((always_inline)) static inline bool ub_turn_never(unsigned long count, uintptr_t ra)
+{
+    return count == 0 || (count == 1 && ub_load_relaxed(ub_turn_single_at(ra)) == ra);
+}
+
 /* The wait is not known to be this loop's: settle it. True when a turn's boundary. Slow path only; signal-safe. */
 bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait);
 

@@ -72,7 +72,7 @@ class Row:
 def show(rows):
     cells = [("what", "ours", "peer", "limit", "")]
     for row in rows:
-        limit = "" if row.limit is None else f"<= {row.limit:g}{row.unit}"
+        limit = "" if row.limit is None else f"<= {row.limit:.3g}{row.unit}"
         cells.append((row.what, row.ours, row.peer, limit, row.verdict))
     width = [max(len(c[i]) for c in cells) for i in range(5)]
     for i, cell in enumerate(cells):

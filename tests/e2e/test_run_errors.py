@@ -36,7 +36,7 @@ def test_unknown_option(workdir):
 
 
 @pytest.mark.parametrize("option", ["--offload", "--offload=flagged", "--yield", "--yield=5ms", "--js", "--bpf",
-                                    "--suppress=x", "--metrics=x", "--children"])
+                                    "--metrics=x", "--children"])
 def test_what_does_not_exist_yet_is_not_accepted_silently(workdir, option):
     refused(option, "--", "touch", "x", says="unknown option " + option.split("=")[0])
 
