@@ -162,7 +162,7 @@ int ub_capture_peek(pid_t pid, pid_t tid, struct ub_capture *ret)
 
 /* ---- the proof that it stood still ---- */
 
-static bool parse_schedstat(const char *text, struct ub_schedstat *ret)
+bool ub_schedstat_parse(const char *text, struct ub_schedstat *ret)
 {
     ret->run_ns = parse_decimal(&text);
     ret->wait_ns = parse_decimal(&text);
@@ -179,7 +179,7 @@ int ub_capture_schedstat(pid_t pid, pid_t tid, struct ub_schedstat *ret)
 
     ub_thread_files_take(pid, tid, &f);
     r = ub_thread_files_read(&f, UB_THREAD_FILE_SCHEDSTAT, buf, sizeof(buf));
-    if (r == -ENOENT || (r >= 0 && !parse_schedstat(buf, &s)))
+    if (r == -ENOENT || (r >= 0 && !ub_schedstat_parse(buf, &s)))
         return -ENOTSUP;
     if (r < 0)
         return r;
@@ -221,7 +221,7 @@ static int stamp_read(struct ub_thread_files *f, struct stamp *ret)
         r = ub_thread_files_read(f, UB_THREAD_FILE_SCHEDSTAT, ret->text, sizeof(ret->text));
         if (r == -ESRCH)
             return r;
-        ret->has_sched = r >= 0 && parse_schedstat(ret->text, &ret->sched);
+        ret->has_sched = r >= 0 && ub_schedstat_parse(ret->text, &ret->sched);
         if (ret->has_sched) {
             ret->proof = UB_PROOF_STILL;
             return 0;

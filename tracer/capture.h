@@ -120,6 +120,9 @@ int ub_capture_perf(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_
  */
 int ub_capture_memory(pid_t pid, uint64_t address, void *buf, uint32_t len);
 
+/* The three numbers of a schedstat file. False: all zero, the kernel keeps none (or that is no such file). */
+bool ub_schedstat_parse(const char *text, struct ub_schedstat *ret);
+
 /* /proc/PID/task/TID/schedstat. -ENOTSUP when the kernel keeps none (all zero). */
 int ub_capture_schedstat(pid_t pid, pid_t tid, struct ub_schedstat *ret);
 

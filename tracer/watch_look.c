@@ -43,7 +43,6 @@ static uint64_t read_majflt(pid_t pid, pid_t tid)
 
 static bool read_schedstat(struct ub_watched *t, struct ub_schedstat *ret)
 {
-    unsigned long long run, wait, slices;
     char text[96];
     ssize_t len;
 
@@ -59,10 +58,7 @@ static bool read_schedstat(struct ub_watched *t, struct ub_schedstat *ret)
     if (len <= 0)
         return false;
     text[len] = '\0';
-    if (sscanf(text, "%llu %llu %llu", &run, &wait, &slices) != 3 || (run | wait | slices) == 0)
-        return false;
-    *ret = (struct ub_schedstat){run, wait, slices};
-    return true;
+    return ub_schedstat_parse(text, ret);
 }
 
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret)

@@ -27,7 +27,7 @@
 #define UB_EAGER_FIRST_NS 500000u
 #define UB_EARLY_MIN_NS    60000u
 #define UB_EARLY_MAX_NS    250000u
-#define UB_EARLY_PART      8u /* of the threshold, at most: turns that long are spun for although they end in time */
+#define UB_EARLY_PART      10u /* of the threshold, at most: turns that long are spun for although they end in time */
 #define UB_PREPARE_NS      40000u /* a look's own preparations, before the thread is touched */
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */

@@ -1,7 +1,8 @@
 """Real servers under load: CPU time a request, with the agent and without, in turn.
 
 A pair is one short load on each of two servers that run side by side (twice as
-many pairs as elsewhere, so close together that both see the same machine); the CPU time of
+many pairs as elsewhere and more where loads can be shorter, so close together
+that both see the same machine: its moods last for seconds); the CPU time of
 a server's processes is divided by the requests that the load generator (or the
 server) counted. Servers on one CPU, load on another, where there are two.
 """
@@ -58,7 +59,7 @@ def per_request(s, load):
     return spent / requests
 
 
-def in_pairs(kind, load, count):
+def in_pairs(kind, load, count, at_once):
     """Two servers at once, one loaded at a time, in turn."""
     values = {"none": [], "agent": []}
     while len(values["none"]) < count:
@@ -68,7 +69,7 @@ def in_pairs(kind, load, count):
                 running[name] = start(kind, name == "agent")
                 load(running[name], warm=True)
             more = pairs.interleave(values, lambda name: per_request(running[name], load),
-                                    min(PAIRS_A_START, count - len(values["none"])))
+                                    min(at_once, count - len(values["none"])))
             for name, new in more.items():
                 values[name] += new
         finally:
@@ -88,7 +89,7 @@ def wrk(path, seconds, connections=20):
 
 
 def redis_load(s, warm):
-    count = 20000 if warm else 60000
+    count = 20000 if warm else 15000
     client = s.client()
 
     def done():
@@ -132,11 +133,12 @@ def memcached_load(s, warm):
     return sum(served)
 
 
-def compare(name, kind, load, quick, limit, peer=""):
+def compare(name, kind, load, quick, limit, peer="", short=1):
+    """`short`: a load takes that much less than a second, and as many more pairs are taken."""
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CPU})  # inherited by the load generator; the servers are pinned to the other one
     try:
-        values = in_pairs(kind, load, 2 * pairs.rounds(quick))
+        values = in_pairs(kind, load, 2 * pairs.rounds(quick) * short, PAIRS_A_START * short)
     finally:
         os.sched_setaffinity(0, affinity)
     median, low, high = pairs.interval(pairs.ratios(values, "agent", "none"))
@@ -147,7 +149,8 @@ def compare(name, kind, load, quick, limit, peer=""):
 
 
 def redis(quick):
-    return compare("redis", test_redis.Redis, redis_load, quick, 1.03, "throughput: strace x 0.19, perf trace x 0.54")
+    return compare("redis", test_redis.Redis, redis_load, quick, 1.03, "throughput: strace x 0.19, perf trace x 0.54",
+                   short=4)
 
 
 def nginx(quick):
