@@ -299,9 +299,10 @@ static void classify(const struct decoder *d, const uint8_t *imm, struct ub_insn
         ret->kind = UB_INSN_PUSH;
     else if (d->op == 0xe9 || d->op == 0xeb)
         jump(d, imm, ret);
-    else if (leaves(d))
+    else if (leaves(d)) {
         ret->kind = UB_INSN_LEAVES;
-    else if (d->op == 0x81 || d->op == 0x83)
+        ret->calls = d->op == 0xe8 || (d->op == 0xff && (d->modrm >> 3 & 7) <= 3);
+    } else if (d->op == 0x81 || d->op == 0x83)
         group1(d, imm, ret);
     else if (sets_rbp(d))
         ret->kind = UB_INSN_SET_RBP;

@@ -195,6 +195,7 @@ struct ub_insn {
     int32_t delta;    /* UB_INSN_LEAVES with `jumps`: from the end of the instruction to the target */
     bool returns;     /* a return */
     bool jumps;       /* a jump to a constant */
+    bool calls;       /* a call: goes on behind it */
     bool below_stack; /* uses memory below rsp */
 };
 

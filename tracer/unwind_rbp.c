@@ -159,8 +159,51 @@ static bool round_down(struct prologue *p, const struct ub_insn *insn, int64_t *
     return true;
 }
 
-/* Follows rsp from the entry to the first call or jump, or to the pc. False: no frame pointer was set, or not like
- * this. */
+static bool gives_back(const struct ub_insn *insn)
+{
+    return insn->kind == UB_INSN_EPILOGUE || (insn->kind == UB_INSN_MOVE_RSP && insn->delta > 0);
+}
+
+/*
+ * A path that leaves early, behind a conditional jump, gives the frame back at
+ * `from`. True when all code behind it that takes something (the arguments of a
+ * call) gives it back before it goes on elsewhere: then the frame was whole.
+ */
+static bool frame_was_whole(const struct search *s, uint32_t from)
+{
+    struct ub_insn insn;
+    int64_t taken = 0;
+    bool leaving = true;
+
+    for (uint32_t i = from; i < s->len; i += insn.len) {
+        if (!ub_insn_decode(s->code + i, s->len - i, &insn) || insn.kind == UB_INSN_ALIGN_RSP)
+            return false;
+        if (insn.kind == UB_INSN_LEAVES && !insn.calls) {
+            if (!leaving && taken)
+                return false;
+            taken = 0;
+            leaving = false;
+        }
+        if (leaving)
+            continue;
+        if (taken == 0 && gives_back(&insn))
+            leaving = true;
+        else if (insn.kind == UB_INSN_PUSH)
+            taken += 8;
+        else if (insn.kind == UB_INSN_MOVE_RSP)
+            taken -= insn.delta;
+        else if (insn.kind == UB_INSN_EPILOGUE)
+            taken -= 8;
+        if (taken < 0)
+            return false;
+    }
+    return true;
+}
+
+/*
+ * Follows rsp from the entry to the first call or jump away, to an early
+ * epilogue, or to the pc. False: no frame pointer was set, or not like this.
+ */
 static bool read_prologue(const struct search *s, uint64_t pc_offset, struct prologue *ret)
 {
     struct ub_insn insn;
@@ -176,6 +219,8 @@ static bool read_prologue(const struct search *s, uint64_t pc_offset, struct pro
             ret->end = i + insn.len;
             low = 0;
         }
+        if (ret->end && gives_back(&insn) && frame_was_whole(s, i))
+            break;
         if (insn.kind == UB_INSN_PUSH)
             low += 8;
         if (insn.kind == UB_INSN_MOVE_RSP)
@@ -217,7 +262,7 @@ static bool gave_back(const struct search *s, uint32_t from, uint64_t pc_offset)
             return true;
         if (insn.returns || insn.jumps)
             moved = false;
-        else if (insn.kind == UB_INSN_EPILOGUE || (insn.kind == UB_INSN_MOVE_RSP && insn.delta > 0))
+        else if (gives_back(&insn))
             moved = true;
     }
     return moved;

@@ -11,7 +11,7 @@
 
 #define CHAIN_DEPTH_MIN 3
 #define CHAIN_DEPTH_MAX 40
-#define CHAIN_FUNCTIONS 16
+#define CHAIN_FUNCTIONS 17
 #define CHAIN_PLANS     8192u /* a power of two; the last ones, so that a checker may be late */
 #define CHAIN_TABLE_MAX 64u
 #define CHAIN_WAIT_RAW  11 /* waits[] of chain.c: ppoll whose sixth argument is the plan's id */

@@ -16,11 +16,12 @@ DECLARE(12);
 DECLARE(13);
 DECLARE(14);
 DECLARE(15);
+DECLARE(16);
 long f4(struct run *r, int depth, long a, long b, long c, long d, long e, long f, long g);
 
 typedef long (*chain_f)(struct run *r, int depth);
 static const chain_f by_pointer[CHAIN_FUNCTIONS] = {f0, f1, f2,  NULL, NULL, f5,  f6,  f7,
-                                                    f8, f9, f10, f11,  f12,  f13, f14, f15};
+                                                    f8, f9, f10, f11,  f12,  f13, f14, f15, f16};
 
 static inline __attribute__((always_inline)) long call_direct(struct run *r, int depth)
 {
@@ -55,8 +56,10 @@ static inline __attribute__((always_inline)) long call_direct(struct run *r, int
         return f13(r, depth);
     case 14:
         return f14(r, depth);
-    default:
+    case 15:
         return f15(r, depth);
+    default:
+        return f16(r, depth);
     }
 }
 
@@ -234,4 +237,15 @@ FRAME long f14(struct run *r, int depth)
 FRAME __attribute__((optimize("no-omit-frame-pointer"))) long f15(struct run *r, int depth)
 {
     return next(r, depth, true) + 15;
+}
+
+/* Gives its frame back and jumps away in the middle, behind a condition, and goes on with the frame below that. */
+FRAME __attribute__((optimize("no-omit-frame-pointer"))) long f16(struct run *r, int depth)
+{
+    static long (*volatile elsewhere)(struct run *r, int depth) = f0;
+    volatile uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
+
+    if (__builtin_expect(frame == 1, 1)) /* it never is */
+        return elsewhere(r, depth);
+    return next(r, depth, true) + (long)(frame & 0xf);
 }
