@@ -78,6 +78,8 @@ static const char *python_name(const struct ub_seen *seen, uint32_t count, const
 static const char *name_by_time(const struct ub_seen *seen, uint32_t count, const struct ub_shares *shares,
                                 uint64_t duration_ns)
 {
+    if (shares->runqueue_ns > duration_ns / 2) /* exact even where the rest of the turn was not observed */
+        return "runqueue";
     if (!shares->known || shares->window_ns < duration_ns / 2)
         return by_looks(seen, count, shares->majflt);
     if (shares->runqueue_ns > shares->cpu_ns && shares->runqueue_ns > shares->blocked_ns)

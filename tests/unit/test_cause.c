@@ -47,6 +47,8 @@ static void looks_decide_where_accounts_are_too_coarse(void **state)
     assert_string_equal(cause(&running, 1, 0, 0, 2 * MS), "cpu");
     assert_string_equal(cause(&fsync_call, 1, 2 * MS, 0, 2 * MS), "call");
     assert_string_equal(cause(NULL, 0, 0, 0, 2 * MS), "unknown");
+    assert_string_equal(cause(NULL, 0, 0, 6 * MS, 8 * MS), "runqueue"); /* nobody looked, but that time is exact */
+    assert_string_equal(cause(NULL, 0, 0, 3 * MS, 8 * MS), "unknown");
 }
 
 static void stopped_is_neither_call_nor_cpu(void **state)
