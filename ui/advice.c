@@ -123,9 +123,25 @@ static const char *loop_library(const struct ub_advice_query *query)
     return "turn";
 }
 
+static bool has_python(const struct ub_advice_query *query)
+{
+    const json_t *frame;
+    uint32_t i;
+    size_t k;
+
+    for (i = 0; i < query->stacks; i++) {
+        json_array_foreach (query->stack[i], k, frame) {
+            if (ub_json_is(frame, "language", "python"))
+                return true;
+        }
+    }
+    return false;
+}
+
 static bool fits(const struct ub_advice *row, const struct ub_advice_query *query, const char *loop)
 {
-    if (row->program && !in_list(row->program, query->program))
+    if (row->program && !in_list(row->program, query->program) &&
+        !(strcmp(row->program, "python*") == 0 && has_python(query))) /* Python inside of uwsgi and the like */
         return false;
     if (row->loop && !in_list(row->loop, loop))
         return false;
@@ -203,4 +219,14 @@ const struct ub_advice *ub_advice_of_site(const struct ub_site *site)
 
     ub_advice_query_site(site, &query);
     return ub_advice_find(&query);
+}
+
+const char *ub_advice_site_words(const struct ub_site *site, char *buf, size_t size)
+{
+    const struct ub_advice *advice;
+    struct ub_advice_query query;
+
+    ub_advice_query_site(site, &query);
+    advice = ub_advice_find(&query);
+    return advice ? ub_advice_words(&query, advice, buf, size) : NULL;
 }

@@ -60,6 +60,7 @@ void ub_advice_query_site(const struct ub_site *site, struct ub_advice_query *re
 
 /* What the row says to this stall, with the program's own names where they are known: `buf` or a constant. */
 #define UB_ADVICE_WORDS_MAX 1024
+const char *ub_advice_site_words(const struct ub_site *site, char *buf, size_t size); /* NULL: nothing to say */
 const char *ub_advice_words(const struct ub_advice_query *query, const struct ub_advice *row, char *buf, size_t size);
 
 /* Never reads more than the query; NULL: nothing to say. */

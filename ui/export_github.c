@@ -38,7 +38,8 @@ static void put(FILE *out, const char *text, bool property)
 
 static void put_finding(FILE *out, const struct ub_finding *f)
 {
-    const struct ub_advice *advice = ub_advice_of_site(f->site);
+    char words[UB_ADVICE_WORDS_MAX];
+    const char *advice = ub_advice_site_words(f->site, words, sizeof(words));
     const char *file = f->frame ? ub_export_file(f->frame) : NULL;
     char figures[UB_FINDING_FIGURES_MAX];
 
@@ -56,7 +57,7 @@ static void put_finding(FILE *out, const struct ub_finding *f)
     put(out, f->why, false);
     if (advice) {
         fputs("%0Ado: ", out);
-        put(out, advice->text, false);
+        put(out, advice, false);
     }
     fputs("%0Asite: ", out);
     put(out, f->site->id, false);

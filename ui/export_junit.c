@@ -49,7 +49,8 @@ static void put_outcome(FILE *out, const struct ub_finding *f, const char *figur
                                         [UB_FINDING_ALLOWED] = "allowed: ",
                                         [UB_FINDING_EXPIRED] = "its allowance expired: ",
                                         [UB_FINDING_TOO_LONG] = "longer than its allowance: "};
-    const struct ub_advice *advice = ub_advice_of_site(f->site);
+    char buf[UB_ADVICE_WORDS_MAX];
+    const char *advice = ub_advice_site_words(f->site, buf, sizeof(buf));
     char message[UB_FINDING_FIGURES_MAX + 64];
 
     snprintf(message, sizeof(message), "%s%s", words[f->state], figures);
@@ -69,7 +70,7 @@ static void put_outcome(FILE *out, const struct ub_finding *f, const char *figur
     }
     if (advice) {
         fputs("\ndo: ", out);
-        put_xml(out, advice->text);
+        put_xml(out, advice);
     }
     fputs("\n</failure>\n", out);
 }

@@ -40,13 +40,14 @@ static json_t *location(const json_t *frame, const char *function)
 
 static json_t *result(const struct ub_finding *f)
 {
-    const struct ub_advice *advice = ub_advice_of_site(f->site);
+    char words[UB_ADVICE_WORDS_MAX];
+    const char *advice = ub_advice_site_words(f->site, words, sizeof(words));
     char figures[UB_FINDING_FIGURES_MAX];
     json_t *o =
         json_pack("{s:s, s:s, s:{s:o}, s:{s:s}}", "ruleId", ub_model_cause_name(ub_model_site_cause(f->site)), "level",
                   ub_finding_fails(f) ? "error" : "note", "message", "text",
                   json_sprintf("Event loop blocked: %s. %s. Why: %s.%s%s", f->what, ub_finding_figures(f, figures),
-                               f->why, advice ? " Do: " : "", advice ? advice->text : ""),
+                               f->why, advice ? " Do: " : "", advice ? advice : ""),
                   "partialFingerprints", "unblockSite/v1", f->site->id);
 
     if (f->frame)

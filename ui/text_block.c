@@ -4,10 +4,10 @@
 #include "text_private.h"
 #include "text_escape.h"
 #include "text_frames.h"
+#include "../tracer/python.h"
 
-/* Coroutines shown of a chain: so many inner ones and outer ones. */
-#define AWAIT_SHOWN 6
-#define AWAIT_OUTER 2
+/* The program's own coroutines shown of a chain, besides the outermost one. */
+#define AWAIT_SHOWN 8
 
 static void put_bare_duration(const struct ub_text_view *view, uint64_t ns)
 {
@@ -118,19 +118,24 @@ void ub_text_await(const struct ub_text_view *view, const json_t *slow)
     const json_t *task = json_object_get(slow, "task"), *chain = json_object_get(task, "await");
     const json_t *created = json_object_get(task, "created");
     const char *file = ub_json_string(created, "file");
-    size_t count = json_array_size(chain), i;
+    size_t count = json_array_size(chain), shown = 0, i;
+    bool left_out = false;
 
     if (count < 2 && !file)
         return;
     ub_pen_label(&view->pen, "await");
     for (i = count; i-- > 0;) {
-        const char *function = ub_json_string(json_array_get(chain, i), "function");
+        const json_t *place = json_array_get(chain, i);
+        const char *function = ub_json_string(place, "function");
+        bool own = ub_python_owner_of(ub_json_string(place, "file"), function) == UB_PYTHON_USER;
 
-        if (i + AWAIT_SHOWN < count && i >= AWAIT_OUTER) {
-            if (i == AWAIT_OUTER)
-                fputs(" <- ...", view->pen.out);
+        if (i > 0 && (!own || ++shown > AWAIT_SHOWN)) { /* a framework's own are many and say little */
+            if (!left_out)
+                fputs(i + 1 < count ? " <- ..." : "...", view->pen.out);
+            left_out = true;
             continue;
         }
+        left_out = false;
         fputs(i + 1 < count ? " <- " : "", view->pen.out);
         ub_escape_put(view->pen.out, function ? function : "?", UB_TEXT_NAME_COLUMNS);
     }
