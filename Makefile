@@ -50,7 +50,7 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf programs demo check check-unit check-e2e check-servers bench soak fuzz lint deps install clean help
+.PHONY: all bpf programs demo check check-unit check-e2e check-servers check-exports bench soak fuzz lint deps install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -64,6 +64,7 @@ help:
 ## make demo       set everything up and show the main job on a real server
 ## make check      set everything up and run every core test
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
+## make check-exports  each export format in the tool it is for; the HTML report in a browser
 ## make bench      what it costs, beside other tools, one table
 ## make soak       the long runs
 ## make fuzz       libFuzzer on all that reads strangers' input, FUZZ_TIME=60 seconds each
@@ -93,6 +94,9 @@ $(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) $(TRACER_CFLAGS) -c $< -o $@
+
+# The page of the HTML report is part of the command.
+$(BUILD)/obj/ui/html_page.o $(BUILD)/fuzz/ui/html_page.o: $(wildcard ui/html/*)
 
 # The export list comes from the list of hooks: a name is hooked if and only if it is exported.
 $(BUILD)/obj/agent/exports.map: agent/hooks.def common/calls.def agent/exports.sh
@@ -152,6 +156,14 @@ check: all check-unit check-e2e
 check-servers: all programs
 	$(Q)tests/deps.sh servers
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/servers
+
+# The consumers that are no Debian packages; only these tests ever need them.
+NPM_PACKAGES := speedscope playwright-core pprof-format
+
+check-exports: all
+	$(Q)tests/deps.sh exports
+	$(Q)npm install --prefix $(BUILD)/npm --no-audit --no-fund --silent $(NPM_PACKAGES) || echo "npm could not fetch: $(NPM_PACKAGES)"
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/exports
 
 demo: all
 	$(Q)tests/deps.sh demo

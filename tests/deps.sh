@@ -96,6 +96,9 @@ exports  nodejs              cmd:node
 exports  libxml2-utils       cmd:xmllint
 exports  prometheus          cmd:promtool
 exports  chromium            cmd:chromium
+exports  npm                 cmd:npm
+exports  golang-go           cmd:go
+exports  python3-junitparser py:junitparser
 '
 
 usage() {

@@ -137,7 +137,8 @@ static bool find_names(const struct ub_advice_query *query, struct names *ret)
         at = json_object_get(query->slow, "callback");
     for (i = 0; i < json_array_size(frames); i++) {
         frame = json_array_get(frames, i);
-        ret->before_3_9 |= strstr(ub_json_string(frame, "file") ? ub_json_string(frame, "file") : "", "/python3.8/") != NULL;
+        ret->before_3_9 |=
+            strstr(ub_json_string(frame, "file") ? ub_json_string(frame, "file") : "", "/python3.8/") != NULL;
     }
     for (i = 0; i < json_array_size(frames) && !same_place(json_array_get(frames, i), at); i++)
         ;

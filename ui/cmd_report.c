@@ -30,7 +30,8 @@ static const char about[] = "What recordings tell: the verdict, the figures of e
 
 static const char more[] = "Formats:\n"
                            "  text        for people\n"
-                           "  json        the same as one document\n"
+                           "  html        one file for a browser: timeline, flame graph, call sites\n"
+                           "  json        what text says, as one document\n"
                            "  folded      stacks with ns lost: flamegraph.pl, inferno, speedscope\n"
                            "  speedscope  the same for https://www.speedscope.app; pprof: go tool pprof\n"
                            "  chrome      every stall over time: Perfetto, chrome://tracing\n"

@@ -140,7 +140,8 @@ static int add_process(struct trace *t, const char *word, char *why)
     else if (target.kind == UB_DUMP_ZOMBIE)
         snprintf(why, UB_WHY_MAX, "process %ld (%s) has ended and only waits to be reaped", pid, target.name);
     else if (target.kind == UB_DUMP_KERNEL)
-        snprintf(why, UB_WHY_MAX, "process %ld (%s) is a thread of the kernel: it runs no event loop", pid, target.name);
+        snprintf(why, UB_WHY_MAX, "process %ld (%s) is a thread of the kernel: it runs no event loop", pid,
+                 target.name);
     else
         r = 1;
     if (r != 1)
@@ -172,8 +173,7 @@ static int find_targets(struct trace *t, char **words, int count, char *why)
 
 static int open_recording(struct trace *t)
 {
-    struct ub_recording_options options = {
-        .force = t->set.force, .append = t->set.append, .max_size = t->set.max_size};
+    struct ub_recording_options options = {.force = t->set.force, .append = t->set.append, .max_size = t->set.max_size};
     int r;
 
     t->path = ub_recording_name(t->set.output, t->name, t->targets.count ? t->targets.process[0].pid : getpid());

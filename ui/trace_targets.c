@@ -144,8 +144,8 @@ int ub_trace_targets_cgroup(struct ub_trace_targets *t, const char *path, char *
     char folder[PATH_MAX];
     int r;
 
-    snprintf(folder, sizeof(folder), "%s%s", *path == '/' && strncmp(path, CGROUPS, strlen(CGROUPS)) == 0 ? "" : CGROUPS "/",
-             path);
+    snprintf(folder, sizeof(folder), "%s%s",
+             *path == '/' && strncmp(path, CGROUPS, strlen(CGROUPS)) == 0 ? "" : CGROUPS "/", path);
     r = add_cgroup(t, folder, 0);
     if (r == -ENOENT || r == -ENOTDIR)
         snprintf(why, UB_WHY_MAX, "there is no control group %.256s: see systemd-cgls, or " CGROUPS, folder);

@@ -86,6 +86,32 @@ def test_sarif():
     assert place == {"artifactLocation": {"uri": "file:///build/redis/src/lzf_c.c"}, "region": {"startLine": 155}}
 
 
+def html_data(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_html(tmp_path):
+    """One file that refers to nothing, small before its data; tests/exports looks at it in a browser."""
+    text = export("html")
+    data = html_data(text)
+    assert (data["verdict"]["n"], data["verdict"]["total"]) == (VERDICT["stalls"], VERDICT["total_ns"])
+    assert sum(ns for site in data["sites"] for ns, _ in site["stacks"]) == VERDICT["total_ns"]
+    marks = [m for t in data["tracks"] for m in t["marks"]]
+    assert [m * 1000 for m in marks[1::3]] == [251300000, 61200000, 30800000, 90000000]
+    assert not re.search(r"(src|href)=|url\(|@import|https?://", text.replace(json.dumps(data), ""))
+    nonces = set(re.findall(r"nonce[-=]\"?([0-9a-f]{32})", text))
+    assert len(nonces) == 1 and "default-src 'none'" in text and nonces != set(re.findall(r"nonce-([0-9a-f]{32})", export("html")))
+    empty = tmp_path / "r"
+    empty.write_text(SAMPLE.read_text().splitlines(keepends=True)[0])
+    assert len(export("html", empty)) < 150_000
+
+
+def test_html_of_hostile_names(evil):
+    text = export("html", evil)
+    assert text.count("</script>") == 2 and "\u202e" not in text
+    assert html_data(text)["verdict"]["total"] == VERDICT["total_ns"]
+
+
 @pytest.mark.parametrize("name", ["text", "json", "folded", "speedscope", "prometheus", "chrome", "junit", "github", "sarif"])
 def test_hostile_names(evil, name):
     out = export(name, evil)
@@ -100,7 +126,7 @@ def test_hostile_names(evil, name):
         json.loads(out)
 
 
-@pytest.mark.parametrize("name", ["folded", "speedscope", "prometheus", "chrome", "pprof", "sarif", "junit"])
+@pytest.mark.parametrize("name", ["folded", "speedscope", "prometheus", "chrome", "pprof", "sarif", "junit", "html"])
 def test_recording_without_stalls(tmp_path, name):
     path = tmp_path / "r"
     path.write_text(SAMPLE.read_text().splitlines(keepends=True)[0])

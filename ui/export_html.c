@@ -1,0 +1,526 @@
+/*
+ * One HTML file that needs nothing else: ui/html/ is the page, this is its data.
+ *
+ * All text of strangers is made harmless twice: control characters and those
+ * that change the order of others are escaped as for a terminal, and in the JSON
+ * block '<', '>' and '&' are written as numbers, so that no "</script>" ends it.
+ * The page itself only ever sets textContent. Nothing is loaded from anywhere:
+ * default-src 'none', and a nonce for the one style and the one script.
+ */
+#include "export.h"
+#include "advice.h"
+#include "chain.h"
+#include "hash.h"
+#include "html_page.h"
+#include "lost.h"
+#include "text_escape.h"
+#include "text_frames.h"
+#include "timeline.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#define SITES_MAX   1000  /* with their stacks; the rest is counted */
+#define MARKS_MAX   20000 /* stalls drawn one by one: the longest; the others as sums of a time */
+#define BUCKETS     600
+#define TRACKS_MAX  200
+#define TEXT_MAX    400 /* columns of a name */
+#define EDGES_MAX   160 /* of a histogram */
+#define NOTES_SHOWN 100
+
+/* ---- text ------------------------------------------------------------- */
+
+static json_t *text_n(const char *text, size_t columns)
+{
+    char *safe = NULL;
+    size_t size;
+    FILE *out = open_memstream(&safe, &size);
+    json_t *s = NULL;
+
+    if (out) {
+        ub_escape_put(out, text ? text : "", columns);
+        if (fclose(out) == 0)
+            s = json_string(safe);
+        free(safe);
+    }
+    return s ? s : json_string("?");
+}
+
+static json_t *text(const char *s)
+{
+    return text_n(s, TEXT_MAX);
+}
+
+static json_t *number(uint64_t n)
+{
+    return json_integer(n > INT64_MAX ? INT64_MAX : (json_int_t)n);
+}
+
+static void set(json_t *o, const char *key, json_t *value)
+{
+    json_object_set_new(o, key, value);
+}
+
+static void set_text(json_t *o, const char *key, const char *value)
+{
+    if (value && *value)
+        set(o, key, text(value));
+}
+
+/* JSON as the content of a script element. */
+static int put_json(const char *bytes, size_t len, void *out)
+{
+    size_t i;
+
+    for (i = 0; i < len; i++) {
+        if (bytes[i] == '<' || bytes[i] == '>' || bytes[i] == '&')
+            fprintf(out, "\\u%04x", bytes[i]);
+        else
+            fputc(bytes[i], out);
+    }
+    return 0;
+}
+
+/* ---- figures ------------------------------------------------------------ */
+
+static json_t *totals_json(const struct ub_stall_totals *t)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "n", number(t->count), "total", number(t->total_ns), "max",
+                     number(t->max_ns), "ongoing", number(t->ongoing));
+}
+
+static void set_distribution(json_t *o, const struct ub_distribution *d)
+{
+    static const struct {
+        const char *name;
+        uint32_t permille;
+    } points[] = {{"p50", 500}, {"p99", 990}, {"p999", 999}};
+    json_t *edges = json_array();
+    uint32_t i, step = d->used / EDGES_MAX + 1;
+
+    for (i = 0; i < UB_ARRAY_LEN(points); i++)
+        set(o, points[i].name, number(ub_distribution_percentile(d, points[i].permille)));
+    for (i = 0; i < d->used; i += step) {
+        uint64_t count = 0, sum = 0;
+        uint32_t k;
+
+        for (k = i; k < i + step && k < d->used; k++) {
+            count = ub_add_saturated(count, d->bucket[k].count);
+            sum = ub_add_saturated(sum, d->bucket[k].sum_ns);
+        }
+        if (count > 0) {
+            json_array_append_new(edges, number(sum / count));
+            json_array_append_new(edges, number(count));
+        }
+    }
+    set(o, "hist", edges);
+}
+
+static json_t *runs_json(const struct ub_model *m)
+{
+    json_t *list = json_array();
+    uint32_t i;
+    size_t k;
+
+    for (i = 0; i < ub_model_runs(m) && i < 50; i++) {
+        const struct ub_run *run = ub_model_run(m, i);
+        json_t *o = json_object(), *words = json_array();
+        const json_t *word;
+        uint64_t begin = ub_json_u64_or(run->header, "monotonic_ns", 0);
+
+        json_array_foreach (json_object_get(run->header, "command"), k, word)
+            if (k < 12)
+                json_array_append_new(words, text_n(json_string_value(word), 100));
+        set(o, "command", words);
+        set_text(o, "host", ub_json_string(run->header, "host"));
+        set_text(o, "started", ub_json_string(run->header, "started"));
+        set(o, "threshold", number(ub_json_u64_or(run->header, "threshold_ns", 0)));
+        set(o, "length", number(run->last_ns > begin && begin > 0 ? run->last_ns - begin : 0));
+        set(o, "ended", json_boolean(run->end != NULL));
+        if (json_is_integer(json_object_get(run->end, "exit")))
+            json_object_set(o, "exit", json_object_get(run->end, "exit"));
+        if (json_is_integer(json_object_get(run->end, "signal")))
+            json_object_set(o, "signal", json_object_get(run->end, "signal"));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *loops_json(const struct ub_model *m)
+{
+    size_t count, i;
+    const struct ub_loop **loops = ub_model_loops(m, &count);
+    json_t *list = json_array();
+
+    for (i = 0; i < count && i < TRACKS_MAX; i++) {
+        const struct ub_loop *loop = loops[i];
+        json_t *o = json_object();
+
+        set_text(o, "program", loop->program);
+        set_text(o, "kind", loop->kind);
+        set_text(o, "thread", loop->thread);
+        set(o, "pid", number(loop->pid));
+        set(o, "tid", number(loop->tid));
+        if (loop->has_stats) {
+            set(o, "turns", number(loop->turns ? loop->turns : loop->callbacks));
+            set(o, "busy", number(loop->busy_ns));
+            set(o, "observed", number(loop->observed_ns));
+            set(o, "max", number(loop->max_ns));
+            set_distribution(o, &loop->duration);
+        }
+        json_array_append_new(list, o);
+    }
+    free(loops);
+    return list;
+}
+
+/* ---- call sites --------------------------------------------------------- */
+
+struct frame_index {
+    const json_t *frame;
+    json_int_t index;
+    UT_hash_handle hh;
+};
+
+struct site_index {
+    const struct ub_site *site;
+    json_int_t index;
+    UT_hash_handle hh;
+};
+
+struct page {
+    const struct ub_model *m;
+    json_t *frames, *sites;
+    struct frame_index *frame;
+    struct site_index *site;
+};
+
+/* [name, place, 1 when it is the program's own] */
+static json_int_t frame_index(struct page *page, const json_t *frame, const char *exe)
+{
+    struct frame_index *entry;
+    char name[1024], place[1024];
+
+    HASH_FIND_PTR(page->frame, &frame, entry);
+    if (entry)
+        return entry->index;
+    entry = calloc(1, sizeof(*entry));
+    if (!entry)
+        return 0;
+    entry->frame = frame;
+    entry->index = (json_int_t)json_array_size(page->frames);
+    HASH_ADD_PTR(page->frame, frame, entry);
+    json_array_append_new(page->frames,
+                          json_pack("[o, o, i]", text_n(ub_lost_frame_name(frame, name, sizeof(name)), 120),
+                                    text_n(ub_text_frame_place(frame, place, sizeof(place)), 80),
+                                    ub_text_frame_class(frame, exe) == UB_SHOWN_USER));
+    return entry->index;
+}
+
+static json_t *where_json(struct page *page, const struct ub_site *site)
+{
+    UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
+    json_t *list = json_array();
+    uint32_t i;
+
+    ub_chain_of_site(site, &chain);
+    for (i = 0; i < chain.count; i++)
+        json_array_append_new(list, json_pack("[I, o]", frame_index(page, chain.link[i].frame, site->exe),
+                                              number(chain.link[i].samples)));
+    return list;
+}
+
+static void take_stack(void *self, const struct ub_lost_stack *stack)
+{
+    struct page *page = self;
+    struct site_index *entry;
+    json_t *ids;
+    size_t i = json_array_size(stack->frames);
+
+    HASH_FIND_PTR(page->site, &stack->site, entry);
+    if (!entry)
+        return;
+    ids = json_array();
+    while (i-- > 0) /* outermost first */
+        json_array_append_new(ids, json_integer(frame_index(page, json_array_get(stack->frames, i), stack->site->exe)));
+    json_array_append_new(json_object_get(json_array_get(page->sites, (size_t)entry->index), "stacks"),
+                          json_pack("[o, o]", number(stack->ns), ids));
+}
+
+static json_t *site_json(struct page *page, const struct ub_finding *f)
+{
+    const struct ub_advice *advice = ub_advice_of_site(f->site);
+    json_t *o = json_object();
+
+    set(o, "id", text_n(f->site->id, 64));
+    set(o, "what", text(f->what));
+    set(o, "why", text(f->why));
+    set_text(o, "program", f->site->program);
+    set_text(o, "loop", ub_json_string(f->site->worst, "loop"));
+    set_text(o, "thread", ub_json_string(f->site->worst, "thread"));
+    set(o, "cause", json_string(ub_model_cause_name(ub_model_site_cause(f->site))));
+    set(o, "n", number(f->site->durations.count));
+    set(o, "total", number(f->site->durations.total_ns));
+    set(o, "max", number(f->site->durations.max_ns));
+    set(o, "ongoing", number(f->site->ongoing));
+    set_distribution(o, &f->site->durations);
+    set(o, "samples", number(f->site->samples));
+    set(o, "where", where_json(page, f->site));
+    set(o, "stacks", json_array());
+    if (advice)
+        set_text(o, "do", advice->text);
+    if (f->frame && ub_json_string(f->frame, "file"))
+        set(o, "file",
+            json_sprintf("%s:%" PRIu64, ub_path_base(ub_json_string(f->frame, "file")),
+                         ub_json_u64_or(f->frame, "line", 0)));
+    if (json_object_get(o, "file")) /* as all text */
+        set(o, "file", text(ub_json_string(o, "file")));
+    return o;
+}
+
+static size_t build_sites(struct page *page)
+{
+    struct ub_findings f;
+    size_t i, count;
+
+    if (ub_findings_make(page->m, 0, NULL, &f) < 0)
+        return 0;
+    count = f.count;
+    for (i = 0; i < count && i < SITES_MAX; i++) {
+        struct site_index *entry = calloc(1, sizeof(*entry));
+
+        if (!entry)
+            break;
+        entry->site = f.finding[i].site;
+        entry->index = (json_int_t)i;
+        HASH_ADD_PTR(page->site, site, entry);
+        json_array_append_new(page->sites, site_json(page, &f.finding[i]));
+    }
+    ub_findings_clear(&f);
+    ub_lost_each(page->m, take_stack, page);
+    return count;
+}
+
+/* ---- the timeline --------------------------------------------------------- */
+
+static int shorter_first(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* From which length on a stall is drawn by itself, so that there are at most MARKS_MAX. */
+static uint64_t shortest_mark(const struct ub_timeline *t)
+{
+    uint64_t *all, edge;
+    size_t i;
+
+    if (t->count <= MARKS_MAX)
+        return 0;
+    all = calloc(t->count, sizeof(*all));
+    if (!all)
+        return UINT64_MAX;
+    for (i = 0; i < t->count; i++)
+        all[i] = t->stall[i].duration_ns;
+    qsort(all, t->count, sizeof(*all), shorter_first);
+    edge = all[t->count - MARKS_MAX] + 1; /* many of equal length: rather too few */
+    free(all);
+    return edge;
+}
+
+struct span {
+    int64_t begin_ns, length_ns;
+};
+
+/* Nested ones are told by what contains them. */
+static bool is_drawn(const struct ub_timeline_stall *s)
+{
+    return s->site->class == UB_STALL_COUNTED && !s->nested;
+}
+
+static struct span whole_span(const struct ub_timeline *t)
+{
+    int64_t begin = INT64_MAX, end = INT64_MIN;
+    size_t i;
+
+    for (i = 0; i < t->count; i++) {
+        int64_t last;
+
+        if (!is_drawn(&t->stall[i]))
+            continue;
+        if (__builtin_add_overflow(t->stall[i].at_ns, (int64_t)t->stall[i].duration_ns, &last))
+            last = t->stall[i].at_ns;
+        begin = t->stall[i].at_ns < begin ? t->stall[i].at_ns : begin;
+        end = last > end ? last : end;
+    }
+    if (begin > end || __builtin_sub_overflow(end, begin, &(int64_t){0}))
+        return (struct span){0, 1};
+    return (struct span){begin, end - begin + 1};
+}
+
+struct bucket {
+    uint64_t count, total_ns, max_ns;
+};
+
+struct track {
+    json_t *marks; /* at in us, length in us, site, ... */
+    struct bucket bucket[BUCKETS];
+};
+
+static void add_stall(struct page *page, struct track *track, const struct ub_timeline_stall *s, struct span span,
+                      uint64_t edge)
+{
+    uint64_t at = (uint64_t)(s->at_ns - span.begin_ns);
+    struct site_index *entry;
+    struct bucket *bucket;
+
+    HASH_FIND_PTR(page->site, &s->site, entry);
+    if (entry && s->duration_ns >= edge) {
+        json_array_append_new(track->marks, number(at / 1000));
+        json_array_append_new(track->marks, number(s->duration_ns / 1000));
+        json_array_append_new(track->marks, json_integer(entry->index));
+        return;
+    }
+    bucket = &track->bucket[(uint64_t)((double)at / (double)span.length_ns * BUCKETS) % BUCKETS];
+    bucket->count++;
+    bucket->total_ns = ub_add_saturated(bucket->total_ns, s->duration_ns);
+    bucket->max_ns = s->duration_ns > bucket->max_ns ? s->duration_ns : bucket->max_ns;
+}
+
+static json_t *track_json(const struct page *page, const struct ub_timeline_loop *loop, struct track *track)
+{
+    const char *host = ub_json_string(ub_model_run(page->m, loop->run)->header, "host");
+    json_t *o = json_object(), *sums = json_array();
+    uint32_t i;
+
+    set_text(o, "program", loop->program);
+    set_text(o, "host", host);
+    set_text(o, "kind", loop->kind);
+    set_text(o, "thread", loop->thread);
+    set(o, "pid", number(loop->pid));
+    set(o, "tid", number(loop->tid));
+    set(o, "marks", track->marks);
+    for (i = 0; i < BUCKETS; i++)
+        if (track->bucket[i].count > 0)
+            json_array_append_new(sums, json_pack("[i, o, o, o]", (int)i, number(track->bucket[i].count),
+                                                  number(track->bucket[i].total_ns), number(track->bucket[i].max_ns)));
+    set(o, "sums", sums);
+    return o;
+}
+
+/* The stalls are sorted by loop. */
+static json_t *tracks_json(struct page *page, const struct ub_timeline *t, struct span span)
+{
+    json_t *list = json_array();
+    uint64_t edge = shortest_mark(t);
+    size_t i = 0;
+
+    while (i < t->count && json_array_size(list) < TRACKS_MAX) {
+        uint32_t loop = t->stall[i].loop;
+        struct track track = {.marks = json_array()};
+        size_t counted = 0;
+
+        for (; i < t->count && t->stall[i].loop == loop; i++) {
+            if (!is_drawn(&t->stall[i]))
+                continue;
+            add_stall(page, &track, &t->stall[i], span, edge);
+            counted++;
+        }
+        if (counted > 0)
+            json_array_append_new(list, track_json(page, &t->loop[loop], &track));
+        else
+            json_decref(track.marks);
+    }
+    return list;
+}
+
+/* ---- all ------------------------------------------------------------------ */
+
+static json_t *notes_json(const struct ub_model *m)
+{
+    json_t *list = json_array();
+    const json_t *note;
+    size_t i;
+
+    json_array_foreach (ub_model_notes(m), i, note)
+        if (i < NOTES_SHOWN)
+            json_array_append_new(list, json_pack("{s:o, s:o}", "level", text(ub_json_string(note, "level")), "text",
+                                                  text(ub_json_string(note, "text"))));
+    return list;
+}
+
+static void frame_free(struct frame_index *entry)
+{
+    free(entry);
+}
+
+static void site_free(struct site_index *entry)
+{
+    free(entry);
+}
+
+static json_t *page_json(const struct ub_export_job *job)
+{
+    struct page page = {.m = job->m, .frames = json_array(), .sites = json_array()};
+    struct span span = whole_span(job->timeline);
+    size_t sites = build_sites(&page);
+    json_t *o = json_object();
+
+    set(o, "tool", json_string("unblock " UB_VERSION));
+    set(o, "runs", runs_json(job->m));
+    set(o, "verdict", totals_json(ub_model_totals(job->m, UB_STALL_COUNTED)));
+    set(o, "startup", totals_json(ub_model_totals(job->m, UB_STALL_STARTUP)));
+    set(o, "stopped", totals_json(ub_model_totals(job->m, UB_STALL_STOPPED)));
+    set(o, "suppressed", totals_json(ub_model_totals(job->m, UB_STALL_SUPPRESSED)));
+    set(o, "loops", loops_json(job->m));
+    set(o, "begin", json_integer(span.begin_ns / 1000));
+    set(o, "length", json_integer(span.length_ns / 1000 + 1));
+    set(o, "buckets", json_integer(BUCKETS));
+    set(o, "tracks", tracks_json(&page, job->timeline, span));
+    set(o, "leftOut", number(job->timeline->left_out));
+    set(o, "sites", page.sites);
+    set(o, "moreSites", number(sites > SITES_MAX ? sites - SITES_MAX : 0));
+    set(o, "frames", page.frames);
+    set(o, "notes", notes_json(job->m));
+    UB_HASH_DESTROY(struct frame_index, page.frame, frame_free);
+    UB_HASH_DESTROY(struct site_index, page.site, site_free);
+    return o;
+}
+
+static void make_nonce(char nonce[33])
+{
+    uint8_t bytes[16] = {0};
+    size_t i;
+
+    if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes)) /* never, since Linux 5.6; then it is only less strict */
+        memset(bytes, 0x5a, sizeof(bytes));
+    for (i = 0; i < sizeof(bytes); i++)
+        snprintf(nonce + 2 * i, 3, "%02x", bytes[i]);
+}
+
+/* page.html with %NONCE%, %STYLE%, %SCRIPT% and %DATA% replaced. */
+static void write_html(FILE *out, const struct ub_export_job *job)
+{
+    const char *p = ub_html_head, *mark;
+    json_t *data = page_json(job);
+    char nonce[33];
+
+    make_nonce(nonce);
+    for (; (mark = strchr(p, '%')); p = strchr(mark + 1, '%') + 1) {
+        fwrite(p, 1, (size_t)(mark - p), out);
+        if (strncmp(mark, "%NONCE%", 7) == 0)
+            fputs(nonce, out);
+        else if (strncmp(mark, "%STYLE%", 7) == 0)
+            fwrite(ub_html_style, 1, (size_t)(ub_html_style_end - ub_html_style), out);
+        else if (strncmp(mark, "%SCRIPT%", 8) == 0)
+            fwrite(ub_html_script, 1, (size_t)(ub_html_script_end - ub_html_script), out);
+        else if (strncmp(mark, "%DATA%", 6) == 0)
+            json_dump_callback(data, put_json, out, JSON_COMPACT);
+    }
+    fputs(p, out);
+    json_decref(data);
+}
+
+const struct ub_export ub_export_html = {.name = "html", .needs_timeline = true, .write = write_html};
