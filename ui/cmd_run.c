@@ -15,6 +15,7 @@
 #include "target.h"
 #include "text.h"
 #include "settings.h"
+#include "strangers.h"
 #include "write_all.h"
 
 #include "../common/clock.h"
@@ -46,9 +47,10 @@ struct run {
     struct ub_metrics *metrics;
     struct ub_sink text_sink;
     struct ub_control *control;
+    struct ub_strangers strangers;
     char full_path[PATH_MAX]; /* of the recording, for those who ask */
     struct ub_sink sinks[4];  /* the watcher refers to them until it stops */
-    struct ub_bpf *bpf; /* NULL: the agents alone */
+    struct ub_bpf *bpf;       /* NULL: the agents alone */
     struct ub_watch *watch;
     struct ub_watch_totals totals;
     struct ub_child child;
@@ -85,11 +87,12 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                                        .count = count + 1};
     int r;
 
-    option[count] = (struct ub_option){.name = "bpf",
-                                       .kind = UB_OPTION_FLAG,
-                                       .value = &run->want_bpf,
-                                       .help = "add what the kernel knows of each stall (needs root): exact\ntimes, all "
-                                               "long calls, who held the lock, who had\nthe CPU"};
+    option[count] =
+        (struct ub_option){.name = "bpf",
+                           .kind = UB_OPTION_FLAG,
+                           .value = &run->want_bpf,
+                           .help = "add what the kernel knows of each stall (needs root): exact\ntimes, all "
+                                   "long calls, who held the lock, who had\nthe CPU"};
     r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -359,11 +362,29 @@ static void stops_with_child(void *self, bool stopping)
         ub_watch_stops(run->watch, stopping);
 }
 
+/* Until `deadline` (0: for ever), with a look from time to time at who cannot be watched. 0 or -ETIME. */
+static int wait_and_look(struct run *run, uint64_t deadline)
+{
+    static const uint64_t look_after_ms[] = {300, 2000, 10000, 60000};
+    uint64_t started = ub_clock_monotonic_ns();
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(look_after_ms); i++) {
+        uint64_t at = started + look_after_ms[i] * 1000000;
+
+        if (deadline != 0 && deadline <= at)
+            break;
+        if (ub_child_wait(&run->child, at, &run->status) == 0)
+            return 0;
+        ub_strangers_look(&run->strangers, run->watch, run->child.pid);
+    }
+    return ub_child_wait(&run->child, deadline, &run->status);
+}
+
 static void wait_for_child(struct run *run)
 {
     uint64_t deadline = run->set.duration_ns != 0 ? ub_clock_monotonic_ns() + run->set.duration_ns : 0;
 
-    if (ub_child_wait(&run->child, deadline, &run->status) == -ETIME) {
+    if (wait_and_look(run, deadline) == -ETIME) {
         stop_watching(run, false);
         if (!run->set.quiet)
             ub_say("run", "--duration is over: the program goes on, no longer watched");

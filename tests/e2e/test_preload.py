@@ -404,3 +404,19 @@ def test_tight_limits(tmp_path, limit):
     script = f"import asyncio, resource; resource.setrlimit(resource.RLIMIT_{which}, ({value}, {value}))\n" + LOOP
     done = run(tmp_path, PYTHON, "-c", script, 60, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_run_says_who_changed_the_user_before_exec(tmp_path):
+    """`unblock run -- setpriv ...` as root: the program cannot reach root's memory, and a note says so."""
+    if os.geteuid() != 0 or not os.path.exists("/usr/bin/setpriv"):
+        pytest.skip("takes root and setpriv")
+    done, r = helpers.record(tmp_path, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", PYTHON, "-c",
+                             LOOP, 200)
+    assert done.returncode == 0
+    (note,) = [n for n in r.of("note") if "change of user" in n["text"]]
+    assert "python3" in note["text"] and "setpriv" in note["text"]
+    assert not r.slow
+    # The other way round it works.
+    done = helpers.unblock("run", "-q", "-o", "-", "-t", "20ms", "--", PYTHON, "-c", LOOP, "100", user=65534, group=65534,
+                           extra_groups=[], cwd="/")
+    assert '"type":"slow"' in done.stdout and "change of user" not in done.stdout
