@@ -7,6 +7,7 @@
  * A little long for one file: meeting, visiting and retiring a slot change its
  * state together, and are read together.
  */
+#include "procfile.h"
 #include "watch_impl.h"
 
 #include <errno.h>
@@ -60,6 +61,17 @@ static void ask_for_punctuality(void)
 
     prctl(PR_SET_TIMERSLACK, 1UL);
     syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+static bool is_filtered(void)
+{
+    char status[4096];
+    const char *seccomp;
+
+    if (ub_procfile_read(status, sizeof(status), "/proc/self/status") == 0)
+        return false;
+    seccomp = strstr(status, "\nSeccomp:\t");
+    return seccomp && seccomp[10] != '0';
 }
 
 static uint64_t own_wait_ns(void)
@@ -560,6 +572,7 @@ void *ub_watch_loop(void *watch)
 
     ask_for_punctuality();
     w->early_ns = UB_EARLY_MIN_NS;
+    w->filtered = is_filtered();
     while (!ub_load_acquire(&w->stopping)) {
         uint32_t bell = ub_load_acquire(&w->arena->h.doorbell), high = slots_high(w);
         uint64_t now_ns = ub_clock_monotonic_ns(), deadline;
@@ -579,7 +592,7 @@ void *ub_watch_loop(void *watch)
         deadline = after_a_pause(deadline, &eager);
         if (high > 0 && quiet < UB_QUIET_ROUNDS)
             blind_ns = sleep_until(w, bell, deadline);
-        else if (can_sleep && !ub_load_acquire(&w->stopping))
+        else if (can_sleep && !w->filtered && !ub_load_acquire(&w->stopping))
             sleep_deeply(w, bell);
         else
             blind_ns = sleep_until(w, bell, deadline + ub_ticks_from_span_ns(UB_POLL_MIN_NS));

@@ -189,8 +189,8 @@ def test_beside_another_preloaded_library(tmp_path, library, first):
                                      env=helpers.clean_environment(LD_PRELOAD=preload, FAKETIME="+1d"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     slow = [s for s in recording.slow if s["duration_ns"] >= 3000000]
-    assert len(slow) == 20
-    assert all("usleep" in [c["via"] for c in s["calls"]] or library.startswith("faketime") for s in slow)
+    timed = [s for s in slow if "usleep" in [c["via"] for c in s.get("calls", [])]]
+    assert len(slow) >= 20 and (len(timed) == 20 or library.startswith("faketime"))
 
 
 def test_exceptions_pass_through_hooks(tmp_path):
