@@ -16,7 +16,7 @@
 #include "base.h"
 
 #define UB_CALLS_KEPT    4u  /* the K longest of a turn; further ones are only summed */
-#define UB_CALLS_REPORTS 4u  /* turns a thread */
+#define UB_CALLS_REPORTS 8u  /* turns a thread */
 #define UB_CALLS_STACKS  64u /* of the whole run */
 #define UB_CALLS_VALUES  4u
 #define UB_CALLS_TEXTS   3u
