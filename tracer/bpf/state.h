@@ -27,6 +27,13 @@ u32 namespace_known; /* ns_level below is valid */
 u32 ns_level;        /* how deep the tracer's PID namespace is */
 u64 ns_address;      /* which it is */
 
+/*
+ * A call during the first moments of a turn: its beginning is read from the clock
+ * only if it blocks. Most turns end within a tick, and cost so much less.
+ */
+#define NOT_TIMED     1
+#define TIME_ALL_BELOW 8000000 /* thresholds where a tick of 4 ms is not a moment */
+
 enum off_how { OFF_RUNNABLE, OFF_CALL, OFF_FAULT, OFF_STOPPED };
 
 struct thread {
@@ -35,7 +42,8 @@ struct thread {
     u64 on_at;  /* since when it has the CPU */
     u64 off_at; /* since when it has not; 0: it has */
     u64 wake_at;
-    u64 sys_at; /* the call it is in; 0: none */
+    u64 sys_at; /* since when it is in a call; 0: in none; NOT_TIMED */
+    u64 start_jiffies;
     u64 sys_blocked, sys_longest_block;
     u64 next_stack;  /* no stack is copied before */
     u64 next_sample; /* of its running */
@@ -113,6 +121,32 @@ struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
     __uint(max_entries, 4 << 20);
 } ring SEC(".maps");
+
+/*
+ * How many watched threads have a number that ends in these bits: nearly all
+ * threads of the machine are known not to be watched after one load, where asking
+ * for their storage takes 33 ns.
+ */
+#define MAYBE 16384
+u32 maybe_watched[MAYBE];
+
+static __always_inline struct thread *thread_of(struct task_struct *task)
+{
+    if (!maybe_watched[task->pid & (MAYBE - 1)])
+        return 0;
+    return bpf_task_storage_get(&threads, task, 0, 0);
+}
+
+static __always_inline struct thread *new_thread(struct task_struct *task)
+{
+    struct thread *t = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+    if (t)
+        __sync_fetch_and_add(&maybe_watched[task->pid & (MAYBE - 1)], 1);
+    else
+        __sync_fetch_and_add(&lost_threads, 1);
+    return t;
+}
 
 static __always_inline struct ub_bpf_slot *slot_of(const struct thread *t)
 {

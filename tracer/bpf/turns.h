@@ -265,6 +265,7 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     u32 kind = UB_BPF_RECORD_WAKE;
 
     t->start = t->on_at = now;
+    t->start_jiffies = bpf_jiffies64();
     t->off_at = t->sys_at = 0;
     t->next_stack = 0;
     t->sample_soon = false;

@@ -31,7 +31,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("tp_btf/sys_enter")
 int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
 {
-    struct thread *t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, 0);
+    struct thread *t = thread_of(bpf_get_current_task_btf());
     u32 kind;
 
     if (!t)
@@ -42,7 +42,9 @@ int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
     if (!t->start)
         return 0;
     t->sys_nr = nr;
-    t->sys_at = bpf_ktime_get_ns();
+    t->sys_at = threshold_ns >= TIME_ALL_BELOW && bpf_jiffies64() - t->start_jiffies < 2 && !t->sample_soon
+                    ? NOT_TIMED
+                    : bpf_ktime_get_ns();
     if (t->sample_soon)
         sample_now(t, regs, t->sys_at);
     t->sys_blocked = 0;
@@ -54,12 +56,14 @@ int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(ub_sys_exit, struct pt_regs *regs, long ret)
 {
-    struct thread *t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), 0, 0);
+    struct thread *t = thread_of(bpf_get_current_task_btf());
 
     if (!t)
         return 0;
     if (t->in_wait)
         wait_left(t, regs, ret);
+    else if (t->sys_at == NOT_TIMED)
+        t->sys_at = 0, t->accounts.syscalls++;
     else if (t->sys_at)
         call_left(t, regs, ret);
     return 0;
@@ -73,6 +77,8 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
 
     t->accounts.cpu_ns += now - t->on_at;
     t->off_at = now;
+    if (t->sys_at == NOT_TIMED)
+        t->sys_at = now;
     t->wake_at = 0;
     if (preempt || state == TASK_RUNNING) {
         t->off_how = OFF_RUNNABLE;
@@ -108,8 +114,8 @@ static __always_inline void switched_in(struct thread *t, u64 now)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-    struct thread *out = bpf_task_storage_get(&threads, prev, 0, 0);
-    struct thread *in = bpf_task_storage_get(&threads, next, 0, 0);
+    struct thread *out = thread_of(prev);
+    struct thread *in = thread_of(next);
 
     if (waiting)
         note_runner(prev, bpf_ktime_get_ns());
@@ -123,7 +129,7 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
 SEC("tp_btf/sched_waking")
 int BPF_PROG(ub_sched_waking, struct task_struct *p)
 {
-    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+    struct thread *t = thread_of(p);
     u64 now;
 
     if (!t || !t->start || !t->off_at || t->off_how == OFF_RUNNABLE || t->wake_at)
@@ -145,7 +151,7 @@ SEC("perf_event")
 int ub_tick(void *ctx)
 {
     struct task_struct *task = bpf_get_current_task_btf();
-    struct thread *t = bpf_task_storage_get(&threads, task, 0, 0);
+    struct thread *t = thread_of(task);
     u64 now;
 
     if (!t || !t->start)
@@ -161,15 +167,13 @@ int ub_tick(void *ctx)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(ub_fork, struct task_struct *parent, struct task_struct *child)
 {
-    struct thread *p = bpf_task_storage_get(&threads, parent, 0, 0), *t;
+    struct thread *p = thread_of(parent), *t;
 
     if (!p || (child->tgid != parent->tgid && !follow_children))
         return 0;
-    t = bpf_task_storage_get(&threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-    if (!t) {
-        __sync_fetch_and_add(&lost_threads, 1);
+    t = new_thread(child);
+    if (!t)
         return 0;
-    }
     t->traits = p->traits;
     t->program_known = p->program_known;
     if (child->tgid == parent->tgid) {
@@ -182,12 +186,18 @@ int BPF_PROG(ub_fork, struct task_struct *parent, struct task_struct *child)
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(ub_exec, struct task_struct *p)
+int BPF_PROG(ub_exec, struct task_struct *p, int old_pid)
 {
-    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+    struct thread *t;
 
+    /* A thread that executes becomes its process's first, and takes over that one's number. */
+    t = maybe_watched[old_pid & (MAYBE - 1)] ? bpf_task_storage_get(&threads, p, 0, 0) : 0;
     if (!t)
         return 0;
+    if (old_pid != p->pid) {
+        __sync_fetch_and_add(&maybe_watched[old_pid & (MAYBE - 1)], -1);
+        __sync_fetch_and_add(&maybe_watched[p->pid & (MAYBE - 1)], 1);
+    }
     release_slot(t);
     t->start = t->sys_at = t->off_at = 0;
     t->in_wait = false;
@@ -203,13 +213,14 @@ int BPF_PROG(ub_exec, struct task_struct *p)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(ub_exit, struct task_struct *p)
 {
-    struct thread *t = bpf_task_storage_get(&threads, p, 0, 0);
+    struct thread *t = thread_of(p);
 
     if (!t)
         return 0;
     stops_wanting(t);
     release_slot(t);
     t->start = 0;
+    __sync_fetch_and_add(&maybe_watched[p->pid & (MAYBE - 1)], -1);
     return 0;
 }
 
@@ -230,13 +241,11 @@ int ub_find_threads(struct bpf_iter__task *ctx)
     if (!namespace_known)
         learn_namespace(bpf_get_current_task_btf());
     pid = pid_of(task->group_leader);
-    if (!bpf_map_lookup_elem(&targets, &pid) || bpf_task_storage_get(&threads, task, 0, 0))
+    if (!bpf_map_lookup_elem(&targets, &pid) || thread_of(task))
         return 0;
-    t = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-    if (!t) {
-        __sync_fetch_and_add(&lost_threads, 1);
+    t = new_thread(task);
+    if (!t)
         return 0;
-    }
     if (task->pid == task->tgid)
         ask_for_program(task);
     t->served = true;
