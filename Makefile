@@ -65,6 +65,7 @@ help:
 ## make check      set everything up and run every core test
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
+## make check-peers    programs nobody here wrote behave byte for byte the same with the agent
 ## make bench      what it costs, beside other tools, one table
 ## make soak       the long runs
 ## make fuzz       libFuzzer on all that reads strangers' input, FUZZ_TIME=60 seconds each
@@ -164,6 +165,10 @@ check-exports: all
 	$(Q)tests/deps.sh exports
 	$(Q)npm install --prefix $(BUILD)/npm --no-audit --no-fund --silent $(NPM_PACKAGES) || echo "npm could not fetch: $(NPM_PACKAGES)"
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/exports
+
+check-peers: all programs
+	$(Q)tests/deps.sh peers
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/peers
 
 demo: all
 	$(Q)tests/deps.sh demo

@@ -3,6 +3,7 @@
 #
 #   core     build, `make check`          bench    `make bench`
 #   servers  `make check-servers`         exports  consumers of the export formats
+#   peers    `make check-peers`
 #   demo     `make demo`                  lint     `make lint`
 #   fuzz     `make fuzz`
 #
@@ -62,6 +63,20 @@ servers  nodejs              cmd:node
 servers  wrk                 cmd:wrk
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
+
+peers    redis-server            cmd:redis-server
+peers    nginx                   cmd:nginx
+peers    memcached               cmd:memcached
+peers    mosquitto               cmd:mosquitto
+peers    haproxy                 cmd:haproxy
+peers    postgresql              cmd:psql
+peers    bash                    cmd:bash
+peers    git                     cmd:git
+peers    gcc                     cmd:gcc
+peers    perl                    cmd:perl
+peers    curl                    cmd:curl
+peers    libglib2.0-tests        none
+peers    libpython3.11-testsuite none
 
 demo     redis-server        cmd:redis-server
 demo     redis-tools         cmd:redis-cli
@@ -130,6 +145,7 @@ probe() {
     cmd:*) command -v "$what" >/dev/null ;;
     pc:*) pkg-config --exists "$what" 2>/dev/null ;;
     h:*) printf '#include <stddef.h>\n#include <%s>\n' "$what" | cc -fsyntax-only -x c - 2>/dev/null ;;
+    none) return 1 ;;
     lib:*) [ -e "/usr/lib/$(uname -m)-linux-gnu/$what" ] || [ -e "/usr/lib64/$what" ] ;;
     py:*) "${PYTHON:-/usr/bin/python3}" -c "import $what" 2>/dev/null ;;
     esac

@@ -1,0 +1,78 @@
+"""Other projects' own test suites, alone and under the agent: a run is {test: result}."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import helpers
+
+GLIB = Path("/usr/share/installed-tests/glib")
+# Measure the machine (seconds each), or need a desktop session.
+GLIB_LEFT_OUT = re.compile(r"-performance|performance\b|desktop-app|gdbus-example|dbus-appinfo|live-g-file")
+
+
+def run(command, watched, timeout, cwd, folder, extra=None):
+    """(exit status or "timeout", output) of a command; its whole process group is ended with it."""
+    env = helpers.clean_environment(**(extra or {}))
+    if watched:
+        command = [str(helpers.UNBLOCK), "run", "-q", "--force", "-o", str(folder / "recording.jsonl"), "--", *command]
+    with tempfile.TemporaryFile() as out:
+        p = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out,
+                             stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            status = p.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = "timeout"
+        try:
+            os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        p.wait()
+        out.seek(0)
+        return status, out.read().decode(errors="replace")
+
+
+def glib_tests():
+    """[(name, command)] of the installed tests, without those that measure speed or want a session."""
+    tests = []
+    for file in sorted(GLIB.glob("*.test")):
+        exec_line = re.search(r"^Exec=(.*)$", file.read_text(), re.M)
+        if exec_line and not GLIB_LEFT_OUT.search(file.stem):
+            tests.append((file.stem, shlex.split(exec_line[1])))
+    return tests
+
+
+def glib(watched, folder, only=None):
+    """{test or test/case: "ok", "not ok", "skip" or an exit status}."""
+    results = {}
+    for name, command in glib_tests():
+        if only is not None and name not in only:
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as cwd:
+            status, out = run(command, watched, 60, cwd, folder)
+        results[name] = status
+        for word, case, skip in re.findall(r"^(ok|not ok) \d+ (.*?)( # SKIP.*)?$", out, re.M):
+            results[f"{name} {case.lstrip('- ')}"] = "skip" if skip else word
+    return results
+
+
+CPYTHON = ["test_subprocess", "test_signal", "test_threading", "test_socket", "test_select", "test_ssl",
+           "test_faulthandler"]
+
+
+def cpython(watched, folder, only=CPYTHON):
+    """{module or module case: result} by `python3 -m test -v`."""
+    results = {}
+    for module in only:
+        with tempfile.TemporaryDirectory(dir=folder) as cwd:
+            status, out = run([helpers.PYTHON, "-m", "test", "-v", "-u", "network", module], watched, 400, cwd, folder)
+        results[module] = status
+        # The result may stand far behind the name, after what the test printed.
+        for case, owner, word in re.findall(r"^(test\w+) \(([\w.]+)\)[^\n]*? \.\.\. .*?\b(ok|FAIL|ERROR|skipped)\b", out,
+                                            re.M | re.S):
+            results[f"{module} {owner}.{case}"] = word
+    return results
