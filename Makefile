@@ -24,7 +24,7 @@ AGENT_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions 
 AGENT_LDFLAGS := -shared -Wl,-soname,libunblock.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete \
                  -Wl,--no-undefined
 
-TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lpthread -lm
+TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lncursesw -ltinfo -lpthread -lm
 TRACER_CFLAGS := -I/usr/include/libiberty
 
 AGENT_SRC  := $(wildcard agent/*.c agent/*/*.c)

@@ -27,6 +27,7 @@ core     libunwind-dev       pc:libunwind
 core     libelf-dev          pc:libelf
 core     libdw-dev           pc:libdw
 core     libbpf-dev          pc:libbpf
+core     libncurses-dev      pc:ncursesw
 core     libjansson-dev      pc:jansson
 core     libzstd-dev         pc:libzstd
 core     libiberty-dev       h:libiberty/demangle.h
@@ -39,6 +40,7 @@ core     libglib2.0-dev      pc:glib-2.0
 core     libsystemd-dev      pc:libsystemd
 core     valgrind            cmd:valgrind
 core     procps              cmd:ps
+core     tmux                cmd:tmux
 core     python3             cmd:python3
 core     python3-dev         pc:python3
 core     openssl             cmd:openssl

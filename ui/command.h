@@ -31,5 +31,6 @@ int ub_cmd_ps(int argc, char **argv);
 int ub_cmd_watch(int argc, char **argv);
 int ub_cmd_check(int argc, char **argv);
 int ub_cmd_diff(int argc, char **argv);
+int ub_cmd_top(int argc, char **argv);
 
 #endif

@@ -64,10 +64,11 @@ static int add(const struct ub_model *m, const struct ub_site *site, struct ub_r
     return finding->what && finding->why ? 0 : -ENOMEM;
 }
 
-int ub_findings_make(const struct ub_model *m, uint64_t limit_ns, struct ub_rules *allow, struct ub_findings *ret)
+static int make(const struct ub_model *m, uint64_t limit_ns, enum ub_sort sort, struct ub_rules *allow,
+                struct ub_findings *ret)
 {
     size_t count, i;
-    const struct ub_site **sites = ub_model_sites(m, UB_STALL_COUNTED, UB_SORT_TOTAL, &count);
+    const struct ub_site **sites = ub_model_sites(m, UB_STALL_COUNTED, sort, &count);
     int r = 0;
 
     *ret = (struct ub_findings){.limit_ns = limit_ns};
@@ -81,6 +82,16 @@ int ub_findings_make(const struct ub_model *m, uint64_t limit_ns, struct ub_rule
     if (r < 0)
         ub_findings_clear(ret);
     return r;
+}
+
+int ub_findings_make(const struct ub_model *m, uint64_t limit_ns, struct ub_rules *allow, struct ub_findings *ret)
+{
+    return make(m, limit_ns, UB_SORT_TOTAL, allow, ret);
+}
+
+int ub_findings_make_sorted(const struct ub_model *m, enum ub_sort sort, struct ub_findings *ret)
+{
+    return make(m, 0, sort, NULL, ret);
 }
 
 void ub_findings_clear(struct ub_findings *f)

@@ -31,6 +31,8 @@ struct ub_findings {
 
 /* `limit_ns` 0: every counted site. `allow` may be NULL. 0 or -ENOMEM. */
 int ub_findings_make(const struct ub_model *m, uint64_t limit_ns, struct ub_rules *allow, struct ub_findings *ret);
+/* All of them, in another order. */
+int ub_findings_make_sorted(const struct ub_model *m, enum ub_sort sort, struct ub_findings *ret);
 void ub_findings_clear(struct ub_findings *f);
 
 bool ub_finding_fails(const struct ub_finding *finding);

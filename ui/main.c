@@ -19,6 +19,7 @@ static const struct ub_command commands[] = {
     {"run", "start a program and watch its event loops", ub_cmd_run},
     {"trace", "watch running processes from the kernel; nothing enters them", ub_cmd_trace},
     {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report},
+    {"top", "a live view of a watched program, or of a recording as it grows", ub_cmd_top},
     {"check", "for CI: fails when a stall reached a limit", ub_cmd_check},
     {"diff", "two recordings: what came, went, got better or worse", ub_cmd_diff},
     {"dump", "one look at a running process: what every thread does now", ub_cmd_dump},

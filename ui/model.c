@@ -342,6 +342,11 @@ struct ub_sink ub_model_sink(struct ub_model *m)
     return (struct ub_sink){.line = sink_line, .self = m};
 }
 
+void ub_model_settle(struct ub_model *m)
+{
+    ub_model_loops_settle(m);
+}
+
 static bool take_stall(void *self, const struct ub_stall *stall)
 {
     return ub_model_take_stall(self, stall);

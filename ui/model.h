@@ -55,6 +55,12 @@ struct ub_model_file {
 /* Tells how the reading of a file went: it shows at the end of the report. */
 void ub_model_file_read(struct ub_model *m, const char *name, const struct ub_recording_stats *stats);
 
+/* Looks at figures of loops that were put off: before the loops are read while more lines may come. */
+void ub_model_settle(struct ub_model *m);
+
+/* Forgets all stalls, not what the recording's ids mean: from here on counts what comes. Sites are gone. */
+void ub_model_forget_stalls(struct ub_model *m);
+
 /* ---- runs -------------------------------------------------------------- */
 
 /* One run; the parts of a rotated recording are one run. */
@@ -145,6 +151,7 @@ enum ub_sort {
     UB_SORT_MAX,
     UB_SORT_COUNT,
     UB_SORT_P99,
+    UB_SORTS,
 };
 
 /* The sites of a class, worst first. Caller frees the array; NULL when there are none (or no memory). */

@@ -406,6 +406,7 @@ static uint64_t sort_key(const struct ub_site *site, enum ub_sort sort)
     case UB_SORT_P99:
         return ub_distribution_percentile(&site->durations, 990);
     case UB_SORT_TOTAL:
+    case UB_SORTS:
         break;
     }
     return site->durations.total_ns;
@@ -485,4 +486,10 @@ void ub_model_sites_free(struct ub_model *m)
 {
     UB_HASH_DESTROY(struct ub_ongoing, m->ongoing, ongoing_free);
     UB_HASH_DESTROY(struct ub_site_entry, m->site, site_free);
+}
+
+void ub_model_forget_stalls(struct ub_model *m)
+{
+    ub_model_sites_free(m);
+    memset(m->totals, 0, sizeof(m->totals));
 }

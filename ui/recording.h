@@ -85,4 +85,14 @@ int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recordin
 int ub_recording_read_fast(FILE *file, const struct ub_sink *sink, const struct ub_taker *taker,
                            struct ub_recording_stats *ret_stats);
 
+/*
+ * The same in steps, for a file that grows: each read goes on to the end that the
+ * file has by now. Errors as above; -ENODATA comes from the end only. `sink` and `taker` must stay.
+ */
+struct ub_recording_reader;
+struct ub_recording_reader *ub_recording_reader_new(const struct ub_sink *sink, const struct ub_taker *taker);
+int ub_recording_reader_read(struct ub_recording_reader *r, FILE *file);
+int ub_recording_reader_end(struct ub_recording_reader *r, struct ub_recording_stats *ret_stats);
+void ub_recording_reader_free(struct ub_recording_reader *r); /* NULL is fine */
+
 #endif

@@ -13,8 +13,7 @@
 #define CHUNK      ((size_t)256 << 10)
 #define LINE_FIRST ((size_t)64 << 10)
 
-struct reader {
-    FILE *file;
+struct ub_recording_reader {
     const struct ub_sink *sink;
     const struct ub_taker *taker; /* or NULL */
     struct ub_recording_stats stats;
@@ -29,14 +28,14 @@ struct reader {
     char chunk[CHUNK + UB_SCAN_PAD];
 };
 
-static void reader_free(struct reader **r)
+static void reader_free(struct ub_recording_reader **r)
 {
     if (*r)
         free((*r)->line);
     free(*r);
 }
 
-static int line_append(struct reader *r, const char *bytes, size_t len)
+static int line_append(struct ub_recording_reader *r, const char *bytes, size_t len)
 {
     if (r->overlong || len == 0)
         return 0;
@@ -73,7 +72,7 @@ static int check_header(const json_t *record)
     return version > UB_RECORDING_VERSION ? -EPROTONOSUPPORT : 0;
 }
 
-static int deliver(struct reader *r, json_t *record)
+static int deliver(struct ub_recording_reader *r, json_t *record)
 {
     if (r->first || ub_json_is(record, "type", "header")) {
         int error = check_header(record);
@@ -105,7 +104,7 @@ static bool is_blank(const char *line, size_t len)
 }
 
 /* Most lines of a large recording: figures are all that is wanted of them. */
-static bool take_figures(struct reader *r, const char *line, size_t len)
+static bool take_figures(struct ub_recording_reader *r, const char *line, size_t len)
 {
     const struct ub_taker *taker = r->taker;
     struct ub_stats_line stats;
@@ -122,7 +121,7 @@ static bool take_figures(struct reader *r, const char *line, size_t len)
 }
 
 /* `last`: the stream ended where a newline should be. */
-static int judge(struct reader *r, const char *line, size_t len, bool last)
+static int judge(struct ub_recording_reader *r, const char *line, size_t len, bool last)
 {
     UB_CLEANUP(ub_json_drop) json_t *record = NULL;
 
@@ -146,7 +145,7 @@ static int judge(struct reader *r, const char *line, size_t len, bool last)
 }
 
 /* The line that began in an earlier chunk ends with these bytes. */
-static int judge_joined(struct reader *r, const char *bytes, size_t len)
+static int judge_joined(struct ub_recording_reader *r, const char *bytes, size_t len)
 {
     int error = line_append(r, bytes, len);
 
@@ -157,7 +156,7 @@ static int judge_joined(struct reader *r, const char *bytes, size_t len)
     return error;
 }
 
-static int take_chunk(struct reader *r, const char *bytes, size_t len)
+static int take_chunk(struct ub_recording_reader *r, const char *bytes, size_t len)
 {
     while (len > 0) {
         const char *newline = memchr(bytes, '\n', len);
@@ -175,25 +174,41 @@ static int take_chunk(struct reader *r, const char *bytes, size_t len)
     return 0;
 }
 
-static int read_all(struct reader *r)
+struct ub_recording_reader *ub_recording_reader_new(const struct ub_sink *sink, const struct ub_taker *taker)
 {
+    struct ub_recording_reader *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return NULL;
+    r->sink = sink;
+    r->taker = taker;
+    r->first = true;
+    return r;
+}
+
+int ub_recording_reader_read(struct ub_recording_reader *r, FILE *file)
+{
+    errno = 0;
     for (;;) {
-        size_t n = fread(r->chunk, 1, CHUNK, r->file);
+        size_t n = fread(r->chunk, 1, CHUNK, file);
         int error = take_chunk(r, r->chunk, n);
 
         if (error)
             return error;
-        if (ferror(r->file))
+        if (ferror(file))
             return errno > 0 ? -errno : -EIO;
-        if (n < CHUNK && feof(r->file))
-            break;
+        if (n < CHUNK && feof(file))
+            return 0;
     }
-    if (r->len > 0 || r->overlong) {
-        int error = judge(r, r->line, r->len, true);
+}
 
-        if (error)
-            return error;
-    }
+int ub_recording_reader_end(struct ub_recording_reader *r, struct ub_recording_stats *ret_stats)
+{
+    int error = r->len > 0 || r->overlong ? judge(r, r->line, r->len, true) : 0;
+
+    *ret_stats = r->stats;
+    if (error)
+        return error;
     return r->first ? -ENODATA : 0;
 }
 
@@ -205,17 +220,20 @@ int ub_recording_read(FILE *file, const struct ub_sink *sink, struct ub_recordin
 int ub_recording_read_fast(FILE *file, const struct ub_sink *sink, const struct ub_taker *taker,
                            struct ub_recording_stats *ret_stats)
 {
-    UB_CLEANUP(reader_free) struct reader *r = calloc(1, sizeof(*r));
+    UB_CLEANUP(reader_free) struct ub_recording_reader *r = ub_recording_reader_new(sink, taker);
     int error;
 
     if (!r)
         return -ENOMEM;
-    r->file = file;
-    r->sink = sink;
-    r->taker = taker;
-    r->first = true;
-    errno = 0;
-    error = read_all(r);
-    *ret_stats = r->stats;
-    return error;
+    error = ub_recording_reader_read(r, file);
+    if (error) {
+        *ret_stats = r->stats;
+        return error;
+    }
+    return ub_recording_reader_end(r, ret_stats);
+}
+
+void ub_recording_reader_free(struct ub_recording_reader *r)
+{
+    reader_free(&r);
 }

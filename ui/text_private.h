@@ -62,6 +62,9 @@ void ub_text_do(const struct ub_text_view *view, const struct ub_advice_query *q
 /* "  await  ..." when a chain of coroutines is known. */
 void ub_text_await(const struct ub_text_view *view, const json_t *slow);
 
+/* text_report.c: one call site, as in the report */
+void ub_text_site(const struct ub_text_view *view, const struct ub_site *site);
+
 /* text_cost.c: who paid */
 
 /* The label `cost` for a stall of `site` (may be NULL), and for the longest of a site; nothing where nothing is known.

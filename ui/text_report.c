@@ -271,7 +271,8 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
 
     ub_advice_query_site(site, &query);
     ub_chain_of_site(site, &chain);
-    fprintf(view->pen.out, "%zu. ", rank);
+    if (rank > 0)
+        fprintf(view->pen.out, "%zu. ", rank);
     ub_text_what(view, site->worst, &chain, ub_advice_find(&query), false);
     fputc('\n', view->pen.out);
     put_lost(view, site, total_ns);
@@ -283,6 +284,11 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     ub_text_do(view, &query);
     put_site_id(view, site);
     fputc('\n', view->pen.out);
+}
+
+void ub_text_site(const struct ub_text_view *view, const struct ub_site *site)
+{
+    put_site(view, site, 0, ub_model_totals(view->m, UB_STALL_COUNTED)->total_ns);
 }
 
 static void put_sites(const struct ub_text_view *view)
