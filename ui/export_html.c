@@ -503,7 +503,7 @@ static void make_nonce(char nonce[33])
 /* page.html with %NONCE%, %STYLE%, %SCRIPT% and %DATA% replaced. */
 static void write_html(FILE *out, const struct ub_export_job *job)
 {
-    const char *p = ub_html_head, *mark;
+    const char *p = ub_html_page, *mark;
     json_t *data = page_json(job);
     char nonce[33];
 
@@ -513,9 +513,9 @@ static void write_html(FILE *out, const struct ub_export_job *job)
         if (strncmp(mark, "%NONCE%", 7) == 0)
             fputs(nonce, out);
         else if (strncmp(mark, "%STYLE%", 7) == 0)
-            fwrite(ub_html_style, 1, (size_t)(ub_html_style_end - ub_html_style), out);
+            fputs(ub_html_style, out);
         else if (strncmp(mark, "%SCRIPT%", 8) == 0)
-            fwrite(ub_html_script, 1, (size_t)(ub_html_script_end - ub_html_script), out);
+            fputs(ub_html_script, out);
         else if (strncmp(mark, "%DATA%", 6) == 0)
             json_dump_callback(data, put_json, out, JSON_COMPACT);
     }

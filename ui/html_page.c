@@ -2,9 +2,9 @@
 #include "html_page.h"
 
 #define INCLUDE(name, file)                                                                                            \
-    __asm__(".pushsection .rodata\n.global " #name "\n.global " #name "_end\n" #name ":\n.incbin \"ui/html/" file      \
-            "\"\n" #name "_end:\n.byte 0\n.popsection\n")
+    __asm__(".pushsection .rodata\n.global " #name "\n" #name ":\n.incbin \"ui/html/" file "\"\n.byte "                \
+                                                                                           "0\n.popsection\n")
 
-INCLUDE(ub_html_head, "page.html");
+INCLUDE(ub_html_page, "page.html");
 INCLUDE(ub_html_style, "page.css");
 INCLUDE(ub_html_script, "page.js");

@@ -141,7 +141,7 @@ def test_filters():
 
 
 @pytest.mark.parametrize("args,words", [
-    (["--format", "html"], ["--format", "text", "json"]),
+    (["--format", "htm"], ["--format", "text", "json"]),
     (["--formt", "json"], ["--formt", "--format"]),
     (["--min", "100"], ["--min", "unit", "100ms"]),
     (["--cause", "slowness"], ["--cause", "slowness", "runqueue"]),
