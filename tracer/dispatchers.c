@@ -81,6 +81,35 @@ static const struct {
     {"_Py", true, UB_ROLE_RUNTIME},
 };
 
+/*
+ * libc's own functions where it is linked into the program (static, musl): those that wait, and what they
+ * go through. By exact names, and only of the program's own file.
+ */
+static const char *const static_libc[] = {
+    "__lll_lock_wait", "__lll_lock_wait_private", "__pthread_mutex_lock", "pthread_mutex_lock", "___pthread_mutex_lock",
+    "__pthread_mutex_lock_full", "__pthread_cond_wait", "pthread_cond_wait", "___pthread_cond_wait",
+    "pthread_cond_timedwait", "__pthread_cond_timedwait", "___pthread_cond_timedwait", "pthread_rwlock_rdlock",
+    "pthread_rwlock_wrlock", "__pthread_rwlock_rdlock", "__pthread_rwlock_wrlock", "sem_wait", "__new_sem_wait",
+    "__new_sem_wait_slow64", "__futex_abstimed_wait_common", "__futex_abstimed_wait_common64",
+    "__futex_abstimed_wait_cancelable64", "futex_wait", "__futex_wait", "__timedwait", "__timedwait_cp", "__wait",
+    "pthread_mutex_timedlock", "__pthread_mutex_timedlock", "__clock_nanosleep", "clock_nanosleep", "__nanosleep",
+    "nanosleep", "usleep", "sleep", "__sleep", "fsync", "fdatasync", "__libc_fsync", "__fsync", "read", "__read",
+    "__libc_read", "write", "__write", "__libc_write", "poll", "__poll", "__libc_poll", "select", "__select",
+    "epoll_wait", "epoll_pwait", "flock", "__flock", "waitpid", "__waitpid", "wait4", "__wait4", "recv", "__recv",
+    "recvfrom", "send", "connect", "__connect", "accept", "openat", "open", "__libc_open64", "open64",
+    "__syscall_cancel", "__internal_syscall_cancel", "__syscall_cp", "__syscall_cp_c", "__syscall_cp_asm", "__cp_end",
+    "__cp_begin", "__cp_cancel",
+};
+
+static bool is_static_libc(const char *function)
+{
+    for (size_t i = 0; i < UB_ARRAY_LEN(static_libc); i++) {
+        if (strcmp(function, static_libc[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 static const struct module_class *module_class(const char *module)
 {
     for (size_t i = 0; i < UB_ARRAY_LEN(modules); i++) {
@@ -104,6 +133,10 @@ enum ub_role ub_dispatchers_role(const char *module, const char *function, bool 
     *ret_libc = class && class->libc;
     if (class)
         return class->role;
+    if (function && is_static_libc(function)) {
+        *ret_libc = true;
+        return UB_ROLE_LIBRARY;
+    }
     for (size_t i = 0; function && i < UB_ARRAY_LEN(functions); i++) {
         if (function_matches(i, function))
             return functions[i].role;

@@ -105,7 +105,9 @@ void ub_stall_clear(struct ub_stall *s);
 
 /* explain_reasons.c: what the kernel saw of a turn. */
 void ub_reasons_shares(const struct ub_reasons *r, struct ub_shares *ret);
-const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count);
+/* `by_looks`: what the looks alone would say. */
+const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count,
+                             const char *by_looks);
 /* Adds the calls, the lock's holder, the neighbour ... to a `slow` line; `seen_call` is the call that a look saw, or NULL. */
 void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char *cause, const json_t *seen_call,
                       json_t *line);

@@ -62,11 +62,17 @@ static bool is_lock(const struct ub_bpf_call *c, const struct ub_seen *seen, uin
     return !other;
 }
 
-const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count)
+const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count,
+                             const char *by_looks)
 {
+    static const char *const inside[] = {"gil", "gc", "import"}; /* the kernel knows nothing of these */
     const struct ub_bpf_accounts *a = &r->turn.accounts;
     uint64_t blocked = a->blocked_ns + a->fault_ns;
 
+    for (size_t i = 0; i < UB_ARRAY_LEN(inside); i++) {
+        if (strcmp(by_looks, inside[i]) == 0)
+            return inside[i];
+    }
     if (a->stopped_ns > a->cpu_ns && a->stopped_ns > blocked && a->stopped_ns > a->runqueue_ns)
         return "stopped";
     if (a->runqueue_ns > a->cpu_ns && a->runqueue_ns > blocked)
@@ -124,7 +130,7 @@ static json_t *call_json(const struct ub_explain *x, pid_t pid, const struct ub_
     if (c->blocked_ns)
         json_object_set_new(o, "blocked_ns", json_integer((json_int_t)c->blocked_ns));
     if (c->detailed && c->count > 1)
-        json_object_set_new(o, "longest_ns", json_integer((json_int_t)c->longest_ns));
+        json_object_set_new(o, "max_ns", json_integer((json_int_t)c->longest_ns));
     if (c->detailed && c->ret < 0 && c->ret > -4096 && strerrorname_np((int)-c->ret))
         json_object_set_new(o, "error", json_string(strerrorname_np((int)-c->ret)));
     if (c->detailed && !x->w->redact) {
@@ -147,7 +153,7 @@ static json_t *who_json(const struct ub_bpf_who *who)
 
     memcpy(name, who->comm, UB_BPF_COMM);
     name[UB_BPF_COMM] = '\0';
-    o = json_pack("{s:o}", "name", ub_preamble_string(name));
+    o = json_pack("{s:o}", "thread", ub_preamble_string(name));
     if (who->pid)
         json_object_set_new(o, "pid", json_integer(who->pid));
     if (who->tid)
@@ -169,7 +175,10 @@ static void set_holder_stack(struct ub_explain *x, const struct ub_event *e, jso
         json_object_set_new(holder, "stack", json_integer(ub_explain_stack(x, &x->named)));
         for (uint32_t k = 0; k < x->named.count; k++) {
             if (x->named.frame[k].role == UB_ROLE_USER && x->named.frame[k].symbol.function) {
-                json_object_set_new(holder, "function", json_string(x->named.frame[k].symbol.function));
+                json_t *place = ub_frame_place(&x->named.frame[k], x->w->redact);
+
+                json_object_update(holder, place);
+                json_decref(place);
                 break;
             }
         }

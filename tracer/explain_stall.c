@@ -436,7 +436,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     *ret_cause = ub_cause_name(seen, s->count, &shares, duration, e->blind_ns);
     if (e->reasons) {
         ub_reasons_shares(e->reasons, &shares);
-        *ret_cause = ub_reasons_cause(e->reasons, seen, s->count);
+        *ret_cause = ub_reasons_cause(e->reasons, seen, s->count, *ret_cause);
     } else if (s->calls_ns >= duration / 2 && (!shares.known || strcmp(*ret_cause, "unknown") == 0) &&
                strcmp(*ret_cause, "stopped") != 0) {
         *ret_cause = "call";

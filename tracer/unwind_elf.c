@@ -12,6 +12,7 @@
 
 #include "dwarf_bytes.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <string.h>
 
@@ -235,6 +236,32 @@ static struct ub_fde_entry table_entry(const struct table *t, uint64_t i)
     return (struct ub_fde_entry){t->base + (uint64_t)(int64_t)pair[0], t->base + (uint64_t)(int64_t)pair[1]};
 }
 
+/* Go has no tables, and a frame pointer in every function (amd64); its linker always leaves this section. */
+static bool is_go(const struct ub_elf *elf)
+{
+    static const char name[] = ".gopclntab";
+    Elf64_Ehdr eh;
+    Elf64_Shdr sh, names;
+
+    if (!elf->bytes || elf->size < sizeof(eh))
+        return false;
+    memcpy(&eh, elf->bytes, sizeof(eh));
+    if (eh.e_shentsize != sizeof(sh) || eh.e_shstrndx >= eh.e_shnum || eh.e_shoff > elf->size ||
+        (elf->size - eh.e_shoff) / sizeof(sh) < eh.e_shnum)
+        return false;
+    memcpy(&names, elf->bytes + eh.e_shoff + eh.e_shstrndx * sizeof(sh), sizeof(names));
+    for (uint16_t i = 0; i < eh.e_shnum; i++) {
+        uint64_t at;
+
+        memcpy(&sh, elf->bytes + eh.e_shoff + i * sizeof(sh), sizeof(sh));
+        at = names.sh_offset + sh.sh_name;
+        if (sh.sh_name < names.sh_size && at >= names.sh_offset && at < elf->size && elf->size - at >= sizeof(name) &&
+            memcmp(elf->bytes + at, name, sizeof(name)) == 0)
+            return true;
+    }
+    return false;
+}
+
 int ub_fde_find(struct ub_unwinder *u, const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret, uint64_t *ret_gap)
 {
     struct table t;
@@ -243,6 +270,8 @@ int ub_fde_find(struct ub_unwinder *u, const struct ub_elf *elf, uint64_t vaddr,
 
     if (ret_gap)
         *ret_gap = 0;
+    if (ret_gap && (r == -ENOENT || (r == 0 && t.count == 0)) && is_go(elf))
+        *ret_gap = UINT64_MAX;
     if (r < 0)
         return r;
     for (high = t.count; low < high;) { /* the first entry above */

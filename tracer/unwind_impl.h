@@ -72,7 +72,7 @@ int ub_fde_read(const struct ub_elf *elf, uint64_t vaddr, struct ub_fde *ret);
 
 /*
  * The function that holds `vaddr`, by binary search in .eh_frame_hdr or in our index.
- * -ENOENT: no entry covers it; `ret_gap` (may be NULL) is then the length of
+ * -ENOENT: no entry covers it; `ret_gap` (may be NULL; UINT64_MAX: a Go program) is then the length of
  * the stretch without entries around it. -EBADMSG: tables that make no sense, or
  * of a form that no linker of today writes.
  */

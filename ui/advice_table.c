@@ -466,10 +466,10 @@ const struct ub_advice ub_advice_table[] = {
          "let the other thread wake the loop with g_idle_add() or g_main_context_invoke() instead of waiting for it"},
     {.function = CONDS, .text = "let the other thread wake the loop (eventfd) instead of waiting for it"},
     {.function = MUTEXES,
-     .text = "another thread held the lock (which one is not known): hold it for less, or trylock and try again from a "
+     .text = "another thread held the lock: hold it for less, or trylock and try again from a "
              "timer"},
     {.cause = "lock",
-     .text = "another thread held the lock (which one is not known): hold it for less, or trylock and try again from a "
+     .text = "another thread held the lock: hold it for less, or trylock and try again from a "
              "timer"},
     {.call = "futex", .text = "waits for another thread: let it wake the loop (eventfd) instead"},
     {.call = "semop|semtimedop|msgrcv|msgsnd|mq_timedreceive|mq_timedsend",

@@ -259,8 +259,27 @@ static void put_holder(const struct ub_text_view *view, const json_t *holder)
         return;
     fputs(" in ", view->pen.out);
     ub_pen_put(&view->pen, UB_INK_FUNCTION, ub_text_function_name(function, name, sizeof(name)), UB_TEXT_NAME_COLUMNS);
+    if (!*ub_text_frame_place(holder, place, sizeof(place)))
+        return;
     fputc(' ', view->pen.out);
     ub_escape_put_path(view->pen.out, ub_text_frame_place(holder, place, sizeof(place)), UB_TEXT_PLACE_COLUMNS);
+}
+
+/* "; redis-server (pid 42) had the CPU for 31 ms of it" */
+static void put_neighbour(const struct ub_text_view *view, const json_t *who)
+{
+    const char *thread = ub_json_string(who, "thread");
+    uint64_t pid, ns = ub_json_u64_or(who, "waited_ns", 0);
+
+    if (!thread || ns == 0)
+        return;
+    fputs("; ", view->pen.out);
+    ub_escape_put(view->pen.out, thread, UB_TEXT_NAME_COLUMNS);
+    if (ub_json_u64(who, "pid", &pid))
+        fprintf(view->pen.out, " (pid %" PRIu64 ")", pid);
+    fputs(" had the CPU for ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ns);
+    fputs(" of it", view->pen.out);
 }
 
 static void put_gil(const struct ub_text_view *view, const json_t *slow)
@@ -286,12 +305,15 @@ void ub_text_why(const struct ub_text_view *view, const json_t *slow)
         break;
     case UB_CAUSE_LOCK:
         why_call(view, slow, "waits for a lock: ");
+        if (json_object_get(json_object_get(slow, "call"), "holder"))
+            put_holder(view, json_object_get(json_object_get(slow, "call"), "holder"));
         break;
     case UB_CAUSE_CPU:
         why_cpu(view, slow);
         break;
     case UB_CAUSE_RUNQUEUE:
         why_time(view, slow, "wanted to run and got no CPU");
+        put_neighbour(view, json_object_get(slow, "neighbour"));
         break;
     case UB_CAUSE_PAGEFAULT:
         why_time(view, slow, "page fault, outside any system call");
