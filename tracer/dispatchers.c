@@ -224,7 +224,7 @@ int ub_dispatchers_callback(const struct ub_named_stack *stall, const struct ub_
 int ub_dispatchers_callback_by_site(const struct ub_named_stack *stall, uint64_t site)
 {
     struct ub_symbol symbol[UB_INLINES_MAX];
-    uint32_t n = site ? ub_symbols_resolve(stall->maps, site - 1, symbol, UB_INLINES_MAX) : 0;
+    uint32_t n = site && stall->maps ? ub_symbols_resolve(stall->maps, site - 1, symbol, UB_INLINES_MAX) : 0;
     uint64_t start;
 
     if (n == 0 || !symbol[n - 1].function)

@@ -116,12 +116,13 @@ static const char *proof_name(enum ub_proof proof)
 }
 
 /* Where no native stack could be had the Python one stands alone. */
-static bool merge_python(struct ub_explain *x, const struct ub_event *e, bool *ret_stack)
+static bool merge_python(struct ub_explain *x, const struct ub_event *e, struct ub_maps *maps, bool *ret_stack)
 {
     if (!e->python || e->python->count == 0)
         return false;
     if (!*ret_stack) {
         ub_frames_clear(&x->named);
+        x->named.maps = ub_maps_ref(maps);
         x->named.hash = 0;
         x->named.complete = x->raw.complete = e->python->complete;
         x->raw.count = 0;
@@ -147,7 +148,7 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     ok = e->capture->proof != UB_PROOF_NONE && ub_unwind(x->unwinder, maps, e->capture, &x->raw) == 0;
     if (ok)
         ub_frames_name(maps, &x->raw, &x->named);
-    x->merged = merge_python(x, e, &ok);
+    x->merged = merge_python(x, e, maps, &ok);
     ub_maps_unref(maps);
     return ok;
 }
