@@ -65,6 +65,7 @@ servers  nodejs              cmd:node
 servers  wrk                 cmd:wrk
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
+servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events
 
 peers    redis-server            cmd:redis-server
 peers    nginx                   cmd:nginx
