@@ -42,6 +42,22 @@ static void the_accounts_decide(void **state)
     assert_string_equal(cause((struct ub_seen[]){fsync_call, running}, 2, 5 * MS, 0, 100 * MS), "call");
 }
 
+static void what_python_was_doing(void **state)
+{
+    struct ub_seen gil = lock, collecting = running, importing = running;
+
+    gil.gil = UB_PYTHON_GIL_WAITED;
+    collecting.collecting = true;
+    importing.importing = true;
+    assert_string_equal(cause(&gil, 1, 1 * MS, 1 * MS, 100 * MS), "gil");
+    assert_string_equal(cause((struct ub_seen[]){gil, lock, lock}, 3, 1 * MS, 1 * MS, 100 * MS), "lock");
+    assert_string_equal(cause(&gil, 1, 90 * MS, 1 * MS, 100 * MS), "cpu");
+    assert_string_equal(cause(&collecting, 1, 90 * MS, 1 * MS, 100 * MS), "gc");
+    assert_string_equal(cause((struct ub_seen[]){collecting, running, running}, 3, 90 * MS, 0, 100 * MS), "cpu");
+    assert_string_equal(cause(&importing, 1, 90 * MS, 1 * MS, 100 * MS), "import");
+    assert_string_equal(cause(&importing, 1, 10 * MS, 80 * MS, 100 * MS), "runqueue"); /* the machine's fault */
+}
+
 static void looks_decide_where_accounts_are_too_coarse(void **state)
 {
     assert_string_equal(cause(&running, 1, 0, 0, 2 * MS), "cpu");
@@ -180,6 +196,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_accounts_decide),
+        cmocka_unit_test(what_python_was_doing),
         cmocka_unit_test(looks_decide_where_accounts_are_too_coarse),
         cmocka_unit_test(stopped_is_neither_call_nor_cpu),
         cmocka_unit_test(shares_end_with_the_turn),

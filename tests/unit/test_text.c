@@ -421,6 +421,35 @@ static void test_why(void **state)
     expect_why(",'cause':'unknown'", "not known: it was not caught in the act");
     expect_why(",'cause':'cpu','gil':{'held_ns':90,'released_ns':1}" TIMES("90000000", "0", "0"),
                "cpu 90 ms; GIL held: a thread does not help");
+    expect_why(",'cause':'cpu','gil':{'held':2,'released':1,'waited':0}" TIMES("90000000", "0", "0"),
+               "cpu 90 ms; GIL held: a thread does not help");
+    expect_why(",'cause':'cpu','gil':{'held':0,'released':3,'waited':0}" TIMES("90000000", "0", "0"),
+               "cpu 90 ms; GIL released: a thread helps");
+    expect_why(",'cause':'cpu','gil':{'held':0,'released':0,'waited':1}" TIMES("90000000", "0", "0"), "cpu 90 ms");
+    expect_why(",'cause':'gil','gil':{'held':0,'released':0,'waited':3,'holder':{'tid':43,'thread':'pool',"
+               "'function':'crunch','file':'/srv/jobs.py','line':12}}" TIMES("0", "0", "90000000"),
+               "waited for Python's GIL: blocked 90 ms; held by thread pool (tid 43) in crunch() jobs.py:12");
+}
+
+/* Coroutines innermost first; a framework's between are left out. */
+static void test_chain_of_coroutines(void **state)
+{
+#define AT(f, file) "{'function':'" f "','file':'" file "','line':3},"
+    static const char *const chain =
+        ",'callback':{},'task':{'name':'Task-2','created':{'file':'/srv/app.py','line':9},"
+        "'await':[" AT("run", "/x/site-packages/web.py") AT("call", "/x/site-packages/mw.py")
+            AT("handle", "/srv/app.py") "{'function':'charge','file':'/srv/pay.py'}]}";
+    struct ub_model *m = new_model();
+    json_t *stall = fsync_stall(1, 312, chain);
+    char *got;
+
+    feed_wal_stack(m, "/nowhere/wal.c");
+    ub_model_line(m, stall);
+    got = block_of(m, stall, false);
+    assert_non_null(strstr(got, "\n  await  charge <- handle <- ... <- run; task made at app.py:9\n"));
+    free(got);
+    json_decref(stall);
+    ub_model_free(m);
 }
 
 /* ---- the line of a log ----------------------------------------------- */
@@ -492,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_deep_stacks_are_folded),
         cmocka_unit_test(test_block_without_frames_of_the_program),
         cmocka_unit_test(test_why),
+        cmocka_unit_test(test_chain_of_coroutines),
         cmocka_unit_test(test_line),
         cmocka_unit_test(test_hostile_names),
     };
