@@ -47,13 +47,15 @@ static const struct ub_bpf_call *dominant(const struct ub_bpf_turn *t)
     return best && best->total_ns >= (t->end - t->start) / UB_CALL_SHARE ? best : NULL;
 }
 
-/* A futex wait whose stack was seen and is in no lock is a call like any other. */
+/* A futex wait whose stack was seen, is in no lock, and that no other thread ended, is a call like any other. */
 static bool is_lock(const struct ub_bpf_call *c, const struct ub_seen *seen, uint32_t count)
 {
     bool other = false;
 
     if (!c || c->nr != SYS_futex)
         return false;
+    if (c->waker_how == UB_BPF_WAKER_FUTEX)
+        return true;
     for (uint32_t i = 0; i < count; i++) {
         if (seen[i].lock)
             return true;
@@ -198,6 +200,15 @@ static void set_holder(struct ub_explain *x, const struct ub_event *e, const str
     json_object_set_new(call, "holder", holder);
 }
 
+/* A look saw the file while the call went on; it may have been closed since. */
+static void take_path(json_t *o, const json_t *seen_call)
+{
+    json_t *fd = json_object_get(seen_call, "fd"), *path = json_object_get(seen_call, "fd_path");
+
+    if (path && !json_object_get(o, "fd_path") && json_equal(fd, json_object_get(o, "fd")))
+        json_object_set(o, "fd_path", path);
+}
+
 /* ---- the line ---- */
 
 static void set_calls(struct ub_explain *x, const struct ub_event *e, const char *cause, const json_t *seen_call,
@@ -221,6 +232,8 @@ static void set_calls(struct ub_explain *x, const struct ub_event *e, const char
 
             if (via && seen && strcmp(seen, name) == 0)
                 json_object_set(o, "via", via);
+            if (seen && strcmp(seen, name) == 0)
+                take_path(o, seen_call);
             set_holder(x, e, c, o);
             if (strcmp(cause, "cpu") != 0)
                 json_object_set(line, "call", o);

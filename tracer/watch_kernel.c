@@ -31,7 +31,8 @@ static void on_sample(void *self, const struct ub_bpf_stack *s, struct ub_captur
     struct ub_watched *t = s->slot < UB_BPF_SLOTS ? &w->watched[s->slot] : NULL;
     struct ub_event *e = NULL;
 
-    if (capture && t && t->process && t->pid == s->pid && t->tid == s->tid)
+    /* Beside agents its slots are others than ours, and they take the samples. */
+    if (capture && w->agentless && t && t->process && t->pid == s->pid && t->tid == s->tid)
         e = ub_event_new(UB_EVENT_SAMPLE);
     if (!e) {
         free(capture);

@@ -1,0 +1,78 @@
+"""The same program watched by the agent and from the kernel at once: the same stalls, the same durations, the same
+innermost user frame.
+"""
+
+import os
+import statistics
+
+import pytest
+
+import helpers
+import oracle
+import tracing
+
+STALLS = "nanosleep,usleep,poll,pipe_read,flock,tcp_recv,waitpid,sem_wait,mutex,cond_wait,cpu,cpu_in_libc"
+MILLISECOND = 1_000_000
+
+
+@pytest.mark.parametrize("loop", ["epoll", "libuv", "poll"])
+def test_agreement(tmp_path, loop):
+    name, kind = {"epoll": ("loop_bare", ["epoll"]), "poll": ("loop_bare", ["poll"]), "libuv": ("loop_uv", [])}[loop]
+    path = tmp_path / "agent.jsonl"
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with oracle.Sentinel() as sentinel:
+        agent = helpers.start("run", "-q", "-t", "10ms", "-o", path, "--", "sh", "-c", 'read x < "$0"; exec "$@"', gate,
+                              helpers.program(name), *kind, tmp_path / "truth", STALLS, "2", "1")
+        child = helpers.wait_until(lambda: helpers.children(agent.pid), what="the program")[0]
+        tracer = tracing.Tracer(tmp_path, child, threshold="10ms")
+        try:
+            gate.write_text("go\n")
+            agent.communicate(timeout=120)
+            assert agent.returncode == 0
+            kernel = tracer.wait()
+        finally:
+            tracer.end()
+            agent.kill()
+    inside = helpers.Recording(path)
+    truth = oracle.Truth(tmp_path / "truth")
+    pairs = same = apart = excused = 0
+    for stall in truth.stalls:
+        if sentinel.busy(stall["start_ns"], stall["start_ns"] + stall["duration_ns"]):
+            excused += 1
+            continue
+        ours, theirs = oracle.find(stall, kernel), oracle.find(stall, inside)
+        assert len(ours) == len(theirs) == 1, (stall, ours, theirs)
+        if ours[0]["runqueue_ns"] > MILLISECOND:  # taken off the CPU, perhaps between the two ends of the turn
+            excused += 1
+            continue
+        pairs += 1
+        apart += abs(ours[0]["duration_ns"] - theirs[0]["duration_ns"]) > MILLISECOND
+
+        def innermost(recording, slow):
+            frames = [oracle.own_frames(recording.stacks[s["stack"]], name) for s in slow["samples"] if "stack" in s]
+            return statistics.mode(f[0] for f in frames if f) if any(frames) else None
+
+        a, b = innermost(kernel, ours[0]), innermost(inside, theirs[0])
+        same += a == b
+        if a != b:
+            print(stall["stall"], a, b, ours[0], theirs[0])
+    if excused > len(truth.stalls) // 2:
+        pytest.skip("the machine is too busy to judge")
+    assert apart == 0, f"{apart} of {pairs} durations are more than a millisecond apart"
+    assert same >= 0.95 * pairs, f"{same} of {pairs} have the same innermost frame"
+
+
+def test_merged(tmp_path):
+    """run --bpf: every turn of the agent has the kernel's reasons."""
+    with oracle.Sentinel() as sentinel:
+        done, recording = helpers.record(tmp_path, helpers.program("loop_bare"), "epoll", tmp_path / "truth", "all", 1, 1,
+                                         threshold="10ms", options=["--bpf"], timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert recording.header["source"] == "agent+bpf"
+    truth = oracle.Truth(tmp_path / "truth")
+    oracle.compare(truth, recording, "loop_bare", sentinel).check(len(oracle.table()) - len(truth.skipped))
+    finished = [s for s in recording.slow if not s.get("ongoing")]
+    with_reasons = [s for s in finished if "syscalls" in s]
+    assert len(with_reasons) >= 0.95 * len(finished), [s for s in finished if "syscalls" not in s]
+    assert truth.undisturbed, truth.summaries

@@ -1,0 +1,228 @@
+"""What only the kernel can tell: who held the lock, who had the CPU, that a static or a Go program stalls at all."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import jsonschema
+import pytest
+
+import helpers
+
+SCHEMA = jsonschema.Draft7Validator(json.loads((helpers.ROOT / "ui/recording.schema.json").read_text()))
+
+LOOP = r"""
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+#include <sched.h>
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static void ms(long n) { struct timespec t = {n / 1000, n % 1000 * 1000000}; nanosleep(&t, 0); }
+__attribute__((noinline)) void hoard(void) {
+    pthread_mutex_lock(&mutex); ms(60); pthread_mutex_unlock(&mutex); __asm__("");
+}
+static void *hoarder(void *arg) {
+    pthread_setname_np(pthread_self(), "hoarder");
+    for (int i = 0; i < 5; i++) { ms(100); hoard(); }
+    return arg;
+}
+__attribute__((noinline)) void on_request(void) {
+    pthread_mutex_lock(&mutex); pthread_mutex_unlock(&mutex); __asm__("");
+}
+__attribute__((noinline)) void on_sleep(void) { ms(40); __asm__(""); }
+int main(int argc, char **argv) {
+    int ep = epoll_create1(0), fd = eventfd(0, 0), lock = argv[1][0] == 'l';
+    struct epoll_event e = {.events = EPOLLIN}, out;
+    pthread_t t;
+    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
+    if (lock) pthread_create(&t, 0, hoarder, 0);
+    for (int i = 0; i < 400; i++) {
+        epoll_wait(ep, &out, 1, 2);
+        if (lock) on_request();
+        else if (i % 100 == 50) on_sleep();
+    }
+    return 0;
+}
+"""
+
+NEIGHBOUR = r"""
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/eventfd.h>
+static long cpu_ns(void) { struct timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); return t.tv_sec * 1000000000L + t.tv_nsec; }
+__attribute__((noinline)) void on_work(void) { long until = cpu_ns() + 30000000; while (cpu_ns() < until) ; }
+int main(void) {
+    cpu_set_t one;
+    CPU_ZERO(&one); CPU_SET(0, &one);
+    sched_setaffinity(0, sizeof(one), &one);
+    pid_t hog = fork();
+    if (hog == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); prctl(PR_SET_NAME, "the_hog"); setpriority(PRIO_PROCESS, 0, -15); for (;;) ; }
+    printf("%d\n", hog); fflush(stdout);
+    int ep = epoll_create1(0), fd = eventfd(0, 0);
+    struct epoll_event e = {.events = EPOLLIN}, out;
+    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
+    for (int i = 0; i < 40; i++) { epoll_wait(ep, &out, 1, 2); if (i % 13 == 12) on_work(); }
+    kill(hog, SIGKILL);
+    return 0;
+}
+"""
+
+GO = r"""
+package main
+
+import ("fmt"; "net/http"; "os"; "syscall")
+
+func flush(w http.ResponseWriter, r *http.Request) {
+	f, _ := os.Create(os.Args[2])
+	for i := 0; i < 8; i++ { f.Write(make([]byte, 8<<20)); syscall.Fsync(int(f.Fd())) }
+	f.Close()
+	fmt.Fprintln(w, "ok")
+}
+func quick(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") }
+func main() {
+	http.HandleFunc("/flush", flush)
+	http.HandleFunc("/quick", quick)
+	http.ListenAndServe(os.Args[1], nil)
+}
+"""
+
+
+def build(tmp_path, source, *command, name="target"):
+    (tmp_path / "target.c").write_text(source)
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run([*command, "-g", "-O1", "-w", "-o", tmp_path / name, tmp_path / "target.c", "-lpthread"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / name
+
+
+def valid(recording):
+    for line in recording.lines:
+        errors = [e.message for e in SCHEMA.iter_errors(line)]
+        assert not errors, (errors, line)
+
+
+def main_stalls(recording, least_ns):
+    return [s for s in recording.slow if s["duration_ns"] >= least_ns]
+
+
+KINDS = {"dynamic": ["gcc"], "static": ["gcc", "-static"], "musl": ["musl-gcc", "-static"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lock_and_its_holder(tmp_path, tracer, kind):
+    """The holder is a thread of the same program that sleeps 60 ms with the lock, five times."""
+    target = build(tmp_path, LOOP, *KINDS[kind])
+    status, _, err, recording = tracer(target, "lock", threshold="20ms").wait()
+    assert status == 0, err
+    valid(recording)
+    locks = [s for s in main_stalls(recording, 40_000_000) if s["cause"] == "lock"]
+    assert len(locks) >= 4, recording.slow
+    for slow in locks:
+        assert slow["call"]["name"] == "futex"
+        assert slow["call"]["holder"]["thread"] == "hoarder", slow
+        assert slow["call"]["holder"]["tid"] != slow["tid"]
+        if kind != "musl":  # Debian's musl has neither unwind tables nor frame pointers
+            assert slow["callback"]["function"] == "on_request", slow
+    holders = [recording.frames(s["call"]["holder"]["stack"]) for s in locks if "stack" in s["call"]["holder"]]
+    assert kind == "musl" or (holders and all("hoard" in frames for frames in holders)), holders
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_static_programs(tmp_path, tracer, kind):
+    """Nothing could be preloaded into two of the three; each sleeps 40 ms in a callback, four times."""
+    target = build(tmp_path, LOOP, *KINDS[kind])
+    status, _, err, recording = tracer(target, "sleep", threshold="20ms").wait()
+    assert status == 0, err
+    found = main_stalls(recording, 39_000_000)
+    assert len(found) == 4, recording.slow
+    for slow in found:
+        assert slow["cause"] == "call" and slow["call"]["name"] in ("nanosleep", "clock_nanosleep"), slow
+        if kind == "musl":
+            continue
+        assert slow["callback"]["function"] == "on_sleep", (slow, recording.functions(slow))
+        assert any("on_sleep" in stack for stack in recording.functions(slow))
+    process = recording.of("process")[0]
+    assert process["how"] == "traced" and process["pid"] == found[0]["pid"]
+
+
+def test_neighbour(tmp_path, tracer):
+    """A process of higher priority spins on the loop's CPU: it is named, with its number."""
+    target = build(tmp_path, NEIGHBOUR, "gcc")
+    status, out, err, recording = tracer(target, threshold="20ms").wait()
+    assert status == 0, err
+    hog = int(out.split()[0])
+    waited = [s for s in recording.slow if s["cause"] == "runqueue"]
+    assert waited, recording.slow
+    named = [s for s in waited if s.get("neighbour", {}).get("pid") == hog]
+    assert 2 * len(named) > len(waited), [s.get("neighbour") for s in waited]
+    for slow in named:
+        assert slow["neighbour"]["thread"] == "the_hog"
+        assert slow["neighbour"]["waited_ns"] <= slow["runqueue_ns"] * 1.1
+
+
+def test_accounts_add_up(tmp_path, tracer):
+    """Every nanosecond of a turn is CPU, blocked or run queue."""
+    status, _, err, recording = tracer(helpers.program("loop_bare"), "epoll", tmp_path / "truth",
+                                       "nanosleep,cpu,mutex,fsync,syscall_storm").wait()
+    assert status == 0, err
+    assert len(recording.slow) >= 5
+    for slow in recording.slow:
+        total = slow["cpu_ns"] + slow["blocked_ns"] + slow["runqueue_ns"]
+        assert abs(total - slow["duration_ns"]) < 100_000 + slow["duration_ns"] // 1000, slow
+        for call in slow.get("calls", []):
+            assert call["duration_ns"] <= slow["duration_ns"] and call["count"] >= 1
+            assert call.get("max_ns", 0) <= call["duration_ns"]
+
+
+def test_calls_name_their_file(tmp_path, tracer):
+    """The file of fsync, as the kernel saw it: by its inode, not by what the number means later."""
+    status, _, err, recording = tracer(helpers.program("loop_bare"), "epoll", tmp_path / "truth", "fsync").wait()
+    assert status == 0, err
+    slow = [s for s in recording.slow if s.get("call", {}).get("name") == "fsync"]
+    assert slow, recording.slow
+    assert any(re.search(r"dirty|/", s["call"].get("fd_path", "")) for s in slow), slow
+
+
+def test_go(tmp_path, tracer):
+    """A Go server: idle threads parked in futex are no stalls; a handler that writes and syncs in one go is."""
+    if not shutil.which("go"):
+        pytest.skip("go is not installed")
+    (tmp_path / "server.go").write_text(GO)
+    env = helpers.clean_environment(GOCACHE=str(tmp_path / "cache"), GOFLAGS="-mod=mod")
+    built = subprocess.run(["go", "build", "-o", "server", "server.go"], cwd=tmp_path, env=env, capture_output=True,
+                           text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    import servers
+    port = servers.free_port()
+    traced = tracer(tmp_path / "server", f"127.0.0.1:{port}", tmp_path / "data", threshold="20ms")
+
+    def get(path):
+        return subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/{path}"], capture_output=True).stdout
+
+    helpers.wait_until(lambda: get("quick") == b"ok\n", what="the server")
+    for _ in range(30):
+        get("quick")
+    for _ in range(2):
+        assert get("flush") == b"ok\n"
+    traced.program.terminate()
+    _, _, _, recording = traced.wait()
+    idle = [s for s in recording.slow if s.get("call", {}).get("name") in ("futex", "nanosleep", "epoll_pwait")
+            and s["cause"] == "call"]
+    assert not idle, idle
+    found = [s for s in recording.slow if any("main.flush" in stack for stack in recording.functions(s))]
+    assert found, [(s["cause"], s.get("call"), recording.functions(s)) for s in recording.slow]

@@ -1,0 +1,266 @@
+"""`unblock trace` as a command: whom it watches, when it ends, what it says when it cannot."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import helpers
+import tracing
+
+TICKER = [helpers.PYTHON, "-c", """
+import asyncio, os, sys, time
+async def main():
+    for i in range(int(sys.argv[1])):
+        await asyncio.sleep(0.005)
+        if i % 20 == 19:
+            time.sleep(0.04)
+asyncio.run(main())
+"""]
+
+
+@pytest.fixture
+def ticker():
+    running = []
+
+    def start(count=100000, **popen):
+        running.append(subprocess.Popen([*TICKER, str(count)], **popen))
+        return running[-1]
+
+    yield start
+    for p in running:
+        if p.poll() is None:
+            p.kill()
+        p.wait()
+
+
+@pytest.fixture
+def watch(tmp_path):
+    running = []
+
+    def start(*args, **kwargs):
+        running.append(tracing.Tracer(tmp_path, *args, **kwargs))
+        return running[-1]
+
+    yield start
+    for t in running:
+        t.end()
+
+
+def sleeps(recording, pid):
+    return [s for s in recording.slow if s["pid"] == pid and s.get("call", {}).get("name") == "clock_nanosleep"]
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_watching_only(ticker, watch, sig):
+    target = ticker()
+    time.sleep(0.3)
+    tracer = watch(target.pid, threshold="20ms")
+    time.sleep(1)
+    recording = tracer.stop(sig)
+    assert target.poll() is None
+    assert recording.end is not None and len(sleeps(recording, target.pid)) >= 2
+    assert all("exit" not in line for line in recording.of("end"))
+
+
+def test_it_ends_with_its_process(ticker, watch):
+    target = ticker(60)
+    tracer = watch(target.pid, threshold="20ms")
+    recording = tracer.wait()
+    assert target.wait() == 0
+    assert len(sleeps(recording, target.pid)) >= 1
+
+
+def test_duration(ticker, watch):
+    target = ticker()
+    begun = time.monotonic()
+    recording = watch(target.pid, threshold="20ms", options=["--duration", "700ms"]).wait()
+    assert 0.6 < time.monotonic() - begun < 10
+    assert target.poll() is None and recording.end
+
+
+def test_the_process_may_be_killed(ticker, watch):
+    target = ticker()
+    tracer = watch(target.pid, threshold="20ms")
+    time.sleep(0.5)
+    target.kill()
+    assert tracer.wait().end
+
+
+def test_the_tracer_may_be_killed(ticker, watch):
+    """SIGKILL leaves no program behind in the kernel, and the process does not notice."""
+    target = ticker()
+    tracer = watch(target.pid, threshold="20ms")
+    time.sleep(0.3)
+    tracer.process.kill()
+    tracer.process.communicate()
+    time.sleep(0.1)
+    assert target.poll() is None
+    recording = helpers.Recording(tracer.path, torn=True)
+    assert recording.header["source"] == "bpf"
+    again = watch(target.pid, threshold="20ms", options=["--duration", "500ms"]).wait()
+    assert sleeps(again, target.pid)
+
+
+def test_children(watch, tmp_path):
+    """With --children those that live and those to come; without it neither."""
+    script = tmp_path / "parent.py"
+    script.write_text("import subprocess, sys, time\n"
+                      "one = subprocess.Popen(sys.argv[1:])\ntime.sleep(1.2)\ntwo = subprocess.Popen(sys.argv[1:])\n"
+                      "print(one.pid, two.pid, flush=True)\none.wait(); two.wait()\n")
+    for follow in (True, False):
+        parent = subprocess.Popen([helpers.PYTHON, str(script), *TICKER, "200"], stdout=subprocess.PIPE, text=True)
+        try:
+            helpers.wait_until(lambda: helpers.children(parent.pid), what="the first child")
+            tracer = watch(parent.pid, threshold="20ms", options=["--children"] if follow else [])
+            one, two = map(int, parent.stdout.readline().split())
+            parent.wait()
+            recording = tracer.wait()
+        finally:
+            parent.kill()
+            parent.communicate()
+        assert bool(sleeps(recording, one)) == follow, recording.slow
+        assert bool(sleeps(recording, two)) == follow, recording.slow
+
+
+def test_threads(tracer, tmp_path):
+    """Every thread that runs a loop is one of its own."""
+    traced = tracer(helpers.PYTHON, "-c", """
+import asyncio, threading, time
+async def main():
+    for i in range(60):
+        await asyncio.sleep(0.005)
+        if i % 20 == 19:
+            time.sleep(0.04)
+threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(3)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+""", threshold="20ms")
+    status, _, err, recording = traced.wait()
+    assert status == 0, err
+    assert len({s["tid"] for s in sleeps(recording, traced.pid)}) == 3
+    assert len({(loop["pid"], loop["tid"]) for loop in recording.of("loop")}) == 3
+
+
+def test_a_hang_is_told_while_it_lasts(watch, tmp_path):
+    """The stall is in the recording before it is over, with its stack, and stays there when the process is killed."""
+    target = subprocess.Popen([helpers.PYTHON, "-c", """
+import asyncio, time
+async def main():
+    for i in range(100):
+        await asyncio.sleep(0.005)
+    time.sleep(300)
+asyncio.run(main())
+"""])
+    try:
+        time.sleep(0.2)
+        tracer = watch(target.pid, threshold="50ms")
+
+        def ongoing():
+            return [s for s in helpers.Recording(tracer.path, torn=True).slow if s.get("ongoing")]
+
+        slow = helpers.wait_until(ongoing, what="the hang to be told")[0]
+        assert slow["call"]["name"] == "clock_nanosleep" and slow["samples"][0]["proof"] == "still"
+    finally:
+        target.kill()
+        target.wait()
+    assert tracer.wait().slow[-1]["ongoing"]
+
+
+def test_pid_namespace(watch, tmp_path):
+    """A process in a PID namespace of its own is watched by the number that we see."""
+    if not shutil.which("unshare") or os.geteuid() != 0:
+        pytest.skip("unshare as root is needed")
+    outer = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *TICKER, "100000"])
+    try:
+        inner = helpers.wait_until(lambda: helpers.children(outer.pid), what="the process")[0]
+        time.sleep(0.3)
+        recording = watch(inner, threshold="20ms", options=["--duration", "1s"]).wait()
+        assert sleeps(recording, inner), recording.slow
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+def cgroup_root():
+    for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        if os.path.exists(path + "/cgroup.procs") and os.access(path, os.W_OK):
+            return path
+    return None
+
+
+def test_cgroup(ticker, watch):
+    """Who is in it and who comes later."""
+    root = cgroup_root()
+    if not root:
+        pytest.skip("no control groups that could be written to")
+    group = f"{root}/unblock-test-{os.getpid()}"
+    try:
+        os.makedirs(group + "/below")
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        first, second = ticker(), ticker()
+        open(group + "/below/cgroup.procs", "w").write(str(first.pid))
+        tracer = watch("--cgroup", group, threshold="20ms")
+        time.sleep(0.5)
+        open(group + "/cgroup.procs", "w").write(str(second.pid))
+        time.sleep(3)
+        recording = tracer.stop()
+        assert sleeps(recording, first.pid) and sleeps(recording, second.pid)
+    finally:
+        first.kill(), second.kill()
+        first.wait(), second.wait()
+        time.sleep(0.1)
+        os.rmdir(group + "/below")
+        os.rmdir(group)
+
+
+# What it says when it cannot. These need no BPF.
+
+
+@pytest.mark.parametrize("args,words", [
+    ([], "no process named"),
+    (["zzz"], "not a process number"),
+    (["999999999"], "no process"),
+    (["2"], "thread of the kernel"),
+    (["--cgroup", "nowhere/at/all"], "no control group"),
+    (["-t", "5", "1"], "unit"),
+])
+def test_wrong_use(args, words):
+    done = helpers.unblock("trace", *args)
+    assert done.returncode == 125
+    assert words in helpers.one_line(done.stderr)
+
+
+@pytest.mark.parametrize("missing,words", [("capabilities", "CAP_BPF"), ("btf", "CONFIG_DEBUG_INFO_BTF")])
+def test_features_forced_off(ticker, tmp_path, missing, words):
+    target = ticker()
+    done = helpers.unblock("trace", "-o", tmp_path / "r.jsonl", target.pid,
+                           env=helpers.clean_environment(UNBLOCK_BPF_WITHOUT=missing))
+    assert done.returncode == 125 and words in helpers.one_line(done.stderr)
+    assert not (tmp_path / "r.jsonl").exists() and target.poll() is None
+
+
+def test_without_privilege(ticker, tmp_path):
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("root and setpriv are needed to give privilege up")
+    target = ticker()
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(helpers.UNBLOCK), "trace",
+                           "-o", "/dev/null", str(target.pid)], capture_output=True, text=True)
+    if "Permission denied" in done.stderr and "unblock" not in done.stderr.split(":")[0]:
+        pytest.skip("another user cannot execute the command where it was built")
+    assert done.returncode == 125 and "CAP_BPF" in helpers.one_line(done.stderr)
+
+
+def test_run_goes_on_without_it(tmp_path):
+    """`run --bpf` where there is no BPF: a warning, and the program is watched by the agent."""
+    path = tmp_path / "r.jsonl"
+    done = helpers.unblock("run", "--bpf", "-t", "20ms", "-o", path, "--", *TICKER, "50",
+                           env=helpers.clean_environment(UNBLOCK_BPF_WITHOUT="btf"))
+    assert done.returncode == 0 and "without --bpf" in done.stderr
+    recording = helpers.Recording(path)
+    assert recording.header["source"] == "agent" and recording.slow
