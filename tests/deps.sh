@@ -63,6 +63,7 @@ servers  nginx               cmd:nginx
 servers  memcached           cmd:memcached
 servers  nodejs              cmd:node
 servers  wrk                 cmd:wrk
+servers  gunicorn            cmd:gunicorn
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
 servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events

@@ -208,9 +208,10 @@ static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
 
 bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
 {
-    if (!plausible(wait))
-        return false;
+    /* First: in a forked child select's sets cannot be read before. */
     if (!ub_process->generation && !ub_process_wake())
+        return false;
+    if (!plausible(wait))
         return false;
     if (t->generation != ub_process->generation || !t->slot)
         return first_waits(t, wait);
