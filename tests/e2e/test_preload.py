@@ -336,7 +336,7 @@ except ChildProcessError:
 """
     done = run(tmp_path, *unshared(PYTHON, "-c", script, 100))
     assert done.stdout == b"nobody 1\n", done
-    r = only_finished(tmp_path, "pid 1")
+    r = only_finished(tmp_path, "the program is pid 1")
     assert {s["pid"] for s in r.slow} == {1}
 
 
