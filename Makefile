@@ -24,7 +24,7 @@ AGENT_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions 
 AGENT_LDFLAGS := -shared -Wl,-soname,libunblock.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete \
                  -Wl,--no-undefined
 
-TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lncursesw -ltinfo -lpthread -lm
+TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lncursesw -ltinfo -linih -lpthread -lm
 TRACER_CFLAGS := -I/usr/include/libiberty
 
 AGENT_SRC  := $(wildcard agent/*.c agent/*/*.c)
@@ -50,7 +50,7 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf programs demo check check-unit check-e2e check-servers check-exports bench soak fuzz lint deps install clean help
+.PHONY: all bpf programs demo check check-unit check-e2e check-servers check-exports bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -70,6 +70,7 @@ help:
 ## make soak       the long runs
 ## make fuzz       libFuzzer on all that reads strangers' input, FUZZ_TIME=60 seconds each
 ## make lint       clang-format, clang-tidy, cppcheck, shellcheck
+## make man        man pages into build/man (scdoc)
 ## make install    PREFIX=/usr/local DESTDIR=
 
 deps:
@@ -206,10 +207,19 @@ lint:
 	$(Q)tests/deps.sh lint
 	$(Q)tests/lint.sh
 
-install: all
+man: all
+	$(Q)if command -v scdoc >/dev/null; then ui/man/build.sh $(COMMAND) $(BUILD)/man; else echo "scdoc is missing: no man pages"; fi
+
+install: all man
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/unblock/pytest
 	install -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/unblock
 	install -m 755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/unblock/libunblock.so
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(COMMAND) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/unblock
+	$(COMMAND) completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_unblock
+	$(COMMAND) completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/unblock.fish
+	for page in $(BUILD)/man/*.1; do [ ! -e $$page ] || install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man1/; done
 	install -m 644 ui/pytest/unblock_pytest.py $(DESTDIR)$(PREFIX)/lib/unblock/pytest/unblock_pytest.py
 
 clean:

@@ -28,6 +28,8 @@ core     libelf-dev          pc:libelf
 core     libdw-dev           pc:libdw
 core     libbpf-dev          pc:libbpf
 core     libncurses-dev      pc:ncursesw
+core     libinih-dev         pc:inih
+core     scdoc               cmd:scdoc
 core     libjansson-dev      pc:jansson
 core     libzstd-dev         pc:libzstd
 core     libiberty-dev       h:libiberty/demangle.h

@@ -260,7 +260,7 @@ static void init_colours(struct top *top)
                                           [UB_INK_LABEL] = COLOR_CYAN, [UB_INK_CAUSE] = -1,
                                           [UB_INK_FUNCTION] = -1,      [UB_INK_POINTER] = -1,
                                           [UB_INK_ADVICE] = -1,        [UB_INK_FAINT] = -1};
-    short i;
+    int i;
 
     top->coloured = has_colors() && ub_colour_use((enum ub_colour)top->colour, STDOUT_FILENO);
     if (!top->coloured)

@@ -32,5 +32,6 @@ int ub_cmd_watch(int argc, char **argv);
 int ub_cmd_check(int argc, char **argv);
 int ub_cmd_diff(int argc, char **argv);
 int ub_cmd_top(int argc, char **argv);
+int ub_cmd_completion(int argc, char **argv);
 
 #endif

@@ -29,7 +29,8 @@ static double log_binomial(double n, double k, double p)
 /* P(X >= k), X binomial of n and p. The tail is summed until it adds nothing. */
 static double tail(double n, double k, double p)
 {
-    double sum = 0, term, i, last = -INFINITY;
+    double sum = 0, term, last = -INFINITY;
+    uint64_t i;
 
     if (k <= 0)
         return 1;
@@ -39,8 +40,8 @@ static double tail(double n, double k, double p)
         return 1;
     if (k < n * p) /* the other tail is the shorter one */
         return 1 - tail(n, n - k + 1, 1 - p);
-    for (i = k; i <= n; i++) {
-        term = log_binomial(n, i, p);
+    for (i = (uint64_t)k; i <= (uint64_t)n; i++) {
+        term = log_binomial(n, (double)i, p);
         sum += exp(term);
         if (term < last && term < log(sum) - 40)
             break;

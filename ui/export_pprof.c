@@ -94,10 +94,13 @@ static uint64_t string_index(struct builder *b, const char *text)
     if (!entry)
         return 0;
     entry->text = strdup(text);
+    if (!entry->text) {
+        free(entry);
+        return 0;
+    }
     entry->index = b->string_count++;
     put_bytes(&b->strings, 6, text, len);
-    if (entry->text)
-        HASH_ADD_KEYPTR(hh, b->string, entry->text, len, entry);
+    HASH_ADD_KEYPTR(hh, b->string, entry->text, len, entry);
     return entry->index;
 }
 

@@ -75,7 +75,7 @@ static int make(const struct ub_model *m, uint64_t limit_ns, enum ub_sort sort, 
     ret->finding = calloc(count + 1, sizeof(*ret->finding));
     if (!ret->finding)
         r = -ENOMEM;
-    for (i = 0; i < count && r == 0; i++)
+    for (i = 0; sites && i < count && r == 0; i++)
         if (sites[i]->durations.max_ns >= limit_ns)
             r = add(m, sites[i], allow, ret);
     free(sites);

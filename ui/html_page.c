@@ -3,7 +3,7 @@
 
 #define INCLUDE(name, file)                                                                                            \
     __asm__(".pushsection .rodata\n.global " #name "\n" #name ":\n.incbin \"ui/html/" file "\"\n.byte "                \
-                                                                                           "0\n.popsection\n")
+            "0\n.popsection\n")
 
 INCLUDE(ub_html_page, "page.html");
 INCLUDE(ub_html_style, "page.css");

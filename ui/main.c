@@ -25,6 +25,7 @@ static const struct ub_command commands[] = {
     {"dump", "one look at a running process: what every thread does now", ub_cmd_dump},
     {"doctor", "what works here, what does not, and what mends it", ub_cmd_doctor},
     {"ps", "what is being watched on this host, and by whom", ub_cmd_ps},
+    {"completion", "completion of commands and options for bash, zsh and fish", ub_cmd_completion},
 };
 
 static void help(FILE *out)
@@ -105,6 +106,11 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--help=table")) { /* for completion */
+        for (size_t i = 0; i < UB_ARRAY_LEN(commands); i++)
+            printf("%s\t%s\n", commands[i].name, commands[i].help);
         return 0;
     }
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {

@@ -2,6 +2,7 @@
  * Parsing of options from one table: flags, environment, help, messages.
  */
 #include "options.h"
+#include "options_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -33,19 +34,23 @@ static int set_flag(const struct ub_option *o, const char *source, const char *t
     static const char *const yes[] = {"1", "yes", "on", "true", NULL}, *const no[] = {"",    "0",     "no",
                                                                                       "off", "false", NULL};
 
-    for (int i = 0; yes[i] != NULL; i++)
-        if (!strcmp(text, yes[i]))
+    for (int i = 0; yes[i] != NULL; i++) {
+        if (!strcmp(text, yes[i])) {
             *(bool *)o->value = true;
-    if (*(bool *)o->value)
-        return 0;
-    for (int i = 0; no[i] != NULL; i++)
-        if (!strcmp(text, no[i]))
             return 0;
+        }
+    }
+    for (int i = 0; no[i] != NULL; i++) {
+        if (!strcmp(text, no[i])) {
+            *(bool *)o->value = false; /* a file may have said yes */
+            return 0;
+        }
+    }
     snprintf(why, UB_WHY_MAX, "%s: '%.64s' is neither 1 nor 0", source, text);
     return -EINVAL;
 }
 
-static int set_value(const struct ub_option *o, const char *source, const char *text, char *why)
+int ub_option_set(const struct ub_option *o, const char *source, const char *text, char *why)
 {
     char reason[UB_WHY_MAX];
     int r = 0;
@@ -83,7 +88,7 @@ static int read_environment(const struct ub_options *options, char *why)
          */
         if (text == NULL || *text == '\0')
             continue;
-        r = set_value(o, o->env, text, why);
+        r = ub_option_set(o, o->env, text, why);
         if (r < 0)
             return r;
     }
@@ -125,7 +130,7 @@ void ub_options_environment(const struct ub_options *options, void (*wrong)(void
         const struct ub_option *o = &options->option[i];
         const char *text = o->env == NULL ? NULL : getenv(o->env);
 
-        if (text == NULL || *text == '\0' || set_value(o, o->env, text, why) == 0)
+        if (text == NULL || *text == '\0' || ub_option_set(o, o->env, text, why) == 0)
             continue;
         if (o->given != NULL)
             *o->given = false;
@@ -136,7 +141,7 @@ void ub_options_environment(const struct ub_options *options, void (*wrong)(void
             check_name(options, *e, wrong, self);
 }
 
-static const struct ub_option *find_long(const struct ub_options *options, const char *name, size_t len)
+const struct ub_option *ub_option_find(const struct ub_options *options, const char *name, size_t len)
 {
     for (uint32_t i = 0; i < options->count; i++)
         if (strlen(options->option[i].name) == len && !strncmp(options->option[i].name, name, len))
@@ -176,7 +181,7 @@ static int parse_long(const struct ub_options *options, int argc, char **argv, i
 {
     const char *name = argv[*i] + 2, *equals = strchr(name, '=');
     size_t len = equals != NULL ? (size_t)(equals - name) : strlen(name);
-    const struct ub_option *o = find_long(options, name, len);
+    const struct ub_option *o = ub_option_find(options, name, len);
     char source[SOURCE_MAX];
 
     if (o == NULL) {
@@ -190,15 +195,15 @@ static int parse_long(const struct ub_options *options, int argc, char **argv, i
             snprintf(why, UB_WHY_MAX, "%s takes no value", source);
             return -EINVAL;
         }
-        return set_value(o, source, "1", why);
+        return ub_option_set(o, source, "1", why);
     }
     if (equals != NULL)
-        return set_value(o, source, equals + 1, why);
+        return ub_option_set(o, source, equals + 1, why);
     if (*i + 1 >= argc) {
         snprintf(why, UB_WHY_MAX, "%s needs a value: --%s %s", source, o->name, o->argument);
         return -EINVAL;
     }
-    return set_value(o, source, argv[++*i], why);
+    return ub_option_set(o, source, argv[++*i], why);
 }
 
 /* argv[*i] is "-x", "-xyz" (flags together), "-tVALUE" or "-t" "VALUE". */
@@ -217,14 +222,14 @@ static int parse_letters(const struct ub_options *options, int argc, char **argv
         }
         if (o->kind != UB_OPTION_FLAG) {
             if (p[1] != '\0')
-                return set_value(o, source, p + 1, why);
+                return ub_option_set(o, source, p + 1, why);
             if (*i + 1 >= argc) {
                 snprintf(why, UB_WHY_MAX, "%s needs a value: %s %s", source, source, o->argument);
                 return -EINVAL;
             }
-            return set_value(o, source, argv[++*i], why);
+            return ub_option_set(o, source, argv[++*i], why);
         }
-        r = set_value(o, source, "1", why);
+        r = ub_option_set(o, source, "1", why);
         if (r < 0)
             return r;
     }
@@ -249,9 +254,11 @@ int ub_options_parse(const struct ub_options *options, int argc, char **argv, in
 
     /* Help is asked for by people whose settings may be wrong: it comes before the environment. */
     for (int k = 1; k < argc && strcmp(argv[k], "--") != 0 && !(options->stop_at_word && argv[k][0] != '-'); k++)
-        if (!strcmp(argv[k], "--help"))
+        if (!strcmp(argv[k], "--help") || ub_options_form_take(argv[k]))
             return UB_OPTIONS_HELP;
-    r = read_environment(options, why);
+    r = ub_options_config(options, why);
+    if (r == 0)
+        r = read_environment(options, why);
     while (r == 0 && i < argc) {
         int start = i;
 
@@ -321,6 +328,8 @@ static void add_variable(const struct ub_option *o, char *buf, size_t size)
 
 void ub_options_help(FILE *out, const struct ub_options *options)
 {
+    if (ub_options_form_print(out, options))
+        return;
     fprintf(out, "Usage: %s\n\n%s\n", options->usage, options->about);
     fprintf(out, "\nOptions (the variable in brackets sets the same; an option wins over it):\n");
     for (uint32_t i = 0; i < options->count; i++) {

@@ -32,7 +32,7 @@ static uint32_t add_loop(struct ub_timeline *t, const struct key_data *data, con
         return UINT32_MAX;
     key->data = *data;
     key->index = t->loops;
-    HASH_ADD(hh, t->key, data, sizeof(key->data), key);
+    HASH_ADD(hh, t->key, data, sizeof(key->data), key); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     if (!UB_HASHED(key)) {
         free(key);
         return UINT32_MAX;
@@ -52,7 +52,7 @@ static uint32_t find_loop(struct ub_timeline *t, uint32_t run, const struct ub_s
     struct key_data data = {run, stall->pid, stall->tid};
     struct ub_timeline_key *key;
 
-    HASH_FIND(hh, t->key, &data, sizeof(data), key);
+    HASH_FIND(hh, t->key, &data, sizeof(data), key); /* NOLINT(clang-analyzer-core.UndefinedBinaryOperatorResult) */
     return key ? key->index : add_loop(t, &data, stall, site);
 }
 
