@@ -39,11 +39,11 @@ static const char more[] = "Lists (--allow, --suppress), one stall a line:\n"
                            "Formats: text, json, junit (XML), github (annotations), sarif.\n"
                            "\n"
                            "Examples:\n"
-                           "  unblock run -q -o r.jsonl -- ./server-test && unblock check r.jsonl --fail-on 100ms\n"
-                           "  unblock check r.jsonl --fail-on 100ms --allow allow.txt --format junit -o stalls.xml\n"
+                           "  unblock check r.jsonl --fail-on 100ms --cause call,cpu,lock\n"
+                           "  unblock check r.jsonl --fail-on 100ms --allow known.txt -f junit -o stalls.xml\n"
                            "\n"
-                           "Exit status: 0 no stall reached TIME; 1 one did that is not allowed; 2 wrong use,\n"
-                           "or a recording or list that cannot be read.\n";
+                           "Exit status: 0 no stall reached TIME; 1 one did that is not allowed; 2 wrong\n"
+                           "use, or a recording or list that cannot be read.\n";
 
 /* ---- the recording must be able to answer ------------------------------ */
 

@@ -42,10 +42,10 @@ static const char about[] = "Shows a watched program live, or a recording as it 
                             "figures and the time lost of late, and the call sites that blocked them. PID is\n"
                             "that of a program under `unblock run` or with the agent preloaded.";
 
-static const char more[] = "Keys: arrows or j k, PgUp PgDn, Home End   move      Enter   the call site; Esc back\n"
-                           "      / n N   search, next, previous                 s S     sort by another column\n"
-                           "      space   pause      r   count from now on       + -     refresh faster, slower\n"
-                           "      ?       help       q   quit\n"
+static const char more[] = "Keys: arrows, j k, PgUp PgDn, Home End   move    Enter   the call site; Esc back\n"
+                           "      / n N   search, next, previous             s S     sort by another column\n"
+                           "      space   pause                              r       count from now on\n"
+                           "      + -     refresh faster, slower             ? q     help, quit\n"
                            "\n"
                            "Exit status: 0, or 2 for wrong use, an unreadable recording or a program that\n"
                            "nobody watches.\n";
