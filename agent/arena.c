@@ -86,20 +86,68 @@ static bool same_pid_namespace(struct ub_arena *arena)
     return false;
 }
 
-static int map(int fd, int flags, struct ub_arena **ret)
+static size_t mapped = UB_ARENA_HOT;
+static struct ub_arena *alone; /* always mapped as a whole: it is no file */
+
+/* Cold parts by slot. Only who holds the slot writes an entry; a forked child inherits them with what they point to. */
+static struct {
+    struct ub_arena *arena;
+    struct ub_slot_cold *cold;
+} cold_part[UB_SLOT_MAX];
+
+void ub_arena_map_whole(void)
 {
-    long at = ub_raw6(SYS_mmap, 0, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
+    mapped = sizeof(struct ub_arena);
+}
+
+static int map(int fd, int flags, size_t size, struct ub_arena **ret)
+{
+    long at = ub_raw6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
 
     if (at < 0 && at > -4096)
         return (int)at;
-    ub_raw3(SYS_madvise, at, sizeof(struct ub_arena), MADV_DONTDUMP); /* no business of the program's core files */
+    ub_raw3(SYS_madvise, at, size, MADV_DONTDUMP); /* no business of the program's core files */
     *ret = (struct ub_arena *)at;
     return 0;
 }
 
+/*
+ * The descriptor is long closed, and may not be had again (chroot, another
+ * user). But a shared mapping can be mapped once more without one, by mremap
+ * from a length of 0, and further into the file than it reached: from the last
+ * page that we have to the end of the part that is wanted. What lies before it
+ * goes at once.
+ */
+static struct ub_slot_cold *map_cold(struct ub_arena *arena, uint32_t index)
+{
+    uintptr_t last = (uintptr_t)arena + UB_ARENA_HOT - 4096;
+    size_t before = 4096 + index * sizeof(struct ub_slot_cold);
+    long at = ub_raw6(SYS_mremap, (long)last, 0, (long)(before + sizeof(struct ub_slot_cold)), MREMAP_MAYMOVE, 0, 0);
+
+    if (at < 0 && at > -4096)
+        return NULL;
+    ub_raw2(SYS_munmap, at, before);
+    ub_raw3(SYS_madvise, (uintptr_t)at + before, sizeof(struct ub_slot_cold), MADV_DONTDUMP);
+    return (struct ub_slot_cold *)((uintptr_t)at + before);
+}
+
+struct ub_slot_cold *ub_arena_cold(struct ub_arena *arena, uint32_t index)
+{
+    if (arena == alone || mapped == sizeof(struct ub_arena))
+        return &arena->cold[index];
+    if (cold_part[index].arena != arena) {
+        cold_part[index].arena = NULL;
+        cold_part[index].cold = map_cold(arena, index);
+        if (!cold_part[index].cold)
+            return NULL;
+        cold_part[index].arena = arena;
+    }
+    return cold_part[index].cold;
+}
+
 void ub_arena_unmap(struct ub_arena *arena)
 {
-    ub_raw2(SYS_munmap, arena, sizeof(*arena));
+    ub_raw2(SYS_munmap, arena, arena == alone ? sizeof(*arena) : mapped);
 }
 
 int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
@@ -109,7 +157,7 @@ int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
 
     if (fd < 0)
         return fd;
-    r = map(fd, 0, &arena);
+    r = map(fd, 0, mapped, &arena);
     ub_raw1(SYS_close, fd);
     if (r < 0)
         return r;
@@ -196,7 +244,7 @@ int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
 
     if (fd < 0)
         return fd;
-    r = map(fd, 0, ret);
+    r = map(fd, 0, mapped, ret);
     if (r < 0) {
         ub_raw1(SYS_close, fd);
         return r;
@@ -210,8 +258,9 @@ struct ub_arena *ub_arena_alone(void)
 {
     struct ub_arena *arena;
 
-    if (map(-1, MAP_ANONYMOUS | MAP_NORESERVE, &arena) < 0)
+    if (map(-1, MAP_ANONYMOUS | MAP_NORESERVE, sizeof(struct ub_arena), &arena) < 0)
         return NULL;
+    alone = arena;
     fill_header(arena, UB_ARENA_ALONE, UB_CLOCK_VDSO);
     return arena;
 }

@@ -28,6 +28,18 @@ int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode);
 /* A new arena without a watcher, in nanoseconds. NULL: no memory. Slow path only; signal-safe. */
 struct ub_arena *ub_arena_alone(void);
 
+/*
+ * Under a seccomp filter that came with exec nothing may be mapped later: from
+ * now on arenas are mapped as a whole. Before the first one. Slow path only.
+ */
+void ub_arena_map_whole(void);
+
+/*
+ * The cold part of a slot that the caller has taken; mapped at its first use in
+ * this process, and then for good. NULL: no memory. Slow path only; signal-safe.
+ */
+struct ub_slot_cold *ub_arena_cold(struct ub_arena *arena, uint32_t index);
+
 void ub_arena_unmap(struct ub_arena *arena);
 
 /* "PID:FD:INODE:helper" in `buf` (64 bytes). */

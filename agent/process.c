@@ -160,6 +160,8 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     if ((off && off[0] == '0' && off[1] == '\0') || (argc > 0 && is_unblock(argv[0])))
         return;
     inherited.quiet = seccomp_filtered() ? UB_QUIET_INHERITED : UB_QUIET_NOT;
+    if (inherited.quiet)
+        ub_arena_map_whole();
     if (!find_watcher(variable(environment, "UNBLOCK_ARENA"), environment) || !map_page(&page))
         return;
     inherited.generation = 1;
@@ -175,6 +177,7 @@ static uint32_t slot_flags(const struct ub_process *page)
 static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_process *page, struct ub_thread *t)
 {
     struct ub_slot *slot = &arena->slot[index];
+    struct ub_slot_cold *cold;
     uint32_t expected = UB_SLOT_FREE;
     uint32_t high;
 
@@ -189,8 +192,13 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     slot->flags = slot_flags(page);
     slot->pid = page->pid;
     slot->tid = (int32_t)ub_raw0(SYS_gettid);
+    cold = ub_arena_cold(arena, index);
+    if (!cold) {
+        ub_store_release(&slot->state, UB_SLOT_FREE);
+        return false;
+    }
     t->slot = slot;
-    t->cold = &arena->cold[index];
+    t->cold = cold;
     ub_store_release(&slot->state, UB_SLOT_LIVE);
     high = ub_load_relaxed(&arena->h.slots_high);
     while (high < index + 1 && !__atomic_compare_exchange_n(&arena->h.slots_high, &high, index + 1, false,

@@ -5,7 +5,7 @@
  * it a process that finds the watcher gone may start another, see tree.h).
  *
  * Layout: header, then UB_SLOT_MAX slots (one line each, so that the watcher
- * scans them quickly), then UB_SLOT_MAX cold parts, then a pool of stacks. Sparse: an untouched slot
+ * scans them quickly), then a pool of stacks, then UB_SLOT_MAX cold parts. Sparse: an untouched slot
  * costs nothing. The layout is fixed by the version; no length or offset is
  * read from the memory itself.
  */
@@ -61,9 +61,12 @@ struct ub_arena {
     struct ub_arena_header h;
     uint8_t pad[4096 - sizeof(struct ub_arena_header)];
     struct ub_slot slot[UB_SLOT_MAX];
-    struct ub_slot_cold cold[UB_SLOT_MAX];
     struct ub_call_stack call_stack[UB_CALLS_STACKS];
+    struct ub_slot_cold cold[UB_SLOT_MAX] __attribute__((aligned(4096)));
 };
+
+/* What every process maps; an agent maps a cold part when a thread takes its slot. */
+#define UB_ARENA_HOT offsetof(struct ub_arena, cold)
 _Static_assert(offsetof(struct ub_arena, slot) == 4096, "slots start on the second page");
 _Static_assert(offsetof(struct ub_arena, cold) % 4096 == 0, "cold parts are whole pages: freeing one punches a hole");
 

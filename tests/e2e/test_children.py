@@ -1,6 +1,7 @@
 """What a watched program executes: whatever it is, it must behave as without us."""
 
 import os
+import resource
 import shutil
 import subprocess
 
@@ -201,3 +202,33 @@ def test_privileged_programs(tmp_path_factory, built):
             plain, watched, _ = both(tmp_path, helpers.program("execs"), "execve", path)
             assert_equal(plain, watched)
             assert f"LD_PRELOAD={helpers.AGENT}" in watched.stdout
+
+
+def test_address_space(tmp_path):
+    """A program that locks its memory or has little of it: the agent takes little."""
+    look = ("import os, resource\n"
+            "line = [x for x in open('/proc/self/status') if x.startswith('VmSize')][0]\n"
+            "print(int(line.split()[1]))\n")
+    plain, watched, _ = both(tmp_path, helpers.PYTHON, "-c", look)
+    assert int(watched.stdout) - int(plain.stdout) < 3000, "kilobytes more than without"
+    done, recording = helpers.record(tmp_path, helpers.program("calls"), "many", 10, threshold="1ms", options=("-q",),
+                                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)))
+    assert done.returncode == 0 and recording.slow
+
+
+def test_two_loops_and_a_fork_find_their_cold_parts(tmp_path):
+    """Each slot's part is mapped at its first use; children inherit them and map their own."""
+    code = ("import asyncio, os, threading, time\n"
+            "async def main():\n"
+            "    for i in range(15):\n"
+            "        await asyncio.sleep(0.001)\n"
+            "        time.sleep(0.005)\n"
+            "ts = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(5)]\n"
+            "[t.start() for t in ts]; [t.join() for t in ts]\n"
+            "pid = os.fork()\n"
+            "asyncio.run(main())\n"
+            "if pid: os.waitpid(pid, 0)\n")
+    done, recording = helpers.record(tmp_path, helpers.PYTHON, "-c", code, threshold="2ms", options=("-q",))
+    assert done.returncode == 0, done
+    assert len({(s["pid"], s["tid"]) for s in recording.slow}) == 7
+    assert len({s["pid"] for s in recording.slow}) == 2
