@@ -1,6 +1,7 @@
 #include "alone.h"
 
 #include "arena.h"
+#include "calls/timing.h"
 #include "helper.h"
 #include "raw.h"
 #include "text.h"
@@ -278,7 +279,7 @@ static const char *reason(const struct ub_tree *tree)
 static char *put_note(char *p, const struct ub_tree *tree)
 {
     p = ub_text_put(p, "{\"type\":\"note\",\"level\":\"warning\",\"text\":\"no watcher beside the program: stalls are "
-                       "recorded when they are over, without stack, call and cause, and this recording has no end; ");
+                       "recorded when they are over, without stack and callback, and this recording has no end; ");
     return ub_text_put(ub_text_put(p, reason(tree)), "\"}\n");
 }
 
@@ -292,13 +293,58 @@ static char *put_process(char *p, int32_t pid, int32_t tid)
     return ub_text_put(p, ",\"loop\":\"turn\",\"identity\":\"turn\"}\n");
 }
 
-/* Nothing tells its stalls apart: one site for the program. */
-static char *put_site(char *p)
+static char *put_call(char *p, const struct ub_timed_call *c)
 {
-    uint32_t hash = 2166136261u;
+    p = ub_text_put(ub_text_put(p, "{\"name\":\""), ub_timing_syscall(c->id));
+    p = ub_text_put(ub_text_put(ub_text_put(p, "\",\"via\":\""), ub_timing_name(c->id)), "\"");
+    p = put_field(p, "duration_ns", c->total);
+    if (c->count > 1)
+        p = put_field(put_field(p, "count", c->count), "max_ns", c->longest);
+    return ub_text_put(p, "}");
+}
 
-    for (const char *c = alone.program; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 16777619u;
+static const struct ub_timed_call *longest_of(const struct ub_call_report *report)
+{
+    const struct ub_timed_call *longest = &report->call[0];
+
+    for (uint32_t i = 1; i < report->count; i++) {
+        if (report->call[i].total > longest->total)
+            longest = &report->call[i];
+    }
+    return longest;
+}
+
+/* What the thread has timed itself is all that is known of the why. `call` is set when they were most of the stall. */
+static char *put_calls(char *p, const struct ub_call_report *report, uint64_t duration,
+                       const struct ub_timed_call **ret_call)
+{
+    const struct ub_timed_call *longest = longest_of(report);
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < report->count; i++)
+        sum += report->call[i].total;
+    if (sum >= duration / 2) {
+        *ret_call = longest;
+        p = put_call(ub_text_put(p, ",\"call\":"), longest);
+    }
+    p = ub_text_put(p, ",\"calls\":[");
+    for (uint32_t i = 0; i < report->count; i++)
+        p = put_call(ub_text_put(p, i ? "," : ""), &report->call[i]);
+    return ub_text_put(p, "]");
+}
+
+static uint32_t mix(uint32_t hash, const char *text)
+{
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 16777619u;
+    return hash;
+}
+
+/* Only their call tells stalls apart: one site for each, and one for all others of the program. */
+static char *put_site(char *p, const struct ub_timed_call *call)
+{
+    uint32_t hash = mix(mix(2166136261u, alone.program), call ? ub_timing_name(call->id) : "");
+
     for (int shift = 28; shift >= 0; shift -= 4)
         *p++ = "0123456789abcdef"[hash >> shift & 15];
     *p = '\0';
@@ -307,6 +353,9 @@ static char *put_site(char *p)
 
 static char *put_slow(char *p, const struct ub_record *r, uint64_t id, int32_t pid, int32_t tid)
 {
+    const struct ub_call_report *report = ub_timing_report(&ub_thread, r->start);
+    const struct ub_timed_call *call = NULL;
+
     p = put_field(ub_text_put(p, "{\"type\":\"slow\""), "id", id);
     p = put_field(p, "pid", (uint64_t)pid);
     p = put_field(p, "tid", (uint64_t)tid);
@@ -316,8 +365,11 @@ static char *put_slow(char *p, const struct ub_record *r, uint64_t id, int32_t p
     p = put_field(p, "threshold_ns", alone.threshold_ns);
     if (r->flags & UB_RECORD_STARTUP)
         p = ub_text_put(p, ",\"startup\":true");
-    p = ub_text_put(p, ",\"cause\":\"unknown\",\"samples\":[],\"site\":\"");
-    return ub_text_put(put_site(p), "\"}\n");
+    if (report)
+        p = put_calls(p, report, r->end - r->start, &call);
+    p = ub_text_put(ub_text_put(p, ",\"cause\":\""), call ? "call" : "unknown");
+    p = ub_text_put(p, "\",\"samples\":[],\"site\":\"");
+    return ub_text_put(put_site(p, call), "\"}\n");
 }
 
 /* ---- the file ------------------------------------------------------------------ */

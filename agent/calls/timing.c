@@ -18,14 +18,34 @@ uint64_t ub_timing_stream(FILE *stream)
     return stream ? (uint64_t)fileno(stream) : UINT64_MAX; /* takes no lock, and is no hook */
 }
 
-/* The letters of each call's values, as calls.def explains them. */
-static const char letters_of[UB_CALL_IDS][UB_CALLS_VALUES + 1] = {
-#define UB_CALL(type, name, params, args, syscall, letters, ...) letters,
-#define UB_CALLV(type, name, params, args, syscall, letters)     letters,
+/* The letters are those of each call's values, as calls.def explains them. */
+static const struct {
+    const char *name, *syscall, *letters;
+} table[UB_CALL_IDS] = {
+#define UB_CALL(type, name, params, args, syscall, letters, ...) {#name, #syscall, letters},
+#define UB_CALLV(type, name, params, args, syscall, letters)     {#name, #syscall, letters},
 #include "../../common/calls.def"
 #undef UB_CALL
 #undef UB_CALLV
 };
+
+const char *ub_timing_name(uint32_t id)
+{
+    return table[id].name;
+}
+
+const char *ub_timing_syscall(uint32_t id)
+{
+    return table[id].syscall;
+}
+
+const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_t turn)
+{
+    const struct ub_calls *calls = &t->cold->calls;
+    const struct ub_call_report *r = &calls->report[calls->last % UB_CALLS_REPORTS];
+
+    return turn && r->turn == turn && r->count > 0 ? r : NULL;
+}
 
 /*
  * Memory of the program, which may be gone by now or never was: read by a call
@@ -69,7 +89,7 @@ static uint32_t copy_link(void *to, uint64_t fd, size_t size)
 
 static void fill(struct ub_timed_call *c, const uint64_t *value)
 {
-    const char *letters = letters_of[c->id];
+    const char *letters = table[c->id].letters;
     uint32_t text = 0;
 
     memset(c->text_len, 0, sizeof(c->text_len));

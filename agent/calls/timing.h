@@ -17,6 +17,13 @@
 void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
                     const uint64_t *value);
 
+/* What this thread has kept of the turn that began at `turn`; NULL: nothing. Signal-safe. */
+const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_t turn);
+
+/* The function's name, and that of the system call in which it hangs as a rule. Signal-safe. */
+const char *ub_timing_name(uint32_t id);
+const char *ub_timing_syscall(uint32_t id);
+
 /* The descriptor of a stream, UINT64_MAX for none. */
 uint64_t ub_timing_stream(FILE *stream);
 

@@ -1,5 +1,7 @@
 """Blocking calls as the thread itself times them: exact, and there even when nobody looked."""
 
+import subprocess
+
 import pytest
 
 import helpers
@@ -114,3 +116,22 @@ def test_redacted(tmp_path):
     _, recording = helpers.record(tmp_path, helpers.program("calls"), "mixed", 2, threshold="20ms",
                                   options=("--redact",))
     assert recording.slow and all(not {"args", "fd_path"} & c.keys() for s in recording.slow for c in s["calls"])
+
+
+def test_known_without_any_watcher(tmp_path):
+    """As pid 1 a program gets no helper: the agent itself records what it has timed."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", helpers.program("calls"), "mixed", "3"]
+    if subprocess.run([*command[:4], "true"], capture_output=True).returncode != 0:
+        pytest.skip("a pid namespace cannot be made here")
+    env = helpers.clean_environment(UNBLOCK_THRESHOLD="20ms", UNBLOCK_OUTPUT=str(tmp_path / "r.jsonl"))
+    done = subprocess.run([*command[:4], "env", f"LD_PRELOAD={helpers.AGENT}", *command[4:]], env=env,
+                          capture_output=True, text=True, timeout=helpers.PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    recording = helpers.Recording(tmp_path / "r.jsonl")
+    assert not [p for line in recording.lines for p in test_schema.problems(line)]
+    slow = [s for s in recording.slow if s.get("calls")]
+    assert len(slow) == 3
+    for s in slow:
+        known = {c["via"]: c["duration_ns"] for c in s["calls"]}
+        assert known.keys() == {"clock_nanosleep", "recv", "sigtimedwait", "read"}
+        assert s["cause"] == "call" and s["call"]["duration_ns"] == max(known.values())
