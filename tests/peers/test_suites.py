@@ -1,7 +1,7 @@
 """GLib's and CPython's own tests end under the agent as they do without it.
 
-Each side runs twice, in turn; a test that differs between the two runs of one side is flaky by itself and counted
-(it is printed with -rA). Everything else must be the same on both sides.
+What differs between the sides runs once more on both; what then differs from its own side's first run is flaky by
+itself, is printed, and bounded. Everything else must be the same.
 """
 
 import tempfile
