@@ -50,7 +50,8 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf programs demo check check-unit check-e2e check-servers check-exports bench soak fuzz lint deps man install clean help
+.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-bpf check-exports bench soak fuzz lint deps man \
+        install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -66,9 +67,11 @@ help:
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
 ## make check-peers    programs nobody here wrote behave byte for byte the same with the agent
+## make check-bpf  the view from the kernel (skipped, and counted, where BPF cannot be loaded)
 ## make bench      what it costs, beside other tools, one table
 ## make soak       the long runs
 ## make fuzz       libFuzzer on all that reads strangers' input, FUZZ_TIME=60 seconds each
+## make bpf        compile tracer/bpf/unblock.bpf.o again (clang); only for who changes the program
 ## make lint       clang-format, clang-tidy, cppcheck, shellcheck
 ## make man        man pages into build/man (scdoc)
 ## make install    PREFIX=/usr/local DESTDIR=
@@ -115,13 +118,17 @@ $(AGENT): $(AGENT_OBJ) $(BUILD)/obj/agent/exports.map
 $(BUILD)/obj/tracer/bpf/object.o: tracer/bpf/unblock.bpf.o
 
 # The BPF program is committed as an object, so that clang is needed only by who changes it.
-BPF_HEADERS := $(addprefix tracer/bpf/,records.h kernel.h state.h who.h neighbour.h account.h stack.h turns.h)
 BPF_BUILD = clang -O2 -g -target bpf -mcpu=v3 -Wall -Werror -D__TARGET_ARCH_x86 -ffile-prefix-map=$(CURDIR)=. \
             -fdebug-compilation-dir=. -c tracer/bpf/unblock.bpf.c -o $(1) && llvm-strip -g $(1)
 bpf:
 	$(Q)tests/deps.sh bpf
 	$(call say,BPF,tracer/bpf/unblock.bpf.o)
 	$(Q)$(call BPF_BUILD,tracer/bpf/unblock.bpf.o)
+	$(Q)clang --version | head -n 1 > tracer/bpf/compiler
+
+# The same into another file, to compare.
+bpf-object:
+	$(Q)$(call BPF_BUILD,$(BPF_OUTPUT))
 
 $(CORE_LIB): $(TRACER_OBJ) $(UI_LIB_OBJ)
 	$(call say,AR,$@)
@@ -170,6 +177,11 @@ check-exports: all
 check-peers: all programs
 	$(Q)tests/deps.sh peers
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/peers
+
+check-bpf: all programs
+	$(Q)tests/deps.sh check-bpf
+	$(Q)tests/bpf/object.sh
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/bpf
 
 demo: all
 	$(Q)tests/deps.sh demo

@@ -5,6 +5,7 @@
 #   servers  `make check-servers`         exports  consumers of the export formats
 #   peers    `make check-peers`
 #   demo     `make demo`                  lint     `make lint`
+#   bpf      `make bpf`                   check-bpf `make check-bpf`
 #   fuzz     `make fuzz`
 #
 # Says nothing when nothing is missing. As root on Debian or Ubuntu it installs;
@@ -98,6 +99,14 @@ bench    strace              cmd:strace
 bench    linux-perf          cmd:perf
 bench    bpftrace            cmd:bpftrace
 bench    uftrace             cmd:uftrace
+
+check-bpf musl-tools        cmd:musl-gcc
+check-bpf golang-go         cmd:go
+check-bpf redis-server      cmd:redis-server
+check-bpf nginx             cmd:nginx
+check-bpf nodejs            cmd:node
+check-bpf util-linux        cmd:setpriv
+check-bpf curl              cmd:curl
 
 bpf      clang               cmd:clang
 bpf      llvm                cmd:llvm-strip

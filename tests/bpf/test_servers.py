@@ -1,0 +1,192 @@
+"""Real servers, found running and watched from the kernel; the truth is what they say themselves."""
+
+import os
+import re
+import subprocess
+import threading
+import time
+
+import pytest
+
+import helpers
+import servers
+import tracing
+from servers import has_function, http_get, near, only, run_delay_ns
+from test_nginx import Nginx
+from test_node import Node
+from test_redis import Redis
+
+LARGE = 1_500_000
+
+
+@pytest.fixture
+def server():
+    started = []
+
+    def start(kind, **options):
+        started.append(kind(watched=False, **options))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for s in started:
+        s.end()
+
+
+@pytest.fixture
+def watch(tmp_path):
+    running = []
+
+    def start(pid, *options, threshold="20ms"):
+        running.append(tracing.Tracer(tmp_path, pid, threshold=threshold, options=options))
+        return running[-1]
+
+    yield start
+    for t in running:
+        t.end()
+
+
+def longest(recording, start, end):
+    """The longest stall that lies in the given time."""
+    found = [s for s in recording.slow if s["start_ns"] < end and s["start_ns"] + s["duration_ns"] > start]
+    return max(found, key=lambda s: s["duration_ns"]) if found else None
+
+
+def test_redis(server, watch):
+    """DEBUG SLEEP, KEYS over 1.5 million keys, SAVE, and an AOF that is synced at each command, against the SLOWLOG."""
+    redis = server(Redis)
+    client = redis.client()
+    client.ask("DEBUG", "POPULATE", LARGE)
+    client.ask("SLOWLOG", "RESET")
+    tracer = watch(redis.pid)
+    spans, noise = {}, run_delay_ns(redis.pid)
+
+    def do(*words):
+        begun = servers.now_ns()
+        client.ask(*words)
+        spans[words[0]] = (begun, servers.now_ns())
+
+    do("DEBUG", "SLEEP", "0.2")
+    do("KEYS", "nothing*")
+    do("SAVE")
+    noise = run_delay_ns(redis.pid) - noise
+    recording = tracer.stop()
+    sleep, keys, save = (longest(recording, *spans[name]) for name in ("DEBUG", "KEYS", "SAVE"))
+    assert sleep["cause"] == "call" and sleep["call"]["name"] == "clock_nanosleep", sleep
+    assert near(sleep["duration_ns"], client.slowlog_ns("DEBUG"), noise)
+    assert near(keys["duration_ns"], client.slowlog_ns("KEYS"), noise)
+    assert keys["cause"] in ("cpu", "runqueue") and has_function(recording, keys, "keysCommand")
+    assert near(save["duration_ns"], client.slowlog_ns("SAVE"), noise)
+    assert has_function(recording, save, "rdbSave*"), recording.functions(save)
+    assert save["syscalls"] > 1000, save
+    if "calls" in save:  # of less than a hundredth of the time nothing is said
+        assert any(c["name"] == "write" and c["count"] > 1000 for c in save["calls"]), save
+
+
+def test_redis_fsync(server, watch, tmp_path):
+    """appendfsync always on a disk that something else keeps busy: the file of the AOF is named."""
+    redis = server(Redis)
+    client = redis.client()
+    client.ask("CONFIG", "SET", "appendonly", "yes")
+    client.ask("CONFIG", "SET", "appendfsync", "always")
+    tracer = watch(redis.pid, threshold="2ms")
+    stop = threading.Event()
+
+    def keep_busy():
+        while not stop.is_set():
+            with open(redis.folder / "busy", "wb") as f:
+                f.write(bytes(32 << 20))
+                os.fsync(f.fileno())
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    for _ in range(300):
+        client.ask("SET", "key", "x" * 1000)
+    stop.set()
+    busy.join()
+    recording = tracer.stop()
+    synced = [s for s in recording.slow if s.get("call", {}).get("name") in ("fsync", "fdatasync")]
+    if not synced and not [s for s in recording.slow if s["cause"] == "call"]:
+        pytest.skip("this disk syncs in less than 2 ms")
+    assert synced, recording.slow
+    assert all("appendonly" in s["call"].get("fd_path", "") for s in synced), synced
+
+
+def test_nginx(server, watch):
+    """A worker, found as a child of the master, blocks in the write of a log that nobody reads."""
+    nginx = server(Nginx)
+    tracer = watch(nginx.pid, "--children")
+    connection = nginx.connect()
+    for _ in range(30):
+        http_get(connection, "/index.html", nginx.port)
+    filler = os.open(nginx.folder / "log.fifo", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(filler, bytes(4096))
+    except BlockingIOError:
+        pass
+    os.close(filler)
+
+    def drain():
+        time.sleep(0.25)
+        os.read(nginx.log, 1 << 20)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    http_get(connection, "/logged/index.html", nginx.port)
+    reader.join()
+    recording = tracer.stop()
+    slow = only([s for s in recording.slow if s["duration_ns"] > 150_000_000], "the log")
+    assert slow["cause"] == "call" and slow["call"]["name"] == "write", slow
+    assert slow["call"]["fd_path"].endswith("log.fifo") or slow["call"]["fd_path"].startswith("pipe"), slow
+    assert slow["pid"] != nginx.pid
+
+
+def test_node(server, watch):
+    node = server(Node)
+    tracer = watch(node.pid)
+    connection = node.connect()
+    for _ in range(30):
+        http_get(connection, "/hello", node.port)
+    for name in ("fifo", "atomics", "loop", "pbkdf2"):
+        if name == "fifo":
+            feeder = subprocess.Popen(["sh", "-c", f"sleep 0.2; echo fed >{node.folder}/fifo"])
+        http_get(connection, f"/{name}", node.port)
+        for _ in range(5):
+            http_get(connection, "/hello", node.port)
+    feeder.wait()
+    truth = servers.Truth(node.folder / "truth")
+    recording = tracer.stop()
+    for true, slow in truth.pairs(recording):
+        expected = {"fifo": ("call", "openat|open|read"), "atomics": ("lock|call", "futex")}.get(true["stall"])
+        if expected:
+            assert slow["cause"] in expected[0].split("|") and slow["call"]["name"] in expected[1].split("|"), slow
+        else:
+            assert slow["cause"] in ("cpu", "runqueue"), slow
+    fifo = [slow for true, slow in truth.pairs(recording) if true["stall"] == "fifo"][0]
+    assert "fifo" in fifo["call"].get("args", "") + fifo["call"].get("fd_path", ""), fifo["call"]
+
+
+def test_asyncio(tracer):
+    """time.sleep and a computation in callbacks of an asyncio program that nothing enters."""
+    traced = tracer(helpers.PYTHON, "-c", """
+import asyncio, time
+async def main():
+    for i in range(40):
+        await asyncio.sleep(0.005)
+    time.sleep(0.08)
+    await asyncio.sleep(0.01)
+    until = time.monotonic() + 0.08
+    while time.monotonic() < until:
+        sum(range(1000))
+    for i in range(10):
+        await asyncio.sleep(0.005)
+asyncio.run(main())
+""", threshold="20ms")
+    status, _, err, recording = traced.wait()
+    assert status == 0, err
+    found = [s for s in recording.slow if 75_000_000 < s["duration_ns"] < 200_000_000 and not s.get("startup")]
+    assert len(found) == 2, recording.slow
+    assert found[0]["cause"] == "call" and found[0]["call"]["name"] == "clock_nanosleep", found[0]
+    assert re.match(r"80(\.\d+)? ms|0\.08 s|until", found[0]["call"]["args"]), found[0]
+    assert found[1]["cause"] in ("cpu", "runqueue") and found[1]["samples"], found[1]
