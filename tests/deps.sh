@@ -126,6 +126,8 @@ exports  nodejs              cmd:node
 exports  libxml2-utils       cmd:xmllint
 exports  prometheus          cmd:promtool
 exports  chromium            cmd:chromium
+exports  rsyslog             cmd:rsyslogd
+exports  prometheus-node-exporter  cmd:prometheus-node-exporter
 exports  npm                 cmd:npm
 exports  golang-go           cmd:go
 exports  python3-junitparser py:junitparser

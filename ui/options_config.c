@@ -40,19 +40,36 @@ const char *ub_options_command_name(const struct ub_options *options, char buf[3
     return buf;
 }
 
-/* A value is kept for as long as the process: options refer to it. */
-static int take_value(struct config *c, const struct ub_option *o, const char *text)
+/* Texts live as long as the process: options refer to them. */
+struct kept {
+    struct kept *next;
+    char text[];
+};
+
+static struct kept *all_kept;
+
+static const char *keep(const char *text)
 {
-    char source[200], *kept = strdup(text);
-    int r;
+    struct kept *kept = malloc(sizeof(*kept) + strlen(text) + 1);
 
     if (kept == NULL)
+        return NULL;
+    memcpy(kept->text, text, strlen(text) + 1);
+    kept->next = all_kept;
+    all_kept = kept;
+    return kept->text;
+}
+
+static int take_value(struct config *c, const struct ub_option *o, const char *text)
+{
+    char source[200];
+
+    if (o->kind == UB_OPTION_TEXT)
+        text = keep(text);
+    if (text == NULL)
         return -ENOMEM;
     snprintf(source, sizeof(source), "%.120s: %s", c->path, o->name);
-    r = ub_option_set(o, source, kept, c->why);
-    if (r < 0 || o->kind != UB_OPTION_TEXT)
-        free(kept);
-    return r;
+    return ub_option_set(o, source, text, c->why);
 }
 
 static int take_line(void *user, const char *section, const char *name, const char *value)
