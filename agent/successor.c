@@ -21,10 +21,10 @@
 
 #define LIBRARY     "libunblock.so"
 #define VARIABLE    "LD_PRELOAD="
-#define COUNT_MAX   16384u        /* 128 KB of pointers */
-#define BYTES_MAX   (64u * 1024u) /* all LD_PRELOAD there is */
-#define SCRIPTS_MAX 4             /* "#!" of a "#!": the kernel follows as many */
-#define NO_SUID     0x2           /* statfs f_flags: ST_NOSUID */
+#define COUNT_MAX   16384u          /* 128 KB of pointers */
+#define BYTES_MAX   (64ul * 1024ul) /* all LD_PRELOAD there is */
+#define SCRIPTS_MAX 4               /* "#!" of a "#!": the kernel follows as many */
+#define NO_SUID     0x2             /* statfs f_flags: ST_NOSUID */
 
 /* One library of LD_PRELOAD, which separates them by colons and spaces. */
 static bool is_agent(const char *entry, size_t len)

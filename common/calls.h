@@ -75,7 +75,7 @@ struct ub_call_stack {
     uint32_t reserved0;
     uint64_t reg[17];
     uint64_t reserved;
-    uint8_t stack[16u * 1024u];
+    uint8_t stack[16ul * 1024ul];
 };
 
 #endif

@@ -93,7 +93,7 @@ static inline enum ub_image ub_image_loader(int fd, const Elf64_Phdr *interp)
 /* `eh`: the first bytes of the file, which are ELF's. Never UB_IMAGE_SECURE. */
 static inline enum ub_image ub_image_look(int fd, const Elf64_Ehdr *eh)
 {
-    Elf64_Phdr ph[UB_IMAGE_HEADERS_MAX];
+    Elf64_Phdr ph[UB_IMAGE_HEADERS_MAX] = {0};
     const Elf64_Phdr *interp = NULL, *dynamic = NULL;
     size_t count = eh->e_phnum < UB_IMAGE_HEADERS_MAX ? eh->e_phnum : UB_IMAGE_HEADERS_MAX;
     enum ub_image image;

@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 #define UB_STACK_COPY_FIRST (16u * 1024u)
-#define UB_STACK_COPY_MAX   (64u * 1024u)
+#define UB_STACK_COPY_MAX   (64ul * 1024ul)
 
 enum ub_thread_state {
     UB_THREAD_RUNNING, /* on a CPU, or waiting for one */

@@ -36,7 +36,7 @@ void ub_doctor_say(ub_doctor_tell *tell, void *self, const char *what, enum ub_h
     va_list ap;
 
     va_start(ap, format);
-    vsnprintf(text, sizeof(text), format, ap);
+    vsnprintf(text, sizeof(text), format, ap); /* NOLINT(clang-analyzer-valist.Uninitialized): started above */
     va_end(ap);
     ub_line_begin(&line, f.text, sizeof(f.text));
     ub_line_escape(&line, text, strlen(text), 0);
@@ -304,7 +304,8 @@ static void look_at_proc(ub_doctor_tell *tell, void *self)
     ub_procfile_read(mounts, sizeof(mounts), "/proc/self/mounts");
     at = strstr(mounts, " /proc proc ");
     at = at ? strstr(at, "hidepid=") : NULL;
-    if (at && at < strchr(at, '\n') && strncmp(at, "hidepid=0", 9) && strncmp(at, "hidepid=off", 11) && geteuid() != 0)
+    if (at && at < strchr(at, '\n') && strncmp(at, "hidepid=0", 9) != 0 && strncmp(at, "hidepid=off", 11) != 0 &&
+        geteuid() != 0)
         ub_doctor_say(tell, self, "proc", UB_HEALTH_LIMITED, mend,
                       "/proc is mounted with hidepid: processes of others do not show");
     else

@@ -94,7 +94,7 @@ static void fill(struct ub_timed_call *c, const uint64_t *value)
 
     memset(c->text_len, 0, sizeof(c->text_len));
     for (uint32_t i = 0; i < UB_CALLS_VALUES; i++) {
-        struct timespec time;
+        struct timespec time = {0};
 
         c->value[i] = value[i];
         if (i >= strlen(letters))
