@@ -278,6 +278,16 @@ static bool is_another_image(const struct ub_named_stack *s)
     return map && map->elf && strncmp(map->elf->basename, "ld-linux", 8) == 0;
 }
 
+/* A loop that was never met in its wait may show in the stack of a stall whose it is. */
+static void learn_loop(struct ub_explain *x, const struct ub_event *e, bool stack)
+{
+    struct ub_thread_record *t = &x->thread[e->slot];
+    const char *loop = stack && e->python && strcmp(t->loop, "turn") == 0 ? ub_python_loop(&x->named) : NULL;
+
+    if (loop)
+        t->loop = loop;
+}
+
 /* False: what was seen is not that turn any more, because the thread has ended or executed another program. */
 static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
@@ -285,6 +295,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     struct ub_explained_look *look;
     bool stack = unwind_look(x, e);
 
+    learn_loop(x, e, stack);
     note_denied(x, e);
     if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left) ||
         (stack && is_another_image(&x->named)))

@@ -250,12 +250,26 @@ static bool loop_over(pid_t pid, const struct ub_slot *slot)
     return strstr(target, "eventpoll") == NULL;
 }
 
+/* Frames that were read when the turn had ended are those of another one. */
+static void add_python(struct ub_watch *w, uint32_t index, struct ub_event *e, bool late)
+{
+    const struct ub_slot *slot = &w->arena->slot[index];
+
+    if (ub_load_acquire(&slot->start) != e->start)
+        return;
+    e->python = ub_watch_python(w, &w->watched[index], e->capture, late);
+    if (ub_load_acquire(&slot->start) == e->start)
+        return;
+    free(e->python);
+    e->python = NULL;
+}
+
 /* What the agent itself cannot know: the thread's accounts, and what its call works on. */
 static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
 {
     const struct ub_slot *slot = &w->arena->slot[index];
 
-    e->python = ub_watch_python(w, &w->watched[index], e->capture, false);
+    add_python(w, index, e, false);
     if (e->kind == UB_EVENT_SAMPLE) {
         ub_watch_account(&w->watched[index], true, &e->account);
         e->loop_over = loop_over(e->pid, slot);
@@ -321,8 +335,7 @@ void ub_watch_collect(struct ub_watch *w, uint32_t index, uint64_t start, uint64
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->capture->proc_state = 'R';
-    if (ub_load_acquire(&w->arena->slot[index].start) == start)
-        e->python = ub_watch_python(w, &w->watched[index], e->capture, true);
+    add_python(w, index, e, true);
     e->capture = trimmed(e->capture);
     ub_watch_queue(w, e);
 }

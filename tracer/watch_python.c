@@ -8,6 +8,12 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 
+/*
+ * The stack of a running thread and its Python frames are of two moments; a
+ * watcher that got no CPU between makes them of two things.
+ */
+#define TOGETHER_NS 1000000u
+
 static void tell(struct ub_watch *w, struct ub_process *p, int error, uint32_t version)
 {
     if (p->python_told || error == -EAGAIN || error == -ENOENT || error == -EACCES || error == -ENOMEM)
@@ -86,7 +92,7 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
         free(look);
         return NULL;
     }
-    if (late)
+    if (late || (running && ub_clock_monotonic_ns() - c->at_ns > TOGETHER_NS))
         look->proof = UB_PYTHON_UNPROVEN;
     return trimmed(look);
 }

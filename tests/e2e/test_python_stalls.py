@@ -1,7 +1,7 @@
 """Every way to block an asyncio loop, on every interpreter that is here and on uvloop: right function, line, task,
 chain, cause, GIL. The program (tests/programs/pystalls.py) writes the truth.
 
-A stall during which the machine itself was late (oracle.Sentinel) is excused; a run with more than a quarter of its
+A stall during which the machine itself was late (oracle.Sentinel), or that waited for a CPU for a fifth of its time, is excused; a run with more than a quarter of its
 stalls excused is skipped.
 """
 
@@ -147,7 +147,7 @@ def test_matrix(tmp_path, late_urls, loop, version, python):
         done, recording = helpers.record(tmp_path, python, PROGRAM, loop, tmp_path / "truth", *names, threshold="30ms",
                                          env=env, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert {line["loop"] for line in recording.of("loop") if line["tid"] == line["pid"]} == {loop}
+    assert {s["loop"] for s in recording.slow if s.get("task", {}).get("name", "").startswith("stall ")} == {loop}
     stalls = truth_of(tmp_path / "truth")
     assert [t["stall"] for t in stalls] == names
     wrong, excused = {}, 0
@@ -155,7 +155,8 @@ def test_matrix(tmp_path, late_urls, loop, version, python):
         middle = true["start_ns"] + true["duration_ns"] // 2
         found = [s for s in recording.slow if s["start_ns"] <= middle <= s["start_ns"] + s["duration_ns"]]
         bad = problems(true, found[0], recording) if len(found) == 1 else [f"{len(found)} records"]
-        if bad and sentinel.busy(true["start_ns"], true["start_ns"] + true["duration_ns"]):
+        starved = any(5 * s.get("runqueue_ns", 0) > s["duration_ns"] for s in found)
+        if bad and (starved or sentinel.busy(true["start_ns"], true["start_ns"] + true["duration_ns"])):
             excused += 1
         elif bad:
             wrong[true["stall"]] = bad
