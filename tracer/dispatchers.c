@@ -86,7 +86,9 @@ static const struct {
  * go through. By exact names, and only of the program's own file.
  */
 static const char *const static_libc[] = {
-    "__lll_lock_wait", "__lll_lock_wait_private", "__pthread_mutex_lock", "pthread_mutex_lock", "___pthread_mutex_lock",
+    "__lll_lock_wait", "__lll_lock_wait_private", "__lll_lock_wake", "__lll_lock_wake_private", "__pthread_mutex_unlock",
+    "__pthread_mutex_unlock_usercnt", "pthread_mutex_unlock", "___pthread_mutex_unlock", "sem_post", "__new_sem_post",
+    "pthread_cond_signal", "___pthread_cond_signal", "__wake", "__private_wake", "__pthread_mutex_lock", "pthread_mutex_lock", "___pthread_mutex_lock",
     "__pthread_mutex_lock_full", "__pthread_cond_wait", "pthread_cond_wait", "___pthread_cond_wait",
     "pthread_cond_timedwait", "__pthread_cond_timedwait", "___pthread_cond_timedwait", "pthread_rwlock_rdlock",
     "pthread_rwlock_wrlock", "__pthread_rwlock_rdlock", "__pthread_rwlock_wrlock", "sem_wait", "__new_sem_wait",

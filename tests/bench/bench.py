@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers"
 import pytest  # noqa: E402
 
 import helpers  # noqa: E402
+import kernel  # noqa: E402
 import micro  # noqa: E402
 import peers  # noqa: E402
 import reports  # noqa: E402
@@ -48,6 +49,8 @@ SECTIONS = {
     "node": services.node,
     "aiohttp": services.aiohttp,
     "uvloop": services.uvloop,
+    "trace": kernel.trace,
+    "offcpu": kernel.offcpu,
     "strace": peers.strace,
     "perf": peers.perf,
     "bpftrace": peers.bpftrace,
