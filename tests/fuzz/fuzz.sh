@@ -11,8 +11,10 @@ for binary in "$@"; do
     name=${binary##*/fuzz_}
     mkdir -p "build/fuzz/corpus/$name"
     echo "== fuzz $name, $seconds s"
+    options=()
+    [ ! -f "tests/fuzz/$name.dict" ] || options=(-dict="tests/fuzz/$name.dict")
     "$binary" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
-        -artifact_prefix="build/fuzz/$name-" $( [ -f "tests/fuzz/$name.dict" ] && echo "-dict=tests/fuzz/$name.dict" ) \
+        -artifact_prefix="build/fuzz/$name-" "${options[@]}" \
         "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" 2>&1 | grep -vE '^#[0-9]+	(NEW|REDUCE|RELOAD|pulse)' | tail -n 40
     [ "${PIPESTATUS[0]}" = 0 ] || exit 1
 done
