@@ -31,7 +31,7 @@ static void use_rules(const char *path)
     json_decref(slow);
 }
 
-static void use_config(const char *folder)
+static void use_config(const char *home)
 {
     static const char *const choices[] = {"a", "b", NULL};
     const char *text = NULL;
@@ -49,7 +49,7 @@ static void use_config(const char *folder)
         .usage = "unblock run", .about = "", .option = option, .count = sizeof(option) / sizeof(option[0])};
     char *argv[] = {(char *)"run", NULL}, why[UB_WHY_MAX];
 
-    setenv("XDG_CONFIG_HOME", folder, 1);
+    setenv("XDG_CONFIG_HOME", home, 1);
     memset(why, 'x', sizeof(why));
     if (ub_options_parse(&options, 1, argv, &first, why) < 0 && !memchr(why, 0, sizeof(why)))
         abort();
@@ -57,14 +57,22 @@ static void use_config(const char *folder)
         abort();
 }
 
+static char folder[] = "/tmp/unblock-fuzz-XXXXXX";
+
+static void remove_folder(void)
+{
+    rmdir(folder);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static char folder[] = "/tmp/unblock-fuzz-XXXXXX", path[64];
+    static char path[64];
     FILE *f;
 
     if (!*path) {
-        if (!mkdtemp(folder) || chdir(folder) < 0)
+        if (!mkdtemp(folder))
             abort();
+        atexit(remove_folder);
         snprintf(path, sizeof(path), "%s/unblock.ini", folder);
     }
     f = fopen(path, "w");
