@@ -39,11 +39,11 @@ struct ub_stall {
     int64_t call_nr;
     bool call_timed; /* its duration is the thread's own, exact */
     char site[9];
-    json_t *task;   /* owned; NULL */
-    json_t *holder; /* owned; who held the GIL while this thread waited for it, NULL */
+    json_t *task;                                /* owned; NULL */
+    json_t *holder;                              /* owned; who held the GIL while this thread waited for it, NULL */
     uint32_t gil_held, gil_released, gil_waited; /* looks */
     bool has_python;                             /* callback and site come from a look with Python frames */
-    bool has_stack; /* callback and site come from a look with a stack */
+    bool has_stack;                              /* callback and site come from a look with a stack */
     uint32_t blocked_looks;
 };
 
@@ -51,7 +51,7 @@ struct ub_thread_record {
     pid_t pid, tid;
     bool qualified;
     char name[32];
-    const char *loop; /* recording's name of the loop */
+    const char *loop;        /* recording's name of the loop */
     uint32_t python_version; /* 0x030b: 3.11; 0: no loop of Python's */
     struct ub_stack *wait_stack;
     struct ub_python_look *wait_python;
@@ -108,11 +108,13 @@ void ub_reasons_shares(const struct ub_reasons *r, struct ub_shares *ret);
 /* `by_looks`: what the looks alone would say. */
 const char *ub_reasons_cause(const struct ub_reasons *r, const struct ub_seen *seen, uint32_t count,
                              const char *by_looks);
-/* Adds the calls, the lock's holder, the neighbour ... to a `slow` line; `seen_call` is the call that a look saw, or NULL. */
+/* Adds the calls, the lock's holder, the neighbour ... to a `slow` line; `seen_call` is the call that a look saw, or
+ * NULL. */
 void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char *cause, const json_t *seen_call,
                       json_t *line);
 /* Stack `i` of the reasons as a look; the caller frees `args` and `fd_link`. False: it is another thread's. */
 bool ub_reasons_as_look(const struct ub_explain *x, const struct ub_event *e, uint32_t i, struct ub_event *ret);
-void ub_reasons_tell_losses(struct ub_explain *x, void (*note)(struct ub_explain *x, const char *level, const char *text));
+void ub_reasons_tell_losses(struct ub_explain *x,
+                            void (*note)(struct ub_explain *x, const char *level, const char *text));
 
 #endif

@@ -255,8 +255,9 @@ void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char
     set_calls(x, e, cause, seen_call, line);
     json_object_set_new(line, "syscalls", json_integer((json_int_t)a->syscalls));
     if (a->fault_ns || a->major_faults)
-        json_object_set_new(line, "pagefaults", json_pack("{s:I, s:I}", "blocked_ns", (json_int_t)a->fault_ns, "major",
-                                                          (json_int_t)a->major_faults));
+        json_object_set_new(
+            line, "pagefaults",
+            json_pack("{s:I, s:I}", "blocked_ns", (json_int_t)a->fault_ns, "major", (json_int_t)a->major_faults));
     if (a->stopped_ns)
         json_object_set_new(line, "stopped_ns", json_integer((json_int_t)a->stopped_ns));
     if (t->neighbour_ns && t->neighbour.tid) {
@@ -295,19 +296,22 @@ bool ub_reasons_as_look(const struct ub_explain *x, const struct ub_event *e, ui
     return true;
 }
 
-void ub_reasons_tell_losses(struct ub_explain *x, void (*note)(struct ub_explain *x, const char *level, const char *text))
+void ub_reasons_tell_losses(struct ub_explain *x,
+                            void (*note)(struct ub_explain *x, const char *level, const char *text))
 {
     struct ub_bpf_losses lost;
     char text[256];
 
     ub_bpf_losses(x->w->bpf, &lost);
     if (lost.no_slot || lost.threads) {
-        snprintf(text, sizeof(text), "%u threads were not watched from the kernel: all %u slots were taken, or no memory",
+        snprintf(text, sizeof(text),
+                 "%u threads were not watched from the kernel: all %u slots were taken, or no memory",
                  lost.no_slot + lost.threads, (unsigned)UB_BPF_SLOTS);
         note(x, "warning", text);
     }
     if (lost.records) {
-        snprintf(text, sizeof(text), "%llu records of the kernel did not fit the ring buffer: some stalls lack their reasons",
+        snprintf(text, sizeof(text),
+                 "%llu records of the kernel did not fit the ring buffer: some stalls lack their reasons",
                  (unsigned long long)lost.records);
         note(x, "warning", text);
     }

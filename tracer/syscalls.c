@@ -354,7 +354,8 @@ static bool is_silent(char kind, uint64_t value)
     return kind == '-' || (kind == 'd' && (int)value == AT_FDCWD) || (kind == 'a' && value == 0);
 }
 
-void ub_syscall_format_copied(const struct ub_syscall_memory *m, int64_t nr, const uint64_t arg[6], char *buf, size_t size)
+void ub_syscall_format_copied(const struct ub_syscall_memory *m, int64_t nr, const uint64_t arg[6], char *buf,
+                              size_t size)
 {
     const struct syscall_entry *e = find(nr);
     const char *kinds = e == NULL ? "xxxxxx" : e->args;

@@ -33,7 +33,7 @@ struct ub_watched {
 struct ub_watch {
     struct ub_arena *arena;
     int arena_fd;
-    bool adopted; /* an agent made it and started us: a helper */
+    bool adopted;       /* an agent made it and started us: a helper */
     struct ub_bpf *bpf; /* NULL: none */
     bool agentless;     /* its slots are the turns; else it only knows the reasons of the agents' turns */
     ino_t arena_inode;

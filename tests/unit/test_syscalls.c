@@ -188,6 +188,28 @@ static void test_timeouts(void **state)
     assert_string_equal(format(SYS_ppoll, 0x1000, 2, 0, 0), "2 fds, no timeout");
 }
 
+static void test_copied_memory(void **state)
+{
+    static const char path[] = "/etc/copied";
+    const uint64_t arg[6] = {(uintptr_t)path, O_RDONLY};
+    struct ub_syscall_memory memory = {.address = (uintptr_t)path, .bytes = "/was/there", .len = 11};
+    char buf[UB_SYSCALL_ARGS_MAX];
+
+    (void)state;
+    /* What was copied counts, not what is there now; another address is only an address. */
+    ub_syscall_format_copied(&memory, SYS_open, arg, buf, sizeof(buf));
+    assert_string_equal(buf, "\"/was/there\", O_RDONLY");
+    memory.address++;
+    ub_syscall_format_copied(&memory, SYS_open, arg, buf, sizeof(buf));
+    assert_non_null(strstr(buf, "0x"));
+    assert_null(strstr(buf, "there"));
+    assert_int_equal(ub_syscall_pointer_arg(SYS_openat), 1);
+    assert_int_equal(ub_syscall_pointer_arg(SYS_connect), 1);
+    assert_int_equal(ub_syscall_pointer_arg(SYS_clock_nanosleep), 2);
+    assert_int_equal(ub_syscall_pointer_arg(SYS_fsync), -1);
+    assert_int_equal(ub_syscall_pointer_arg(100000), -1);
+}
+
 static void test_small_buffers(void **state)
 {
     const uint64_t arg[6] = {(uint32_t)AT_FDCWD, P("/a/path/of/some/l\xc3\xa9ngth"), O_RDONLY};
@@ -220,6 +242,7 @@ int main(void)
         cmocka_unit_test(test_long_strings_are_cut),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_timeouts),
+        cmocka_unit_test(test_copied_memory),
         cmocka_unit_test(test_small_buffers),
     };
 

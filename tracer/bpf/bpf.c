@@ -59,13 +59,15 @@ static int fail(int error, const char *step, char *why)
 
     uname(&u);
     if (error == -EPERM)
-        snprintf(why, UB_BPF_WHY_MAX,
-                 "the kernel refuses BPF programs (%s): it takes CAP_BPF and CAP_PERFMON outside any user namespace, and "
-                 "no lockdown",
-                 step);
+        snprintf(
+            why, UB_BPF_WHY_MAX,
+            "the kernel refuses BPF programs (%s): it takes CAP_BPF and CAP_PERFMON outside any user namespace, and "
+            "no lockdown",
+            step);
     else
-        snprintf(why, UB_BPF_WHY_MAX, "the BPF programs do not %s on this kernel (%.64s): %.64s%s%.256s; it takes 5.15 or later",
-                 step, u.release, strerror(-error), last_words[0] ? ": " : "", last_words);
+        snprintf(why, UB_BPF_WHY_MAX,
+                 "the BPF programs do not %s on this kernel (%.64s): %.64s%s%.256s; it takes 5.15 or later", step,
+                 u.release, strerror(-error), last_words[0] ? ": " : "", last_words);
     return error == -EPERM ? -EPERM : -ENOTSUP;
 }
 
@@ -129,8 +131,8 @@ static int use_maps(struct ub_bpf *b)
     b->no_slot = variable(b, ".bss", "no_slot");
     b->lost_threads = variable(b, ".bss", "lost_threads");
     b->lost_records = variable(b, ".bss", "lost_records");
-    if (b->targets_fd < 0 || b->programs_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 || !b->asleep || !b->no_slot ||
-        !b->lost_threads || !b->lost_records)
+    if (b->targets_fd < 0 || b->programs_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 ||
+        !b->asleep || !b->no_slot || !b->lost_threads || !b->lost_records)
         return -EINVAL;
     for (uint32_t i = UB_BPF_SLOTS; i-- > 0;) {
         if (bpf_map_update_elem(b->free_fd, NULL, &i, 0) < 0)
@@ -175,7 +177,7 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     last_words[0] = '\0';
     libbpf_set_print(listen);
     getrlimit(RLIMIT_MEMLOCK, &memlock);
-    b->object = bpf_object__open_mem(ub_bpf_object, (size_t)(ub_bpf_object_end - ub_bpf_object), NULL);
+    b->object = bpf_object__open_mem(ub_bpf_object, ub_bpf_object_size, NULL);
     if (!b->object)
         r = fail(-errno, "open", why);
     if (r == 0 && (r = configure(b, options)) < 0)

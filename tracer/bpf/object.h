@@ -2,6 +2,9 @@
 #ifndef UB_BPF_OBJECT_H
 #define UB_BPF_OBJECT_H
 
-extern const char ub_bpf_object[], ub_bpf_object_end[];
+#include <stdint.h>
+
+extern const char ub_bpf_object[];
+extern const uint64_t ub_bpf_object_size;
 
 #endif

@@ -46,7 +46,9 @@ static int probe_capabilities(char *why)
              "eBPF needs CAP_BPF and CAP_PERFMON%s, this process has %s: run it as root, or "
              "setcap cap_bpf,cap_perfmon,cap_sys_ptrace+ep on unblock",
              ptrace ? "" : ", and CAP_SYS_PTRACE for the stacks of others' processes",
-             bpf && !forced_off("capabilities") ? "CAP_BPF only" : perfmon && !forced_off("capabilities") ? "CAP_PERFMON only" : "neither");
+             bpf && !forced_off("capabilities")       ? "CAP_BPF only"
+             : perfmon && !forced_off("capabilities") ? "CAP_PERFMON only"
+                                                      : "neither");
     return -EPERM;
 }
 

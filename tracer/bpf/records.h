@@ -15,8 +15,8 @@
 #define UB_BPF_REGS       17   /* UB_REG_COUNT */
 
 /* What is known of a system call, by its number (rodata `call_info`): index + 1 of an argument in four bits each. */
-#define UB_BPF_FD(info)      ((info) & 15)         /* the descriptor it works on */
-#define UB_BPF_POINTER(info) (((info) >> 4) & 15)  /* a path, an address, a timeout: copied for people */
+#define UB_BPF_FD(info)      ((info)&15)          /* the descriptor it works on */
+#define UB_BPF_POINTER(info) (((info) >> 4) & 15) /* a path, an address, a timeout: copied for people */
 
 /* Same layout as struct ub_slot (common/slot.h); asserted by the loader. */
 struct ub_bpf_slot {
@@ -84,10 +84,10 @@ struct ub_bpf_turn {
 };
 
 enum ub_bpf_stack_why {
-    UB_BPF_STACK_CALL,   /* at the end of a call that blocked long */
-    UB_BPF_STACK_FAULT,  /* going to sleep outside any call: a page fault */
+    UB_BPF_STACK_CALL,    /* at the end of a call that blocked long */
+    UB_BPF_STACK_FAULT,   /* going to sleep outside any call: a page fault */
     UB_BPF_STACK_RUNNING, /* of a thread that runs: sampled by its own CPU clock */
-    UB_BPF_STACK_HOLDER, /* of the thread that woke the one of the slot out of a long futex wait */
+    UB_BPF_STACK_HOLDER,  /* of the thread that woke the one of the slot out of a long futex wait */
 };
 
 struct ub_bpf_stack {

@@ -67,7 +67,7 @@ static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
         memcpy(c->bytes, s->bytes, len);
     }
     small = realloc(c, offsetof(struct ub_capture, bytes) + len); /* 64 KB that this stack does not need */
-    return small ? small : c;
+    return small ? small : c;                                     // cppcheck-suppress memleak
 }
 
 static void on_stack(struct ub_bpf *b, const struct ub_bpf_stack *s)

@@ -31,7 +31,7 @@ u64 ns_address;      /* which it is */
  * A call during the first moments of a turn: its beginning is read from the clock
  * only if it blocks. Most turns end within a tick, and cost so much less.
  */
-#define NOT_TIMED     1
+#define NOT_TIMED      1
 #define TIME_ALL_BELOW 8000000 /* thresholds where a tick of 4 ms is not a moment */
 
 enum off_how { OFF_RUNNABLE, OFF_CALL, OFF_FAULT, OFF_STOPPED };

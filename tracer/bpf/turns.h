@@ -22,12 +22,12 @@
 #define RELEARN_INNER 16
 
 /* UB_SLOT_* and UB_RECORD_* of common/slot.h and ring.h; asserted by the loader. */
-#define SLOT_QUALIFIED    1u
-#define SLOT_SERVED       2u
-#define SLOT_EPOLL        16u
-#define RECORD_QUALIFIED  1u
-#define RECORD_STARTUP    2u
-#define RECORD_ABANDONED  4u
+#define SLOT_QUALIFIED      1u
+#define SLOT_SERVED         2u
+#define SLOT_EPOLL          16u
+#define RECORD_QUALIFIED    1u
+#define RECORD_STARTUP      2u
+#define RECORD_ABANDONED    4u
 #define SLOT_STATE_LIVE     2
 #define SLOT_STATE_RELEASED 3
 
@@ -204,7 +204,7 @@ static __always_inline void count_turn(u32 slot, u64 ns)
     h->count[index]++;
 }
 
-static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 end, u32 more)
+static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 start, u64 end, u32 more)
 {
     struct task_struct *task = bpf_get_current_task_btf();
     struct ub_bpf_turn *r;
@@ -221,10 +221,10 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
     r->slot = t->slot_plus1 - 1;
     r->pid = slot->pid;
     r->tid = slot->tid;
-    r->flags = more | (slot->flags & SLOT_QUALIFIED ? RECORD_QUALIFIED : 0) |
-               (slot->flags & SLOT_SERVED ? 0 : RECORD_STARTUP);
+    r->flags =
+        more | (slot->flags & SLOT_QUALIFIED ? RECORD_QUALIFIED : 0) | (slot->flags & SLOT_SERVED ? 0 : RECORD_STARTUP);
     r->ready = t->ready;
-    r->start = t->start;
+    r->start = start;
     r->end = end;
     r->turn = slot->turns;
     r->accounts = t->accounts;
@@ -240,12 +240,14 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
 
 static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slot)
 {
-    u64 now, spent;
+    u64 now, start = t->start, spent;
 
-    if (!t->start)
+    if (!start)
         return;
+    t->start = 0; /* before the record: the CPU clock may tick here, and must not sample what is told to be over */
+    barrier();
     now = bpf_ktime_get_ns();
-    spent = now - t->start;
+    spent = now - start;
     slot->start = 0;
     slot->turns++;
     slot->busy += spent;
@@ -254,9 +256,8 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
     count_turn(t->slot_plus1 - 1, spent);
     if (spent >= threshold_ns) {
         t->accounts.cpu_ns += now - t->on_at;
-        emit_turn(t, slot, now, 0);
+        emit_turn(t, slot, start, now, 0);
     }
-    t->start = 0;
 }
 
 static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slot, long ret)
@@ -340,9 +341,12 @@ static __always_inline void learn(struct thread *t, struct ub_bpf_slot *slot, u6
     u32 flags = slot->flags & ~(SLOT_QUALIFIED | SLOT_EPOLL);
 
     if (t->start) {
-        emit_turn(t, slot, t->start, RECORD_ABANDONED);
+        u64 start = t->start;
+
         slot->start = 0;
         t->start = 0;
+        barrier();
+        emit_turn(t, slot, start, start, RECORD_ABANDONED);
     }
     t->ra = t->sp = 0;
     t->cand_ra = ra;
@@ -385,9 +389,8 @@ static __always_inline bool first_waits(struct thread *t, u64 ra, u64 sp, u64 ar
 {
     u32 epfd = kind == WAIT_EPOLL ? (u32)arg : ~0u;
     struct ub_bpf_slot *slot;
-    bool same = t->cand_ra &&
-                ((t->cand_ra == ra && t->cand_sp == sp) || (kind == WAIT_EPOLL && t->cand_turns == epfd) ||
-                 kind == WAIT_PARK);
+    bool same = t->cand_ra && ((t->cand_ra == ra && t->cand_sp == sp) ||
+                               (kind == WAIT_EPOLL && t->cand_turns == epfd) || kind == WAIT_PARK);
 
     if (!same) {
         t->cand_ra = ra;
