@@ -222,8 +222,9 @@ static bool look_python(struct dump *d, pid_t tid)
     if (ub_python_update(d->living, d->maps, &d->python, &version) < 0 ||
         ub_python_look(d->python, tid, futex, running, &d->look) < 0)
         return false;
-    if (!running && !(c->proof == UB_PROOF_STILL && c->has_sched && ub_capture_schedstat(d->living, tid, &now) == 0 &&
-                      now.slices == c->sched.slices && now.run_ns == c->sched.run_ns) &&
+    if (!running &&
+        !(c->proof == UB_PROOF_STILL && c->has_sched && ub_capture_schedstat(d->living, tid, &now) == 0 &&
+          now.slices == c->sched.slices && now.run_ns == c->sched.run_ns) &&
         ub_python_look(d->python, tid, 0, true, &d->look) < 0)
         return false;
     return d->look.count > 0;

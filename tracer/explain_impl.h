@@ -97,6 +97,16 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
 /* explain_calls.c: what the thread timed, longest first; NULL when there is none. `ret_ns`: all of it together. */
 json_t *ub_calls_json(struct ub_explain *x, const struct ub_event *e, uint64_t *ret_ns);
 
+/* explain_python.c */
+
+/* Merges the look's Python frames into x->named; without a native stack (*ret_stack false) they stand alone. */
+bool ub_stall_python_merge(struct ub_explain *x, const struct ub_event *e, struct ub_maps *maps, bool *ret_stack);
+/* Counts what the look found of the GIL. */
+void ub_stall_python_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, const struct ub_python_look *look);
+void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool stack);
+/* `task`, `gil` and the task's name, into a `slow` line. */
+void ub_stall_python_set(json_t *line, const struct ub_stall *s);
+
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_gone(struct ub_explain *x, const struct ub_event *e); /* thread gone in mid-stall */

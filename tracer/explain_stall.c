@@ -5,7 +5,6 @@
 
 #include "dispatchers.h"
 #include "fdinfo.h"
-#include "preamble.h"
 #include "site.h"
 #include "syscalls.h"
 
@@ -115,22 +114,6 @@ static const char *proof_name(enum ub_proof proof)
     return "unproven";
 }
 
-/* Where no native stack could be had the Python one stands alone. */
-static bool merge_python(struct ub_explain *x, const struct ub_event *e, struct ub_maps *maps, bool *ret_stack)
-{
-    if (!e->python || e->python->count == 0)
-        return false;
-    if (!*ret_stack) {
-        ub_frames_clear(&x->named);
-        x->named.maps = ub_maps_ref(maps);
-        x->named.hash = 0;
-        x->named.complete = x->raw.complete = e->python->complete;
-        x->raw.count = 0;
-        *ret_stack = true;
-    }
-    return ub_python_merge(&x->named, e->python);
-}
-
 static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_maps *maps;
@@ -148,7 +131,7 @@ static bool unwind_look(struct ub_explain *x, const struct ub_event *e)
     ok = e->capture->proof != UB_PROOF_NONE && ub_unwind(x->unwinder, maps, e->capture, &x->raw) == 0;
     if (ok)
         ub_frames_name(maps, &x->raw, &x->named);
-    x->merged = merge_python(x, e, maps, &ok);
+    x->merged = ub_stall_python_merge(x, e, maps, &ok);
     ub_maps_unref(maps);
     return ok;
 }
@@ -221,38 +204,6 @@ static json_t *sample_json(struct ub_explain *x, const struct ub_event *e, bool 
     return o;
 }
 
-static void keep_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, const struct ub_python_look *look)
-{
-    char name[32];
-
-    if (!look)
-        return;
-    s->gil_held += look->gil == UB_PYTHON_GIL_HELD;
-    s->gil_released += look->gil == UB_PYTHON_GIL_RELEASED;
-    s->gil_waited += look->gil == UB_PYTHON_GIL_WAITED;
-    if (look->gil != UB_PYTHON_GIL_WAITED || !look->holder)
-        return;
-    json_decref(s->holder);
-    s->holder = look->holder_frame.code ? ub_python_place(&look->holder_frame, x->w->redact) : json_object();
-    json_object_set_new(s->holder, "tid", json_integer(look->holder));
-    ub_preamble_thread_name(pid, look->holder, name, sizeof(name));
-    if (*name)
-        json_object_set_new(s->holder, "thread", json_string(name));
-}
-
-static json_t *gil_json(const struct ub_stall *s)
-{
-    json_t *o;
-
-    if (s->gil_held + s->gil_released + s->gil_waited == 0)
-        return NULL;
-    o = json_pack("{s:i, s:i, s:i}", "held", (int)s->gil_held, "released", (int)s->gil_released, "waited",
-                  (int)s->gil_waited);
-    if (s->holder)
-        json_object_set(o, "holder", s->holder);
-    return o;
-}
-
 static void note_denied(struct ub_explain *x, const struct ub_event *e)
 {
     int error = e->capture->error;
@@ -278,16 +229,6 @@ static bool is_another_image(const struct ub_named_stack *s)
     return map && map->elf && strncmp(map->elf->basename, "ld-linux", 8) == 0;
 }
 
-/* A loop that was never met in its wait may show in the stack of a stall whose it is. */
-static void learn_loop(struct ub_explain *x, const struct ub_event *e, bool stack)
-{
-    struct ub_thread_record *t = &x->thread[e->slot];
-    const char *loop = stack && e->python && strcmp(t->loop, "turn") == 0 ? ub_python_loop(&x->named) : NULL;
-
-    if (loop)
-        t->loop = loop;
-}
-
 /* False: what was seen is not that turn any more, because the thread has ended or executed another program. */
 static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
@@ -295,13 +236,13 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     struct ub_explained_look *look;
     bool stack = unwind_look(x, e);
 
-    learn_loop(x, e, stack);
+    ub_stall_python_loop(x, e, stack);
     note_denied(x, e);
     if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left) ||
         (stack && is_another_image(&x->named)))
         return false;
     represent(x, s, e, stack);
-    keep_gil(x, s, e->pid, e->python);
+    ub_stall_python_gil(x, s, e->pid, e->python);
     if (s->count == UB_LOOKS_KEPT)
         return true;
     look = &s->look[s->count++];
@@ -419,19 +360,6 @@ static json_t *samples_json(const struct ub_stall *s)
     return list;
 }
 
-static void set_python(json_t *line, const struct ub_stall *s)
-{
-    const char *name = json_string_value(json_object_get(s->task, "name"));
-    json_t *gil = gil_json(s);
-
-    if (s->task)
-        json_object_set(line, "task", s->task);
-    if (name)
-        json_object_set_new(json_object_get(line, "callback"), "name", json_string(name));
-    if (gil)
-        json_object_set_new(line, "gil", gil);
-}
-
 /* The `slow` line of a stall as it is known now. */
 static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t end_ticks,
                          const char **ret_cause)
@@ -468,7 +396,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         json_object_set(line, "callback", s->callback);
     else
         json_object_set_new(line, "callback", json_object());
-    set_python(line, s);
+    ub_stall_python_set(line, s);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     if (s->calls)

@@ -54,7 +54,7 @@ void ub_frames_name(struct ub_maps *maps, const struct ub_stack *stack, struct u
         uint32_t n = ub_symbols_resolve(maps, address, symbol, UB_INLINES_MAX);
 
         ret->hash = ub_frames_mix(ub_frames_mix(ret->hash, map && map->elf ? (uintptr_t)map->elf : 0),
-                        map && map->elf ? address - map->bias : address);
+                                  map && map->elf ? address - map->bias : address);
         for (uint32_t k = 0; k < n && ret->count < UB_NAMED_MAX; k++)
             add(ret, raw, map, &symbol[k]);
     }

@@ -22,8 +22,8 @@ struct ub_process {
     struct ub_python *python; /* watching thread: the interpreter in it, NULL */
     uint64_t python_maps;     /* watching thread: hash of the maps in which it was looked for */
     bool python_told;         /* watching thread: the note that it cannot be read is written */
-    bool announced;       /* explain thread: the `process` line is written */
-    bool denied;          /* explain thread: the note that stacks cannot be read is written */
+    bool announced;           /* explain thread: the `process` line is written */
+    bool denied;              /* explain thread: the note that stacks cannot be read is written */
 };
 
 /* -ESRCH when it is gone. *ret has one reference. */

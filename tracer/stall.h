@@ -58,7 +58,7 @@ struct ub_event {
     struct ub_capture *call_capture; /* END: where the longest of them was called */
     struct ub_stats *stats;
     struct ub_reasons *reasons; /* END: what the kernel saw of the turn */
-    char *text; /* NOTE */
+    char *text;                 /* NOTE */
     const char *level;
 };
 

@@ -323,8 +323,7 @@ static bool names_equal(const char *raw, uint32_t max, const char *name)
     return len == max || raw[len] == '\0' || raw[len] == '@';
 }
 
-int ub_image_lookup(const struct ub_image *image, const char *name, bool data, uint64_t *ret_vaddr,
-                    uint64_t *ret_size)
+int ub_image_lookup(const struct ub_image *image, const char *name, bool data, uint64_t *ret_vaddr, uint64_t *ret_size)
 {
     static const uint32_t types[] = {SHT_SYMTAB, SHT_DYNSYM};
     bool found = false;

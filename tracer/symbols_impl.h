@@ -108,8 +108,7 @@ struct ub_entry *ub_index_find(const struct ub_index *index, uint64_t vaddr, boo
 int ub_index_add(struct ub_index *index, const struct ub_entry *entry, uint64_t size);
 
 /* The address and size of a function, or a variable, by its linker name, in one image. -ENOENT. No lock needed. */
-int ub_image_lookup(const struct ub_image *image, const char *name, bool data, uint64_t *ret_vaddr,
-                    uint64_t *ret_size);
+int ub_image_lookup(const struct ub_image *image, const char *name, bool data, uint64_t *ret_vaddr, uint64_t *ret_size);
 
 /* ---- symbols_plt.c ---- */
 

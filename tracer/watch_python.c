@@ -69,7 +69,9 @@ static struct ub_python_look *trimmed(struct ub_python_look *look)
     struct ub_python_look *small =
         realloc(look, offsetof(struct ub_python_look, frame) + (look->count + 1) * sizeof(look->frame[0]));
 
-    return small ? small : look;
+    if (!small)
+        return look;
+    return small;
 }
 
 struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late)

@@ -1,0 +1,77 @@
+/* The Python side of a stall: its stack, its task, its GIL. */
+#include "explain_impl.h"
+
+#include "preamble.h"
+
+#include <string.h>
+
+/* Where no native stack could be had the Python one stands alone. */
+bool ub_stall_python_merge(struct ub_explain *x, const struct ub_event *e, struct ub_maps *maps, bool *ret_stack)
+{
+    if (!e->python || e->python->count == 0)
+        return false;
+    if (!*ret_stack) {
+        ub_frames_clear(&x->named);
+        x->named.maps = ub_maps_ref(maps);
+        x->named.hash = 0;
+        x->named.complete = x->raw.complete = e->python->complete;
+        x->raw.count = 0;
+        *ret_stack = true;
+    }
+    return ub_python_merge(&x->named, e->python);
+}
+
+void ub_stall_python_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, const struct ub_python_look *look)
+{
+    char name[32];
+
+    if (!look)
+        return;
+    s->gil_held += look->gil == UB_PYTHON_GIL_HELD;
+    s->gil_released += look->gil == UB_PYTHON_GIL_RELEASED;
+    s->gil_waited += look->gil == UB_PYTHON_GIL_WAITED;
+    if (look->gil != UB_PYTHON_GIL_WAITED || !look->holder)
+        return;
+    json_decref(s->holder);
+    s->holder = look->holder_frame.code ? ub_python_place(&look->holder_frame, x->w->redact) : json_object();
+    json_object_set_new(s->holder, "tid", json_integer(look->holder));
+    ub_preamble_thread_name(pid, look->holder, name, sizeof(name));
+    if (*name)
+        json_object_set_new(s->holder, "thread", json_string(name));
+}
+
+static json_t *gil_json(const struct ub_stall *s)
+{
+    json_t *o;
+
+    if (s->gil_held + s->gil_released + s->gil_waited == 0)
+        return NULL;
+    o = json_pack("{s:i, s:i, s:i}", "held", (int)s->gil_held, "released", (int)s->gil_released, "waited",
+                  (int)s->gil_waited);
+    if (s->holder)
+        json_object_set(o, "holder", s->holder);
+    return o;
+}
+
+/* A loop that was never met in its wait may show in the stack of a stall whose it is. */
+void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool stack)
+{
+    struct ub_thread_record *t = &x->thread[e->slot];
+    const char *loop = stack && e->python && strcmp(t->loop, "turn") == 0 ? ub_python_loop(&x->named) : NULL;
+
+    if (loop)
+        t->loop = loop;
+}
+
+void ub_stall_python_set(json_t *line, const struct ub_stall *s)
+{
+    const char *name = json_string_value(json_object_get(s->task, "name"));
+    json_t *gil = gil_json(s);
+
+    if (s->task)
+        json_object_set(line, "task", s->task);
+    if (name)
+        json_object_set_new(json_object_get(line, "callback"), "name", json_string(name));
+    if (gil)
+        json_object_set_new(line, "gil", gil);
+}
