@@ -6,6 +6,9 @@
  * block '<', '>' and '&' are written as numbers, so that no "</script>" ends it.
  * The page itself only ever sets textContent. Nothing is loaded from anywhere:
  * default-src 'none', and a nonce for the one style and the one script.
+ *
+ * Longer than most files here: it is one document, whose parts share the indexes
+ * of frames and sites.
  */
 #include "export.h"
 #include "advice.h"
@@ -15,6 +18,7 @@
 #include "lost.h"
 #include "text_escape.h"
 #include "text_frames.h"
+#include "text_private.h"
 #include "timeline.h"
 
 #include <inttypes.h>
@@ -248,9 +252,44 @@ static void take_stack(void *self, const struct ub_lost_stack *stack)
                           json_pack("[o, o]", number(stack->ns), ids));
 }
 
+/* What the text report says behind a label, when it says anything; escaped already. */
+static void set_label(json_t *o, const char *key, char *line)
+{
+    char *words = line + strspn(line, " ");
+
+    words[strcspn(words, "\n")] = 0;
+    if (strncmp(words, key, strlen(key)) == 0)
+        set(o, key, json_string(words + strlen(key) + strspn(words + strlen(key), " ")));
+}
+
+static void set_labels(const struct page *page, json_t *o, const struct ub_site *site)
+{
+    static const char *const keys[] = {"await", "cost", "pool"};
+    struct ub_text_view view;
+    size_t i, size;
+
+    for (i = 0; i < UB_ARRAY_LEN(keys); i++) {
+        char *line = NULL;
+        FILE *out = open_memstream(&line, &size);
+
+        if (!out)
+            return;
+        ub_text_view_init(&view, out, page->m, false);
+        if (i == 0)
+            ub_text_await(&view, site->worst);
+        else if (i == 1)
+            ub_text_cost_of_longest(&view, site);
+        else
+            ub_text_pool(&view, site->worst);
+        if (fclose(out) == 0)
+            set_label(o, keys[i], line);
+        free(line);
+    }
+}
+
 static json_t *site_json(struct page *page, const struct ub_finding *f)
 {
-    const struct ub_advice *advice = ub_advice_of_site(f->site);
+    char words[UB_ADVICE_WORDS_MAX];
     json_t *o = json_object();
 
     set(o, "id", text_n(f->site->id, 64));
@@ -268,8 +307,8 @@ static json_t *site_json(struct page *page, const struct ub_finding *f)
     set(o, "samples", number(f->site->samples));
     set(o, "where", where_json(page, f->site));
     set(o, "stacks", json_array());
-    if (advice)
-        set_text(o, "do", advice->text);
+    set_text(o, "do", ub_advice_site_words(f->site, words, sizeof(words)));
+    set_labels(page, o, f->site);
     if (f->frame && ub_json_string(f->frame, "file"))
         set(o, "file",
             json_sprintf("%s:%" PRIu64, ub_path_base(ub_json_string(f->frame, "file")),

@@ -96,6 +96,7 @@ def test_html(tmp_path):
     data = html_data(text)
     assert (data["verdict"]["n"], data["verdict"]["total"]) == (VERDICT["stalls"], VERDICT["total_ns"])
     assert sum(ns for site in data["sites"] for ns, _ in site["stacks"]) == VERDICT["total_ns"]
+    assert data["sites"][0]["cost"] == "3 descriptors were ready in this turn" and "DEBUG SLEEP" in data["sites"][0]["do"]
     marks = [m for t in data["tracks"] for m in t["marks"]]
     assert [m * 1000 for m in marks[1::3]] == [251300000, 61200000, 30800000, 90000000]
     assert not re.search(r"(src|href)=|url\(|@import|https?://", text.replace(json.dumps(data), ""))
