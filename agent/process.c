@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include "arena.h"
+#include "patch.h"
 #include "raw.h"
 #include "real.h"
 #include "sample.h"
@@ -167,6 +168,9 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     inherited.generation = 1;
     fill_page(page);
     ub_process = page;
+    off = variable(environment, "UNBLOCK_CALLBACKS");
+    if (!off || off[0] != '0' || off[1] != '\0')
+        ub_patch_start();
 }
 
 static uint32_t slot_flags(const struct ub_process *page)
@@ -199,6 +203,7 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     }
     t->slot = slot;
     t->cold = cold;
+    memset(&cold->spans, 0, offsetof(struct ub_spans, histogram)); /* those are cleared when one is taken */
     ub_store_release(&slot->state, UB_SLOT_LIVE);
     high = ub_load_relaxed(&arena->h.slots_high);
     while (high < index + 1 && !__atomic_compare_exchange_n(&arena->h.slots_high, &high, index + 1, false,

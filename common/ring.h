@@ -10,18 +10,22 @@
 #define UB_RING_H
 
 #include "base.h"
+#include "callbacks.h"
 
 #include <errno.h>
 
 #define UB_RING_RECORDS 64u /* a power of two */
 
 enum ub_record_kind {
-    UB_RECORD_TURN = 1, /* a loop turn that exceeded the threshold has ended */
+    UB_RECORD_TURN = 1,     /* a loop turn, or the loop's own part of one, that exceeded the threshold has ended */
+    UB_RECORD_CALLBACK = 2, /* a callback that did */
+    UB_RECORD_BIG = 3,      /* one of the biggest callbacks of the turn whose record comes next */
 };
 
 #define UB_RECORD_QUALIFIED 1u /* the thread was known to run an event loop when the turn ended */
 #define UB_RECORD_STARTUP   2u /* the turn began before the loop served its first descriptor */
 #define UB_RECORD_ABANDONED 4u /* no end was seen: the thread now waits elsewhere, what looked like a turn was none */
+#define UB_RECORD_WHOLE     8u /* a turn of callbacks none of which was slow by itself; `reported` is not in it */
 
 struct ub_record {
     uint32_t kind;  /* enum ub_record_kind */
@@ -31,10 +35,19 @@ struct ub_record {
     uint64_t site;  /* return address of the wait call whose return began the turn */
     uint64_t turn;  /* the thread's turn number */
     uint32_t ready; /* descriptors that the wait reported */
-    uint32_t reserved0;
+    /* CALLBACK, BIG: which. */
+    int32_t fd; /* -1: none */
+    uint64_t function;
+    uint64_t object;
+    uint8_t callback; /* enum ub_callback_kind */
+    uint8_t library;  /* enum ub_loop_library */
+    uint16_t reserved0;
+    uint32_t count;    /* BIG: of that function; TURN, WHOLE: callbacks in it */
+    uint64_t total;    /* BIG: ticks of all of them; WHOLE: ticks of the turn that are reported elsewhere */
     uint64_t reserved[2];
+    char name[UB_SPAN_NAME]; /* of the source, "" */
 };
-_Static_assert(sizeof(struct ub_record) == 64, "a record is one cache line: agent and tracer agree on it");
+_Static_assert(sizeof(struct ub_record) == 128, "a record is two cache lines: agent and tracer agree on it");
 
 struct ub_ring {
     uint32_t head; /* written by the agent: records ever written */

@@ -8,6 +8,7 @@
 #define UB_SLOT_H
 
 #include "base.h"
+#include "callbacks.h"
 #include "calls.h"
 #include "histogram.h"
 #include "ring.h"
@@ -24,10 +25,11 @@ enum ub_slot_state {
 #define UB_SLOT_SAMPLER   4u  /* our SIGURG handler is installed in this process */
 #define UB_SLOT_BARRIER   8u  /* the process is registered for MEMBARRIER_CMD_GLOBAL_EXPEDITED */
 #define UB_SLOT_EPOLL     16u /* the loop waits with epoll (else poll, select or io_uring) */
+#define UB_SLOT_CALLBACKS 32u /* callbacks of a loop library are timed by themselves on this thread */
 
 /* The line that the fast path writes. */
 struct ub_slot {
-    uint64_t start; /* ticks at which the running turn began; 0: in the wait, or not in a loop */
+    uint64_t start; /* ticks at which the running turn, or segment of it (callbacks.h), began; 0: in the wait, or no loop */
     uint64_t turns; /* turns ended */
     uint64_t busy;  /* ticks, sum over ended turns */
     uint64_t max;   /* ticks, longest ended turn */
@@ -73,6 +75,7 @@ struct ub_slot_cold {
     struct ub_histogram turns;
     struct ub_ring ring;
     struct ub_calls calls;
+    struct ub_spans spans;
     struct ub_sample sample;
 } __attribute__((aligned(4096)));
 

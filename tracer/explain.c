@@ -179,6 +179,17 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
     ub_maps_unref(maps);
 }
 
+/* The thread says itself whose callbacks it runs; a loop of Python's on top of it is the better name. */
+static void keep_library(struct ub_thread_record *t, const struct ub_event *e)
+{
+    if (!e->library)
+        return;
+    t->library = e->library;
+    memcpy(t->version, e->version, sizeof(t->version));
+    if (!t->python_version)
+        t->loop = ub_callback_library_name(e->library);
+}
+
 /* Once a thread: by the look at it in its wait, or by the first stall that the agent says was a loop's. */
 static void on_loop(struct ub_explain *x, const struct ub_event *e)
 {
@@ -188,13 +199,16 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
 
     if (e->kind == UB_EVENT_LOOP)
         keep_wait_stack(x, t, e);
+    keep_library(t, e);
     if (t->qualified)
         return;
     t->qualified = true;
     x->totals.loops++;
     announce_process(x, e->process);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop", t->loop,
-                     "identity", "turn");
+                     "identity", t->library ? "callback" : "turn");
+    if (t->library && t->version[0] && !t->python_version)
+        json_object_set_new(line, "version", json_string(t->version));
     if (t->python_version && strcmp(t->loop, "asyncio") == 0) {
         snprintf(version, sizeof(version), "%u.%u", t->python_version >> 8, t->python_version & 0xff);
         json_object_set_new(line, "version", json_string(version));
@@ -221,6 +235,7 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
     const struct ub_stats *s = e->stats;
     json_t *line;
 
+    keep_library(t, e);
     if (!t->qualified)
         return;
     line = json_pack("{s:s, s:i, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "type", "stats", "pid", e->pid, "tid",
@@ -229,6 +244,8 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "max_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", histogram_json(&s->histogram));
     json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
+    if (s->kinds)
+        json_object_set_new(line, "kinds", ub_callback_kinds(s));
     if (s->cpu_ns)
         json_object_set_new(line, "cpu_ns", json_integer((json_int_t)s->cpu_ns));
     ub_explain_emit(x, line);

@@ -32,7 +32,10 @@ struct ub_stall {
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
     bool over;         /* the loop itself has ended: no stall */
-    json_t *callback;  /* owned; the best known */
+    struct ub_callback what; /* as the thread itself says; kind TURN: it says nothing */
+    json_t *named;     /* owned; the function that `what` names, NULL */
+    bool named_user;   /* it is the program's own, and its name is known */
+    json_t *callback;  /* owned; the best known from stacks */
     json_t *call;      /* owned; of the blocking call seen, NULL */
     json_t *calls;     /* owned; those that the thread itself timed, NULL */
     uint64_t calls_ns; /* their sum */
@@ -51,7 +54,9 @@ struct ub_thread_record {
     pid_t pid, tid;
     bool qualified;
     char name[32];
-    const char *loop;        /* recording's name of the loop */
+    const char *loop; /* recording's name of the loop */
+    uint32_t library; /* enum ub_loop_library: its callbacks are timed by themselves */
+    char version[16]; /* of that library, or "" */
     uint32_t python_version; /* 0x030b: 3.11; 0: no loop of Python's */
     struct ub_stack *wait_stack;
     struct ub_python_look *wait_python;
@@ -106,6 +111,19 @@ void ub_stall_python_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, co
 void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool stack);
 /* `task`, `gil` and the task's name, into a `slow` line. */
 void ub_stall_python_set(json_t *line, const struct ub_stall *s);
+
+/* explain_callback.c */
+const char *ub_callback_kind_name(uint32_t kind);       /* enum ub_callback_kind */
+const char *ub_callback_library_name(uint32_t library); /* enum ub_loop_library */
+void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e);
+/* The frame of the function that begins at this address, -1: it is not on the stack. */
+int ub_callback_frame(const struct ub_named_stack *stack, uint64_t function);
+json_t *ub_callback_json(const struct ub_stall *s);
+/* A site where there is no stack. Overwrites x->named. */
+void ub_callback_site(struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e, uint64_t function,
+                      const char *call, const char *cause, const char *program, char ret[9]);
+json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e);
+json_t *ub_callback_kinds(const struct ub_stats *s);
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

@@ -21,6 +21,7 @@ void ub_stall_clear(struct ub_stall *s)
 {
     for (uint32_t i = 0; i < s->count; i++)
         json_decref(s->look[i].sample);
+    json_decref(s->named);
     json_decref(s->callback);
     json_decref(s->call);
     json_decref(s->task);
@@ -143,6 +144,8 @@ static int callback_of(const struct ub_explain *x, const struct ub_event *e)
 
     if (e->python && e->python->count)
         callback = ub_python_callback(&x->named, e->python, x->thread[e->slot].wait_python);
+    if (callback < 0 && e->callback.kind != UB_CALLBACK_TURN)
+        callback = ub_callback_frame(&x->named, e->callback.function);
     if (callback >= 0)
         return callback;
     if (!wait)
@@ -237,6 +240,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     bool stack = unwind_look(x, e);
 
     ub_stall_python_loop(x, e, stack);
+    ub_callback_keep(x, s, e);
     note_denied(x, e);
     if (c->error == -ESRCH || c->state == UB_THREAD_DEAD || ub_load_relaxed(&e->process->left) ||
         (stack && is_another_image(&x->named)))
@@ -360,6 +364,39 @@ static json_t *samples_json(const struct ub_stall *s)
     return list;
 }
 
+/* Without a stack the callback is told from others by its function, a turn of many by the biggest of them. */
+static void set_site(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+{
+    uint64_t function = s->what.kind != UB_CALLBACK_TURN ? s->what.function : 0;
+
+    if (!function && e->bigs && e->bigs->count)
+        function = e->bigs->record[0].function;
+    if (function)
+        ub_callback_site(x, s, e, function, NULL, "no stack", program_of(e), s->site);
+    else
+        ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
+}
+
+/*
+ * A turn that was slow although none of its callbacks was (or apart from those
+ * that were, which have lines of their own): its time is what is not told
+ * elsewhere, so that sums of stalls stay right.
+ */
+static void set_whole(struct ub_explain *x, const struct ub_event *e, json_t *line)
+{
+    uint64_t whole = ub_ticks_span_to_ns(e->end - e->start), reported = ub_ticks_span_to_ns(e->turn_reported);
+    json_t *bigs = ub_callback_bigs(x, e);
+
+    json_object_set_new(line, "duration_ns", json_integer((json_int_t)(whole - reported)));
+    if (reported)
+        json_object_set_new(line, "turn_ns", json_integer((json_int_t)whole));
+    json_object_set_new(line, "callback_count", json_integer(e->turn_callbacks));
+    json_object_set(line, "callback", json_object_get(json_array_get(bigs, 0), "callback"));
+    if (!json_object_get(line, "callback"))
+        json_object_set_new(line, "callback", json_object());
+    json_object_set_new(line, "callbacks", bigs);
+}
+
 /* The `slow` line of a stall as it is known now. */
 static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t end_ticks,
                          const char **ret_cause)
@@ -384,18 +421,18 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     if (!s->call_timed)
         set_call_duration(s, &shares, duration);
     if (!s->site[0])
-        ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
+        set_site(x, s, e);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
-                     e->pid, "tid", e->tid, "thread", t->name, "loop", t->loop, "kind", "turn", "start_ns",
-                     (json_int_t)ub_ticks_to_ns(e->start), "duration_ns", (json_int_t)duration, "threshold_ns",
-                     (json_int_t)x->w->threshold_ns, "cause", *ret_cause, "samples", samples_json(s), "site", s->site,
-                     "waiting", "ready", (json_int_t)s->ready);
+                     e->pid, "tid", e->tid, "thread", t->name, "loop",
+                     s->what.library ? ub_callback_library_name(s->what.library) : t->loop, "kind",
+                     ub_callback_kind_name(s->what.kind), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
+                     "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
+                     *ret_cause, "samples", samples_json(s), "site", s->site, "waiting", "ready", (json_int_t)s->ready);
     if (!line)
         return NULL;
-    if (s->callback)
-        json_object_set(line, "callback", s->callback);
-    else
-        json_object_set_new(line, "callback", json_object());
+    json_object_set_new(line, "callback", ub_callback_json(s));
+    if (e->flags & UB_RECORD_WHOLE && e->kind == UB_EVENT_END)
+        set_whole(x, e, line);
     ub_stall_python_set(line, s);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
@@ -500,6 +537,12 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
     /* Read late, the accounts hold what the thread has done since its turn ended as well. */
     if (e->account.at_ns && e->account.at_ns <= ub_ticks_to_ns(e->end) + ub_ticks_span_to_ns(e->end - e->start) / 8)
         s->last = e->account;
+    ub_callback_keep(x, s, e);
+    if (e->callback.kind == UB_CALLBACK_TURN) { /* the callback was left by longjmp meanwhile, or is not the one */
+        s->what = (struct ub_callback){.fd = -1};
+        json_decref(s->named);
+        s->named = NULL;
+    }
     add_kernel_stacks(x, s, e);
     if (!(e->flags & UB_RECORD_ABANDONED))
         add_calls(x, s, e, ub_ticks_span_to_ns(e->end - e->start));
@@ -549,7 +592,8 @@ void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t)
         const char *site = json_string_value(json_object_get(line, "site"));
 
         memcpy(shown.site, site, strlen(site) + 1);
-        json_object_set_new(line, "loop", json_string(t->loop));
+        if (strcmp(json_string_value(json_object_get(line, "kind")), "turn") == 0)
+            json_object_set_new(line, "loop", json_string(t->loop));
         finish_line(x, &shown, line);
     }
     t->pending_count = 0;

@@ -24,6 +24,21 @@ struct ub_stats {
     uint64_t turns, busy_ticks, max_ticks;
     uint64_t cpu_ns;
     struct ub_histogram histogram;
+    struct ub_kind_stats *kind; /* owned: of the callbacks, one a kind that there was; NULL: none are timed */
+    uint32_t kinds;
+};
+
+struct ub_kind_stats {
+    uint32_t kind; /* enum ub_callback_kind */
+    bool has_histogram;
+    uint64_t count, total_ticks, max_ticks;
+    struct ub_histogram histogram;
+};
+
+/* Callbacks that a turn is told by which was slow as a whole. */
+struct ub_bigs {
+    uint32_t count;
+    struct ub_record record[UB_SPAN_BIGGEST];
 };
 
 struct ub_accounting {
@@ -44,6 +59,13 @@ struct ub_event {
     uint64_t start;             /* ticks: identifies the turn */
     uint64_t end;               /* ticks: end of the turn, or the moment of the look */
     uint32_t ready;
+    struct ub_callback callback; /* what ran, as the thread itself says; kind TURN: the loop, or nobody knows */
+    char name[UB_SPAN_NAME + 1]; /* END: of its source; "" */
+    uint32_t turn_callbacks;     /* END of a whole turn: how many there were in it, */
+    uint64_t turn_reported;      /* and ticks of it that were reported as callbacks of their own */
+    struct ub_bigs *bigs;        /* likewise: the biggest of them; owned */
+    uint32_t library;            /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
+    char version[16];            /* of that library, or "" */
     bool loop_over;                /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
     struct ub_accounting account;  /* at the look or at the end */
     struct ub_accounting baseline; /* when the turn was first seen */

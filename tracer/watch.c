@@ -38,7 +38,10 @@ void ub_event_free(struct ub_event *e)
     free(e->fd_link);
     free(e->calls);
     free(e->call_capture);
+    if (e->stats)
+        free(e->stats->kind);
     free(e->stats);
+    free(e->bigs);
     ub_reasons_free(e->reasons);
     free(e->text);
     free(e);

@@ -27,6 +27,7 @@ struct ub_watched {
     struct ub_accounting baseline;
     uint32_t request; /* last number given to the sampling handler */
     int schedstat_fd; /* -1 */
+    struct ub_bigs bigs; /* read, for the record of their turn that follows */
     bool sampled;     /* by the kernel while it runs: no sample need be taken from outside */
 };
 
@@ -106,6 +107,20 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
 
 /* watch_calls.c: the blocking calls that the thread of `slot` timed in the turn that began at `start`, into `e`. */
 void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
+
+/* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says nothing. */
+void ub_watch_callback(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_callback *ret);
+
+/* watch_callbacks.c: the record of a callback that ended, of a whole turn, of the biggest callbacks of one. */
+void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *record, struct ub_event *e);
+void ub_watch_keep_big(struct ub_watched *t, const struct ub_record *record);
+
+/* watch_callbacks.c: the library whose callbacks the thread times, into a LOOP or STATS event; sums by kind. */
+void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e);
+void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats);
+
+/* watch_callbacks.c: gives the thread's histograms back. */
+void ub_watch_free_kinds(struct ub_watch *w, uint32_t slot);
 
 /* explain.c: the explaining thread. */
 struct ub_explain;

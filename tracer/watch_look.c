@@ -212,8 +212,9 @@ static struct ub_capture *trimmed(struct ub_capture *c)
     return small ? small : c;
 }
 
-static struct ub_event *new_look(struct ub_watched *t, uint32_t index, enum ub_event_kind kind, uint64_t now)
+static struct ub_event *new_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t now)
 {
+    struct ub_watched *t = &w->watched[index];
     struct ub_event *e = ub_event_new(kind);
 
     if (!e)
@@ -231,6 +232,8 @@ static struct ub_event *new_look(struct ub_watched *t, uint32_t index, enum ub_e
     e->start = t->start;
     e->end = now;
     e->baseline = t->baseline;
+    ub_watch_callback(w, index, t->start, &e->callback);
+    ub_watch_library(w, index, e);
     return e;
 }
 
@@ -284,7 +287,7 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
-    struct ub_event *e = new_look(t, index, kind, due);
+    struct ub_event *e = new_look(w, index, kind, due);
     struct ub_maps *maps;
     int r;
 
@@ -324,7 +327,7 @@ void ub_watch_collect(struct ub_watch *w, uint32_t index, uint64_t start, uint64
     if (request == 0 || ub_load_acquire(&sample->done) != request)
         return;
     at = ub_load_relaxed(&sample->at);
-    e = new_look(&w->watched[index], index, UB_EVENT_SAMPLE, at);
+    e = new_look(w, index, UB_EVENT_SAMPLE, at);
     if (!e)
         return;
     if (ub_capture_signal_collect(sample, ub_ticks_to_ns, e->capture) < 0 || at < start || at > end) {

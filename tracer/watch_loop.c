@@ -191,6 +191,11 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
     e->stats->busy_ticks = ub_load_relaxed(&slot->busy);
     e->stats->max_ticks = ub_load_relaxed(&slot->max);
     memcpy(&e->stats->histogram, &w->arena->cold[index].turns, sizeof(e->stats->histogram));
+    e->stats->kind = NULL;
+    e->stats->kinds = 0;
+    ub_watch_library(w, index, e);
+    if (e->library)
+        ub_watch_kinds(w, index, e->stats);
     ub_watch_account(t, false, &e->account);
     e->stats->cpu_ns = e->account.at_ns ? e->account.sched.run_ns : 0;
     ub_watch_queue(w, e);
@@ -225,7 +230,9 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->ready = record->ready;
     e->baseline = t->baseline;
     e->blind_ns = blind_ns;
-    ub_watch_calls(w, index, record->start, e);
+    ub_watch_callback_record(t, record, e);
+    if (!(record->flags & UB_RECORD_WHOLE)) /* its calls were its callbacks' */
+        ub_watch_calls(w, index, record->start, e);
     if (t->start != record->start) /* never seen running: the watcher came late */
         memset(&e->baseline, 0, sizeof(e->baseline));
     else
@@ -244,8 +251,10 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
     struct ub_record record;
 
     for (uint32_t i = 0; i < UB_RING_RECORDS && ub_ring_get(ring, &record) == 0; i++) {
-        if (record.kind == UB_RECORD_TURN)
+        if (record.kind == UB_RECORD_TURN || record.kind == UB_RECORD_CALLBACK)
             queue_end(w, index, &record, blind_ns);
+        else if (record.kind == UB_RECORD_BIG)
+            ub_watch_keep_big(&w->watched[index], &record);
     }
 }
 
@@ -270,6 +279,7 @@ static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, ui
     e = new_event(t, index, UB_EVENT_LOOP);
     if (!e)
         return;
+    ub_watch_library(w, index, e);
     ub_watch_queue(w, e);
 }
 
@@ -298,6 +308,7 @@ static void retire(struct ub_watch *w, uint32_t index)
     }
     w->lost += ub_load_relaxed(&ring->lost);
     forget(t);
+    ub_watch_free_kinds(w, index);
     fallocate(w->arena_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
               (off_t)(offsetof(struct ub_arena, cold) + index * sizeof(struct ub_slot_cold)),
               sizeof(struct ub_slot_cold));
@@ -350,6 +361,7 @@ static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
     e->end = now;
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
+    ub_watch_callback(w, index, t->start, &e->callback);
     e->baseline = t->baseline;
     ub_watch_queue(w, e);
 }

@@ -4,6 +4,7 @@
  * cancellation stay as they are; a cancelled wait just leaves no turn running.
  */
 #include "../loops/turn.h"
+#include "../patch.h"
 #include "../raw.h"
 #include "../real.h"
 
@@ -26,6 +27,7 @@
             if (!ub_turn_settle(t_, &wait_))                                                                           \
                 return (call);                                                                                         \
         }                                                                                                              \
+        ub_patch_check();                                                                                              \
         n_ = (call);                                                                                                   \
         ub_turn_begin(n_, spent_);                                                                                     \
         return n_;                                                                                                     \
@@ -76,6 +78,18 @@ long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
 
 /* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
 #pragma GCC visibility push(default)
+
+int epoll_create(int size)
+{
+    ub_patch_check();
+    return ub_real.epoll_create(size);
+}
+
+int epoll_create1(int flags)
+{
+    ub_patch_check();
+    return ub_real.epoll_create1(flags);
+}
 
 int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 {

@@ -242,25 +242,27 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
     return false;
 }
 
-void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)
+void ub_turn_tell(struct ub_thread *t, struct ub_record *record)
 {
     struct ub_slot *slot = t->slot;
     uint32_t flags = ub_load_relaxed(&slot->flags);
-    struct ub_record record = {
-        .kind = UB_RECORD_TURN,
-        .flags =
-            (flags & UB_SLOT_QUALIFIED ? UB_RECORD_QUALIFIED : 0) | (flags & UB_SLOT_SERVED ? 0 : UB_RECORD_STARTUP),
-        .start = start,
-        .end = end,
-        .site = slot->site,
-        .turn = slot->turns,
-        .ready = slot->ready,
-    };
 
+    record->flags |=
+        (flags & UB_SLOT_QUALIFIED ? UB_RECORD_QUALIFIED : 0) | (flags & UB_SLOT_SERVED ? 0 : UB_RECORD_STARTUP);
+    record->site = slot->site;
+    record->turn = slot->turns;
+    record->ready = slot->ready;
     if (ub_unlikely(ub_process->arena->h.mode == UB_ARENA_ALONE)) {
-        ub_alone_record(ub_tree(), ub_process->arena, &record);
+        ub_alone_record(ub_tree(), ub_process->arena, record);
         return;
     }
-    ub_ring_put(&t->cold->ring, &record);
+    ub_ring_put(&t->cold->ring, record);
     ub_process_ring();
+}
+
+void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)
+{
+    struct ub_record record = {.kind = UB_RECORD_TURN, .start = start, .end = end, .fd = -1};
+
+    ub_turn_tell(t, &record);
 }

@@ -6,7 +6,7 @@
 #ifndef UB_AGENT_TURN_H
 #define UB_AGENT_TURN_H
 
-#include "../process.h"
+#include "../span.h"
 
 enum ub_wait_kind {
     UB_WAIT_EPOLL,
@@ -54,6 +54,9 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait);
 /* A turn over the threshold has ended. Slow path only; signal-safe. */
 void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end);
 
+/* Hands over a record of this turn: flags, site, turn and ready are filled in. Slow path only; signal-safe. */
+void ub_turn_tell(struct ub_thread *t, struct ub_record *record);
+
 /* Adds an ended turn to the thread's totals. Signal-safe. */
 __attribute__((always_inline)) static inline void ub_turn_account(struct ub_thread *t, uint64_t spent)
 {
@@ -74,6 +77,8 @@ __attribute__((always_inline)) static inline uint64_t ub_turn_close(struct ub_th
 
     if (ub_unlikely(!start))
         return 0;
+    if (ub_load_relaxed(&t->slot->flags) & UB_SLOT_CALLBACKS)
+        return ub_span_turn_close(t, now);
     t->start = 0;
     ub_store_relaxed(&t->slot->start, 0);
     if (ub_unlikely(spent >= ub_load_relaxed(&process->arena->h.threshold)))

@@ -1,0 +1,8 @@
+/* The event-loop libraries whose callbacks are timed. */
+#include "loop.h"
+
+const struct ub_loop_ops *const ub_loops[] = {
+    &ub_loop_uv,
+};
+const uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops);
+_Static_assert(UB_ARRAY_LEN(ub_loops) <= UB_LOOPS_MAX, "patch.c has room for so many");

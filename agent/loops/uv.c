@@ -1,0 +1,156 @@
+/*
+ * libuv, 1.x: every function that takes a callback. What it calls of its own is
+ * not hooked (its GOT is left alone). Descriptors are read out of the handles,
+ * whose layout is part of libuv's ABI since 1.0 (tests/unit/test_loops.c compares it with
+ * uv.h). Read, but not timed: alloc callbacks, which count as the loop's.
+ */
+#include "loop.h"
+
+static const char *version(void);
+
+/* Where handles keep their descriptor. */
+#define STREAM_FD 184 /* uv_tcp_t, uv_pipe_t, uv_tty_t */
+#define UDP_FD    176
+#define POLL_FD   152
+
+#define SHAPE(name, kind_, ...)                                                                                        \
+    static const struct ub_shape name = {                                                                              \
+        .kind = UB_CALLBACK_##kind_, .library = UB_LOOP_LIBUV, .version = version, __VA_ARGS__}
+SHAPE(timer, TIMER);
+SHAPE(prepare, PREPARE);
+SHAPE(check, CHECK);
+SHAPE(idle, IDLE);
+SHAPE(async, ASYNC);
+SHAPE(poll, IO, .fd = UB_FD_MEMBER, .fd_at = POLL_FD);
+SHAPE(signal, SIGNAL);
+SHAPE(reading, READ, .fd = UB_FD_MEMBER, .fd_at = STREAM_FD);
+SHAPE(writing, WRITE);
+SHAPE(connecting, CONNECT);
+SHAPE(listening, LISTENER, .fd = UB_FD_MEMBER, .fd_at = STREAM_FD);
+SHAPE(receiving, UDP, .fd = UB_FD_MEMBER, .fd_at = UDP_FD);
+SHAPE(sending, UDP);
+SHAPE(process, PROCESS);
+SHAPE(fs, FS);
+SHAPE(fs_event, FS_EVENT);
+SHAPE(fs_poll, FS_POLL);
+SHAPE(dns, DNS);
+SHAPE(work, WORK);
+SHAPE(closing, CLOSE);
+
+/* The first member of uv_process_options_t; the rest is handed on as it is. */
+struct process_options {
+    void *exit_cb;
+    uint64_t rest[7];
+};
+
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(const char *, uv_version_string, (void), ()) \
+    X(int, uv_timer_start, (void *h, void *cb, uint64_t timeout, uint64_t repeat), (h, ub_thunk(cb, &timer), timeout, repeat)) \
+    X(int, uv_prepare_start, (void *h, void *cb), (h, ub_thunk(cb, &prepare))) \
+    X(int, uv_check_start, (void *h, void *cb), (h, ub_thunk(cb, &check))) \
+    X(int, uv_idle_start, (void *h, void *cb), (h, ub_thunk(cb, &idle))) \
+    X(int, uv_async_init, (void *loop, void *h, void *cb), (loop, h, ub_thunk(cb, &async))) \
+    X(int, uv_poll_start, (void *h, int events, void *cb), (h, events, ub_thunk(cb, &poll))) \
+    X(int, uv_signal_start, (void *h, void *cb, int sig), (h, ub_thunk(cb, &signal), sig)) \
+    X(int, uv_signal_start_oneshot, (void *h, void *cb, int sig), (h, ub_thunk(cb, &signal), sig)) \
+    X(int, uv_read_start, (void *h, void *alloc, void *cb), (h, alloc, ub_thunk(cb, &reading))) \
+    X(int, uv_write, (void *req, void *h, void *bufs, unsigned n, void *cb), (req, h, bufs, n, ub_thunk(cb, &writing))) \
+    X(int, uv_write2, (void *req, void *h, void *bufs, unsigned n, void *send, void *cb), (req, h, bufs, n, send, ub_thunk(cb, &writing))) \
+    X(int, uv_shutdown, (void *req, void *h, void *cb), (req, h, ub_thunk(cb, &writing))) \
+    X(int, uv_listen, (void *h, int backlog, void *cb), (h, backlog, ub_thunk(cb, &listening))) \
+    X(int, uv_tcp_connect, (void *req, void *h, void *address, void *cb), (req, h, address, ub_thunk(cb, &connecting))) \
+    X(void, uv_pipe_connect, (void *req, void *h, void *name, void *cb), (req, h, name, ub_thunk(cb, &connecting))) \
+    X(int, uv_udp_send, (void *req, void *h, void *bufs, unsigned n, void *address, void *cb), (req, h, bufs, n, address, ub_thunk(cb, &sending))) \
+    X(int, uv_udp_recv_start, (void *h, void *alloc, void *cb), (h, alloc, ub_thunk(cb, &receiving))) \
+    X(void, uv_close, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
+    X(int, uv_tcp_close_reset, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
+    X(int, uv_queue_work, (void *loop, void *req, void *cb, void *after), (loop, req, cb, ub_thunk(after, &work))) \
+    X(int, uv_random, (void *loop, void *req, void *buf, size_t size, unsigned flags, void *cb), (loop, req, buf, size, flags, ub_thunk(cb, &work))) \
+    X(int, uv_getaddrinfo, (void *loop, void *req, void *cb, void *node, void *service, void *hints), (loop, req, ub_thunk(cb, &dns), node, service, hints)) \
+    X(int, uv_getnameinfo, (void *loop, void *req, void *cb, void *address, int flags), (loop, req, ub_thunk(cb, &dns), address, flags)) \
+    X(int, uv_fs_event_start, (void *h, void *cb, void *path, unsigned flags), (h, ub_thunk(cb, &fs_event), path, flags)) \
+    X(int, uv_fs_poll_start, (void *h, void *cb, void *path, unsigned interval), (h, ub_thunk(cb, &fs_poll), path, interval)) \
+    X(int, uv_fs_close, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_open, (void *loop, void *req, void *x, int y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_read, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_unlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_write, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_copyfile, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_mkdir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_mkdtemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_mkstemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_rmdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_scandir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_opendir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_readdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_closedir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_stat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_fstat, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_rename, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_fsync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_fdatasync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_ftruncate, (void *loop, void *req, int x, int64_t y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_sendfile, (void *loop, void *req, int x, int y, int64_t z, size_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_access, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_chmod, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_utime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_futime, (void *loop, void *req, int x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_lutime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_lstat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_link, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_symlink, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_readlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_realpath, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_fchmod, (void *loop, void *req, int x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_chown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_fchown, (void *loop, void *req, int x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_lchown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
+    X(int, uv_fs_statfs, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)))
+
+enum { FUNCTIONS(UB_LOOP_ID) ID_uv_spawn, IDS };
+static void *original[IDS][UB_LOOP_COPIES];
+
+FUNCTIONS(UB_LOOP_HOOK_0)
+FUNCTIONS(UB_LOOP_HOOK_1)
+
+static int spawn(uint32_t copy, void *loop, void *h, const struct process_options *options)
+{
+    int (*call)(void *, void *, const struct process_options *) = original[ID_uv_spawn][copy];
+    struct process_options own;
+
+    if (!options || !options->exit_cb)
+        return call(loop, h, options);
+    own = *options;
+    own.exit_cb = ub_thunk(own.exit_cb, &process);
+    return call(loop, h, &own);
+}
+
+static int hook0_uv_spawn(void *loop, void *h, const struct process_options *options)
+{
+    return spawn(0, loop, h, options);
+}
+
+static int hook1_uv_spawn(void *loop, void *h, const struct process_options *options)
+{
+    return spawn(1, loop, h, options);
+}
+
+static const struct ub_loop_hook hooks[] = {
+    FUNCTIONS(UB_LOOP_ROW)
+    {"uv_spawn", {(void *)hook0_uv_spawn, (void *)hook1_uv_spawn}, false},
+};
+_Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
+/* clang-format on */
+
+static const char *version(void)
+{
+    const char *(*call)(void) = original[ID_uv_version_string][0];
+
+    return call ? call() : NULL;
+}
+
+static const char *const files[] = {"libuv.", NULL};
+
+const struct ub_loop_ops ub_loop_uv = {
+    .files = files, .prefix = "uv_", .hooks = hooks, .count = IDS, .originals = original};

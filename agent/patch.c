@@ -1,0 +1,473 @@
+#include "patch.h"
+
+#include "loops/loop.h"
+#include "module.h"
+#include "raw.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#define PAGE 4096ul
+
+/* A module that takes so many looks to be loaded (its constructor runs a loop?) waits for the next one to be. */
+#define UB_UNSETTLED_MAX 64u
+
+static const uint32_t nothing_to_count;
+const uint32_t *ub_patch_modules = &nothing_to_count;
+uint32_t ub_patch_seen;
+
+/* One copy of a library in the process. */
+struct copy {
+    uintptr_t base;    /* load address; 0 and not `there`: none */
+    const ElfW(Phdr) * phdr;
+    uint16_t phdrs;
+    bool there, seen;
+};
+
+static struct {
+    uint32_t busy; /* one thread at a time; the others pass by */
+    bool on, complete;
+    uint32_t unsettled; /* times in a row */
+    struct copy copy[UB_LOOPS_MAX][UB_LOOP_COPIES];
+} patch;
+
+/* A module's dynamic section, as far as it matters. */
+struct module {
+    uintptr_t base;
+    const char *name; /* file name without folders */
+    const ElfW(Phdr) * phdr;
+    uint16_t phdrs;
+    const ElfW(Dyn) * dynamic;
+    const ElfW(Sym) * symbols;
+    const char *strings;
+    size_t strings_size;
+    const uint32_t *gnu_hash;
+    const ElfW(Rela) * rela, *plt;
+    size_t relas, plts;
+    uintptr_t relro, relro_end;
+};
+
+/* ---- modules --------------------------------------------------------------------- */
+
+/* The loader has relocated these addresses in place, except where the section is read-only. */
+static uintptr_t address_in(const struct module *m, uintptr_t value)
+{
+    return value < m->base ? value + m->base : value;
+}
+
+static void read_dynamic(struct module *m)
+{
+    bool plt_is_rela = false;
+
+    for (const ElfW(Dyn) *d = m->dynamic; d->d_tag != DT_NULL; d++) {
+        uintptr_t at = address_in(m, d->d_un.d_ptr);
+
+        switch (d->d_tag) {
+        case DT_SYMTAB:
+            m->symbols = (const void *)at;
+            break;
+        case DT_STRTAB:
+            m->strings = (const void *)at;
+            break;
+        case DT_STRSZ:
+            m->strings_size = d->d_un.d_val;
+            break;
+        case DT_GNU_HASH:
+            m->gnu_hash = (const void *)at;
+            break;
+        case DT_RELA:
+            m->rela = (const void *)at;
+            break;
+        case DT_RELASZ:
+            m->relas = d->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_JMPREL:
+            m->plt = (const void *)at;
+            break;
+        case DT_PLTRELSZ:
+            m->plts = d->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_PLTREL:
+            plt_is_rela = d->d_un.d_val == DT_RELA;
+            break;
+        }
+    }
+    if (!plt_is_rela)
+        m->plts = 0;
+}
+
+static bool read_module(const struct dl_phdr_info *info, struct module *m)
+{
+    const char *slash = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
+
+    *m = (struct module){.base = info->dlpi_addr,
+                         .name = slash ? slash + 1 : info->dlpi_name ? info->dlpi_name : "",
+                         .phdr = info->dlpi_phdr,
+                         .phdrs = info->dlpi_phnum};
+    for (uint16_t i = 0; i < m->phdrs; i++) {
+        const ElfW(Phdr) *p = &m->phdr[i];
+
+        if (p->p_type == PT_DYNAMIC)
+            m->dynamic = (const void *)(m->base + p->p_vaddr);
+        if (p->p_type == PT_GNU_RELRO) { /* as the loader rounds it */
+            m->relro = (m->base + p->p_vaddr) & ~(PAGE - 1);
+            m->relro_end = (m->base + p->p_vaddr + p->p_memsz) & ~(PAGE - 1);
+        }
+    }
+    if (!m->dynamic || strncmp(m->name, "linux-vdso", 10) == 0 || strncmp(m->name, "ld-linux", 8) == 0)
+        return false;
+    read_dynamic(m);
+    return m->symbols && m->strings;
+}
+
+/* Whether the loader is done with it: it may still be relocating a module that another thread has just asked for. */
+static bool is_settled(const struct module *m)
+{
+    return !patch.complete || ub_module_name(m->dynamic) != NULL;
+}
+
+static uint32_t gnu_hash(const char *name)
+{
+    uint32_t h = 5381;
+
+    while (*name)
+        h = h * 33 + (uint8_t)*name++;
+    return h;
+}
+
+/* The address of what the module defines under this name; NULL: nothing. */
+static void *defined(const struct module *m, const char *name)
+{
+    uint32_t hash = gnu_hash(name), buckets, offset, bloom, i;
+    const uint32_t *bucket, *chain;
+
+    if (!m->gnu_hash)
+        return NULL;
+    buckets = m->gnu_hash[0];
+    offset = m->gnu_hash[1];
+    bloom = m->gnu_hash[2];
+    bucket = m->gnu_hash + 4 + bloom * (sizeof(ElfW(Addr)) / sizeof(uint32_t));
+    chain = bucket + buckets;
+    i = buckets ? bucket[hash % buckets] : 0;
+    if (i < offset || i == 0)
+        return NULL;
+    for (;; i++) {
+        const ElfW(Sym) *s = &m->symbols[i];
+        uint32_t h = chain[i - offset];
+
+        if ((h | 1) == (hash | 1) && strcmp(m->strings + s->st_name, name) == 0) {
+            uint32_t type = ELF64_ST_TYPE(s->st_info);
+
+            return s->st_shndx != SHN_UNDEF && (type == STT_FUNC || type == STT_OBJECT)
+                       ? (void *)(m->base + s->st_value)
+                       : NULL;
+        }
+        if (h & 1)
+            return NULL;
+    }
+}
+
+static bool is_file_of(const struct ub_loop_ops *ops, const char *name)
+{
+    for (const char *const *file = ops->files; *file; file++) {
+        if (strncmp(name, *file, strlen(*file)) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool contains(const struct module *m, uintptr_t address)
+{
+    for (uint16_t i = 0; i < m->phdrs; i++) {
+        const ElfW(Phdr) *p = &m->phdr[i];
+
+        if (p->p_type == PT_LOAD && address - m->base - p->p_vaddr < p->p_memsz)
+            return true;
+    }
+    return false;
+}
+
+/* ---- writing ---------------------------------------------------------------------- */
+
+/* In RELRO pages: those the loader has made read-only after relocating. */
+static bool write_protected(void **at, void *value)
+{
+    uintptr_t page = (uintptr_t)at & ~(PAGE - 1);
+
+    if (ub_process_quiet() != UB_QUIET_NOT || ub_raw3(SYS_mprotect, page, PAGE, PROT_READ | PROT_WRITE) < 0)
+        return false;
+    __atomic_store_n(at, value, __ATOMIC_RELEASE);
+    ub_raw3(SYS_mprotect, page, PAGE, PROT_READ);
+    return true;
+}
+
+static bool write_slot(const struct module *m, void **at, void *value)
+{
+    if ((uintptr_t)at >= m->relro && (uintptr_t)at < m->relro_end)
+        return write_protected(at, value);
+    __atomic_store_n(at, value, __ATOMIC_RELEASE);
+    return true;
+}
+
+struct place {
+    void **at;
+    struct module module;
+    bool found, writable;
+};
+
+static int find_place(struct dl_phdr_info *info, size_t size, void *data)
+{
+    struct place *place = data;
+    uintptr_t at = (uintptr_t)place->at;
+
+    for (uint16_t i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+
+        if (p->p_type != PT_LOAD || at - info->dlpi_addr - p->p_vaddr >= p->p_memsz)
+            continue;
+        place->writable = p->p_flags & PF_W;
+        place->found = read_module(info, &place->module);
+        return 1;
+    }
+    return 0;
+}
+
+bool ub_patch_pointer(void **at, void *value)
+{
+    struct place place = {.at = at};
+    struct iovec local = {&value, sizeof(value)}, remote = {at, sizeof(value)};
+
+    dl_iterate_phdr(find_place, &place);
+    if (place.found)
+        return place.writable && write_slot(&place.module, at, value);
+    /* Heap or stack, most likely; written in a way that cannot fault. */
+    return ub_process_quiet() == UB_QUIET_NOT && ub_raw6(SYS_process_vm_writev, ub_raw0(SYS_getpid), (long)&local, 1,
+                                                        (long)&remote, 1, 0) == (long)sizeof(value);
+}
+
+/* ---- copies of the libraries -------------------------------------------------------- */
+
+static void take_copy(uint32_t loop, uint32_t n, const struct module *m)
+{
+    const struct ub_loop_ops *ops = ub_loops[loop];
+    void *data[UB_LOOP_DATA_MAX] = {NULL};
+
+    patch.copy[loop][n] =
+        (struct copy){.base = m->base, .phdr = m->phdr, .phdrs = m->phdrs, .there = true, .seen = true};
+    for (uint32_t i = 0; i < ops->count; i++)
+        ops->originals[i][n] = defined(m, ops->hooks[i].name);
+    for (uint32_t i = 0; ops->data && ops->data[i] && i < UB_LOOP_DATA_MAX; i++)
+        data[i] = defined(m, ops->data[i]);
+    if (ops->found)
+        ops->found(n, data);
+}
+
+static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
+{
+    struct module m;
+
+    if (!read_module(info, &m))
+        return 0;
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        struct copy *copy = patch.copy[loop];
+        uint32_t n;
+
+        if (!is_file_of(ub_loops[loop], m.name))
+            continue;
+        for (n = 0; n < UB_LOOP_COPIES; n++) {
+            if (copy[n].there && copy[n].base == m.base && copy[n].phdr == m.phdr)
+                break;
+        }
+        if (n < UB_LOOP_COPIES) {
+            copy[n].seen = true;
+            continue;
+        }
+        if (!is_settled(&m)) {
+            *(bool *)data = true;
+            continue;
+        }
+        if (!defined(&m, ub_loops[loop]->hooks[0].name)) /* a part of the library that has no part in this */
+            continue;
+        for (n = 0; n < UB_LOOP_COPIES && copy[n].there; n++)
+            ;
+        if (n < UB_LOOP_COPIES)
+            take_copy(loop, n, &m);
+        else if (ub_process->arena)
+            __atomic_fetch_add(&ub_process->arena->h.copies_full, 1, __ATOMIC_RELAXED);
+    }
+    return 0;
+}
+
+/* Unloaded copies: no module that was bound to them is left either. */
+static void forget_copies(void)
+{
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
+            if (!patch.copy[loop][n].seen)
+                patch.copy[loop][n] = (struct copy){0};
+        }
+    }
+}
+
+/* ---- slots --------------------------------------------------------------------------- */
+
+static bool needs(const struct module *m, const struct ub_loop_ops *ops)
+{
+    for (const ElfW(Dyn) *d = m->dynamic; d->d_tag != DT_NULL; d++) {
+        if (d->d_tag == DT_NEEDED && is_file_of(ops, m->strings + d->d_un.d_val))
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Which copy a slot is bound to. One that the loader has not bound yet (its
+ * pointer still leads into the module itself) is told only where there is no
+ * choice: one copy, and a module that was linked to it.
+ */
+static int copy_of(const struct module *m, uint32_t loop, uint32_t hook, uintptr_t value)
+{
+    const struct ub_loop_ops *ops = ub_loops[loop];
+    int only = -1;
+
+    for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
+        if (!patch.copy[loop][n].there || !ops->originals[hook][n])
+            continue;
+        if (value == (uintptr_t)ops->originals[hook][n])
+            return (int)n;
+        only = only == -1 ? (int)n : -2;
+    }
+    return only >= 0 && contains(m, value) && needs(m, ops) ? only : -1;
+}
+
+static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name)
+{
+    if (strncmp(name, ops->prefix, strlen(ops->prefix)) != 0)
+        return NULL;
+    for (uint32_t i = 0; i < ops->count; i++) {
+        if (strcmp(name, ops->hooks[i].name) == 0)
+            return &ops->hooks[i];
+    }
+    return NULL;
+}
+
+static void patch_slot(const struct module *m, const ElfW(Rela) *rela)
+{
+    const ElfW(Sym) *symbol = &m->symbols[ELF64_R_SYM(rela->r_info)];
+    const char *name = m->strings + symbol->st_name;
+    void **at = (void **)(m->base + rela->r_offset);
+
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        const struct ub_loop_ops *ops = ub_loops[loop];
+        const struct ub_loop_hook *hook = hook_named(ops, name);
+        int copy;
+
+        if (!hook || hook->own != is_file_of(ops, m->name))
+            continue;
+        copy = copy_of(m, loop, (uint32_t)(hook - ops->hooks), (uintptr_t)__atomic_load_n(at, __ATOMIC_RELAXED));
+        if (copy >= 0 && hook->hook[copy])
+            write_slot(m, at, hook->hook[copy]);
+        return;
+    }
+}
+
+static void patch_table(const struct module *m, const ElfW(Rela) *rela, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t type = ELF64_R_TYPE(rela[i].r_info);
+
+        if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT)
+            patch_slot(m, &rela[i]);
+    }
+}
+
+/* Any library in there at all? */
+static bool any_copy(void)
+{
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
+            if (patch.copy[loop][n].there)
+                return true;
+        }
+    }
+    return false;
+}
+
+static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
+{
+    struct module m;
+
+    if (!read_module(info, &m) || strncmp(m.name, "libunblock.", 11) == 0)
+        return 0;
+    if (!is_settled(&m)) {
+        *(bool *)data = true;
+        return 0;
+    }
+    patch_table(&m, m.plt, m.plts);
+    patch_table(&m, m.rela, m.relas);
+    return 0;
+}
+
+/* True: some module is still being loaded. */
+static bool look_around(void)
+{
+    bool unsettled = false;
+
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++)
+            patch.copy[loop][n].seen = false;
+    }
+    dl_iterate_phdr(meet_library, &unsettled);
+    forget_copies();
+    if (any_copy())
+        dl_iterate_phdr(patch_module, &unsettled);
+    return unsettled;
+}
+
+/*
+ * The loader's own count of modules: a private variable of its, which is read
+ * only if it looks as it has since 2005. Otherwise libraries that are loaded
+ * late are noticed where a loop makes its descriptor.
+ */
+static void find_counter(void)
+{
+    struct {
+        const struct link_map *loaded;
+        uint32_t count;
+    } const *spaces = dlsym(RTLD_DEFAULT, "_rtld_global");
+    const struct r_debug *debug = dlsym(RTLD_DEFAULT, "_r_debug");
+    uint32_t count = 0;
+
+    if (!spaces || !debug || spaces->loaded != debug->r_map)
+        return;
+    for (const struct link_map *l = debug->r_map; l; l = l->l_next)
+        count++;
+    if (spaces->count == count)
+        ub_patch_modules = &spaces->count;
+}
+
+void ub_patch_start(void)
+{
+    patch.on = true;
+    find_counter();
+    ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
+    look_around();
+    patch.complete = true;
+}
+
+void ub_patch_again(void)
+{
+    uint32_t idle = 0, count;
+
+    if (!patch.on || !__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return;
+    count = ub_load_relaxed(ub_patch_modules);
+    patch.unsettled = look_around() ? patch.unsettled + 1 : 0;
+    if (patch.unsettled % UB_UNSETTLED_MAX == 0)
+        ub_store_relaxed(&ub_patch_seen, count);
+    ub_store_release(&patch.busy, 0);
+}

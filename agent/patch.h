@@ -1,0 +1,38 @@
+/*
+ * GOT patching: the calls of loop-library functions, module by module.
+ *
+ * Only pointers that the loader has settled are touched: in the constructor all
+ * of them are; a module that came later is known to be complete when
+ * _dl_find_object knows it. All of it happens inside dl_iterate_phdr, so that no
+ * module is unmapped under our hands. That takes a lock of the loader for some
+ * microseconds, once when modules were loaded; no wait takes it otherwise.
+ */
+#ifndef UB_AGENT_PATCH_H
+#define UB_AGENT_PATCH_H
+
+#include "../common/base.h"
+
+/* In the constructor. Slow path only. */
+void ub_patch_start(void);
+
+/* Looks for modules that came since. Slow path only; not in signal handlers. */
+void ub_patch_again(void);
+
+/* The loader's count of modules, as far as it can be read without a lock; else a constant. */
+extern const uint32_t *ub_patch_modules;
+extern uint32_t ub_patch_seen;
+
+/* One load and a comparison. Signal-safe but for the modules that it finds. */
+__attribute__((always_inline)) static inline void ub_patch_check(void)
+{
+    if (ub_unlikely(ub_load_relaxed(ub_patch_modules) != ub_load_relaxed(&ub_patch_seen)))
+        ub_patch_again();
+}
+
+/*
+ * Writes a pointer in a module's data (or in memory of no module). False: it is
+ * read-only for good, or has become so and must stay (a seccomp filter). Slow path only.
+ */
+bool ub_patch_pointer(void **at, void *value);
+
+#endif

@@ -1,0 +1,130 @@
+/*
+ * Callbacks of event-loop libraries: what a watched thread says of the one that
+ * runs now, and the sums of those that ended. One writer: the thread itself. The
+ * tracer reads all of it and trusts nothing.
+ *
+ * Signal-safe.
+ */
+#ifndef UB_CALLBACKS_H
+#define UB_CALLBACKS_H
+
+#include "base.h"
+#include "histogram.h"
+
+/* The recording's `kind`. */
+#define UB_CALLBACK_KIND_LIST(X)                                                                                       \
+    X(TURN, "turn")                                                                                                    \
+    X(TIMER, "timer")                                                                                                  \
+    X(IO, "io")                                                                                                        \
+    X(IDLE, "idle")                                                                                                    \
+    X(PREPARE, "prepare")                                                                                              \
+    X(CHECK, "check")                                                                                                  \
+    X(ASYNC, "async")                                                                                                  \
+    X(SIGNAL, "signal")                                                                                                \
+    X(CHILD, "child")                                                                                                  \
+    X(READ, "read")                                                                                                    \
+    X(WRITE, "write")                                                                                                  \
+    X(CONNECT, "connect")                                                                                              \
+    X(LISTENER, "listener")                                                                                            \
+    X(UDP, "udp")                                                                                                      \
+    X(FS, "fs")                                                                                                        \
+    X(FS_EVENT, "fs_event")                                                                                            \
+    X(FS_POLL, "fs_poll")                                                                                              \
+    X(DNS, "dns")                                                                                                      \
+    X(WORK, "work")                                                                                                    \
+    X(CLOSE, "close")                                                                                                  \
+    X(PROCESS, "process")                                                                                              \
+    X(DEFER, "defer")                                                                                                  \
+    X(POST, "post")                                                                                                    \
+    X(EXIT, "exit")                                                                                                    \
+    X(INOTIFY, "inotify")                                                                                              \
+    X(BUFFEREVENT, "bufferevent")                                                                                      \
+    X(EVBUFFER, "evbuffer")                                                                                            \
+    X(SOURCE, "source")                                                                                                \
+    X(CALLBACK, "callback")
+
+enum ub_callback_kind {
+#define X(name, text) UB_CALLBACK_##name,
+    UB_CALLBACK_KIND_LIST(X)
+#undef X
+        UB_CALLBACK_KINDS
+};
+
+/* The recording's `loop`. */
+#define UB_LOOP_LIST(X)                                                                                                \
+    X(NONE, "turn")                                                                                                    \
+    X(LIBUV, "libuv")                                                                                                  \
+    X(LIBEVENT, "libevent")                                                                                            \
+    X(LIBEV, "libev")                                                                                                  \
+    X(GLIB, "glib")                                                                                                    \
+    X(SD_EVENT, "sd-event")
+
+enum ub_loop_library {
+#define X(name, text) UB_LOOP_##name,
+    UB_LOOP_LIST(X)
+#undef X
+        UB_LOOP_LIBRARIES
+};
+
+#define UB_SPAN_LEVELS  8u  /* callbacks inside one another; deeper ones run untimed */
+#define UB_SPAN_BIGGEST 4u  /* callbacks of a turn that are told when none of them was slow by itself */
+#define UB_SPAN_NAME    32u /* bytes of a source's name, cut */
+#define UB_SPAN_HISTOGRAMS 8u /* of a thread: kinds beyond that have sums only */
+
+/* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
+struct ub_callback {
+    uint64_t start;    /* ticks; 0: being written */
+    uint64_t function; /* address of the program's function */
+    uint64_t object;   /* handle, source, watcher ... */
+    int32_t fd;        /* -1: none */
+    uint8_t kind;      /* enum ub_callback_kind */
+    uint8_t library;   /* enum ub_loop_library */
+    uint16_t reserved;
+};
+_Static_assert(sizeof(struct ub_callback) == 32, "callbacks: agent and tracer agree on it");
+
+struct ub_span_level {
+    uintptr_t sp; /* of the frame that will see it end: a level is over when its frame is */
+    uint64_t own; /* ticks so far, those of callbacks and turns inside it not counted */
+    struct ub_callback callback;
+};
+
+/* All callbacks of one function and kind in a turn. */
+struct ub_span_big {
+    uint64_t function;
+    uint64_t total; /* ticks */
+    uint32_t count;
+    int32_t fd;
+    uint8_t kind, library;
+    uint8_t reserved[6];
+};
+
+struct ub_span_sum {
+    uint64_t count, total, max; /* ticks */
+    uint32_t histogram;         /* one more than its place; 0: none (yet), UINT32_MAX: none was left */
+    uint32_t reserved;
+};
+
+/*
+ * A turn is a chain of segments without gaps: the loop's own code, a callback,
+ * the loop's own code ... The slot's `start` is that of the running segment, so
+ * every deadline is that of the callback where there is one.
+ */
+struct ub_spans {
+    struct ub_callback now; /* what the running segment is, if `now.start` says so */
+    uint64_t segment;       /* start of the segment that was begun here last */
+    uint64_t turn;          /* start of the turn that it belongs to */
+    uint64_t reported;      /* ticks of that turn that were reported as slow segments */
+    uint64_t least;         /* shortest of `big`: others are not looked at */
+    uint32_t depth;
+    uint32_t callbacks; /* in the turn */
+    uint32_t library;   /* enum ub_loop_library: of the thread's first callback */
+    uint32_t histograms; /* taken */
+    char version[16];   /* of that library, "" where it does not say */
+    struct ub_span_big big[UB_SPAN_BIGGEST];
+    struct ub_span_level level[UB_SPAN_LEVELS];
+    struct ub_span_sum sum[UB_CALLBACK_KINDS];
+    struct ub_histogram histogram[UB_SPAN_HISTOGRAMS]; /* by kind, in the order of their first callbacks */
+};
+
+#endif

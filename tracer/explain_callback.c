@@ -1,0 +1,208 @@
+/*
+ * The callback of a stall where the thread itself has named it (loop libraries
+ * whose callbacks are timed), and the biggest callbacks of a turn none of which
+ * was slow by itself.
+ */
+#include "explain_impl.h"
+
+#include "dispatchers.h"
+#include "fdinfo.h"
+#include "site.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const kind_names[UB_CALLBACK_KINDS] = {
+#define X(name, text) [UB_CALLBACK_##name] = text,
+    UB_CALLBACK_KIND_LIST(X)
+#undef X
+};
+
+static const char *const library_names[UB_LOOP_LIBRARIES] = {
+#define X(name, text) [UB_LOOP_##name] = text,
+    UB_LOOP_LIST(X)
+#undef X
+};
+
+const char *ub_callback_kind_name(uint32_t kind)
+{
+    return kind < UB_CALLBACK_KINDS ? kind_names[kind] : "callback";
+}
+
+const char *ub_callback_library_name(uint32_t library)
+{
+    return library < UB_LOOP_LIBRARIES ? library_names[library] : "turn";
+}
+
+/* The function as if it were a frame at its own beginning. False: nothing is known of that address. */
+static bool as_frame(struct ub_maps *maps, uint64_t function, struct ub_named_frame *ret)
+{
+    struct ub_symbol symbol[UB_INLINES_MAX];
+    const struct ub_map *map = maps ? ub_maps_find(maps, function) : NULL;
+    uint32_t n;
+
+    if (!map)
+        return false;
+    n = ub_symbols_resolve(maps, function, symbol, UB_INLINES_MAX);
+    *ret = (struct ub_named_frame){.symbol = symbol[n ? n - 1 : 0], .map = map, .pc = function};
+    if (n == 0)
+        ret->symbol = (struct ub_symbol){0};
+    ret->symbol.inlined = false;
+    ret->role = ub_dispatchers_role(map->elf ? map->elf->basename : "", ret->symbol.nearest ? NULL : ret->symbol.function,
+                                    &ret->libc);
+    if (ret->role == UB_ROLE_USER && map->elf)
+        ret->role = ub_dispatchers_path_role(map->elf->path);
+    return true;
+}
+
+static json_t *place_of(struct ub_maps *maps, uint64_t function, bool redact, enum ub_role *ret_role)
+{
+    struct ub_named_frame frame;
+    json_t *o;
+
+    if (!as_frame(maps, function, &frame))
+        return NULL;
+    if (frame.symbol.nearest)
+        frame.symbol.function = NULL; /* a guess names a frame; a callback it would misname */
+    o = ub_frame_place(&frame, redact);
+    *ret_role = frame.symbol.function ? frame.role : UB_ROLE_LIBRARY;
+    return o;
+}
+
+int ub_callback_frame(const struct ub_named_stack *stack, uint64_t function)
+{
+    for (uint32_t i = stack->count; function && i-- > 0;) {
+        const struct ub_named_frame *f = &stack->frame[i];
+        uint64_t begins = f->pc - f->symbol.offset;
+
+        /* The offset is that of the call, the pc often that of the instruction after it. */
+        if (!f->symbol.inlined && f->symbol.function && (begins == function || begins == function + 1))
+            return (int)i;
+    }
+    return -1;
+}
+
+/* The descriptor may be another file by now: only the look that found it in the callback says what it is. */
+static void set_fd(json_t *o, const struct ub_event *e, bool redact)
+{
+    char path[UB_FD_TEXT_MAX];
+
+    if (e->callback.fd < 0)
+        return;
+    json_object_set_new(o, "fd", json_integer(e->callback.fd));
+    if (!redact && e->kind == UB_EVENT_SAMPLE && ub_fd_describe(e->pid, e->callback.fd, path, sizeof(path)) == 0)
+        json_object_set_new(o, "fd_path", json_string(path));
+}
+
+void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+{
+    struct ub_maps *maps;
+    enum ub_role role;
+
+    if (e->callback.kind == UB_CALLBACK_TURN)
+        return;
+    s->what = e->callback;
+    if (!s->named) {
+        maps = ub_process_maps(e->process);
+        s->named = place_of(maps, e->callback.function, x->w->redact, &role);
+        s->named_user = s->named && role == UB_ROLE_USER;
+        if (s->named)
+            set_fd(s->named, e, x->w->redact);
+        ub_maps_unref(maps);
+    }
+    if (s->named && e->name[0] && !x->w->redact) {
+        json_t *name = json_string(e->name);
+
+        json_object_set_new(s->named, "name", name ? name : json_string("(not UTF-8)"));
+    }
+}
+
+/*
+ * The function that the library was given goes before what the stack shows: it
+ * is what the program registered. Where that is no code of the program's own
+ * (GIO's completion of a task) the outermost frame of the program says more.
+ */
+json_t *ub_callback_json(const struct ub_stall *s)
+{
+    json_t *o;
+
+    if (!s->named || s->has_python)
+        return s->callback ? json_copy(s->callback) : json_object();
+    if (s->named_user || !s->callback)
+        return json_copy(s->named);
+    o = json_copy(s->callback);
+    json_object_update_missing(o, s->named);
+    return o;
+}
+
+void ub_callback_site(struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e, uint64_t function,
+                      const char *call, const char *cause, const char *program, char ret[9])
+{
+    struct ub_maps *maps = ub_process_maps(e->process);
+    bool known;
+
+    ub_frames_clear(&x->named);
+    known = as_frame(maps, function, &x->named.frame[0]);
+    x->named.count = known;
+    x->named.maps = maps; /* the reference goes with it */
+    if (known)
+        x->named.frame[0].role = UB_ROLE_USER; /* whoever's it is: it is the callback */
+    ub_site_hash(known ? &x->named : NULL, known ? 0 : -1, call, cause, program, ret);
+}
+
+json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e)
+{
+    struct ub_maps *maps = ub_process_maps(e->process);
+    json_t *list = json_array();
+
+    for (uint32_t done = 0; e->bigs && done < e->bigs->count; done++) {
+        struct ub_record *r = &e->bigs->record[done], swap;
+        enum ub_role role;
+        json_t *o, *place;
+
+        for (uint32_t i = done + 1; i < e->bigs->count; i++) {
+            if (e->bigs->record[i].total > r->total) {
+                swap = *r;
+                *r = e->bigs->record[i];
+                e->bigs->record[i] = swap;
+            }
+        }
+        place = place_of(maps, r->function, x->w->redact, &role);
+        o = json_pack("{s:s, s:I, s:I, s:o}", "kind", ub_callback_kind_name(r->callback), "duration_ns",
+                      (json_int_t)ub_ticks_span_to_ns(r->total), "count", (json_int_t)r->count, "callback",
+                      place ? place : json_object());
+        json_array_append_new(list, o);
+    }
+    ub_maps_unref(maps);
+    return list;
+}
+
+static json_t *histogram_json(const struct ub_histogram *h)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < UB_HISTOGRAM_BUCKETS; i++) {
+        if (h->count[i])
+            json_array_append_new(list, json_pack("[I, I]", (json_int_t)ub_ticks_span_to_ns(ub_histogram_upper(i)),
+                                                  (json_int_t)h->count[i]));
+    }
+    return list;
+}
+
+json_t *ub_callback_kinds(const struct ub_stats *s)
+{
+    json_t *kinds = json_object();
+
+    for (uint32_t i = 0; i < s->kinds; i++) {
+        const struct ub_kind_stats *k = &s->kind[i];
+        json_t *o = json_pack("{s:I, s:I, s:I}", "callbacks", (json_int_t)k->count, "total_ns",
+                              (json_int_t)ub_ticks_span_to_ns(k->total_ticks), "max_ns",
+                              (json_int_t)ub_ticks_span_to_ns(k->max_ticks));
+
+        if (k->has_histogram)
+            json_object_set_new(o, "histogram", histogram_json(&k->histogram));
+        json_object_set_new(kinds, ub_callback_kind_name(k->kind), o);
+    }
+    return kinds;
+}

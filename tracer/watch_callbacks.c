@@ -1,0 +1,127 @@
+/*
+ * What a thread says of its callbacks (common/callbacks.h), out of the arena. It
+ * goes on while we read, and may be hostile: numbers are bounded, and what
+ * changes under our hands is dropped.
+ */
+#include "watch_impl.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_known(uint32_t kind, uint32_t library)
+{
+    return kind != UB_CALLBACK_TURN && kind < UB_CALLBACK_KINDS && library != UB_LOOP_NONE &&
+           library < UB_LOOP_LIBRARIES;
+}
+
+void ub_watch_callback(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_callback *ret)
+{
+    const struct ub_callback *now = &w->arena->cold[slot].spans.now;
+    uint64_t before = ub_load_acquire(&now->start);
+    struct ub_callback copy;
+
+    *ret = (struct ub_callback){.fd = -1};
+    if (!(ub_load_relaxed(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS))
+        return;
+    memcpy(&copy, now, sizeof(copy));
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (before == start && ub_load_relaxed(&now->start) == start && is_known(copy.kind, copy.library))
+        *ret = copy;
+}
+
+void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *record, struct ub_event *e)
+{
+    e->callback = (struct ub_callback){.fd = -1};
+    if (record->kind == UB_RECORD_CALLBACK && is_known(record->callback, record->library)) {
+        e->callback = (struct ub_callback){.start = record->start,
+                                           .function = record->function,
+                                           .object = record->object,
+                                           .fd = record->fd,
+                                           .kind = record->callback,
+                                           .library = record->library};
+        memcpy(e->name, record->name, sizeof(record->name));
+    }
+    if (!(record->flags & UB_RECORD_WHOLE))
+        return;
+    e->turn_callbacks = record->count;
+    e->turn_reported = record->total < record->end - record->start ? record->total : 0;
+    e->bigs = malloc(sizeof(*e->bigs));
+    if (e->bigs)
+        *e->bigs = t->bigs;
+    t->bigs.count = 0;
+}
+
+void ub_watch_keep_big(struct ub_watched *t, const struct ub_record *record)
+{
+    if (t->bigs.count && t->bigs.record[0].start != record->start)
+        t->bigs.count = 0; /* of a turn whose own record was lost */
+    if (t->bigs.count < UB_SPAN_BIGGEST && is_known(record->callback, record->library))
+        t->bigs.record[t->bigs.count++] = *record;
+}
+
+void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e)
+{
+    const struct ub_spans *s = &w->arena->cold[slot].spans;
+
+    if (!(ub_load_acquire(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS))
+        return;
+    e->library = ub_load_relaxed(&s->library);
+    if (e->library >= UB_LOOP_LIBRARIES)
+        e->library = UB_LOOP_NONE;
+    memcpy(e->version, s->version, sizeof(e->version) - 1);
+    for (char *c = e->version; *c; c++) {
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    }
+}
+
+static const struct ub_histogram *histogram_of(const struct ub_watch *w, uint32_t slot, uint32_t place)
+{
+    const struct ub_span_pool *pool = &w->arena->kinds;
+
+    return place - 1 < UB_SPAN_POOL && ub_load_acquire(&pool->owner[place - 1]) == slot + 1
+               ? &pool->histogram[place - 1]
+               : NULL;
+}
+
+void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats)
+{
+    const struct ub_spans *s = &w->arena->cold[slot].spans;
+    struct ub_kind_stats *kind = calloc(UB_CALLBACK_KINDS, sizeof(*kind));
+
+    for (uint32_t i = 0; kind && i < UB_CALLBACK_KINDS; i++) {
+        struct ub_kind_stats *k = &kind[stats->kinds];
+        const struct ub_histogram *h = histogram_of(w, slot, ub_load_relaxed(&s->sum[i].histogram));
+
+        k->count = ub_load_relaxed(&s->sum[i].count);
+        if (!k->count)
+            continue;
+        k->kind = i;
+        k->total_ticks = ub_load_relaxed(&s->sum[i].total);
+        k->max_ticks = ub_load_relaxed(&s->sum[i].max);
+        k->has_histogram = h != NULL;
+        if (h)
+            memcpy(&k->histogram, h, sizeof(*h));
+        stats->kinds++;
+    }
+    if (!stats->kinds) {
+        free(kind);
+        return;
+    }
+    stats->kind = realloc(kind, stats->kinds * sizeof(*kind));
+    if (!stats->kind)
+        stats->kind = kind;
+}
+
+void ub_watch_free_kinds(struct ub_watch *w, uint32_t slot)
+{
+    struct ub_span_pool *pool = &w->arena->kinds;
+
+    for (uint32_t i = 0; i < UB_SPAN_POOL; i++) {
+        if (ub_load_relaxed(&pool->owner[i]) != slot + 1)
+            continue;
+        memset(&pool->histogram[i], 0, sizeof(pool->histogram[i]));
+        ub_store_release(&pool->owner[i], 0);
+    }
+}
