@@ -341,7 +341,7 @@ static int copy_of(const struct module *m, uint32_t loop, uint32_t hook, uintptr
             return (int)n;
         only = only == -1 ? (int)n : -2;
     }
-    return only >= 0 && contains(m, value) && needs(m, ops) ? only : -1;
+    return only >= 0 && contains(m, value) && (needs(m, ops) || is_file_of(ops, m->name)) ? only : -1;
 }
 
 static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name)
@@ -366,7 +366,7 @@ static void patch_slot(const struct module *m, const ElfW(Rela) *rela)
         const struct ub_loop_hook *hook = hook_named(ops, name);
         int copy;
 
-        if (!hook || hook->own != is_file_of(ops, m->name))
+        if (!hook || (!hook->own && is_file_of(ops, m->name)))
             continue;
         copy = copy_of(m, loop, (uint32_t)(hook - ops->hooks), (uintptr_t)__atomic_load_n(at, __ATOMIC_RELAXED));
         if (copy >= 0 && hook->hook[copy])

@@ -18,7 +18,7 @@
 struct ub_loop_hook {
     const char *name;
     void *hook[UB_LOOP_COPIES];
-    bool own; /* the library's own calls of it are hooked (and no others) */
+    bool own; /* the library's own calls of it are hooked as well */
 };
 
 struct ub_loop_ops {

@@ -1,0 +1,125 @@
+/*
+ * GLib, 2.x: a source's `dispatch` function stands in a table of functions. Those
+ * of the built-in sources are exported variables of GLib; tables of the
+ * program's own sources (GIO's among them) are seen where a source is made of one.
+ * The thunk takes dispatch's place in the table itself: a copy of the table would
+ * break programs that know their sources by its address.
+ *
+ * The callback is dispatch's second argument; a source without one is named by
+ * its dispatch function. GLib calls it while it holds the source.
+ */
+#include "loop.h"
+
+#include "../patch.h"
+
+static const char *version(void);
+static const char *name(uint64_t source);
+
+#define SOURCE_SIZE 96 /* sizeof(GSource): what a built-in source has of its own begins there */
+#define SHAPE(name_, kind_, ...)                                                                                       \
+    static const struct ub_shape name_ = {.kind = UB_CALLBACK_##kind_,                                                 \
+                                          .library = UB_LOOP_GLIB,                                                     \
+                                          .version = version,                                                          \
+                                          .name = name,                                                                \
+                                          .function = 2,                                                               \
+                                          __VA_ARGS__}
+SHAPE(timeout, TIMER);
+SHAPE(idle, IDLE);
+SHAPE(io, IO, .fd = UB_FD_MEMBER, .fd_at = SOURCE_SIZE); /* GIOWatch and GUnixFDSource begin with it */
+SHAPE(child, CHILD);
+SHAPE(signal, SIGNAL);
+SHAPE(source, SOURCE);
+
+struct source_funcs {
+    void *prepare, *check, *dispatch, *finalize;
+};
+
+static const char *const tables[] = {
+    "g_timeout_funcs",     "g_idle_funcs",          "g_io_watch_funcs",   "g_unix_fd_source_funcs",
+    "g_child_watch_funcs", "g_unix_signal_funcs",   NULL,
+};
+static const struct ub_shape *const shape_of[] = {&timeout, &idle, &io, &io, &child, &signal};
+
+/* A table that could not be written: asked for again and again, it is given up at once. */
+static struct source_funcs *refused;
+
+static void patch_table(struct source_funcs *funcs, const struct ub_shape *shape)
+{
+    void *dispatch, *thunk;
+
+    if (!funcs || funcs == ub_load_relaxed(&refused))
+        return;
+    dispatch = ub_load_relaxed(&funcs->dispatch);
+    if (!dispatch || ub_thunk_original(dispatch) != dispatch)
+        return;
+    thunk = ub_thunk(dispatch, shape);
+    if (thunk != dispatch && !ub_patch_pointer(&funcs->dispatch, thunk))
+        ub_store_relaxed(&refused, funcs);
+}
+
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(void *, g_source_new, (struct source_funcs *funcs, unsigned size), (seen(funcs), size)) \
+    X(void, g_source_set_funcs, (void *s, struct source_funcs *funcs), (s, seen(funcs)))
+
+enum { FUNCTIONS(UB_LOOP_ID) ID_name, ID_check_version, IDS };
+static void *original[IDS][UB_LOOP_COPIES];
+
+static struct source_funcs *seen(struct source_funcs *funcs)
+{
+    patch_table(funcs, &source);
+    return funcs;
+}
+
+FUNCTIONS(UB_LOOP_HOOK_0)
+FUNCTIONS(UB_LOOP_HOOK_1)
+
+static const struct ub_loop_hook hooks[] = {
+    FUNCTIONS(UB_LOOP_ROW)
+    {"g_source_get_name", {NULL}, false},
+    {"glib_check_version", {NULL}, false},
+};
+_Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
+/* clang-format on */
+
+/* GLib has no function that says it; it answers to what it is asked. */
+static const char *version(void)
+{
+    static char text[16];
+    const char *(*check)(unsigned, unsigned, unsigned) = original[ID_check_version][0];
+    unsigned minor = 0;
+
+    if (!check || check(2, 0, 0))
+        return NULL;
+    while (minor < 999 && !check(2, minor + 1, 0))
+        minor++;
+    text[0] = '2';
+    text[1] = '.';
+    text[2] = (char)('0' + minor / 10 % 10);
+    text[3] = (char)('0' + minor % 10);
+    return text;
+}
+
+/* With two copies it is not known whose the source is. */
+static const char *name(uint64_t object)
+{
+    const char *(*call)(uint64_t) = original[ID_name][0];
+
+    return call && !original[ID_name][1] ? call(object) : NULL;
+}
+
+static void found(uint32_t copy, void *const *data)
+{
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(shape_of); i++)
+        patch_table(data[i], shape_of[i]);
+}
+
+static const char *const files[] = {"libglib-2.0.", NULL};
+
+const struct ub_loop_ops ub_loop_glib = {.files = files,
+                                         .prefix = "g_source_",
+                                         .hooks = hooks,
+                                         .count = IDS,
+                                         .originals = original,
+                                         .data = tables,
+                                         .found = found};
