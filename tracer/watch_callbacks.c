@@ -5,7 +5,6 @@
  */
 #include "watch_impl.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,15 +75,6 @@ void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *
     }
 }
 
-static const struct ub_histogram *histogram_of(const struct ub_watch *w, uint32_t slot, uint32_t place)
-{
-    const struct ub_span_pool *pool = &w->arena->kinds;
-
-    return place - 1 < UB_SPAN_POOL && ub_load_acquire(&pool->owner[place - 1]) == slot + 1
-               ? &pool->histogram[place - 1]
-               : NULL;
-}
-
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats)
 {
     const struct ub_spans *s = &w->arena->cold[slot].spans;
@@ -92,7 +82,8 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
 
     for (uint32_t i = 0; kind && i < UB_CALLBACK_KINDS; i++) {
         struct ub_kind_stats *k = &kind[stats->kinds];
-        const struct ub_histogram *h = histogram_of(w, slot, ub_load_relaxed(&s->sum[i].histogram));
+        uint32_t place = ub_load_acquire(&s->sum[i].histogram);
+        const struct ub_histogram *h = place - 1 < UB_SPAN_HISTOGRAMS ? &s->histogram[place - 1] : NULL;
 
         k->count = ub_load_relaxed(&s->sum[i].count);
         if (!k->count)
@@ -112,16 +103,4 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
     stats->kind = realloc(kind, stats->kinds * sizeof(*kind));
     if (!stats->kind)
         stats->kind = kind;
-}
-
-void ub_watch_free_kinds(struct ub_watch *w, uint32_t slot)
-{
-    struct ub_span_pool *pool = &w->arena->kinds;
-
-    for (uint32_t i = 0; i < UB_SPAN_POOL; i++) {
-        if (ub_load_relaxed(&pool->owner[i]) != slot + 1)
-            continue;
-        memset(&pool->histogram[i], 0, sizeof(pool->histogram[i]));
-        ub_store_release(&pool->owner[i], 0);
-    }
 }

@@ -119,9 +119,6 @@ void ub_watch_keep_big(struct ub_watched *t, const struct ub_record *record);
 void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e);
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats);
 
-/* watch_callbacks.c: gives the thread's histograms back. */
-void ub_watch_free_kinds(struct ub_watch *w, uint32_t slot);
-
 /* explain.c: the explaining thread. */
 struct ub_explain;
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret);

@@ -308,7 +308,6 @@ static void retire(struct ub_watch *w, uint32_t index)
     }
     w->lost += ub_load_relaxed(&ring->lost);
     forget(t);
-    ub_watch_free_kinds(w, index);
     fallocate(w->arena_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
               (off_t)(offsetof(struct ub_arena, cold) + index * sizeof(struct ub_slot_cold)),
               sizeof(struct ub_slot_cold));
