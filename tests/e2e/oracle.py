@@ -133,6 +133,8 @@ def compare_one(truth, slow, recording, module, callback=True):
     stopped = truth["cause"] == "stopped"
     if callback and not stopped and slow.get("callback", {}).get("function") != truth["callback"]:
         wrong.append(f"callback {slow.get('callback')}, not {truth['callback']}")
+    if truth.get("kind") and slow["kind"] != truth["kind"]:
+        wrong.append(f"kind {slow['kind']}, not {truth['kind']}")
     stacks = 0
     for sample in slow.get("samples", []):
         at = slow["start_ns"] + sample["at_ns"]

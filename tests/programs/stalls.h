@@ -72,6 +72,14 @@ struct stalls_command {
     uint64_t bytes;
 };
 
+struct stalls;
+
+/* A kind of callback, and how to make the loop run the one that there is of it, once. NULL: the ticker itself. */
+struct stalls_kind {
+    const char *name, *callback;
+    void (*kick)(struct stalls *s);
+};
+
 struct stalls {
     FILE *truth;
     char dir[480];
@@ -105,6 +113,12 @@ struct stalls {
     uint64_t interrupted, short_counts;
     unsigned seed;
     uint64_t base_ns; /* shortest stall */
+
+    /* Programs with callbacks of many kinds: see stalls_kinds(). */
+    const struct stalls_kind *kinds;
+    int kind_count, kind;        /* the one in which the next stall is to happen */
+    bool kicked;                 /* it was made to run, and has not yet */
+    const char *callback, *runs; /* where the last stall was: function and kind */
 
     /* the stall whose line is still to be written */
     bool pending;
@@ -143,10 +157,10 @@ static void stalls_truth(struct stalls *s)
     fprintf(
         s->truth,
         "{\"stall\": \"%s\", \"cause\": \"%s\", \"call\": \"%s\", \"function\": \"stall_%s\", \"callback\": "
-        "\"on_tick\", "
+        "\"%s\", \"kind\": \"%s\", "
         "\"pid\": %d, \"tid\": %d, \"start_ns\": %llu, \"duration_ns\": %llu, \"delay_ns\": %llu, \"noise_ns\": %llu, "
         "\"retry\": %s}\n",
-        row->name, row->cause, row->call, row->name, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
+        row->name, row->cause, row->call, row->name, s->callback, s->runs, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
         (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside, (unsigned long long)noise,
         s->retry ? "true" : "false");
     fflush(s->truth);
@@ -199,11 +213,58 @@ static void stalls_summary(struct stalls *s)
         kill(s->helper, SIGKILL);
 }
 
-/* One turn of the loop. True: everything has been injected, end the loop. */
-static NOINLINE bool stalls_tick(struct stalls *s)
+static void stalls_queue(struct stalls *s, int what, uint64_t ns);
+
+/* The stall that is due happens here and now. */
+static NOINLINE void stalls_run(struct stalls *s)
 {
     int what;
 
+    what = s->queue[s->queue_at];
+    s->state = STALLS_QUIET;
+    s->countdown = STALLS_GAP;
+    s->what = what;
+    s->ns = s->queue_ns[s->queue_at];
+    if (s->uffd < 0 && stalls_is(what, "pagefault")) {
+        stalls_skip(s, what, "userfaultfd is not permitted here");
+        s->queue_at++;
+        return;
+    }
+    s->entered_ns = now_ns();
+    stalls_table[what].run(s);
+    s->left_ns = now_ns();
+    s->pending = true;
+    s->queue_at++;
+    s->retry = (stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) && s->end_ns - s->start_ns < s->base_ns;
+    if (s->retry) {
+        /* This disk is faster than the data was large: more data, once more. */
+        if (s->fsync_tries++ < 6) {
+            s->dirty_bytes += s->dirty_bytes / 2;
+            s->queue_at--;
+        } else {
+            stalls_skip(s, what, "the disk took everything at once");
+        }
+    }
+}
+
+
+/* In a callback of the kind `name`: if it is this one's turn, the stall happens. */
+static inline void stalls_here(struct stalls *s, const char *name)
+{
+    const struct stalls_kind *kind = &s->kinds[s->kind];
+
+    if (!s->kicked || strcmp(kind->name, name) != 0)
+        return;
+    s->kicked = false;
+    s->callback = kind->callback;
+    s->runs = kind->name;
+    s->delay_before = runqueue_ns(&s->schedstat);
+    stalls_run(s);
+}
+
+/* One turn of the loop. True: everything has been injected, end the loop. */
+static NOINLINE bool stalls_tick(struct stalls *s)
+{
     s->ticks++;
     if (s->pending)
         stalls_truth(s);
@@ -223,32 +284,33 @@ static NOINLINE bool stalls_tick(struct stalls *s)
     if (!s->shared->ready)
         return false;
 
-    what = s->queue[s->queue_at];
-    s->state = STALLS_QUIET;
-    s->countdown = STALLS_GAP;
-    s->what = what;
-    s->ns = s->queue_ns[s->queue_at];
-    if (s->uffd < 0 && stalls_is(what, "pagefault")) {
-        stalls_skip(s, what, "userfaultfd is not permitted here");
-        s->queue_at++;
+    if (s->kinds) {
+        s->kind = s->queue_at / (s->queue_len / s->kind_count);
+        if (!s->kicked) {
+            s->kicked = true;
+            if (s->kinds[s->kind].kick)
+                s->kinds[s->kind].kick(s);
+        }
+        if (s->kinds[s->kind].kick)
+            return false;
+        stalls_here(s, s->kinds[s->kind].name);
         return false;
     }
-    s->entered_ns = now_ns();
-    stalls_table[what].run(s);
-    s->left_ns = now_ns();
-    s->pending = true;
-    s->queue_at++;
-    s->retry = (stalls_is(what, "fsync") || stalls_is(what, "fdatasync")) && s->end_ns - s->start_ns < s->base_ns;
-    if (s->retry) {
-        /* This disk is faster than the data was large: more data, once more. */
-        if (s->fsync_tries++ < 6) {
-            s->dirty_bytes += s->dirty_bytes / 2;
-            s->queue_at--;
-        } else {
-            stalls_skip(s, what, "the disk took everything at once");
-        }
-    }
+    stalls_run(s);
     return false;
+}
+
+/* A program with callbacks of many kinds: each stall of the list happens once in each of them. */
+static inline void stalls_kinds(struct stalls *s, const struct stalls_kind *kinds, int count)
+{
+    int len = s->queue_len;
+
+    s->kinds = kinds;
+    s->kind_count = count;
+    for (int k = 1; k < count; k++) {
+        for (int i = 0; i < len; i++)
+            stalls_queue(s, s->queue[i], 0);
+    }
 }
 
 static uint64_t stalls_random_ns(struct stalls *s)
@@ -353,6 +415,8 @@ static struct stalls *stalls_new(int argc, char **argv)
     s->dirty_bytes = 96u << 20;
     s->schedstat = -1;
     s->countdown = STALLS_WARM_UP;
+    s->callback = "on_tick";
+    s->runs = "";
     for (int i = 0; i < rounds; i++)
         stalls_parse(s, argc > 2 ? argv[2] : "all");
 
