@@ -82,6 +82,7 @@ peers    git                     cmd:git
 peers    gcc                     cmd:gcc
 peers    perl                    cmd:perl
 peers    curl                    cmd:curl
+peers    openssh-server          cmd:sshd
 peers    libglib2.0-tests        none
 peers    libpython3.11-testsuite none
 

@@ -1,11 +1,13 @@
 """Scripted conversations with programs nobody here wrote: byte for byte the same with and without the agent."""
 
 import os
+import pwd
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -44,11 +46,14 @@ class Talk:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o755)
         self.said = []
+        self.started = 0
 
     def command(self, argv, user=False):
         argv = [str(a) for a in argv]
         if self.watched:
-            argv = [str(helpers.UNBLOCK), "run", "-q", "--force", "-o", str(self.root / "recording.jsonl"), "--", *argv]
+            self.started += 1
+            argv = [str(helpers.UNBLOCK), "run", "-q", "--force", "-o",
+                    str(self.root / f"recording-{self.started}.jsonl"), "--", *argv]
         return argv
 
     def env(self, **more):
@@ -112,8 +117,11 @@ def compare(folder, script, normalise=lambda text: text):
         sides.append([normalise(repr(x)) for x in talk.said])
     plain, watched = sides
     assert plain and plain == watched
-    images = helpers.Recording(folder / "recording.jsonl", torn=True)
-    assert not any("not loaded" in n["text"] for n in images.of("note")), images.of("note")
+    recordings = list(folder.glob("recording-*.jsonl"))
+    assert len(recordings) == talk.started
+    for path in recordings:
+        notes = helpers.Recording(path, torn=True).of("note")
+        assert not any("not loaded" in n["text"] for n in notes), notes
 
 
 def test_redis(folder):
@@ -336,6 +344,85 @@ def test_curl(folder):
 
     # The system's messages have times in them.
     compare(folder, script, lambda text: re.sub(r"after \d+ ms", "after - ms", text))
+
+
+@pytest.fixture
+def keys(folder):
+    """The server's key and the user's, the same for both sides, and one that nobody knows."""
+    for name in ("host", "user", "stranger"):
+        subprocess.run([tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", folder / name], check=True)
+    return folder
+
+
+def test_ssh(folder, keys):
+    """sshd (which executes itself for each connection and confines a child by seccomp), ssh and sftp, all under the agent."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    if os.getuid() == 0:
+        os.makedirs("/run/sshd", 0o755, exist_ok=True)  # sshd's own; the service makes it otherwise
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def echo():
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            with peer:
+                while part := peer.recv(65536):
+                    peer.sendall(part.upper())
+
+    threading.Thread(target=echo, daemon=True).start()
+
+    def script(t):
+        conf = t.folder / "sshd_config"
+        conf.write_text(f"""Port {t.port}
+ListenAddress 127.0.0.1
+HostKey {keys}/host
+AuthorizedKeysFile {keys}/user.pub
+PidFile none
+UsePAM no
+StrictModes no
+PermitRootLogin yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AcceptEnv WORD
+Subsystem sftp internal-sftp
+""")
+        (t.folder / "known").write_text(f"[127.0.0.1]:{t.port} {(keys / 'host.pub').read_text()}")
+        (t.folder / "none").write_text("")
+        options = ["-F", "none", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
+                   "-o", f"Port={t.port}", "-o", f"User={user}"]
+        known = ["-o", f"UserKnownHostsFile={t.folder}/known", "-o", "StrictHostKeyChecking=yes"]
+        ssh = [tool("ssh"), *options, *known, "-i", keys / "user"]
+        p = t.start(tool("sshd"), "-D", "-f", conf)
+        t.run(*ssh, "127.0.0.1", "echo out; echo err >&2; exit 3")
+        t.run(*ssh, "127.0.0.1", "sha256sum", stdin="0123456789\n" * 100000)
+        t.run(*ssh, "127.0.0.1", "yes | head -c 3000000 | sha256sum; kill -TERM $$")
+        t.run(*ssh, "-o", "SendEnv=WORD", "127.0.0.1", "echo $WORD", WORD="handed on")
+        t.run(*ssh, "-tt", "127.0.0.1", "test -t 0 && echo a terminal; stty -echo; cat", stdin="typed\n\4")
+        t.run(*ssh, "-C", "-c", "aes128-ctr", "-m", "hmac-sha2-256", "127.0.0.1", "seq 20000 | tail -1")
+        t.run(*ssh, "-W", f"127.0.0.1:{listener.getsockname()[1]}", "127.0.0.1", stdin="forwarded\n" * 1000)
+        t.run(*ssh, "-W", "127.0.0.1:1", "127.0.0.1")
+        t.run(*ssh[:-1], keys / "stranger", "127.0.0.1", "true")
+        t.run(*ssh[:1], *options, "-o", f"UserKnownHostsFile={t.folder}/none", "-o", "StrictHostKeyChecking=yes",
+              "-i", keys / "user", "127.0.0.1", "true")
+        (t.folder / "sent").write_text("x" * 500000)
+        batch = "put sent there\nrename there over\nget over back\nls -1\nrm over\nget nosuch\n"
+        sftp = [tool("sftp"), *ssh[1:-2], "-i", keys / "user", "-q", "-b", "-"]
+        t.run(*sftp, f"127.0.0.1:{t.folder}", stdin=batch)
+        t.said.append((t.folder / "back").read_bytes())
+        control = ["-o", f"ControlPath={t.folder}/c"]
+        t.run(*ssh, *control, "-M", "-N", "-f", "127.0.0.1")
+        t.run(*ssh, *control, "127.0.0.1", "echo by the other")
+        t.run(*ssh, *control, "-O", "exit", "127.0.0.1")
+        t.stop(p)
+        refused = [x for x in t.said if x[0] == ssh[0] and x[1] == 255]
+        assert len(refused) == 4, t.said  # the killed command, the dead port, the key nobody knows, the unknown host
+
+    try:
+        compare(folder, script)
+    finally:
+        listener.close()
 
 
 def test_starts_and_stops_many(folder):
