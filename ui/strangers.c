@@ -22,6 +22,16 @@ static bool is_another_users(pid_t pid)
     return stat(path, &st) == 0 && st.st_uid != geteuid();
 }
 
+/* Whoever is in one cannot open what belongs to a process outside, whatever its user. */
+static bool is_in_another_user_namespace(pid_t pid)
+{
+    char path[48];
+    struct stat own, its;
+
+    snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+    return stat("/proc/self/ns/user", &own) == 0 && stat(path, &its) == 0 && own.st_ino != its.st_ino;
+}
+
 static bool is_told(const struct ub_strangers *s, pid_t pid)
 {
     for (uint32_t i = 0; i < s->count; i++)
@@ -32,19 +42,22 @@ static bool is_told(const struct ub_strangers *s, pid_t pid)
 
 static void look_at(struct ub_strangers *s, struct ub_watch *watch, pid_t pid)
 {
+    bool namespace = is_in_another_user_namespace(pid);
     struct ub_preloaded p;
     char name[64];
 
-    if (!is_another_users(pid) || is_told(s, pid) || ub_preloaded_look(pid, &p) != 1)
+    if ((!namespace && !is_another_users(pid)) || is_told(s, pid) || ub_preloaded_look(pid, &p) != 1)
         return;
     s->told[s->count++] = pid;
     ub_preamble_thread_name(pid, pid, name, sizeof(name));
-    ub_watch_note(
-        watch, "warning",
-        "process %d (%s) is not watched: it was executed after a change of user (setpriv, gosu, su-exec), and "
-        "this run's memory is closed to that user: start unblock behind the launcher, as in `setpriv ... "
-        "unblock run -- CMD`",
-        (int)pid, name);
+    ub_watch_note(watch, "warning",
+                  namespace ? "process %d (%s) is not watched: it was executed in another user namespace (unshare, "
+                              "bwrap, podman), from which this run's memory cannot be reached: start unblock in there, "
+                              "as in `unshare ... unblock run -- CMD`"
+                            : "process %d (%s) is not watched: it was executed after a change of user (setpriv, gosu, "
+                              "su-exec), and this run's memory is closed to that user: start unblock behind the "
+                              "launcher, as in `setpriv ... unblock run -- CMD`",
+                  (int)pid, name);
 }
 
 void ub_strangers_look(struct ub_strangers *s, struct ub_watch *watch, pid_t pid)

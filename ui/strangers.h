@@ -1,7 +1,7 @@
 /*
  * Processes of a run that loaded the agent but cannot be watched, because they
- * were executed by another user than the watcher's (setpriv, gosu, su-exec):
- * the run's memory is closed to them.
+ * were executed by another user than the watcher's (setpriv, gosu, su-exec) or
+ * in another user namespace (unshare): the run's memory is closed to them.
  */
 #ifndef UB_UI_STRANGERS_H
 #define UB_UI_STRANGERS_H

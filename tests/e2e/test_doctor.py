@@ -103,6 +103,23 @@ def test_processes(tmp_path):
         target.communicate()
 
 
+@pytest.mark.parametrize("kind", ["pid", "user"])
+def test_process_in_another_namespace(kind):
+    target = subprocess.Popen(["unshare", f"--{kind}", "--fork", "--kill-child", "sleep", "30"])
+    try:
+        def inside():
+            assert target.poll() is None or pytest.skip("no namespaces here")
+            return [p for p in helpers.children(target.pid)
+                    if helpers.Path(f"/proc/{p}/comm").read_text() == "sleep\n"]
+
+        (child,) = helpers.wait_until(inside, what="sleep")
+        found = doctor(child)["namespaces"]
+        assert found["health"] == "limited" and f"another {kind} namespace" in found["text"]
+    finally:
+        target.kill()
+        target.wait()
+
+
 @pytest.mark.parametrize("flags, word", [(["-static"], "statically"), (["-m32"], "x86-64"),
                                          (["-fsanitize=address"], "sanitizer")])
 def test_programs_without_an_agent(tmp_path, flags, word):
