@@ -120,6 +120,8 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
     int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
+    if (w->agentless && !t->sampled)
+        t->sampled = ub_bpf_sample(w->bpf, index, t->tid) == 0;
     if (t->sampled)
         return -EBUSY;
     if (r < 0 && r != -ENOTSUP)

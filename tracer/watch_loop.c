@@ -153,8 +153,6 @@ static int meet(struct ub_watch *w, uint32_t index)
         t->pid = pid;
         t->tid = tid;
     }
-    if (r == 0 && w->agentless)
-        t->sampled = ub_bpf_sample(w->bpf, index, tid) == 0;
     return r;
 }
 
@@ -385,6 +383,10 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
     t->seen_turns = turns;
     if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED)
         announce_loop(w, index, start, now);
+    if (t->sampled && start != t->start) {
+        ub_bpf_stop_sampling(w->bpf, index);
+        t->sampled = false;
+    }
     if (start == 0) {
         t->start = 0;
         return UINT64_MAX;

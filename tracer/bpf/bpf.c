@@ -23,8 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_MIN_NS 1000000u
-#define TICK_MAX_NS 10000000u
+#define TICK_NS 1000000u /* a sample of an overdue turn is late by so much CPU time at the most */
 
 _Static_assert(sizeof(struct ub_bpf_slot) == sizeof(struct ub_slot), "the kernel writes struct ub_slot");
 _Static_assert(offsetof(struct ub_bpf_slot, ready) == offsetof(struct ub_slot, ready), "field by field");
@@ -172,7 +171,6 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     b = calloc(1, sizeof(*b));
     if (!b)
         return -ENOMEM;
-    b->threshold_ns = options->threshold_ns;
     b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     last_words[0] = '\0';
     libbpf_set_print(listen);
@@ -257,10 +255,7 @@ int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena)
     return 0;
 }
 
-/*
- * An event of its own a thread, so that nobody else is interrupted, and an idle
- * loop is not either. Some ticks a threshold: a sample is late by one at the most.
- */
+/* An event of its own a thread, so that nobody else is interrupted. */
 int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid)
 {
     struct bpf_program *program = bpf_object__find_program_by_name(b->object, "ub_tick");
@@ -270,9 +265,7 @@ int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid)
 
     if (slot >= UB_BPF_SLOTS || !program || b->sampler[slot])
         return -EINVAL;
-    attr.sample_period = b->threshold_ns / 4 < TICK_MIN_NS   ? TICK_MIN_NS
-                         : b->threshold_ns / 4 > TICK_MAX_NS ? TICK_MAX_NS
-                                                             : b->threshold_ns / 4;
+    attr.sample_period = TICK_NS;
     fd = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC);
     if (fd < 0)
         return -errno;
@@ -287,12 +280,17 @@ int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid)
     return 0;
 }
 
+void ub_bpf_stop_sampling(struct ub_bpf *b, uint32_t slot)
+{
+    bpf_link__destroy(b->sampler[slot]);
+    b->sampler[slot] = NULL;
+}
+
 void ub_bpf_free_slot(struct ub_bpf *b, uint32_t slot)
 {
     static const struct ub_histogram empty;
 
-    bpf_link__destroy(b->sampler[slot]);
-    b->sampler[slot] = NULL;
+    ub_bpf_stop_sampling(b, slot);
     bpf_map_update_elem(b->histograms_fd, &slot, &empty, 0);
     bpf_map_update_elem(b->free_fd, NULL, &slot, 0);
 }

@@ -36,8 +36,13 @@ void ub_bpf_close(struct ub_bpf *b); /* NULL is fine */
 int ub_bpf_add(struct ub_bpf *b, pid_t pid);
 int ub_bpf_find(struct ub_bpf *b);
 
-/* Samples the thread of a slot while it runs a turn that is overdue. 0 or -errno: it has to be done from outside. */
+/*
+ * Samples the thread of a slot, whose turn is overdue, while it runs, until told
+ * to stop: a thread with a clock of its own pays for it at every context switch.
+ * 0 or -errno: it has to be done from outside.
+ */
 int ub_bpf_sample(struct ub_bpf *b, uint32_t slot, pid_t tid);
+void ub_bpf_stop_sampling(struct ub_bpf *b, uint32_t slot);
 
 /* Puts the slots that the kernel writes in place of the first ones of `arena`. 0 or -errno. */
 int ub_bpf_map_slots(struct ub_bpf *b, struct ub_arena *arena);

@@ -16,7 +16,6 @@ struct ub_bpf {
     struct ring_buffer *ring;
     int targets_fd, programs_fd, slots_fd, histograms_fd, free_fd;
     struct bpf_link *sampler[UB_BPF_SLOTS];
-    uint64_t threshold_ns;
     int wake_fd;
     uint32_t *asleep, *no_slot, *lost_threads; /* the program's variables */
     uint64_t *lost_records;

@@ -158,6 +158,33 @@ static __always_inline bool plausible(struct thread *t, struct pt_regs *regs, u3
 
 /* ---- turns ---- */
 
+static __always_inline void switched_in(struct thread *t, u64 now)
+{
+    u64 awake = now;
+
+    if (t->off_how != OFF_RUNNABLE) {
+        if (t->wake_at)
+            awake = t->wake_at;
+        blocked(t, awake - t->off_at);
+    } else {
+        awake = t->off_at;
+    }
+    waited_for_cpu(t, now - awake);
+    t->off_at = 0;
+    t->on_at = now;
+}
+
+/*
+ * Who leaves a CPU, or ends its turn, was on one. Once in a thousand stalls the
+ * switch that brought it there is not seen (why is not known); it was when the
+ * thread was woken, and what it slept must not be taken for work.
+ */
+static __always_inline void back_on_cpu(struct thread *t, u64 now)
+{
+    if (t->off_at)
+        switched_in(t, t->wake_at ? t->wake_at : now);
+}
+
 static __always_inline u32 log2_of(u64 v)
 {
     u32 r = 0;
@@ -255,6 +282,7 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
         slot->max = spent;
     count_turn(t->slot_plus1 - 1, spent);
     if (spent >= threshold_ns) {
+        back_on_cpu(t, now);
         t->accounts.cpu_ns += now - t->on_at;
         emit_turn(t, slot, start, now, 0);
     }

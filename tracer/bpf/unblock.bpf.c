@@ -75,6 +75,7 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
 {
     u32 state = prev->__state;
 
+    back_on_cpu(t, now);
     t->accounts.cpu_ns += now - t->on_at;
     t->off_at = now;
     if (t->sys_at == NOT_TIMED)
@@ -93,22 +94,6 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
         t->off_how = OFF_FAULT;
     if (t->off_how == OFF_FAULT && now - t->start >= threshold_ns / 2 && now >= t->next_stack)
         copy_own_stack(t, UB_BPF_STACK_FAULT, (struct pt_regs *)bpf_task_pt_regs(prev), now, 0);
-}
-
-static __always_inline void switched_in(struct thread *t, u64 now)
-{
-    u64 awake = now;
-
-    if (t->off_how != OFF_RUNNABLE) {
-        if (t->wake_at)
-            awake = t->wake_at;
-        blocked(t, awake - t->off_at);
-    } else {
-        awake = t->off_at;
-    }
-    waited_for_cpu(t, now - awake);
-    t->off_at = 0;
-    t->on_at = now;
 }
 
 SEC("tp_btf/sched_switch")
@@ -157,7 +142,7 @@ int ub_tick(void *ctx)
     if (!t || !t->start)
         return 0;
     now = bpf_ktime_get_ns();
-    if (now >= t->next_sample || t->sample_soon)
+    if (now - t->start >= threshold_ns && (now >= t->next_sample || t->sample_soon))
         sample_now(t, (struct pt_regs *)bpf_task_pt_regs(task), now);
     return 0;
 }
