@@ -131,6 +131,29 @@ static struct ub_slot_cold *map_cold(struct ub_arena *arena, uint32_t index)
     return (struct ub_slot_cold *)((uintptr_t)at + before);
 }
 
+/*
+ * Some who stand in for a kernel (valgrind) know mremap, but not from nothing:
+ * there all of it is mapped at once, while there is a descriptor. Asked before
+ * the first slot is wanted, as a program may forbid mremap later.
+ */
+static int map_all_if_need_be(int fd, struct ub_arena **arena)
+{
+    static bool asked;
+    struct ub_slot_cold *probe;
+
+    if (asked || mapped != UB_ARENA_HOT)
+        return 0;
+    asked = true;
+    probe = map_cold(*arena, 0);
+    if (probe) {
+        ub_raw2(SYS_munmap, probe, sizeof(*probe));
+        return 0;
+    }
+    ub_arena_unmap(*arena);
+    ub_arena_map_whole();
+    return map(fd, 0, mapped, arena);
+}
+
 struct ub_slot_cold *ub_arena_cold(struct ub_arena *arena, uint32_t index)
 {
     if (arena == alone || mapped == sizeof(struct ub_arena))
@@ -158,6 +181,8 @@ int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
     if (fd < 0)
         return fd;
     r = map(fd, 0, mapped, &arena);
+    if (r == 0)
+        r = map_all_if_need_be(fd, &arena);
     ub_raw1(SYS_close, fd);
     if (r < 0)
         return r;
@@ -245,6 +270,8 @@ int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
     if (fd < 0)
         return fd;
     r = map(fd, 0, mapped, ret);
+    if (r == 0)
+        r = map_all_if_need_be(fd, ret);
     if (r < 0) {
         ub_raw1(SYS_close, fd);
         return r;

@@ -178,7 +178,8 @@ static uint32_t slot_flags(const struct ub_process *page)
     return (page->sampler ? UB_SLOT_SAMPLER : 0) | (page->barrier ? UB_SLOT_BARRIER : 0);
 }
 
-static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_process *page, struct ub_thread *t)
+/* 0; -EBUSY: it is somebody's; -ENOMEM: no slot can be had at all. */
+static int try_take(struct ub_arena *arena, uint32_t index, const struct ub_process *page, struct ub_thread *t)
 {
     struct ub_slot *slot = &arena->slot[index];
     struct ub_slot_cold *cold;
@@ -188,7 +189,7 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     if (ub_load_relaxed(&slot->state) != UB_SLOT_FREE ||
         !__atomic_compare_exchange_n(&slot->state, &expected, UB_SLOT_TAKING, false, __ATOMIC_ACQUIRE,
                                      __ATOMIC_RELAXED))
-        return false;
+        return -EBUSY;
     ub_store_relaxed(&slot->start, 0);
     slot->turns = slot->busy = slot->max = slot->site = 0;
     slot->ready = 0;
@@ -199,7 +200,7 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     cold = ub_arena_cold(arena, index);
     if (!cold) {
         ub_store_release(&slot->state, UB_SLOT_FREE);
-        return false;
+        return -ENOMEM;
     }
     t->slot = slot;
     t->cold = cold;
@@ -209,7 +210,7 @@ static bool try_take(struct ub_arena *arena, uint32_t index, const struct ub_pro
     while (high < index + 1 && !__atomic_compare_exchange_n(&arena->h.slots_high, &high, index + 1, false,
                                                             __ATOMIC_RELEASE, __ATOMIC_RELAXED))
         ;
-    return true;
+    return 0;
 }
 
 static void free_slots_of_the_dead(struct ub_arena *arena)
@@ -228,11 +229,13 @@ static bool take_slot(const struct ub_process *page, struct ub_thread *t)
     struct ub_arena *arena = page->arena;
 
     for (int round = 0; round < 2; round++) {
-        for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
-            if (try_take(arena, i, page, t))
-                return true;
-        }
-        if (arena->h.mode != UB_ARENA_ALONE)
+        int r = -EBUSY;
+
+        for (uint32_t i = 0; i < UB_SLOT_MAX && r == -EBUSY; i++)
+            r = try_take(arena, i, page, t);
+        if (r == 0)
+            return true;
+        if (r == -ENOMEM || arena->h.mode != UB_ARENA_ALONE)
             break;
         free_slots_of_the_dead(arena); /* with a watcher that is its work */
     }
