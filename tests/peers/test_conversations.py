@@ -46,7 +46,7 @@ class Talk:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o755)
         self.said = []
-        self.started = 0
+        self.started, self.running = 0, []
 
     def command(self, argv, user=False):
         argv = [str(a) for a in argv]
@@ -69,6 +69,7 @@ class Talk:
     def start(self, *argv, port=None, **env):
         p = subprocess.Popen(self.command(argv), cwd=self.folder, env=self.env(**env), stdin=subprocess.DEVNULL,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.running.append(p)
 
         def ready():
             assert p.poll() is None, f"{argv[0]} ended with {p.returncode}"
@@ -113,7 +114,13 @@ def compare(folder, script, normalise=lambda text: text):
     port, sides = free_port(), []
     for watched in (False, True):
         talk = Talk(folder, watched, port)
-        script(talk)
+        try:
+            script(talk)
+        finally:  # what a failure left running
+            for p in talk.running:
+                if p.poll() is None:
+                    p.terminate()
+                    p.wait(30)
         sides.append([normalise(repr(x)) for x in talk.said])
     plain, watched = sides
     assert plain and plain == watched
