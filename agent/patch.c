@@ -33,6 +33,7 @@ static struct {
     bool on, complete;
     uint32_t unsettled; /* times in a row */
     struct copy copy[UB_LOOPS_MAX][UB_LOOP_COPIES];
+    bool foreign[UB_LOOPS_MAX]; /* another module defines its names, too (a program that was linked to it statically) */
 } patch;
 
 /* A module's dynamic section, as far as it matters. */
@@ -266,6 +267,11 @@ static void take_copy(uint32_t loop, uint32_t n, const struct module *m)
         ops->found(n, data);
 }
 
+static bool defines_some(const struct module *m, const struct ub_loop_ops *ops)
+{
+    return defined(m, ops->hooks[0].name) || defined(m, ops->hooks[1].name);
+}
+
 static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct module m;
@@ -276,8 +282,10 @@ static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
         struct copy *copy = patch.copy[loop];
         uint32_t n;
 
-        if (!is_file_of(ub_loops[loop], m.name))
+        if (!is_file_of(ub_loops[loop], m.name)) {
+            patch.foreign[loop] |= !patch.complete && defines_some(&m, ub_loops[loop]);
             continue;
+        }
         for (n = 0; n < UB_LOOP_COPIES; n++) {
             if (copy[n].there && copy[n].base == m.base && copy[n].phdr == m.phdr)
                 break;
@@ -325,23 +333,30 @@ static bool needs(const struct module *m, const struct ub_loop_ops *ops)
 }
 
 /*
- * Which copy a slot is bound to. One that the loader has not bound yet (its
- * pointer still leads into the module itself) is told only where there is no
- * choice: one copy, and a module that was linked to it.
+ * Which copy a slot is bound to; -1: none of them, or it cannot be told. One
+ * that the loader has not bound yet still leads into the module itself. It will
+ * be the only copy there is, for a module that was linked to it; with several,
+ * for a module of the program's start, the first of them (the order in which they
+ * were loaded is that of the search). Where that is not certain the slot is left
+ * alone until the loader has bound it.
  */
 static int copy_of(const struct module *m, uint32_t loop, uint32_t hook, uintptr_t value)
 {
     const struct ub_loop_ops *ops = ub_loops[loop];
-    int only = -1;
+    int first = -1;
+    bool several = false;
 
     for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
         if (!patch.copy[loop][n].there || !ops->originals[hook][n])
             continue;
         if (value == (uintptr_t)ops->originals[hook][n])
             return (int)n;
-        only = only == -1 ? (int)n : -2;
+        several = first >= 0;
+        first = several ? first : (int)n;
     }
-    return only >= 0 && contains(m, value) && (needs(m, ops) || is_file_of(ops, m->name)) ? only : -1;
+    if (first < 0 || patch.foreign[loop] || !contains(m, value) || (several && patch.complete))
+        return -1;
+    return several || needs(m, ops) || is_file_of(ops, m->name) ? first : -1;
 }
 
 static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name)

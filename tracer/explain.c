@@ -317,6 +317,17 @@ static void tell_what_was_not_seen(struct ub_explain *x)
         emit_note(x, "warning", text);
     }
     tell_what_was_not_entered(x);
+    if (ub_load_relaxed(&h->thunks_full)) {
+        snprintf(text, sizeof(text),
+                 "%u times a callback was not timed by itself: there are more callback functions than a process has room "
+                 "for (4096); stalls in it are told as its turn's",
+                 ub_load_relaxed(&h->thunks_full));
+        emit_note(x, "info", text);
+    }
+    if (ub_load_relaxed(&h->copies_full))
+        emit_note(x, "info",
+                  "a process has more than two copies of one event-loop library: callbacks of the further ones are not "
+                  "timed by themselves");
     if (ub_load_relaxed(&h->no_slot)) {
         snprintf(text, sizeof(text), "%u threads were not watched: all %u slots were taken",
                  ub_load_relaxed(&h->no_slot), UB_SLOT_MAX);

@@ -1,0 +1,132 @@
+/* Each stall of the list in a GLib source of each kind. callbacks_glib TRUTH [STALLS [ROUNDS [SEED]]] */
+// flags: -I/usr/include/glib-2.0 -I/usr/lib/x86_64-linux-gnu/glib-2.0/include
+// libs: -lglib-2.0
+#include "stalls.h"
+
+#include <glib-unix.h>
+#include <glib.h>
+
+static GMainLoop *loop;
+static struct stalls *s;
+static int io_pipe[2], fd_pipe[2];
+static bool source_due;
+
+static void drain(int fd)
+{
+    char c;
+
+    if (read(fd, &c, 1) != 1)
+        die("pipe");
+}
+
+static void fill(int fd)
+{
+    if (write(fd, "x", 1) != 1)
+        die("pipe");
+}
+
+static NOINLINE gboolean on_idle(gpointer data)
+{
+    stalls_here(s, "idle");
+    return G_SOURCE_REMOVE;
+}
+
+static NOINLINE gboolean on_channel(GIOChannel *channel, GIOCondition condition, gpointer data)
+{
+    drain(io_pipe[0]);
+    stalls_here(s, "io");
+    return G_SOURCE_CONTINUE;
+}
+
+static NOINLINE gboolean on_signal(gpointer data)
+{
+    stalls_here(s, "signal");
+    return G_SOURCE_CONTINUE;
+}
+
+static NOINLINE void on_child(GPid pid, gint status, gpointer data)
+{
+    stalls_here(s, "child");
+}
+
+/* A source of the program's own, with a constant table of functions and no callback. */
+static gboolean is_due(GSource *source)
+{
+    return source_due;
+}
+
+static gboolean prepare_own(GSource *source, gint *timeout)
+{
+    *timeout = -1;
+    return source_due;
+}
+
+static NOINLINE gboolean dispatch_own(GSource *source, GSourceFunc callback, gpointer data)
+{
+    source_due = false;
+    stalls_here(s, "source");
+    return G_SOURCE_CONTINUE;
+}
+
+static GSourceFuncs own_funcs = {prepare_own, is_due, dispatch_own, NULL, NULL, NULL};
+
+static void kick_idle(struct stalls *s_)
+{
+    g_idle_add(on_idle, NULL);
+}
+
+static void kick_channel(struct stalls *s_)
+{
+    fill(io_pipe[1]);
+}
+
+static void kick_signal(struct stalls *s_)
+{
+    kill(getpid(), SIGHUP);
+}
+
+static void kick_child(struct stalls *s_)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    g_child_watch_add(pid, on_child, NULL);
+}
+
+static void kick_own(struct stalls *s_)
+{
+    source_due = true;
+}
+
+static const struct stalls_kind kinds[] = {
+    {"timer", "on_tick", NULL},          {"idle", "on_idle", kick_idle},    {"io", "on_channel", kick_channel},
+    {"signal", "on_signal", kick_signal}, {"child", "on_child", kick_child}, {"source", "dispatch_own", kick_own},
+};
+
+static NOINLINE gboolean on_tick(gpointer data)
+{
+    if (!stalls_tick(s))
+        return G_SOURCE_CONTINUE;
+    g_main_loop_quit(loop);
+    return G_SOURCE_REMOVE;
+}
+
+int main(int argc, char **argv)
+{
+    GSource *own;
+
+    s = stalls_new(argc, argv);
+    stalls_kinds(s, kinds, sizeof(kinds) / sizeof(kinds[0]));
+    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || pipe2(fd_pipe, O_CLOEXEC | O_NONBLOCK))
+        die("pipes");
+    loop = g_main_loop_new(NULL, FALSE);
+    g_timeout_add(2, on_tick, NULL);
+    g_io_add_watch(g_io_channel_unix_new(io_pipe[0]), G_IO_IN, on_channel, NULL);
+    g_unix_signal_add(SIGHUP, on_signal, NULL);
+    own = g_source_new(&own_funcs, sizeof(GSource));
+    g_source_set_name(own, "the program's own");
+    g_source_attach(own, NULL);
+    g_main_loop_run(loop);
+    return 0;
+}
