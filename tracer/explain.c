@@ -206,7 +206,7 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
     x->totals.loops++;
     announce_process(x, e->process);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop", t->loop,
-                     "identity", t->library ? "callback" : "turn");
+                     "identity", t->library && !t->python_version ? "callback" : "turn");
     if (t->library && t->version[0] && !t->python_version)
         json_object_set_new(line, "version", json_string(t->version));
     if (t->python_version && strcmp(t->loop, "asyncio") == 0) {

@@ -100,7 +100,7 @@ void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_
     struct ub_maps *maps;
     enum ub_role role;
 
-    if (e->callback.kind == UB_CALLBACK_TURN)
+    if (e->callback.kind == UB_CALLBACK_TURN || x->thread[e->slot].python_version)
         return;
     s->what = e->callback;
     if (!s->named) {

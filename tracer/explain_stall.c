@@ -403,6 +403,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
 {
     struct ub_thread_record *t = &x->thread[e->slot];
     uint64_t duration = ub_ticks_span_to_ns(end_ticks - e->start), end_ns = ub_ticks_to_ns(end_ticks);
+    bool named = s->what.library && !t->python_version; /* uvloop's own callbacks say nothing of the program's */
     struct ub_seen seen[UB_LOOKS_KEPT];
     struct ub_shares shares;
     json_t *line;
@@ -424,8 +425,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         set_site(x, s, e);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
                      e->pid, "tid", e->tid, "thread", t->name, "loop",
-                     s->what.library ? ub_callback_library_name(s->what.library) : t->loop, "kind",
-                     ub_callback_kind_name(s->what.kind), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
+                     named ? ub_callback_library_name(s->what.library) : t->loop, "kind",
+                     ub_callback_kind_name(named ? s->what.kind : UB_CALLBACK_TURN), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
                      "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
                      *ret_cause, "samples", samples_json(s), "site", s->site, "waiting", "ready", (json_int_t)s->ready);
     if (!line)
