@@ -5,6 +5,7 @@ watched and not: what counts is that being watched makes no difference.
 """
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -46,7 +47,8 @@ def outcomes(folder, names, watched):
     if watched:
         command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "10ms", "-o", path, "--", *command]
     done = subprocess.run([str(c) for c in command], cwd=folder, env=helpers.clean_environment(), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", timeout=280)
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", timeout=280,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in background jobs
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "outcomes").read_text()), helpers.Recording(path) if watched else None
 
