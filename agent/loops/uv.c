@@ -1,17 +1,12 @@
 /*
  * libuv, 1.x: every function that takes a callback. What it calls of its own is
- * not hooked (its GOT is left alone). Descriptors are read out of the handles,
- * whose layout is part of libuv's ABI since 1.0 (tests/unit/test_loops.c compares it with
- * uv.h). Read, but not timed: alloc callbacks, which count as the loop's.
+ * not hooked (its GOT is left alone). Descriptors are read out of the handles
+ * (uv_layout.h). Alloc callbacks are not timed: they count as the loop's.
  */
 #include "loop.h"
+#include "uv_layout.h"
 
 static const char *version(void);
-
-/* Where handles keep their descriptor. */
-#define STREAM_FD 184 /* uv_tcp_t, uv_pipe_t, uv_tty_t */
-#define UDP_FD    176
-#define POLL_FD   152
 
 #define SHAPE(name, kind_, ...)                                                                                        \
     static const struct ub_shape name = {                                                                              \
@@ -21,13 +16,13 @@ SHAPE(prepare, PREPARE);
 SHAPE(check, CHECK);
 SHAPE(idle, IDLE);
 SHAPE(async, ASYNC);
-SHAPE(poll, IO, .fd = UB_FD_MEMBER, .fd_at = POLL_FD);
+SHAPE(poll, IO, .fd = UB_FD_MEMBER, .fd_at = UB_UV_POLL_FD);
 SHAPE(signal, SIGNAL);
-SHAPE(reading, READ, .fd = UB_FD_MEMBER, .fd_at = STREAM_FD);
+SHAPE(reading, READ, .fd = UB_FD_MEMBER, .fd_at = UB_UV_STREAM_FD);
 SHAPE(writing, WRITE);
 SHAPE(connecting, CONNECT);
-SHAPE(listening, LISTENER, .fd = UB_FD_MEMBER, .fd_at = STREAM_FD);
-SHAPE(receiving, UDP, .fd = UB_FD_MEMBER, .fd_at = UDP_FD);
+SHAPE(listening, LISTENER, .fd = UB_FD_MEMBER, .fd_at = UB_UV_STREAM_FD);
+SHAPE(receiving, UDP, .fd = UB_FD_MEMBER, .fd_at = UB_UV_UDP_FD);
 SHAPE(sending, UDP);
 SHAPE(process, PROCESS);
 SHAPE(fs, FS);
@@ -40,7 +35,7 @@ SHAPE(closing, CLOSE);
 /* The first member of uv_process_options_t; the rest is handed on as it is. */
 struct process_options {
     void *exit_cb;
-    uint64_t rest[7];
+    uint64_t rest[UB_UV_PROCESS_OPTIONS_WORDS - 1];
 };
 
 /* clang-format off */

@@ -1,0 +1,15 @@
+/*
+ * Where libuv's handles keep their descriptor: part of its ABI since 1.0
+ * (tests/unit/test_loops.c compares it with uv.h). Offsets in bytes.
+ */
+#ifndef UB_AGENT_UV_LAYOUT_H
+#define UB_AGENT_UV_LAYOUT_H
+
+#define UB_UV_STREAM_FD 184 /* uv_tcp_t, uv_pipe_t, uv_tty_t */
+#define UB_UV_UDP_FD    176
+#define UB_UV_POLL_FD   152
+
+/* uv_process_options_t: its first member is the callback, the rest is handed on as it is. */
+#define UB_UV_PROCESS_OPTIONS_WORDS 8
+
+#endif

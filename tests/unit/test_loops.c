@@ -1,0 +1,31 @@
+/* What the agent assumes of the loop libraries' own structures, beside their headers. */
+#include "unit.h"
+
+#include "../../agent/loops/uv_layout.h"
+
+#include <uv.h>
+
+static void libuv_handles(void **state)
+{
+    assert_int_equal(offsetof(uv_tcp_t, io_watcher.fd), UB_UV_STREAM_FD);
+    assert_int_equal(offsetof(uv_pipe_t, io_watcher.fd), UB_UV_STREAM_FD);
+    assert_int_equal(offsetof(uv_tty_t, io_watcher.fd), UB_UV_STREAM_FD);
+    assert_int_equal(offsetof(uv_udp_t, io_watcher.fd), UB_UV_UDP_FD);
+    assert_int_equal(offsetof(uv_poll_t, io_watcher.fd), UB_UV_POLL_FD);
+}
+
+static void libuv_process_options(void **state)
+{
+    assert_int_equal(offsetof(uv_process_options_t, exit_cb), 0);
+    assert_int_equal(sizeof(uv_process_options_t), UB_UV_PROCESS_OPTIONS_WORDS * sizeof(void *));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(libuv_handles),
+        cmocka_unit_test(libuv_process_options),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
