@@ -22,7 +22,7 @@ uint32_t ub_patch_seen;
 
 /* One copy of a library in the process. */
 struct copy {
-    uintptr_t base;    /* load address; 0 and not `there`: none */
+    uintptr_t base; /* load address; 0 and not `there`: none */
     const ElfW(Phdr) * phdr;
     uint16_t phdrs;
     bool there, seen;
@@ -106,7 +106,9 @@ static bool read_module(const struct dl_phdr_info *info, struct module *m)
     const char *slash = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
 
     *m = (struct module){.base = info->dlpi_addr,
-                         .name = slash ? slash + 1 : info->dlpi_name ? info->dlpi_name : "",
+                         .name = slash             ? slash + 1
+                                 : info->dlpi_name ? info->dlpi_name
+                                                   : "",
                          .phdr = info->dlpi_phdr,
                          .phdrs = info->dlpi_phnum};
     for (uint16_t i = 0; i < m->phdrs; i++) {
@@ -247,7 +249,7 @@ bool ub_patch_pointer(void **at, void *value)
         return place.writable && write_slot(&place.module, at, value);
     /* Heap or stack, most likely; written in a way that cannot fault. */
     return ub_process_quiet() == UB_QUIET_NOT && ub_raw6(SYS_process_vm_writev, ub_raw0(SYS_getpid), (long)&local, 1,
-                                                        (long)&remote, 1, 0) == (long)sizeof(value);
+                                                         (long)&remote, 1, 0) == (long)sizeof(value);
 }
 
 /* ---- copies of the libraries -------------------------------------------------------- */
@@ -370,7 +372,7 @@ static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, cons
     return NULL;
 }
 
-static void patch_slot(const struct module *m, const ElfW(Rela) *rela)
+static void patch_slot(const struct module *m, const ElfW(Rela) * rela)
 {
     const ElfW(Sym) *symbol = &m->symbols[ELF64_R_SYM(rela->r_info)];
     const char *name = m->strings + symbol->st_name;
@@ -390,7 +392,7 @@ static void patch_slot(const struct module *m, const ElfW(Rela) *rela)
     }
 }
 
-static void patch_table(const struct module *m, const ElfW(Rela) *rela, size_t count)
+static void patch_table(const struct module *m, const ElfW(Rela) * rela, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t type = ELF64_R_TYPE(rela[i].r_info);

@@ -23,8 +23,7 @@ static __attribute__((noinline)) struct ub_histogram *take_histogram(struct ub_s
     return &s->histogram[place];
 }
 
-__attribute__((always_inline)) static inline void account(struct ub_spans *s, struct ub_span_sum *sum,
-                                                          uint64_t spent)
+__attribute__((always_inline)) static inline void account(struct ub_spans *s, struct ub_span_sum *sum, uint64_t spent)
 {
     uint32_t place = sum->histogram;
     struct ub_histogram *h;
@@ -61,8 +60,7 @@ static __attribute__((noinline)) void keep_big(struct ub_spans *s, const struct 
     }
     if (!own) {
         own = least;
-        *own = (struct ub_span_big){
-            .function = c->function, .kind = c->kind, .library = c->library, .fd = c->fd};
+        *own = (struct ub_span_big){.function = c->function, .kind = c->kind, .library = c->library, .fd = c->fd};
     }
     own->count++;
     own->total += spent;
@@ -219,7 +217,8 @@ bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function, const s
     level->sp = sp;
     level->own = 0;
     level->callback.object = argument[shape->object];
-    level->callback.function = shape->function && argument[shape->function - 1] ? argument[shape->function - 1] : function;
+    level->callback.function =
+        shape->function && argument[shape->function - 1] ? argument[shape->function - 1] : function;
     level->callback.fd = fd_of(shape, argument, argument[shape->object]);
     level->callback.kind = shape->kind;
     level->callback.library = shape->library;

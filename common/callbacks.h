@@ -66,10 +66,10 @@ enum ub_loop_library {
         UB_LOOP_LIBRARIES
 };
 
-#define UB_SPAN_LEVELS  8u  /* callbacks inside one another; deeper ones run untimed */
-#define UB_SPAN_BIGGEST 4u  /* callbacks of a turn that are told when none of them was slow by itself */
-#define UB_SPAN_NAME    32u /* bytes of a source's name, cut */
-#define UB_SPAN_HISTOGRAMS 8u /* of a thread: kinds beyond that have sums only */
+#define UB_SPAN_LEVELS     8u  /* callbacks inside one another; deeper ones run untimed */
+#define UB_SPAN_BIGGEST    4u  /* callbacks of a turn that are told when none of them was slow by itself */
+#define UB_SPAN_NAME       32u /* bytes of a source's name, cut */
+#define UB_SPAN_HISTOGRAMS 8u  /* of a thread: kinds beyond that have sums only */
 
 /* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
 struct ub_callback {
@@ -117,10 +117,10 @@ struct ub_spans {
     uint64_t reported;      /* ticks of that turn that were reported as slow segments */
     uint64_t least;         /* shortest of `big`: others are not looked at */
     uint32_t depth;
-    uint32_t callbacks; /* in the turn */
-    uint32_t library;   /* enum ub_loop_library: of the thread's first callback */
+    uint32_t callbacks;  /* in the turn */
+    uint32_t library;    /* enum ub_loop_library: of the thread's first callback */
     uint32_t histograms; /* taken */
-    char version[16];   /* of that library, "" where it does not say */
+    char version[16];    /* of that library, "" where it does not say */
     struct ub_span_big big[UB_SPAN_BIGGEST];
     struct ub_span_level level[UB_SPAN_LEVELS];
     struct ub_span_sum sum[UB_CALLBACK_KINDS];

@@ -29,7 +29,8 @@ enum ub_slot_state {
 
 /* The line that the fast path writes. */
 struct ub_slot {
-    uint64_t start; /* ticks at which the running turn, or segment of it (callbacks.h), began; 0: in the wait, or no loop */
+    uint64_t
+        start; /* ticks at which the running turn, or segment of it (callbacks.h), began; 0: in the wait, or no loop */
     uint64_t turns; /* turns ended */
     uint64_t busy;  /* ticks, sum over ended turns */
     uint64_t max;   /* ticks, longest ended turn */

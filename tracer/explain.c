@@ -71,8 +71,8 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         free(x);
         return r;
     }
-    ub_explain_emit(x,
-                    ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv, options->redact));
+    ub_explain_emit(x, ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv,
+                                          options->redact));
     *ret = x;
     return 0;
 }
@@ -122,8 +122,8 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
     if (!p || p->announced)
         return;
     p->announced = true;
-    ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?", x->w->agentless ? "traced" : "preloaded",
-                        x->w->redact));
+    ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?",
+                                           x->w->agentless ? "traced" : "preloaded", x->w->redact));
 }
 
 /* The record of the event's thread; a slot that has a new owner starts afresh. */
@@ -289,9 +289,10 @@ static void tell_what_was_not_seen(struct ub_explain *x)
         ub_reasons_tell_losses(x, emit_note);
     if (x->w->agentless) {
         if (x->totals.loops == 0)
-            emit_note(x, "info",
-                      "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event "
-                      "loop (8 times; poll and select on two descriptors or more) while it was watched");
+            emit_note(
+                x, "info",
+                "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event "
+                "loop (8 times; poll and select on two descriptors or more) while it was watched");
         return;
     }
 
@@ -318,10 +319,11 @@ static void tell_what_was_not_seen(struct ub_explain *x)
     }
     tell_what_was_not_entered(x);
     if (ub_load_relaxed(&h->thunks_full)) {
-        snprintf(text, sizeof(text),
-                 "%u times a callback was not timed by itself: there are more callback functions than a process has room "
-                 "for (4096); stalls in it are told as its turn's",
-                 ub_load_relaxed(&h->thunks_full));
+        snprintf(
+            text, sizeof(text),
+            "%u times a callback was not timed by itself: there are more callback functions than a process has room "
+            "for (4096); stalls in it are told as its turn's",
+            ub_load_relaxed(&h->thunks_full));
         emit_note(x, "info", text);
     }
     if (ub_load_relaxed(&h->copies_full))

@@ -49,8 +49,8 @@ static bool as_frame(struct ub_maps *maps, uint64_t function, struct ub_named_fr
     if (n == 0)
         ret->symbol = (struct ub_symbol){0};
     ret->symbol.inlined = false;
-    ret->role = ub_dispatchers_role(map->elf ? map->elf->basename : "", ret->symbol.nearest ? NULL : ret->symbol.function,
-                                    &ret->libc);
+    ret->role = ub_dispatchers_role(map->elf ? map->elf->basename : "",
+                                    ret->symbol.nearest ? NULL : ret->symbol.function, &ret->libc);
     if (ret->role == UB_ROLE_USER && map->elf)
         ret->role = ub_dispatchers_path_role(map->elf->path);
     return true;

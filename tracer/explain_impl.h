@@ -31,14 +31,14 @@ struct ub_stall {
     uint64_t baseline_majflt;
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
-    bool over;         /* the loop itself has ended: no stall */
+    bool over;               /* the loop itself has ended: no stall */
     struct ub_callback what; /* as the thread itself says; kind TURN: it says nothing */
-    json_t *named;     /* owned; the function that `what` names, NULL */
-    bool named_user;   /* it is the program's own, and its name is known */
-    json_t *callback;  /* owned; the best known from stacks */
-    json_t *call;      /* owned; of the blocking call seen, NULL */
-    json_t *calls;     /* owned; those that the thread itself timed, NULL */
-    uint64_t calls_ns; /* their sum */
+    json_t *named;           /* owned; the function that `what` names, NULL */
+    bool named_user;         /* it is the program's own, and its name is known */
+    json_t *callback;        /* owned; the best known from stacks */
+    json_t *call;            /* owned; of the blocking call seen, NULL */
+    json_t *calls;           /* owned; those that the thread itself timed, NULL */
+    uint64_t calls_ns;       /* their sum */
     int64_t call_nr;
     bool call_timed; /* its duration is the thread's own, exact */
     char site[9];
@@ -54,9 +54,9 @@ struct ub_thread_record {
     pid_t pid, tid;
     bool qualified;
     char name[32];
-    const char *loop; /* recording's name of the loop */
-    uint32_t library; /* enum ub_loop_library: its callbacks are timed by themselves */
-    char version[16]; /* of that library, or "" */
+    const char *loop;        /* recording's name of the loop */
+    uint32_t library;        /* enum ub_loop_library: its callbacks are timed by themselves */
+    char version[16];        /* of that library, or "" */
     uint32_t python_version; /* 0x030b: 3.11; 0: no loop of Python's */
     struct ub_stack *wait_stack;
     struct ub_python_look *wait_python;

@@ -426,9 +426,10 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
                      e->pid, "tid", e->tid, "thread", t->name, "loop",
                      named ? ub_callback_library_name(s->what.library) : t->loop, "kind",
-                     ub_callback_kind_name(named ? s->what.kind : UB_CALLBACK_TURN), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
-                     "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
-                     *ret_cause, "samples", samples_json(s), "site", s->site, "waiting", "ready", (json_int_t)s->ready);
+                     ub_callback_kind_name(named ? s->what.kind : UB_CALLBACK_TURN), "start_ns",
+                     (json_int_t)ub_ticks_to_ns(e->start), "duration_ns", (json_int_t)duration, "threshold_ns",
+                     (json_int_t)x->w->threshold_ns, "cause", *ret_cause, "samples", samples_json(s), "site", s->site,
+                     "waiting", "ready", (json_int_t)s->ready);
     if (!line)
         return NULL;
     json_object_set_new(line, "callback", ub_callback_json(s));

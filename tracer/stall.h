@@ -59,13 +59,13 @@ struct ub_event {
     uint64_t start;             /* ticks: identifies the turn */
     uint64_t end;               /* ticks: end of the turn, or the moment of the look */
     uint32_t ready;
-    struct ub_callback callback; /* what ran, as the thread itself says; kind TURN: the loop, or nobody knows */
-    char name[UB_SPAN_NAME + 1]; /* END: of its source; "" */
-    uint32_t turn_callbacks;     /* END of a whole turn: how many there were in it, */
-    uint64_t turn_reported;      /* and ticks of it that were reported as callbacks of their own */
-    struct ub_bigs *bigs;        /* likewise: the biggest of them; owned */
-    uint32_t library;            /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
-    char version[16];            /* of that library, or "" */
+    struct ub_callback callback;   /* what ran, as the thread itself says; kind TURN: the loop, or nobody knows */
+    char name[UB_SPAN_NAME + 1];   /* END: of its source; "" */
+    uint32_t turn_callbacks;       /* END of a whole turn: how many there were in it, */
+    uint64_t turn_reported;        /* and ticks of it that were reported as callbacks of their own */
+    struct ub_bigs *bigs;          /* likewise: the biggest of them; owned */
+    uint32_t library;              /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
+    char version[16];              /* of that library, or "" */
     bool loop_over;                /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
     struct ub_accounting account;  /* at the look or at the end */
     struct ub_accounting baseline; /* when the turn was first seen */

@@ -25,10 +25,10 @@ struct ub_watched {
     bool loop_announced;
     uint64_t alive_at; /* ticks when the thread was last known to exist */
     struct ub_accounting baseline;
-    uint32_t request; /* last number given to the sampling handler */
-    int schedstat_fd; /* -1 */
+    uint32_t request;    /* last number given to the sampling handler */
+    int schedstat_fd;    /* -1 */
     struct ub_bigs bigs; /* read, for the record of their turn that follows */
-    bool sampled;     /* by the kernel while it runs: no sample need be taken from outside */
+    bool sampled;        /* by the kernel while it runs: no sample need be taken from outside */
 };
 
 struct ub_watch {
@@ -108,7 +108,8 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
 /* watch_calls.c: the blocking calls that the thread of `slot` timed in the turn that began at `start`, into `e`. */
 void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
 
-/* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says nothing. */
+/* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says
+ * nothing. */
 void ub_watch_callback(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_callback *ret);
 
 /* watch_callbacks.c: the record of a callback that ended, of a whole turn, of the biggest callbacks of one. */

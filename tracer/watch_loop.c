@@ -23,9 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define UB_QUIET_ROUNDS   8u
-#define UB_EAGER_ROUNDS   3u /* after a pause: at 0.5, 2 and 8 ms, see after_a_pause() */
-#define UB_EAGER_FIRST_NS 500000u
+#define UB_QUIET_ROUNDS    8u
+#define UB_EAGER_ROUNDS    3u /* after a pause: at 0.5, 2 and 8 ms, see after_a_pause() */
+#define UB_EAGER_FIRST_NS  500000u
 #define UB_EARLY_MIN_NS    60000u
 #define UB_EARLY_MAX_NS    250000u
 #define UB_EARLY_PART      10u /* of the threshold, at most: turns that long are spun for although they end in time */

@@ -35,8 +35,8 @@ struct source_funcs {
 };
 
 static const char *const tables[] = {
-    "g_timeout_funcs",     "g_idle_funcs",          "g_io_watch_funcs",   "g_unix_fd_source_funcs",
-    "g_child_watch_funcs", "g_unix_signal_funcs",   NULL,
+    "g_timeout_funcs",     "g_idle_funcs", "g_io_watch_funcs", "g_unix_fd_source_funcs", "g_child_watch_funcs",
+    "g_unix_signal_funcs", NULL,
 };
 static const struct ub_shape *const shape_of[] = {&timeout, &idle, &io, &io, &child, &signal};
 

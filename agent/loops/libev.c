@@ -24,7 +24,9 @@ _Static_assert(sizeof(struct watcher) == 32, "ev_watcher of the default build");
 static const char *version(void);
 
 #define SHAPE(kind_, ...)                                                                                              \
-    {.kind = UB_CALLBACK_##kind_, .library = UB_LOOP_LIBEV, .version = version, .object = 1, __VA_ARGS__}
+    {                                                                                                                  \
+        .kind = UB_CALLBACK_##kind_, .library = UB_LOOP_LIBEV, .version = version, .object = 1, __VA_ARGS__            \
+    }
 
 /* By what libev says of a watcher when it feeds it: EV_READ ... of ev.h. */
 static const struct {

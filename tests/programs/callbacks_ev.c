@@ -102,9 +102,14 @@ static void kick_child(struct stalls *s_)
 }
 
 static const struct stalls_kind kinds[] = {
-    {"timer", "on_tick", NULL},          {"io", "on_io", kick_io},          {"signal", "on_signal", kick_signal},
-    {"idle", "on_idle", kick_idle},      {"prepare", "on_prepare", kick_prepare}, {"check", "on_check", kick_check},
-    {"async", "on_async", kick_async},   {"child", "on_child", kick_child},
+    {"timer", "on_tick", NULL},
+    {"io", "on_io", kick_io},
+    {"signal", "on_signal", kick_signal},
+    {"idle", "on_idle", kick_idle},
+    {"prepare", "on_prepare", kick_prepare},
+    {"check", "on_check", kick_check},
+    {"async", "on_async", kick_async},
+    {"child", "on_child", kick_child},
 };
 
 static NOINLINE void on_tick(struct ev_loop *l, ev_periodic *w, int events)

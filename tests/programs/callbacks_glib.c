@@ -100,7 +100,7 @@ static void kick_own(struct stalls *s_)
 }
 
 static const struct stalls_kind kinds[] = {
-    {"timer", "on_tick", NULL},          {"idle", "on_idle", kick_idle},    {"io", "on_channel", kick_channel},
+    {"timer", "on_tick", NULL},           {"idle", "on_idle", kick_idle},    {"io", "on_channel", kick_channel},
     {"signal", "on_signal", kick_signal}, {"child", "on_child", kick_child}, {"source", "dispatch_own", kick_own},
 };
 

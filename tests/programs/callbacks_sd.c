@@ -91,8 +91,9 @@ static void kick_post(struct stalls *s_)
 }
 
 static const struct stalls_kind kinds[] = {
-    {"timer", "on_time", NULL},         {"io", "on_io", kick_io},           {"signal", "on_signal", kick_signal},
-    {"child", "on_child", kick_child},  {"inotify", "on_inotify", kick_file}, {"defer", "on_defer", kick_defer},
+    {"timer", "on_time", NULL},           {"io", "on_io", kick_io},
+    {"signal", "on_signal", kick_signal}, {"child", "on_child", kick_child},
+    {"inotify", "on_inotify", kick_file}, {"defer", "on_defer", kick_defer},
     {"post", "on_post", kick_post},
 };
 

@@ -35,29 +35,29 @@ static uv_fs_event_t fs_event;
 static uv_fs_poll_t fs_poll;
 static int poll_pipe[2];
 
-CALLBACK(on_idle, "idle", uv_idle_t *h) uv_idle_stop(h); END
-CALLBACK(on_prepare, "prepare", uv_prepare_t *h) uv_prepare_stop(h); END
-CALLBACK(on_check, "check", uv_check_t *h) uv_check_stop(h); END
-CALLBACK(on_async, "async", uv_async_t *h) END
-CALLBACK(on_signal, "signal", uv_signal_t *h, int n) END
-CALLBACK(on_read, "read", uv_stream_t *h, ssize_t n, const uv_buf_t *buf) END
-CALLBACK(on_write, "write", uv_write_t *r, int status) END
-CALLBACK(on_udp, "udp", uv_udp_t *h, ssize_t n, const uv_buf_t *b, const struct sockaddr *a, unsigned f) END
-CALLBACK(on_fs, "fs", uv_fs_t *r) uv_fs_req_cleanup(r); END
-CALLBACK(on_fs_event, "fs_event", uv_fs_event_t *h, const char *name, int events, int status) END
-CALLBACK(on_fs_poll, "fs_poll", uv_fs_poll_t *h, int status, const uv_stat_t *a, const uv_stat_t *b) END
-CALLBACK(on_dns, "dns", uv_getaddrinfo_t *r, int status, struct addrinfo *res) uv_freeaddrinfo(res); END
-CALLBACK(on_work_done, "work", uv_work_t *r, int status) END
-CALLBACK(on_close, "close", uv_handle_t *h) END
+CALLBACK(on_idle, "idle", uv_idle_t *h) uv_idle_stop(h);
+END CALLBACK(on_prepare, "prepare", uv_prepare_t *h) uv_prepare_stop(h);
+END CALLBACK(on_check, "check", uv_check_t *h) uv_check_stop(h);
+END CALLBACK(on_async, "async", uv_async_t *h) END CALLBACK(on_signal, "signal", uv_signal_t *h, int n) END
+    CALLBACK(on_read, "read", uv_stream_t *h, ssize_t n, const uv_buf_t *buf) END
+    CALLBACK(on_write, "write", uv_write_t *r, int status) END
+    CALLBACK(on_udp, "udp", uv_udp_t *h, ssize_t n, const uv_buf_t *b, const struct sockaddr *a, unsigned f) END
+    CALLBACK(on_fs, "fs", uv_fs_t *r) uv_fs_req_cleanup(r);
+END CALLBACK(on_fs_event, "fs_event", uv_fs_event_t *h, const char *name, int events, int status) END
+    CALLBACK(on_fs_poll, "fs_poll", uv_fs_poll_t *h, int status, const uv_stat_t *a, const uv_stat_t *b) END
+    CALLBACK(on_dns, "dns", uv_getaddrinfo_t *r, int status, struct addrinfo *res) uv_freeaddrinfo(res);
+END CALLBACK(on_work_done, "work", uv_work_t *r, int status) END CALLBACK(on_close, "close", uv_handle_t *h) END
 
-static void on_gone(uv_handle_t *h)
+    static void on_gone(uv_handle_t *h)
 {
     free(h);
 }
 
-CALLBACK(on_exit_of, "process", uv_process_t *p, int64_t status, int signal) uv_close((uv_handle_t *)p, NULL); END
+CALLBACK(on_exit_of, "process", uv_process_t *p, int64_t status, int signal) uv_close((uv_handle_t *)p, NULL);
+END
 
-static NOINLINE void on_poll(uv_poll_t *h, int status, int events)
+    static NOINLINE void
+    on_poll(uv_poll_t *h, int status, int events)
 {
     char c;
 
@@ -87,11 +87,26 @@ static void work(uv_work_t *r)
 {
 }
 
-static void kick_idle(struct stalls *s_) { uv_idle_start(&idle, on_idle); }
-static void kick_prepare(struct stalls *s_) { uv_prepare_start(&prepare, on_prepare); }
-static void kick_check(struct stalls *s_) { uv_check_start(&check, on_check); }
-static void kick_async(struct stalls *s_) { uv_async_send(&async); }
-static void kick_signal(struct stalls *s_) { kill(getpid(), SIGHUP); }
+static void kick_idle(struct stalls *s_)
+{
+    uv_idle_start(&idle, on_idle);
+}
+static void kick_prepare(struct stalls *s_)
+{
+    uv_prepare_start(&prepare, on_prepare);
+}
+static void kick_check(struct stalls *s_)
+{
+    uv_check_start(&check, on_check);
+}
+static void kick_async(struct stalls *s_)
+{
+    uv_async_send(&async);
+}
+static void kick_signal(struct stalls *s_)
+{
+    kill(getpid(), SIGHUP);
+}
 
 static void kick_poll(struct stalls *s_)
 {
@@ -208,7 +223,8 @@ int main(int argc, char **argv)
     s = stalls_new(argc, argv);
     stalls_kinds(s, kinds, sizeof(kinds) / sizeof(kinds[0]));
     loop = uv_default_loop();
-    if (pipe2(poll_pipe, O_CLOEXEC | O_NONBLOCK) || uv_socketpair(SOCK_STREAM, 0, fds, UV_NONBLOCK_PIPE, UV_NONBLOCK_PIPE))
+    if (pipe2(poll_pipe, O_CLOEXEC | O_NONBLOCK) ||
+        uv_socketpair(SOCK_STREAM, 0, fds, UV_NONBLOCK_PIPE, UV_NONBLOCK_PIPE))
         die("pipes");
     uv_idle_init(loop, &idle);
     uv_prepare_init(loop, &prepare);

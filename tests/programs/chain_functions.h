@@ -20,8 +20,8 @@ DECLARE(16);
 long f4(struct run *r, int depth, long a, long b, long c, long d, long e, long f, long g);
 
 typedef long (*chain_f)(struct run *r, int depth);
-static const chain_f by_pointer[CHAIN_FUNCTIONS] = {f0, f1, f2,  NULL, NULL, f5,  f6,  f7,
-                                                    f8, f9, f10, f11,  f12,  f13, f14, f15, f16};
+static const chain_f by_pointer[CHAIN_FUNCTIONS] = {f0, f1,  f2,  NULL, NULL, f5,  f6,  f7, f8,
+                                                    f9, f10, f11, f12,  f13,  f14, f15, f16};
 
 static inline __attribute__((always_inline)) long call_direct(struct run *r, int depth)
 {
@@ -242,7 +242,7 @@ FRAME __attribute__((optimize("no-omit-frame-pointer"))) long f15(struct run *r,
 /* Gives its frame back and jumps away in the middle, behind a condition, and goes on with the frame below that. */
 FRAME __attribute__((optimize("no-omit-frame-pointer"))) long f16(struct run *r, int depth)
 {
-    static long (*volatile elsewhere)(struct run *r, int depth) = f0;
+    static long (*volatile elsewhere)(struct run * r, int depth) = f0;
     volatile uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
 
     if (__builtin_expect(frame == 1, 1)) /* it never is */

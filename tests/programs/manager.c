@@ -66,7 +66,7 @@ int main(int argc, char **argv)
             break;
         }
     }
-    printf("ended %d, strangers %d, last error %s, sigchld seen %s\n", ended, strangers, errno == ECHILD ? "ECHILD" : "other",
-           sigchld >= 1 && sigchld <= children ? "yes" : "no");
+    printf("ended %d, strangers %d, last error %s, sigchld seen %s\n", ended, strangers,
+           errno == ECHILD ? "ECHILD" : "other", sigchld >= 1 && sigchld <= children ? "yes" : "no");
     return 0;
 }

@@ -160,9 +160,9 @@ static void stalls_truth(struct stalls *s)
         "\"%s\", \"kind\": \"%s\", "
         "\"pid\": %d, \"tid\": %d, \"start_ns\": %llu, \"duration_ns\": %llu, \"delay_ns\": %llu, \"noise_ns\": %llu, "
         "\"retry\": %s}\n",
-        row->name, row->cause, row->call, row->name, s->callback, s->runs, (int)getpid(), (int)gettid(), (unsigned long long)s->start_ns,
-        (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside, (unsigned long long)noise,
-        s->retry ? "true" : "false");
+        row->name, row->cause, row->call, row->name, s->callback, s->runs, (int)getpid(), (int)gettid(),
+        (unsigned long long)s->start_ns, (unsigned long long)(s->end_ns - s->start_ns), (unsigned long long)inside,
+        (unsigned long long)noise, s->retry ? "true" : "false");
     fflush(s->truth);
     s->pending = false;
 }
@@ -246,7 +246,6 @@ static NOINLINE void stalls_run(struct stalls *s)
         }
     }
 }
-
 
 /* In a callback of the kind `name`: if it is this one's turn, the stall happens. */
 static inline void stalls_here(struct stalls *s, const char *name)

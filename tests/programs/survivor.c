@@ -17,7 +17,8 @@ int main(int argc, char **argv)
     struct epoll_event event;
 
     for (; done < turns; done++) {
-        if (epoll_wait(ep, &event, 1, 1) != 0 && errno != EINTR) /* as SIGSTOP and SIGCONT have it, with or without us */
+        if (epoll_wait(ep, &event, 1, 1) != 0 &&
+            errno != EINTR) /* as SIGSTOP and SIGCONT have it, with or without us */
             return 3;
         if (done % 10 == 9 && nanosleep(&(struct timespec){0, 4000000}, NULL) != 0)
             return 4;

@@ -165,7 +165,7 @@ static void expect_words(const char *cause, const char *call, const char *slow, 
 
 #define PY(function, file, line) "{'language':'python','function':'" function "','file':'" file "','line':" line "},"
 #define TASK                                                                                                           \
-    "{'task':{'await':[{'function':'App.run','file':'/usr/lib/python3/dist-packages/app.py','line':1},"                 \
+    "{'task':{'await':[{'function':'App.run','file':'/usr/lib/python3/dist-packages/app.py','line':1},"                \
     "{'function':'handle','file':'/srv/api.py','line':31}]}}"
 #define END    "{'function':'PyObject_Call','module':'/usr/bin/python3.11'}"
 #define HANDLE PY("handle", "/srv/api.py", "31") END
@@ -178,7 +178,8 @@ static void test_python_names(void **state)
     expect_words("call", "recvfrom", TASK, "[" PY("charge", "/srv/api.py", "9") HANDLE "]",
                  "api.py:31: await asyncio.to_thread(charge, ...), or an asyncio client");
     expect_words("call", "recvfrom", TASK,
-                 "[" PY("post", "/x/site-packages/requests/api.py", "99") PY("Pay.charge", "/srv/pay.py", "9") HANDLE "]",
+                 "[" PY("post", "/x/site-packages/requests/api.py", "99") PY("Pay.charge", "/srv/pay.py", "9") HANDLE
+                 "]",
                  "api.py:31: await asyncio.to_thread(pay.Pay.charge, ...), or an asyncio client (aiohttp, "
                  "httpx.AsyncClient)");
     expect_words("call", "recvfrom", TASK, "[" PY("urlopen", "/usr/lib/python3.11/urllib/request.py", "216") HANDLE "]",
@@ -192,7 +193,8 @@ static void test_python_names(void **state)
                  "[" PY("make.<locals>.save", "/srv/api.py", "3") PY("on_tick", "/srv/api.py", "7") END "]",
                  "api.py:7: loop.run_in_executor(None, save, ...)");
     expect_words("call", "fsync", TASK,
-                 "[" PY("save", "/srv/api.py", "3") HANDLE "," PY("x", "/usr/lib/python3.8/asyncio/events.py", "1") END "]",
+                 "[" PY("save", "/srv/api.py", "3") HANDLE "," PY("x", "/usr/lib/python3.8/asyncio/events.py", "1") END
+                 "]",
                  "api.py:31: await loop.run_in_executor(None, save, ...)");
 }
 
@@ -209,10 +211,10 @@ static void test_python_gil(void **state)
                  "api.py:31: await loop.run_in_executor(pool, crunch, ...) with a ProcessPoolExecutor");
     expect_words("cpu", NULL, released, "[" PY("crunch", "/srv/api.py", "9") HANDLE "]",
                  "api.py:31: await asyncio.to_thread(crunch, ...)");
-    expect_words("gil", "futex", "{'gil':{'holder':{'function':'hog','file':'/srv/jobs.py','line':23}}}",
-                 "[" HANDLE "]",
-                 "hog (jobs.py:23) held the GIL: computation belongs into a process (ProcessPoolExecutor); a thread stops "
-                 "the loop too");
+    expect_words(
+        "gil", "futex", "{'gil':{'holder':{'function':'hog','file':'/srv/jobs.py','line':23}}}", "[" HANDLE "]",
+        "hog (jobs.py:23) held the GIL: computation belongs into a process (ProcessPoolExecutor); a thread stops "
+        "the loop too");
     free(held);
     free(released);
     json_decref(task);
