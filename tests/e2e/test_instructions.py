@@ -16,7 +16,9 @@ import pytest
 import helpers
 
 # Instructions the agent may add: to a turn of a loop, and to a wait call that is no loop's.
-LIMIT = {"turn": 106, "offloop": 33}
+# 12 of a turn's came with callbacks that are timed by themselves: a turn's segments, and a look whether the loader
+# has brought another loop library.
+LIMIT = {"turn": 118, "offloop": 33}
 LEAST = {"turn": 30, "offloop": 3}
 SLACK = 3  # the doorbell, a bucket of the histogram met for the first time
 LITTLE, MUCH = 4000, 14000
