@@ -1,5 +1,7 @@
 /*
  * One stall, from the first look at it to its `slow` line.
+ *
+ * Longer than most files here: the parts of that line share the stall's state.
  */
 #include "explain_impl.h"
 

@@ -99,10 +99,12 @@ static void learn_delivery(struct ub_watch *w, uint64_t sent, uint64_t arrived)
 
     if ((int64_t)(arrived - sent) <= 0)
         return;
+    if (ns > 2 * UB_LEAD_MAX_NS) /* it got no CPU: says nothing of signals */
+        ns = 2 * UB_LEAD_MAX_NS;
     if (w->delivery_ns == 0 || ns < w->delivery_ns)
         w->delivery_ns = ns;
     else
-        w->delivery_ns += ((ns < 2 * UB_LEAD_MAX_NS ? ns : 2 * UB_LEAD_MAX_NS) - w->delivery_ns) / 64;
+        w->delivery_ns += (ns - w->delivery_ns) / 64;
 }
 
 /*

@@ -2,6 +2,8 @@
  * The watcher's end of the control socket: one thread, poll, a fixed number of
  * clients, each with a bounded queue. Whoever does not ask within seconds, asks
  * for too much, or does not read, is hung up on.
+ *
+ * A little long for one file: all of it runs in that thread, on the same clients.
  */
 #include "control_impl.h"
 #include "json_get.h"

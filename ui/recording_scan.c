@@ -4,6 +4,8 @@
  * no plain integers, escapes by number, a field twice, deep nesting.
  *
  * tests/unit/test_scan.c and tests/fuzz compare it with the JSON library.
+ *
+ * Longer than most files here: one grammar, whose functions call each other.
  */
 #include "recording_scan.h"
 #include "utf8.h"
