@@ -231,8 +231,10 @@ struct ub_arena *ub_alone_arena(void)
 {
     struct ub_arena *arena = ub_arena_alone();
 
-    if (arena)
+    if (arena) {
         arena->h.threshold = alone.threshold_ns;
+        arena->h.call_floor = ub_calls_floor(alone.threshold_ns, 100000);
+    }
     return arena;
 }
 

@@ -18,7 +18,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 3u
+#define UB_ARENA_VERSION 4u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -44,6 +44,7 @@ struct ub_arena_header {
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */
+    uint64_t call_floor;                                        /* ticks; shorter calls are not kept (calls.h) */
     uint32_t asleep;                                            /* the watcher waits on `doorbell` */
     uint32_t closed;                                            /* the run is over: agents go dormant */
 

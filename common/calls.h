@@ -21,7 +21,18 @@
 #define UB_CALLS_VALUES  4u
 #define UB_CALLS_TEXTS   3u
 #define UB_CALLS_TEXT    96u /* bytes of a path, host name or descriptor's link, cut */
-#define UB_CALLS_FLOOR   4   /* threshold >> this: shorter calls are not kept */
+
+/*
+ * Shorter calls are not kept: to keep one costs a microsecond. A hundred short
+ * ones may be the stall all the same, therefore 0.1 ms is always long.
+ */
+static inline uint64_t ub_calls_floor(uint64_t threshold, uint64_t tenth_ms)
+{
+    uint64_t low = threshold >> 8 > tenth_ms ? threshold >> 8 : tenth_ms;
+
+    return low < threshold >> 4 ? low : threshold >> 4;
+}
+
 
 /* Numbers of the calls: their places in calls.def. */
 enum ub_call_id {

@@ -81,6 +81,7 @@ json_t *ub_calls_json(struct ub_explain *x, const struct ub_event *e, uint64_t *
         *ret_ns += ub_ticks_span_to_ns(e->calls->call[i].total);
         json_array_append_new(list, o);
     }
+    *ret_ns += ub_ticks_span_to_ns(e->calls->others_total);
     if (json_array_size(list) > 0)
         return list;
     json_decref(list);

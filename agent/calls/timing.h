@@ -36,7 +36,7 @@ __attribute__((always_inline)) static inline bool ub_timing_is_slow(const struct
     /* The process forked or the turn ended while we were in it (a signal handler did): nothing is told of it. */
     if (ub_unlikely(t->generation != process->generation) || ub_unlikely(t->start != turn))
         return false;
-    return ub_unlikely(ended - begun >= ub_load_relaxed(&process->arena->h.threshold) >> UB_CALLS_FLOOR);
+    return ub_unlikely(ended - begun >= ub_load_relaxed(&process->arena->h.call_floor));
 }
 
 /*

@@ -61,6 +61,17 @@ def test_calls_are_summed(tmp_path):
         assert 3 * MS <= call["max_ns"] <= call["duration_ns"] - 27 * MS
 
 
+def test_short_calls_are_summed(tmp_path):
+    """Each is far below the threshold, and together they are the stall."""
+    slow, _ = run(tmp_path, "short", 5, "20ms")
+    assert len(slow) == 5
+    for s in slow:
+        call = s["calls"][0]
+        assert via(s) == ["usleep"] and call["count"] == 200
+        assert 40 * MS <= call["duration_ns"] <= s["duration_ns"]
+        assert s["call"]["duration_ns"] == call["duration_ns"] and s["cause"] != "unknown"
+
+
 def test_the_longest_are_kept(tmp_path):
     slow, _ = run(tmp_path, "mixed", 5, "20ms")
     assert len(slow) == 5

@@ -269,14 +269,28 @@ FILTER = r"""
 #include <sys/syscall.h>
 #include <unistd.h>
 #define ALLOW(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-static void loop(int ep, int turns)
+#include <time.h>
+static void spin(long count)
+{
+    for (volatile long n = 0; n < count; n++)
+        ;
+}
+/* How many make 60 ms on this machine: afterwards the clock may be a call that kills. */
+static long measure(void)
+{
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    spin(10000000);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    return (long)(10000000 * 60e6 / ((b.tv_sec - a.tv_sec) * 1e9 + b.tv_nsec - a.tv_nsec));
+}
+static void loop(int ep, int turns, long count)
 {
     struct epoll_event ev;
     for (int i = 1; i <= turns; i++) {
         epoll_wait(ep, &ev, 1, 1);
         if (i % 30 == 0)
-            for (volatile long n = 0; n < 30000000; n++)
-                ;
+            spin(count);
     }
 }
 int main(int argc, char **argv)
@@ -288,10 +302,11 @@ int main(int argc, char **argv)
     };
     struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
     int ep = epoll_create1(0);
-    loop(ep, argc > 1 ? atoi(argv[1]) : 0);
+    long count = measure();
+    loop(ep, argc > 1 ? atoi(argv[1]) : 0, count);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
         return 77;
-    loop(ep, 240);
+    loop(ep, 240, count);
     write(1, "alive\n", 6);
     _exit(5);
 }

@@ -3,6 +3,7 @@
  *
  *   many       COUNT turns with one usleep of 3 ms each
  *   sum        COUNT turns of ten usleeps of 3 ms
+ *   short      COUNT turns of 200 usleeps of 0.2 ms
  *   mixed      COUNT turns with six different calls, 2 to 12 ms each
  *   nested     COUNT turns: fread from a stream whose own reading sleeps 10 ms
  *   failing    COUNT turns: a recv that times out after 10 ms; ends with 1 unless errno is EAGAIN
@@ -47,6 +48,12 @@ static NOINLINE void do_sum(void)
 {
     for (int i = 0; i < 10; i++)
         usleep(3000);
+}
+
+static NOINLINE void do_short(void)
+{
+    for (int i = 0; i < 200; i++)
+        usleep(200);
 }
 
 static NOINLINE void do_mixed(void)
@@ -242,7 +249,7 @@ int main(int argc, char **argv)
         void (*callback)(void);
     } modes[] = {{"many", do_sleep},      {"sum", do_sum},         {"mixed", do_mixed}, {"nested", do_nested},
                  {"failing", do_failing}, {"signals", do_signals}, {"fork", do_fork},   {"vfork", do_vfork},
-                 {"longjmp", do_longjmp}, {"filter", do_filtered}};
+                 {"longjmp", do_longjmp}, {"filter", do_filtered}, {"short", do_short}};
     const char *mode = argc > 1 ? argv[1] : "";
     int count = argc > 2 ? atoi(argv[2]) : 1, ready = eventfd(1, EFD_CLOEXEC);
     struct epoll_event ev = {.events = EPOLLIN};
