@@ -1,10 +1,10 @@
-"""Real servers under load: CPU time a request, with the agent and without, in turn.
+"""Real servers under load: CPU time a request, with the agent and without, at once.
 
-A pair is one short load on each of two servers that run side by side (twice as
-many pairs as elsewhere and more where loads can be shorter, so close together
-that both see the same machine: its moods last for seconds); the CPU time of
-a server's processes is divided by the requests that the load generator (or the
-server) counted. Servers on one CPU, load on another, where there are two.
+A pair is one short load on each of two servers at the same time: they take turns
+on one CPU by the scheduler's slices, and so see the same machine, whose moods
+last for seconds. The CPU time of a server's processes is divided by the requests
+that the load generator (or the server) counted. The load comes from another CPU,
+where there are two.
 """
 
 import os
@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import helpers
@@ -50,7 +51,7 @@ def start(kind, watched):
     return s
 
 
-def per_request(s, load):
+def loaded(s, load):
     """ns of CPU that the server spends on one request of `load(server) -> requests`."""
     before = family_cpu_ns(s.pid)
     requests = load(s, warm=False)
@@ -59,8 +60,8 @@ def per_request(s, load):
     return spent / requests
 
 
-def in_pairs(kind, load, count, at_once):
-    """Two servers at once, one loaded at a time, in turn."""
+def in_pairs(kind, load, count, a_start):
+    """Two servers, both loaded at once."""
     values = {"none": [], "agent": []}
     while len(values["none"]) < count:
         running = {}
@@ -68,10 +69,11 @@ def in_pairs(kind, load, count, at_once):
             for name in values:
                 running[name] = start(kind, name == "agent")
                 load(running[name], warm=True)
-            more = pairs.interleave(values, lambda name: per_request(running[name], load),
-                                    min(at_once, count - len(values["none"])))
-            for name, new in more.items():
-                values[name] += new
+            with ThreadPoolExecutor(2) as pool:
+                for _ in range(min(a_start, count - len(values["none"]))):
+                    loads = {name: pool.submit(loaded, s, load) for name, s in running.items()}
+                    for name, future in loads.items():
+                        values[name].append(future.result())
         finally:
             for s in running.values():
                 s.end()
@@ -133,12 +135,11 @@ def memcached_load(s, warm):
     return sum(served)
 
 
-def compare(name, kind, load, quick, limit, peer="", short=1):
-    """`short`: a load takes that much less than a second, and as many more pairs are taken."""
+def compare(name, kind, load, quick, limit, peer=""):
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CPU})  # inherited by the load generator; the servers are pinned to the other one
     try:
-        values = in_pairs(kind, load, 2 * pairs.rounds(quick) * short, PAIRS_A_START * short)
+        values = in_pairs(kind, load, 2 * pairs.rounds(quick), PAIRS_A_START)
     finally:
         os.sched_setaffinity(0, affinity)
     median, low, high = pairs.interval(pairs.ratios(values, "agent", "none"))
@@ -149,8 +150,7 @@ def compare(name, kind, load, quick, limit, peer="", short=1):
 
 
 def redis(quick):
-    return compare("redis", test_redis.Redis, redis_load, quick, 1.03, "throughput: strace x 0.19, perf trace x 0.54",
-                   short=4)
+    return compare("redis", test_redis.Redis, redis_load, quick, 1.03, "throughput: strace x 0.19, perf trace x 0.54")
 
 
 def nginx(quick):
