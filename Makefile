@@ -167,7 +167,8 @@ check-servers: all programs
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/servers
 
 # The consumers that are no Debian packages; only these tests ever need them.
-NPM_PACKAGES := speedscope playwright-core pprof-format
+# Later versions of otlp-transformer no longer ship OpenTelemetry's definitions.
+NPM_PACKAGES := speedscope playwright-core pprof-format @opentelemetry/otlp-transformer@0.208.0 @microsoft/sarif-multitool-linux
 
 check-exports: all
 	$(Q)tests/deps.sh exports

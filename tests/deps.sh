@@ -122,6 +122,7 @@ fuzz     clang               cmd:clang
 fuzz     libclang-rt-dev     cmd:clang
 
 exports  jq                  cmd:jq
+exports  curl                cmd:curl
 exports  python3-jsonschema  py:jsonschema
 exports  nodejs              cmd:node
 exports  libxml2-utils       cmd:xmllint

@@ -23,9 +23,13 @@ const struct ub_export ub_export_text = {.name = "text", .write = write_text};
 const struct ub_export ub_export_json = {.name = "json", .write = write_json};
 
 const struct ub_export *const ub_exports[] = {
-    &ub_export_text,       &ub_export_html,       &ub_export_json,   &ub_export_folded,
-    &ub_export_speedscope, &ub_export_prometheus, &ub_export_chrome, &ub_export_pprof,
-    &ub_export_junit,      &ub_export_github,     &ub_export_sarif,  NULL,
+    &ub_export_text,         &ub_export_html,
+    &ub_export_json,         &ub_export_folded,
+    &ub_export_speedscope,   &ub_export_prometheus,
+    &ub_export_chrome,       &ub_export_pprof,
+    &ub_export_junit,        &ub_export_github,
+    &ub_export_sarif,        &ub_export_otlp,
+    &ub_export_otlp_metrics, NULL,
 };
 
 const char *const *ub_export_names(bool check)

@@ -32,7 +32,7 @@ const struct ub_export *ub_export_find(const char *name);
 
 extern const struct ub_export ub_export_text, ub_export_json, ub_export_folded, ub_export_speedscope,
     ub_export_prometheus, ub_export_html, ub_export_chrome, ub_export_pprof, ub_export_junit, ub_export_github,
-    ub_export_sarif;
+    ub_export_sarif, ub_export_otlp, ub_export_otlp_metrics;
 
 /* The file of a frame as CI knows it: relative to the folder that the job runs in, where it lies below it. */
 const char *ub_export_file(const json_t *frame);

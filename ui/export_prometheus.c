@@ -4,14 +4,12 @@
  * began, so that a scraper can rate() them.
  */
 #include "export.h"
+#include "figures.h"
 #include "text_escape.h"
 #include "text_frames.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
-
-#define SITES_MAX                                                                                                      \
-    200 /* labels are memory in every Prometheus that scrapes this: the worst sites, the rest in the totals */
 
 static void put_seconds(FILE *out, uint64_t ns)
 {
@@ -42,16 +40,15 @@ static void head(FILE *out, const char *name, const char *type, const char *help
 
 static void put_totals(FILE *out, const struct ub_model *m)
 {
-    static const char *const classes[UB_STALL_CLASSES] = {"counted", "startup", "stopped", "suppressed"};
     int i;
 
     head(out, "unblock_stalls_total", "counter", "Stalls of event loops over the threshold.");
     for (i = 0; i < UB_STALL_CLASSES; i++)
-        fprintf(out, "unblock_stalls_total{class=\"%s\"} %" PRIu64 "\n", classes[i],
+        fprintf(out, "unblock_stalls_total{class=\"%s\"} %" PRIu64 "\n", ub_figures_class[i],
                 ub_model_totals(m, (enum ub_stall_class)i)->count);
     head(out, "unblock_stall_seconds_total", "counter", "Time lost in these stalls.");
     for (i = 0; i < UB_STALL_CLASSES; i++) {
-        fprintf(out, "unblock_stall_seconds_total{class=\"%s\"} ", classes[i]);
+        fprintf(out, "unblock_stall_seconds_total{class=\"%s\"} ", ub_figures_class[i]);
         put_seconds(out, ub_model_totals(m, (enum ub_stall_class)i)->total_ns);
     }
     head(out, "unblock_stall_seconds_max", "gauge", "The longest counted stall.");
@@ -63,18 +60,12 @@ static void put_totals(FILE *out, const struct ub_model *m)
 
 static void put_lost(FILE *out, const struct ub_model *m)
 {
-    static const char *const kinds[] = {"ring", "rate_limited", "queue", "torn"};
-    uint32_t i, k;
+    int i;
 
     head(out, "unblock_lost_records_total", "counter", "What could not be recorded, known when a run has ended.");
-    for (k = 0; k < UB_ARRAY_LEN(kinds); k++) {
-        uint64_t lost = 0;
-
-        for (i = 0; i < ub_model_runs(m); i++)
-            lost =
-                ub_add_saturated(lost, ub_json_u64_or(json_object_get(ub_model_run(m, i)->end, "lost"), kinds[k], 0));
-        fprintf(out, "unblock_lost_records_total{kind=\"%s\"} %" PRIu64 "\n", kinds[k], lost);
-    }
+    for (i = 0; ub_figures_loss[i]; i++)
+        fprintf(out, "unblock_lost_records_total{kind=\"%s\"} %" PRIu64 "\n", ub_figures_loss[i],
+                ub_figures_lost(m, ub_figures_loss[i]));
 }
 
 /* ---- loops ------------------------------------------------------------ */
@@ -90,32 +81,15 @@ static void put_loop_labels(FILE *out, const struct ub_loop *loop)
     fputs(ids, out);
 }
 
-static uint64_t count_up_to(const struct ub_distribution *d, uint64_t ns)
-{
-    uint64_t n = 0;
-    uint32_t i;
-
-    for (i = 0; i < d->used; i++)
-        if (d->bucket[i].count > 0 && d->bucket[i].sum_ns / d->bucket[i].count <= ns)
-            n += d->bucket[i].count;
-    return n;
-}
-
 static void put_histogram(FILE *out, const struct ub_loop *loop)
 {
-    static const struct {
-        const char *le;
-        uint64_t ns;
-    } edges[] = {{"0.0001", 100000},   {"0.001", 1000000},  {"0.005", 5000000},  {"0.01", 10000000},
-                 {"0.025", 25000000},  {"0.05", 50000000},  {"0.1", 100000000},  {"0.25", 250000000},
-                 {"0.5", 500000000},   {"1.0", 1000000000}, {"2.5", 2500000000}, {"5.0", 5000000000},
-                 {"10.0", 10000000000}};
     size_t i;
 
-    for (i = 0; i < UB_ARRAY_LEN(edges); i++) {
+    for (i = 0; ub_figures_edge[i].ns > 0; i++) {
         fputs("unblock_loop_turn_seconds_bucket", out);
         put_loop_labels(out, loop);
-        fprintf(out, ",le=\"%s\"} %" PRIu64 "\n", edges[i].le, count_up_to(&loop->duration, edges[i].ns));
+        fprintf(out, ",le=\"%s\"} %" PRIu64 "\n", ub_figures_edge[i].seconds,
+                ub_figures_count_up_to(&loop->duration, ub_figures_edge[i].ns));
     }
     fputs("unblock_loop_turn_seconds_bucket", out);
     put_loop_labels(out, loop);
@@ -168,13 +142,13 @@ static void put_sites(FILE *out, const struct ub_model *m)
     if (ub_findings_make(m, 0, NULL, &f) < 0)
         return;
     head(out, "unblock_site_stalls_total", "counter", "Stalls of a call site.");
-    for (i = 0; i < f.count && i < SITES_MAX; i++) {
+    for (i = 0; i < f.count && i < UB_FIGURES_SITES_MAX; i++) {
         fputs("unblock_site_stalls_total", out);
         put_site_labels(out, &f.finding[i]);
         fprintf(out, "%" PRIu64 "\n", f.finding[i].site->durations.count);
     }
     head(out, "unblock_site_stall_seconds_total", "counter", "Time lost at a call site.");
-    for (i = 0; i < f.count && i < SITES_MAX; i++) {
+    for (i = 0; i < f.count && i < UB_FIGURES_SITES_MAX; i++) {
         fputs("unblock_site_stall_seconds_total", out);
         put_site_labels(out, &f.finding[i]);
         put_seconds(out, f.finding[i].site->durations.total_ns);

@@ -111,6 +111,7 @@ enum ub_cause {
 };
 
 enum ub_cause ub_model_cause_parse(const char *name); /* NULL or not known: UB_CAUSE_UNKNOWN */
+enum ub_cause ub_model_cause_of(struct ub_slice name);
 const char *ub_model_cause_name(enum ub_cause cause);
 
 /* A distinct stack of a site and how many of its samples showed it. */

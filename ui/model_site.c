@@ -17,14 +17,19 @@ static const char *const cause_names[UB_CAUSES] = {
     [UB_CAUSE_IMPORT] = "import",     [UB_CAUSE_STOPPED] = "stopped",
 };
 
-enum ub_cause ub_model_cause_parse(const char *name)
+enum ub_cause ub_model_cause_of(struct ub_slice name)
 {
     int i;
 
-    for (i = 0; name && i < UB_CAUSES; i++)
-        if (strcmp(name, cause_names[i]) == 0)
+    for (i = 0; i < UB_CAUSES; i++)
+        if (ub_slice_is(name, cause_names[i]))
             return (enum ub_cause)i;
     return UB_CAUSE_UNKNOWN;
+}
+
+enum ub_cause ub_model_cause_parse(const char *name)
+{
+    return ub_model_cause_of((struct ub_slice){name, name ? strlen(name) : 0});
 }
 
 const char *ub_model_cause_name(enum ub_cause cause)
@@ -41,16 +46,6 @@ enum ub_cause ub_model_site_cause(const struct ub_site *site)
         if (site->cause[i] > site->cause[best])
             best = (enum ub_cause)i;
     return best;
-}
-
-static enum ub_cause parse_cause(struct ub_slice name)
-{
-    int i;
-
-    for (i = 0; i < UB_CAUSES; i++)
-        if (ub_slice_is(name, cause_names[i]))
-            return (enum ub_cause)i;
-    return UB_CAUSE_UNKNOWN;
 }
 
 static enum ub_stall_class classify(const struct ub_stall *stall)
@@ -229,7 +224,7 @@ static void apply_site(struct ub_model *m, struct ub_site *site, const struct ub
     }
     if (a->ongoing)
         step(&site->ongoing, sign);
-    step(&site->cause[parse_cause(a->cause)], sign);
+    step(&site->cause[ub_model_cause_of(a->cause)], sign);
     for (i = 0; i < a->samples; i++)
         apply_sample(m, site, &a->sample[i], sign);
     for (i = 0; i < a->samples_beyond; i++)

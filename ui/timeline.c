@@ -97,16 +97,13 @@ static bool reserve(struct ub_timeline *t)
     return true;
 }
 
-/* What is to be added to a run's monotonic clock to get the wall clock; 0 where its header does not tell. */
-static int64_t wall_offset(const struct ub_run *run)
+bool ub_timeline_offset(const struct ub_run *run, int64_t *ret_ns)
 {
     const char *started = ub_json_string(run->header, "started");
     uint64_t begin = ub_json_u64_or(run->header, "monotonic_ns", 0);
-    int64_t wall, offset;
+    int64_t wall;
 
-    if (!started || ub_wall_time_parse(started, &wall) < 0 || __builtin_sub_overflow(wall, (int64_t)begin, &offset))
-        return 0;
-    return offset;
+    return started && ub_wall_time_parse(started, &wall) == 0 && !__builtin_sub_overflow(wall, (int64_t)begin, ret_ns);
 }
 
 static void set_wall_times(struct ub_timeline *t, const struct ub_model *m)
@@ -120,7 +117,8 @@ static void set_wall_times(struct ub_timeline *t, const struct ub_model *m)
 
         if (t->loop[s->loop].run != run) {
             run = t->loop[s->loop].run;
-            offset = wall_offset(ub_model_run(m, run));
+            if (!ub_timeline_offset(ub_model_run(m, run), &offset))
+                offset = 0;
         }
         if (__builtin_add_overflow(s->at_ns, offset, &s->at_ns))
             s->at_ns = 0;
@@ -147,6 +145,7 @@ static void add(void *self, const struct ub_stall *stall, const struct ub_site *
         .loop = loop,
         .ongoing = stall->ongoing,
         .nested = stall->nested,
+        .cause = (uint8_t)ub_model_cause_of(stall->cause),
     };
 }
 

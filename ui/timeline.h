@@ -16,6 +16,7 @@ struct ub_timeline_stall {
     const struct ub_site *site; /* its class tells whether it counts */
     uint32_t loop;              /* index into `loop` */
     bool ongoing, nested;
+    uint8_t cause; /* enum ub_cause */
 };
 
 /* A thread with a loop, of one run. */
@@ -42,5 +43,8 @@ void ub_timeline_follow(struct ub_timeline *t, struct ub_model *m);
 /* When all has been read: also those that were not over; sorted by loop and moment. */
 void ub_timeline_finish(struct ub_timeline *t, struct ub_model *m);
 void ub_timeline_clear(struct ub_timeline *t);
+
+/* What is to be added to a run's monotonic clock to get the wall clock. False where its header does not tell. */
+bool ub_timeline_offset(const struct ub_run *run, int64_t *ret_ns);
 
 #endif

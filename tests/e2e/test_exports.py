@@ -86,6 +86,28 @@ def test_sarif():
     assert place == {"artifactLocation": {"uri": "file:///build/redis/src/lzf_c.c"}, "region": {"startLine": 155}}
 
 
+def test_otlp_of_two_hosts(tmp_path):
+    """Each stall is its own host's; figures of both together are said of neither."""
+    other = tmp_path / "web2.jsonl"
+    other.write_text(SAMPLE.read_text().replace('"web1"', '"web2"'))
+    hosts = []
+    for line in export("otlp", SAMPLE, other).splitlines():
+        (resource,) = json.loads(line)["resourceLogs"]
+        attributes = {a["key"]: a["value"] for a in resource["resource"]["attributes"]}
+        hosts += [attributes["host.name"]["stringValue"]] * len(resource["scopeLogs"][0]["logRecords"])
+    assert hosts == ["web1"] * 4 + ["web2"] * 4
+    assert "web1" not in export("otlp-metrics", SAMPLE, other)
+
+
+def test_otlp_without_a_clock(tmp_path):
+    """No wall clock in the header: no time is made up."""
+    path = tmp_path / "r.jsonl"
+    path.write_text(SAMPLE.read_text().replace('"started":"2025-11-21T03:05:12.000000Z",', ""))
+    for name in ("otlp", "otlp-metrics"):
+        text = export(name, path)
+        assert "imeUnixNano" not in text and text
+
+
 def html_data(text):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
@@ -113,7 +135,8 @@ def test_html_of_hostile_names(evil):
     assert html_data(text)["verdict"]["total"] == VERDICT["total_ns"]
 
 
-@pytest.mark.parametrize("name", ["text", "json", "folded", "speedscope", "prometheus", "chrome", "junit", "github", "sarif"])
+@pytest.mark.parametrize("name", ["text", "json", "folded", "speedscope", "prometheus", "chrome", "junit", "github", "sarif", "otlp",
+                                  "otlp-metrics"])
 def test_hostile_names(evil, name):
     out = export(name, evil)
     for raw in ("\x1b", "\x07"):
@@ -123,11 +146,12 @@ def test_hostile_names(evil, name):
     if name == "folded":
         assert all(re.fullmatch(r".*\S \d+", line) for line in out.splitlines())
         assert sum(int(line.rsplit(" ", 1)[1]) for line in out.splitlines()) == VERDICT["total_ns"]
-    if name in ("speedscope", "chrome", "sarif", "json"):
+    if name in ("speedscope", "chrome", "sarif", "json", "otlp", "otlp-metrics"):
         json.loads(out)
 
 
-@pytest.mark.parametrize("name", ["folded", "speedscope", "prometheus", "chrome", "pprof", "sarif", "junit", "html"])
+@pytest.mark.parametrize("name", ["folded", "speedscope", "prometheus", "chrome", "pprof", "sarif", "junit", "html",
+                                  "otlp", "otlp-metrics"])
 def test_recording_without_stalls(tmp_path, name):
     path = tmp_path / "r"
     path.write_text(SAMPLE.read_text().splitlines(keepends=True)[0])

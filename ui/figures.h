@@ -1,0 +1,29 @@
+/*
+ * What all formats of metrics (Prometheus, OTLP) tell alike.
+ */
+#ifndef UB_UI_FIGURES_H
+#define UB_UI_FIGURES_H
+
+#include "findings.h"
+
+/* Names of enum ub_stall_class. */
+extern const char *const ub_figures_class[UB_STALL_CLASSES];
+
+/* Upper edges of the histogram of turns; the last one has 0 ns. */
+struct ub_figures_edge {
+    uint64_t ns;
+    const char *seconds;
+};
+extern const struct ub_figures_edge ub_figures_edge[];
+
+/* Turns of at most so long. A bucket of the recording counts where its mean is. */
+uint64_t ub_figures_count_up_to(const struct ub_distribution *d, uint64_t ns);
+
+/* What could not be recorded, by kind; the list of kinds ends with NULL. Sums of all runs. */
+extern const char *const ub_figures_loss[];
+uint64_t ub_figures_lost(const struct ub_model *m, const char *loss);
+
+/* Labels are memory in everything that takes them: the worst sites, the rest is in the totals. */
+#define UB_FIGURES_SITES_MAX 200
+
+#endif
