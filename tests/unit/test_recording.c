@@ -1,22 +1,8 @@
 /* Writing recordings: one line one write, modes, refusals, full disks, rotation. Reading them: whatever is in the file.
  */
-#include "ui_check.h"
+#include "folder_check.h"
 
 #include <sys/socket.h>
-
-static char folder[64];
-
-static int setup(void **state)
-{
-    folder_make(folder);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    folder_remove(folder);
-    return 0;
-}
 
 static const char *in_folder(const char *name)
 {
