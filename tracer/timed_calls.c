@@ -37,7 +37,7 @@ static const char *text_of(const struct ub_timed_call *call, const char *letters
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < at; i++)
-        n += letters[i] == 'f' || letters[i] == 'p' || letters[i] == 'a';
+        n += strchr("fqpa", letters[i]) != NULL;
     if (n >= UB_CALLS_TEXTS || call->text_len[n] == 0)
         return NULL;
     *ret_len = call->text_len[n] < UB_CALLS_TEXT ? call->text_len[n] : UB_CALLS_TEXT;
@@ -47,7 +47,7 @@ static const char *text_of(const struct ub_timed_call *call, const char *letters
 int ub_timed_call_fd(const struct ub_timed_call *call, char ret_link[UB_CALLS_TEXT + 1])
 {
     const char *letters = call->id < UB_CALL_IDS ? table[call->id].letters : "", *text;
-    const char *f = strchr(letters, 'f');
+    const char *f = strpbrk(letters, "fq");
     uint32_t len = 0;
 
     ret_link[0] = '\0';
@@ -146,6 +146,15 @@ static void add_value(struct ub_line *line, const struct ub_timed_call *call, co
     case 't':
         add_span(line, value);
         break;
+    case 'm':
+        add_span(line, (int)value < 0 ? UINT64_MAX : value * 1000000);
+        break;
+    case 'n':
+        ub_line_printf(line, "%llu fds", (unsigned long long)value);
+        break;
+    case 'N':
+        ub_line_printf(line, "fds below %d", (int)value);
+        break;
     case 'L':
         add_lock(line, value);
         break;
@@ -166,7 +175,7 @@ static void add_value(struct ub_line *line, const struct ub_timed_call *call, co
     case 'o':
         ub_line_printf(line, "%lld", (long long)value);
         break;
-    default: /* f d i */
+    default: /* f q d i */
         ub_line_printf(line, "%d", (int)value);
         break;
     }
@@ -179,7 +188,7 @@ void ub_timed_call_format(const struct ub_timed_call *call, char *buf, size_t si
 
     ub_line_begin(&line, buf, size);
     for (uint32_t i = 0; letters[i] && i < UB_CALLS_VALUES; i++) {
-        if (letters[i] == 'd' && (int)call->value[i] == AT_FDCWD)
+        if ((letters[i] == 'd' && (int)call->value[i] == AT_FDCWD) || (letters[i] == 'q' && (int)call->value[i] < 0))
             continue;
         if (line.len > 0)
             ub_line_printf(&line, ", ");

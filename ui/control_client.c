@@ -75,7 +75,11 @@ static int take_line(struct ub_control_client *c, json_t **ret)
     *ret = json_loadb(c->buf, (size_t)(end - c->buf), 0, NULL);
     c->len -= (size_t)(end + 1 - c->buf);
     memmove(c->buf, end + 1, c->len);
-    return json_is_object(*ret) ? 0 : -EBADMSG;
+    if (json_is_object(*ret))
+        return 0;
+    json_decref(*ret);
+    *ret = NULL;
+    return -EBADMSG;
 }
 
 static int receive(struct ub_control_client *c)

@@ -1,6 +1,6 @@
 /*
  * Shared by the files of the control socket's server: control_state.c (what a
- * status tells), control_server.c (sockets).
+ * status tells), control_peer.h (one client), control_server.c (sockets).
  */
 #ifndef UB_UI_CONTROL_IMPL_H
 #define UB_UI_CONTROL_IMPL_H

@@ -2,10 +2,8 @@
  * The watcher's end of the control socket: one thread, poll, a fixed number of
  * clients, each with a bounded queue. Whoever does not ask within seconds, asks
  * for too much, or does not read, is hung up on.
- *
- * A little long for one file: all of it runs in that thread, on the same clients.
  */
-#include "control_impl.h"
+#include "control_peer.h"
 #include "json_get.h"
 
 #include "../common/clock.h"
@@ -25,33 +23,17 @@
 #include <unistd.h>
 
 #define CLIENTS_MAX   16
-#define REQUEST_MAX   4096
-#define QUEUE_MAX     ((size_t)2 << 20) /* bytes that a client may be behind */
-#define IDLE_NS       10000000000u      /* without a whole request, or with unread bytes */
-#define FOLDER_MAX    80                /* of the folder's path: a socket's has 107 bytes at most */
-#define STALE_S       60                /* a socket that got no name for so long never will */
-#define LAST_WORDS_MS 200               /* at the end, for followers to take the last lines */
-
-struct client {
-    int fd; /* -1: free */
-    bool following;
-    bool closing; /* once the queue is empty */
-    char request[REQUEST_MAX];
-    size_t request_len;
-    char *queue; /* owned; bytes [sent, len) are to go */
-    size_t sent, len, size;
-    uint64_t dropped;  /* lines */
-    uint64_t waits_ns; /* since when it owes us something */
-    json_t *stacks;    /* ids that it has been told */
-};
+#define IDLE_NS       10000000000u /* without a whole request, or with unread bytes */
+#define FOLDER_MAX    80           /* of the folder's path: a socket's has 107 bytes at most */
+#define STALE_S       60           /* a socket that got no name for so long never will */
+#define LAST_WORDS_MS 200          /* at the end, for followers to take the last lines */
 
 struct ub_control {
     struct ub_control_options options;
     pthread_mutex_t lock; /* protects all below; nothing is waited for with it held */
     struct ub_control_state state;
     const struct ub_watch *watch;
-    struct client client[CLIENTS_MAX];
-    uint32_t followers;
+    struct ub_control_peer client[CLIENTS_MAX];
     bool stopping;
 
     pthread_t thread;
@@ -59,93 +41,6 @@ struct ub_control {
     int listener, wake;
     char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 };
-
-/* ---- a client's queue ---------------------------------------------------- */
-
-static bool room_for(struct client *k, size_t more)
-{
-    if (k->sent > 0 && k->size - k->len < more) {
-        memmove(k->queue, k->queue + k->sent, k->len - k->sent);
-        k->len -= k->sent;
-        k->sent = 0;
-    }
-    if (k->len + more > QUEUE_MAX)
-        return false;
-    if (k->size - k->len < more) {
-        size_t size = (k->len + more) * 2 < QUEUE_MAX ? (k->len + more) * 2 : QUEUE_MAX;
-        char *queue = realloc(k->queue, size);
-
-        if (queue == NULL)
-            return false;
-        k->queue = queue;
-        k->size = size;
-    }
-    return true;
-}
-
-/* Whole lines or nothing: what does not fit is counted, and told when there is room again. */
-static bool put(struct client *k, const char *text, size_t len)
-{
-    if (!room_for(k, len + 1)) {
-        k->dropped++;
-        return false;
-    }
-    memcpy(k->queue + k->len, text, len);
-    k->queue[k->len + len] = '\n';
-    if (k->len == k->sent)
-        k->waits_ns = ub_clock_monotonic_ns();
-    k->len += len + 1;
-    return true;
-}
-
-static void put_json(struct client *k, json_t *line)
-{
-    char *text = line != NULL ? json_dumps(line, JSON_COMPACT) : NULL;
-
-    if (text != NULL)
-        put(k, text, strlen(text));
-    free(text);
-    json_decref(line);
-}
-
-static void tell_dropped(struct client *k)
-{
-    uint64_t dropped = k->dropped;
-    char text[96];
-
-    if (dropped == 0 || k->len - k->sent > QUEUE_MAX / 2)
-        return;
-    snprintf(text, sizeof(text), "{\"type\":\"dropped\",\"lines\":%llu}", (unsigned long long)dropped);
-    if (put(k, text, strlen(text)))
-        k->dropped -= dropped;
-}
-
-static void put_stack(const struct ub_control *c, struct client *k, const json_t *id)
-{
-    const json_t *text;
-    char key[32];
-
-    if (!json_is_integer(id))
-        return;
-    snprintf(key, sizeof(key), "%lld", (long long)json_integer_value(id));
-    text = json_object_get(c->state.stacks, key);
-    if (text == NULL || json_object_get(k->stacks, key))
-        return;
-    if (put(k, json_string_value(text), json_string_length(text)))
-        json_object_set_new(k->stacks, key, json_true());
-}
-
-/* The stacks that a line refers to come before it, once a client. */
-static void put_stacks_of(const struct ub_control *c, struct client *k, const json_t *record)
-{
-    const json_t *sample;
-    size_t i;
-
-    put_stack(c, k, json_object_get(record, "stack"));
-    json_array_foreach (json_object_get(record, "samples"), i, sample) {
-        put_stack(c, k, json_object_get(sample, "stack"));
-    }
-}
 
 /* ---- the sink: the explaining thread ---------------------------------------- */
 
@@ -158,6 +53,14 @@ static void wake(const struct ub_control *c)
     }
 }
 
+static bool is_followed(const struct ub_control *c)
+{
+    for (int i = 0; i < CLIENTS_MAX; i++)
+        if (c->client[i].following)
+            return true;
+    return false;
+}
+
 static void sink_line(void *self, json_t *record)
 {
     struct ub_control *c = self;
@@ -165,16 +68,13 @@ static void sink_line(void *self, json_t *record)
 
     pthread_mutex_lock(&c->lock);
     ub_control_state_line(&c->state, record);
-    if (c->followers > 0 && !ub_json_is(record, "type", "stack"))
+    if (is_followed(c) && !ub_json_is(record, "type", "stack"))
         text = json_dumps(record, JSON_COMPACT);
     for (int i = 0; text != NULL && i < CLIENTS_MAX; i++) {
-        struct client *k = &c->client[i];
+        struct ub_control_peer *k = &c->client[i];
 
-        if (k->fd < 0 || !k->following)
-            continue;
-        tell_dropped(k);
-        put_stacks_of(c, k, record);
-        put(k, text, strlen(text));
+        if (k->following)
+            ub_control_peer_tell(k, &c->state, record, text);
     }
     pthread_mutex_unlock(&c->lock);
     if (text != NULL)
@@ -189,82 +89,26 @@ struct ub_sink ub_control_sink(struct ub_control *c)
 
 /* ---- requests ------------------------------------------------------------- */
 
-static void hang_up(struct ub_control *c, struct client *k)
+static void hang_up(struct ub_control_peer *k)
 {
-    if (k->following)
-        c->followers--;
     close(k->fd);
-    free(k->queue);
-    json_decref(k->stacks);
-    *k = (struct client){.fd = -1};
-}
-
-static void refuse(struct client *k, const char *why)
-{
-    put_json(k, json_pack("{s:s, s:s}", "type", "error", "text", why));
-    k->closing = true;
-}
-
-static void follow(struct ub_control *c, struct client *k)
-{
-    const json_t *slow;
-    size_t i;
-
-    if (k->following)
-        return;
-    k->following = true;
-    c->followers++;
-    json_array_foreach (c->state.stalls, i, slow) {
-        put_stacks_of(c, k, slow);
-    }
-}
-
-static void answer(struct ub_control *c, struct client *k, const char *text, size_t len)
-{
-    UB_CLEANUP(ub_json_drop) json_t *request = json_loadb(text, len, 0, NULL);
-    const char *name = ub_json_string(request, "request");
-
-    if (name == NULL) {
-        refuse(k, "a request is one line: {\"request\":\"status\"}");
-    } else if (!strcmp(name, "status") || !strcmp(name, "follow")) {
-        put_json(k, ub_control_state_status(&c->state, &c->options, c->watch));
-        if (!strcmp(name, "follow"))
-            follow(c, k);
-    } else if (!strcmp(name, "detach") && c->options.detach != NULL) {
-        put_json(k, json_pack("{s:s}", "type", "ok"));
-        k->closing = true;
-        c->options.detach(c->options.self);
-    } else {
-        refuse(k, "unknown request: this watcher knows status, follow and detach (a helper only)");
-    }
+    ub_control_peer_clear(k);
 }
 
 /* True: the client stays. */
-static bool read_requests(struct ub_control *c, struct client *k)
+static bool read_requests(struct ub_control *c, struct ub_control_peer *k)
 {
-    ssize_t n = recv(k->fd, k->request + k->request_len, REQUEST_MAX - k->request_len, MSG_DONTWAIT);
-    char *end;
+    const struct ub_control_source source = {&c->options, &c->state, c->watch};
+    ssize_t n = recv(k->fd, k->request + k->request_len, sizeof(k->request) - k->request_len, MSG_DONTWAIT);
 
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
         return false;
-    if (n < 0)
-        return true;
-    if (k->request_len == 0)
-        k->waits_ns = ub_clock_monotonic_ns();
-    k->request_len += (size_t)n;
-    while (!k->closing && (end = memchr(k->request, '\n', k->request_len)) != NULL) {
-        answer(c, k, k->request, (size_t)(end - k->request));
-        k->request_len -= (size_t)(end + 1 - k->request);
-        memmove(k->request, end + 1, k->request_len);
-    }
-    if (k->request_len == REQUEST_MAX)
-        refuse(k, "the request is too long");
-    if (k->closing)
-        k->request_len = 0;
+    if (n > 0)
+        ub_control_peer_got(k, &source, (size_t)n);
     return true;
 }
 
-static bool write_queue(struct client *k)
+static bool write_queue(struct ub_control_peer *k)
 {
     while (k->sent < k->len) {
         ssize_t n = send(k->fd, k->queue + k->sent, k->len - k->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -295,11 +139,12 @@ static void admit(struct ub_control *c)
     if (fd < 0)
         return;
     for (int i = 0; is_welcome(fd) && i < CLIENTS_MAX; i++) {
-        struct client *k = &c->client[i];
+        struct ub_control_peer *k = &c->client[i];
 
         if (k->fd >= 0)
             continue;
-        *k = (struct client){.fd = fd, .waits_ns = ub_clock_monotonic_ns(), .stacks = json_object()};
+        if (ub_control_peer_init(k, fd) < 0)
+            break;
         return;
     }
     close(fd);
@@ -307,12 +152,12 @@ static void admit(struct ub_control *c)
 
 /* It has unread bytes, or half a request, or has said nothing yet. A follower that has read everything may be silent.
  */
-static bool owes(const struct client *k)
+static bool owes(const struct ub_control_peer *k)
 {
     return k->sent < k->len || k->request_len > 0 || !k->following;
 }
 
-static bool serve(struct ub_control *c, struct client *k, short events)
+static bool serve(struct ub_control *c, struct ub_control_peer *k, short events)
 {
     if ((events & (POLLIN | POLLHUP | POLLERR)) && !k->closing && !read_requests(c, k))
         return false;
@@ -329,7 +174,7 @@ static int prepare(struct ub_control *c, struct pollfd *p)
     p[0] = (struct pollfd){.fd = c->listener, .events = POLLIN};
     p[1] = (struct pollfd){.fd = c->wake, .events = POLLIN};
     for (int i = 0; i < CLIENTS_MAX; i++) {
-        const struct client *k = &c->client[i];
+        const struct ub_control_peer *k = &c->client[i];
 
         p[i + 2] = (struct pollfd){.fd = k->fd, .events = POLLIN};
         if (k->sent < k->len)
@@ -360,7 +205,7 @@ static void *control_main(void *self)
         pthread_mutex_lock(&c->lock);
         for (int i = 0; i < CLIENTS_MAX; i++)
             if (c->client[i].fd >= 0 && c->client[i].fd == p[i + 2].fd && !serve(c, &c->client[i], p[i + 2].revents))
-                hang_up(c, &c->client[i]);
+                hang_up(&c->client[i]);
         if (p[0].revents)
             admit(c);
         stopping = c->stopping;
@@ -526,7 +371,7 @@ void ub_control_free(struct ub_control *c)
     }
     for (int i = 0; i < CLIENTS_MAX; i++)
         if (c->client[i].fd >= 0)
-            hang_up(c, &c->client[i]);
+            hang_up(&c->client[i]);
     if (c->wake >= 0)
         close(c->wake);
     ub_control_state_clear(&c->state);

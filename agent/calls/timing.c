@@ -7,6 +7,7 @@
 #include "../raw.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -87,6 +88,16 @@ static uint32_t copy_link(void *to, uint64_t fd, size_t size)
     return len > 0 ? (uint32_t)len : 0;
 }
 
+/* Of an array of pollfds with a single entry. UINT64_MAX: it has several, none, or cannot be read. */
+static uint64_t single_descriptor(uint64_t fds, uint64_t count)
+{
+    struct pollfd only;
+
+    if (count != 1 || copy(&only, fds, sizeof(only)) != sizeof(only) || only.fd < 0)
+        return UINT64_MAX;
+    return (uint64_t)only.fd;
+}
+
 static void fill(struct ub_timed_call *c, const uint64_t *value)
 {
     const char *letters = table[c->id].letters;
@@ -99,8 +110,10 @@ static void fill(struct ub_timed_call *c, const uint64_t *value)
         c->value[i] = value[i];
         if (i >= strlen(letters))
             continue;
-        if (letters[i] == 'f' && text < UB_CALLS_TEXTS) {
-            c->text_len[text] = copy_link(c->text[text], value[i], UB_CALLS_TEXT);
+        if (letters[i] == 'q')
+            c->value[i] = single_descriptor(value[i], value[i + 1]);
+        if ((letters[i] == 'f' || letters[i] == 'q') && text < UB_CALLS_TEXTS) {
+            c->text_len[text] = copy_link(c->text[text], c->value[i], UB_CALLS_TEXT);
             text++;
         }
         if ((letters[i] == 'p' || letters[i] == 'a') && text < UB_CALLS_TEXTS) {

@@ -77,14 +77,38 @@ def test_the_longest_are_kept(tmp_path):
     assert len(slow) == 5
     for s in slow:
         known = {c["via"]: c["duration_ns"] for c in s["calls"]}
+        assert len(known) == 4, s["calls"]
         # On a busy machine a short one may have become a long one.
-        assert len(known) == 4 and {"sigtimedwait", "read"} <= known.keys(), s["calls"]
-        assert known.get("clock_nanosleep", 6 * MS) >= 6 * MS and known["sigtimedwait"] >= 10 * MS
+        if s["duration_ns"] < 50 * MS:
+            assert {"sigtimedwait", "read"} <= known.keys(), s["calls"]
+        assert known.get("clock_nanosleep", 6 * MS) >= 6 * MS and known.get("sigtimedwait", 10 * MS) >= 10 * MS
         durations = [c["duration_ns"] for c in s["calls"]]
         assert durations == sorted(durations, reverse=True) and sum(durations) <= s["duration_ns"]
         fds = {c["via"]: c.get("fd_path") for c in s["calls"]}
-        assert fds["read"].startswith("socket")
-    assert any(c.get("fd_path") == "socket unix" for s in slow for c in s["calls"])
+        # "socket unix", unless the program was over before that was asked for.
+        assert all(fds[call].startswith("socket") for call in fds.keys() & {"read", "recv"}), fds
+
+
+WAITS = {"poll": "9 ms", "__poll_chk": "9 ms", "ppoll": "9 ms", "select": "fds below", "pselect": "9 ms",
+         "epoll_wait": "9 ms", "epoll_pwait": "9 ms", "epoll_pwait2": "9 ms"}
+
+
+def test_waits_that_are_not_the_loops(tmp_path):
+    """poll, select and epoll_wait for other descriptors inside a callback: they end no turn, and are timed."""
+    slow, recording = run(tmp_path, "waits", 20, "6ms")
+    assert len(slow) == 20
+    seen = [s["calls"][0] for s in slow]
+    assert [len(s["calls"]) for s in slow] == [1] * 20
+    assert sorted(c["via"] for c in seen) == sorted([*WAITS, "poll", "poll"] * 2)
+    for s, c in zip(slow, seen):
+        assert 9 * MS <= c["duration_ns"] <= s["duration_ns"] and WAITS[c["via"]] in c["args"], c
+        single = c["via"] in ("__poll_chk", "ppoll") or c["args"].endswith(", 1 fds, 9 ms")
+        assert ("fd" in c) == (single or c["via"].startswith("epoll")), c
+        assert not single or c["fd_path"].startswith("socket"), c
+    # Where the wait was most of the stall it is its cause, and the callback that waited is named, not the agent.
+    plain = [s for s in slow if s["cause"] == "call"]
+    assert len(plain) >= 10
+    assert {s["callback"]["function"] for s in plain} == {"do_waits"}
 
 
 def test_calls_inside_calls_count_once(tmp_path):

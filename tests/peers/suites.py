@@ -1,9 +1,12 @@
 """Other projects' own test suites, alone and under the agent: a run is {test: result}."""
 
+import fcntl
 import os
 import re
 import shlex
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -65,12 +68,32 @@ CPYTHON = ["test_subprocess", "test_signal", "test_threading", "test_socket", "t
            "test_faulthandler"]
 
 
+def vsock_answers():
+    """Whether this machine reaches itself by vsock. In some virtual machines it does not, and CPython's test of it hangs."""
+    try:
+        with open("/dev/vsock", "rb") as f:
+            own = struct.unpack("I", fcntl.ioctl(f, socket.IOCTL_VM_SOCKETS_GET_LOCAL_CID, b"    "))[0]
+        with socket.socket(socket.AF_VSOCK) as listener, socket.socket(socket.AF_VSOCK) as s:
+            listener.bind((own, socket.VMADDR_PORT_ANY))
+            listener.listen()
+            s.settimeout(2)
+            s.connect(listener.getsockname())
+        return True
+    except OSError:
+        return False
+
+
+def cpython_left_out():
+    """Arguments for regrtest: what says nothing here."""
+    return [] if vsock_answers() else ["-i", "*VSOCK*"]
+
+
 def cpython(watched, folder, only=CPYTHON):
     """{module or module case: result} by `python3 -m test -v`."""
     results = {}
     for module in only:
         with tempfile.TemporaryDirectory(dir=folder) as cwd:
-            status, out = run([helpers.PYTHON, "-m", "test", "-v", module], watched, 900, cwd, folder)
+            status, out = run([helpers.PYTHON, "-m", "test", "-v", module, *cpython_left_out()], watched, 900, cwd, folder)
         results[module] = status
         # The result may stand far behind the name, after what the test printed.
         for case, owner, word in re.findall(r"^(test\w+) \(([\w.]+)\)[^\n]*? \.\.\. .*?\b(ok|FAIL|ERROR|skipped)\b", out,
