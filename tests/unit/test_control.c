@@ -267,6 +267,9 @@ static void test_does_not_read(void **test)
     assert_int_equal(got + lost, told);
     expect_type(k, "note");
     expect_nothing(k);
+    tell(k, json_of("{'type':'note','level':'info','text':'again'}")); /* it is told once */
+    expect_type(k, "note");
+    expect_nothing(k);
 }
 
 int main(void)
