@@ -33,7 +33,6 @@ static inline uint64_t ub_calls_floor(uint64_t threshold, uint64_t tenth_ms)
     return low < threshold >> 4 ? low : threshold >> 4;
 }
 
-
 /* Numbers of the calls: their places in calls.def. */
 enum ub_call_id {
 #define UB_CALL(type, name, params, args, syscall, letters, ...) UB_CALL_ID_##name,
