@@ -138,6 +138,39 @@ static void note_popped(struct ub_unwinder *u, const struct ub_map *m, const str
     }
 }
 
+/*
+ * A function that realigns the stack and finds its frame through r10 keeps the
+ * caller's rbp where its own points to, and says so up to its return: behind
+ * `leave` that is the caller's rbp already, and the tables lead to the caller's
+ * caller. A place above the frame gives it away: nobody saves a register there.
+ */
+static bool rbp_is_back(struct ub_unwinder *u, const struct ub_regs *at, uint64_t cfa)
+{
+    unw_save_loc_t loc;
+
+    return at->exact && at->known & UB_REG_BIT(UB_REG_RBP) && unw_get_save_loc(&u->cursor, UNW_X86_64_RBP, &loc) == 0 &&
+           loc.type == UNW_SLT_MEMORY && loc.u.addr == at->reg[UB_REG_RBP] && loc.u.addr >= cfa;
+}
+
+/* The registers as the cursor has them now, but for this rbp. */
+static bool keep_rbp(struct ub_unwinder *u, struct ub_regs *at)
+{
+    struct ub_regs next = {.known = 0};
+
+    for (int i = 0; i < UB_REG_COUNT; i++) {
+        unw_word_t value;
+
+        if (i != UB_REG_RBP && unw_get_reg(&u->cursor, i, &value) == 0) {
+            next.reg[i] = value;
+            next.known |= UB_REG_BIT((uint32_t)i);
+        }
+    }
+    next.reg[UB_REG_RBP] = at->reg[UB_REG_RBP];
+    next.known |= UB_REG_BIT(UB_REG_RBP);
+    *at = next;
+    return start_cursor(u, at);
+}
+
 static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, struct ub_regs *at, bool *ret_framed)
 {
     uint64_t old = at->reg[UB_REG_RSP];
@@ -161,6 +194,8 @@ static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, stru
     }
     if (unw_get_reg(&u->cursor, UNW_REG_IP, &ip) < 0 || sp <= old)
         return STEP_STOP; /* the stack grows down: a caller's frame lies above, or the tables lie */
+    if (rbp_is_back(u, at, sp))
+        return keep_rbp(u, at) ? STEP_OK : STEP_STOP;
     if (at->exact)
         note_popped(u, m, at);
     at->reg[UB_REG_RSP] = sp;

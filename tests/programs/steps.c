@@ -51,6 +51,29 @@ FRAME int many_arguments(int a, int b, int c, int d, int e, int f, int g, int h,
     return fixed(a) + b + c + d + e + f + g + h + i;
 }
 
+/* It pushes arguments, too: then GCC finds the frame through a register of its own (r10). */
+FRAME int realigned_by_r10(int x)
+{
+    volatile char room[64] __attribute__((aligned(64)));
+
+    room[0] = (char)x;
+    return many_arguments(x, 2, 3, 4, 5, 6, 7, 8, 9) + room[0];
+}
+
+/* What that one gives back in rbp is needed here, and here again. */
+FRAME int around_realigned(int x)
+{
+    volatile char *room = alloca(16 + (size_t)(x & 31));
+
+    room[3] = 1;
+    return realigned_by_r10(x) + room[3];
+}
+
+FRAME __attribute__((optimize("no-omit-frame-pointer"))) int framed(int x)
+{
+    return around_realigned(x) + 1;
+}
+
 FRAME int variadic(int n, ...)
 {
     int sum = 0;
@@ -120,6 +143,7 @@ int main(void)
     x += fixed(x);
     x += by_alloca(7);
     x += realigned(x);
+    x += framed(x);
     x += many_arguments(1, 2, 3, 4, 5, 6, 7, 8, 9);
     x += variadic(3, 1, 2, 3);
     x += recursive(5);

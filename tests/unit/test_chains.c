@@ -215,7 +215,7 @@ static void never_still(void **state)
         chain_stop(&c);
         ub_unwinder_free(u);
         assert_int_equal(t.wrong, 0);
-        assert_true(t.captures + t.same > total_captures() / 10);
+        assert_true(t.captures + t.same > 200); /* how many is the machine's affair: it has a time, not a number */
     }
 }
 
