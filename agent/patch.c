@@ -174,13 +174,25 @@ static void *defined(const struct module *m, const char *name)
     }
 }
 
-static bool is_file_of(const struct ub_loop_ops *ops, const char *name)
+static bool begins_with_one(const char *name, const char *const *list)
 {
-    for (const char *const *file = ops->files; *file; file++) {
-        if (strncmp(name, *file, strlen(*file)) == 0)
+    for (; *list; list++) {
+        if (strncmp(name, *list, strlen(*list)) == 0)
             return true;
     }
     return false;
+}
+
+/* The program has no name here. */
+static bool is_file_of(const struct ub_loop_ops *ops, const char *name)
+{
+    return begins_with_one(name, ops->files) || (ops->program && !*name);
+}
+
+/* Whether calls that the module makes are hooked (those of some functions also when the library itself makes them). */
+static bool is_caller(const struct ub_loop_ops *ops, const struct ub_loop_hook *hook, const char *name)
+{
+    return ops->callers ? begins_with_one(name, ops->callers) : hook->own || !is_file_of(ops, name);
 }
 
 static bool contains(const struct module *m, uintptr_t address)
@@ -274,6 +286,12 @@ static bool defines_some(const struct module *m, const struct ub_loop_ops *ops)
     return defined(m, ops->hooks[0].name) || defined(m, ops->hooks[1].name);
 }
 
+/* Some libraries come in several files; and what an interpreter calls its functions changes. */
+static bool has_part(const struct module *m, const struct ub_loop_ops *ops)
+{
+    return ops->program ? defines_some(m, ops) : defined(m, ops->hooks[0].name) != NULL;
+}
+
 static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct module m;
@@ -300,7 +318,7 @@ static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
             *(bool *)data = true;
             continue;
         }
-        if (!defined(&m, ub_loops[loop]->hooks[0].name)) /* a part of the library that has no part in this */
+        if (!has_part(&m, ub_loops[loop]))
             continue;
         for (n = 0; n < UB_LOOP_COPIES && copy[n].there; n++)
             ;
@@ -358,7 +376,7 @@ static int copy_of(const struct module *m, uint32_t loop, uint32_t hook, uintptr
     }
     if (first < 0 || patch.foreign[loop] || !contains(m, value) || (several && patch.complete))
         return -1;
-    return several || needs(m, ops) || is_file_of(ops, m->name) ? first : -1;
+    return several || ops->callers || needs(m, ops) || is_file_of(ops, m->name) ? first : -1;
 }
 
 static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name)
@@ -383,7 +401,7 @@ static void patch_slot(const struct module *m, const ElfW(Rela) * rela)
         const struct ub_loop_hook *hook = hook_named(ops, name);
         int copy;
 
-        if (!hook || (!hook->own && is_file_of(ops, m->name)))
+        if (!hook || !is_caller(ops, hook, m->name))
             continue;
         copy = copy_of(m, loop, (uint32_t)(hook - ops->hooks), (uintptr_t)__atomic_load_n(at, __ATOMIC_RELAXED));
         if (copy >= 0 && hook->hook[copy])
@@ -402,12 +420,14 @@ static void patch_table(const struct module *m, const ElfW(Rela) * rela, size_t 
     }
 }
 
-/* Any library in there at all? */
-static bool any_copy(void)
+/* Any library in there at all, whose callers the module may be one of? */
+static bool any_copy(const struct module *m)
 {
     for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        const struct ub_loop_ops *ops = ub_loops[loop];
+
         for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
-            if (patch.copy[loop][n].there)
+            if (patch.copy[loop][n].there && (!ops->callers || begins_with_one(m->name, ops->callers)))
                 return true;
         }
     }
@@ -418,7 +438,7 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct module m;
 
-    if (!read_module(info, &m) || strncmp(m.name, "libunblock.", 11) == 0)
+    if (!read_module(info, &m) || strncmp(m.name, "libunblock.", 11) == 0 || !any_copy(&m))
         return 0;
     if (!is_settled(&m)) {
         *(bool *)data = true;
@@ -440,8 +460,7 @@ static bool look_around(void)
     }
     dl_iterate_phdr(meet_library, &unsettled);
     forget_copies();
-    if (any_copy())
-        dl_iterate_phdr(patch_module, &unsettled);
+    dl_iterate_phdr(patch_module, &unsettled);
     return unsettled;
 }
 

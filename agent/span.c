@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-#define UB_BIG_FLOOR 6 /* threshold >> this: shorter callbacks are not kept as a turn's biggest */
+/* threshold >> this: shorter callbacks are not kept as a turn's biggest. It takes a thousand of them to fill one. */
+#define UB_BIG_FLOOR 10
 
 /* ---- sums ---------------------------------------------------------------------- */
 
@@ -42,11 +43,6 @@ __attribute__((always_inline)) static inline void account(struct ub_spans *s, st
 
 /* ---- the biggest callbacks of a turn ---------------------------------------------- */
 
-static uint64_t floor_of_big(void)
-{
-    return ub_load_relaxed(&ub_process->arena->h.threshold) >> UB_BIG_FLOOR;
-}
-
 /* Slow path only; signal-safe. */
 static __attribute__((noinline)) void keep_big(struct ub_spans *s, const struct ub_callback *c, uint64_t spent)
 {
@@ -59,18 +55,13 @@ static __attribute__((noinline)) void keep_big(struct ub_spans *s, const struct 
             least = &s->big[i];
     }
     if (!own) {
+        if (spent <= least->total)
+            return;
         own = least;
         *own = (struct ub_span_big){.function = c->function, .kind = c->kind, .library = c->library, .fd = c->fd};
     }
     own->count++;
     own->total += spent;
-    s->least = own->total;
-    for (uint32_t i = 0; i < UB_SPAN_BIGGEST; i++) {
-        if (s->big[i].total < s->least)
-            s->least = s->big[i].total;
-    }
-    if (s->least < floor_of_big())
-        s->least = floor_of_big();
 }
 
 /* ---- records ---------------------------------------------------------------------- */
@@ -154,7 +145,7 @@ static void new_turn(struct ub_thread *t, struct ub_spans *s)
     s->callbacks = 0;
     if (s->big[0].count)
         memset(s->big, 0, sizeof(s->big));
-    s->least = floor_of_big();
+    s->floor = ub_load_relaxed(&ub_process->arena->h.threshold) >> UB_BIG_FLOOR;
 }
 
 /* Levels whose frame is gone: ours is in their place. */
@@ -251,7 +242,7 @@ void ub_span_end(struct ub_thread *t, uintptr_t sp, const struct ub_shape *shape
         slow_segment(t, &level->callback, now, shape->name ? shape->name(level->callback.object) : NULL);
     s->callbacks++;
     account(s, &s->sum[level->callback.kind % UB_CALLBACK_KINDS], level->own);
-    if (ub_unlikely(level->own > s->least))
+    if (ub_unlikely(level->own > s->floor))
         keep_big(s, &level->callback, level->own);
     publish(t, s, s->depth ? &s->level[s->depth - 1].callback : NULL, now);
 }

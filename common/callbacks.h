@@ -41,6 +41,7 @@
     X(BUFFEREVENT, "bufferevent")                                                                                      \
     X(EVBUFFER, "evbuffer")                                                                                            \
     X(SOURCE, "source")                                                                                                \
+    X(TASK, "task")                                                                                                    \
     X(CALLBACK, "callback")
 
 enum ub_callback_kind {
@@ -57,7 +58,8 @@ enum ub_callback_kind {
     X(LIBEVENT, "libevent")                                                                                            \
     X(LIBEV, "libev")                                                                                                  \
     X(GLIB, "glib")                                                                                                    \
-    X(SD_EVENT, "sd-event")
+    X(SD_EVENT, "sd-event")                                                                                            \
+    X(ASYNCIO, "asyncio")
 
 enum ub_loop_library {
 #define X(name, text) UB_LOOP_##name,
@@ -67,15 +69,15 @@ enum ub_loop_library {
 };
 
 #define UB_SPAN_LEVELS     8u  /* callbacks inside one another; deeper ones run untimed */
-#define UB_SPAN_BIGGEST    4u  /* callbacks of a turn that are told when none of them was slow by itself */
+#define UB_SPAN_BIGGEST    8u  /* callbacks of a turn that are told when none of them was slow by itself */
 #define UB_SPAN_NAME       32u /* bytes of a source's name, cut */
 #define UB_SPAN_HISTOGRAMS 8u  /* of a thread: kinds beyond that have sums only */
 
 /* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
 struct ub_callback {
     uint64_t start;    /* ticks; 0: being written */
-    uint64_t function; /* address of the program's function */
-    uint64_t object;   /* handle, source, watcher ... */
+    uint64_t function; /* address of the program's function; TASK: of its coroutine's code object */
+    uint64_t object;   /* handle, source, watcher, coroutine ... */
     int32_t fd;        /* -1: none */
     uint8_t kind;      /* enum ub_callback_kind */
     uint8_t library;   /* enum ub_loop_library */
@@ -115,7 +117,7 @@ struct ub_spans {
     uint64_t segment;       /* start of the segment that was begun here last */
     uint64_t turn;          /* start of the turn that it belongs to */
     uint64_t reported;      /* ticks of that turn that were reported as slow segments */
-    uint64_t least;         /* shortest of `big`: others are not looked at */
+    uint64_t floor;         /* ticks: shorter callbacks are not looked at for `big` */
     uint32_t depth;
     uint32_t callbacks;  /* in the turn */
     uint32_t library;    /* enum ub_loop_library: of the thread's first callback */

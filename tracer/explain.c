@@ -185,8 +185,9 @@ static void keep_library(struct ub_thread_record *t, const struct ub_event *e)
     if (!e->library)
         return;
     t->library = e->library;
+    t->tasks |= e->tasks;
     memcpy(t->version, e->version, sizeof(t->version));
-    if (!t->python_version)
+    if (!t->python_version && strcmp(t->loop, "uvloop") != 0)
         t->loop = ub_callback_library_name(e->library);
 }
 
@@ -206,7 +207,10 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
     x->totals.loops++;
     announce_process(x, e->process);
     line = json_pack("{s:s, s:i, s:i, s:s, s:s}", "type", "loop", "pid", e->pid, "tid", e->tid, "loop", t->loop,
-                     "identity", t->library && !t->python_version ? "callback" : "turn");
+                     "identity",
+                     t->tasks                           ? "task"
+                     : t->library && !t->python_version ? "callback"
+                                                        : "turn");
     if (t->library && t->version[0] && !t->python_version)
         json_object_set_new(line, "version", json_string(t->version));
     if (t->python_version && strcmp(t->loop, "asyncio") == 0) {

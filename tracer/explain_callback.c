@@ -95,12 +95,26 @@ static void set_fd(json_t *o, const struct ub_event *e, bool redact)
         json_object_set_new(o, "fd_path", json_string(path));
 }
 
+/* A step of a task: by its coroutine's function. */
+static void keep_step(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
+{
+    s->what = e->callback;
+    if (s->named || !e->code)
+        return;
+    s->named = ub_python_code_place(e->code, x->w->redact);
+    s->named_user = s->named && e->code->owner == UB_PYTHON_USER;
+    s->code = e->code;
+}
+
 void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
     struct ub_maps *maps;
     enum ub_role role;
 
-    if (e->callback.kind == UB_CALLBACK_TURN || x->thread[e->slot].python_version)
+    if (e->callback.library == UB_LOOP_ASYNCIO && e->callback.kind != UB_CALLBACK_TURN)
+        keep_step(x, s, e);
+    if (e->callback.kind == UB_CALLBACK_TURN || e->callback.library == UB_LOOP_ASYNCIO ||
+        x->thread[e->slot].python_version) /* uvloop's own callbacks say nothing of the program's */
         return;
     s->what = e->callback;
     if (!s->named) {
@@ -127,7 +141,7 @@ json_t *ub_callback_json(const struct ub_stall *s)
 {
     json_t *o;
 
-    if (!s->named || s->has_python)
+    if (!s->named || (s->has_python && (s->callback || !s->code)))
         return s->callback ? json_copy(s->callback) : json_object();
     if (s->named_user || !s->callback)
         return json_copy(s->named);
@@ -136,14 +150,25 @@ json_t *ub_callback_json(const struct ub_stall *s)
     return o;
 }
 
-void ub_callback_site(struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e, uint64_t function,
-                      const char *call, const char *cause, const char *program, char ret[9])
+/* Likewise a Python function. */
+static void code_as_frame(const struct ub_python_code *code, struct ub_named_frame *ret)
+{
+    *ret = (struct ub_named_frame){
+        .python = 1, .symbol = {.function = code->function, .file = code->file, .language = UB_LANGUAGE_PYTHON}};
+}
+
+void ub_callback_site(struct ub_explain *x, const struct ub_event *e, uint64_t function,
+                      const struct ub_python_code *code, const char *call, const char *cause, const char *program,
+                      char ret[9])
 {
     struct ub_maps *maps = ub_process_maps(e->process);
-    bool known;
+    bool known = true;
 
     ub_frames_clear(&x->named);
-    known = as_frame(maps, function, &x->named.frame[0]);
+    if (code)
+        code_as_frame(code, &x->named.frame[0]);
+    else
+        known = as_frame(maps, function, &x->named.frame[0]);
     x->named.count = known;
     x->named.maps = maps; /* the reference goes with it */
     if (known)
@@ -151,24 +176,39 @@ void ub_callback_site(struct ub_explain *x, const struct ub_stall *s, const stru
     ub_site_hash(known ? &x->named : NULL, known ? 0 : -1, call, cause, program, ret);
 }
 
+static void sort_bigs(struct ub_bigs *bigs)
+{
+    for (uint32_t done = 0; done < bigs->count; done++) {
+        for (uint32_t i = done + 1; i < bigs->count; i++) {
+            struct ub_record record = bigs->record[done];
+            const struct ub_python_code *code = bigs->code[done];
+
+            if (bigs->record[i].total <= record.total)
+                continue;
+            bigs->record[done] = bigs->record[i];
+            bigs->code[done] = bigs->code[i];
+            bigs->record[i] = record;
+            bigs->code[i] = code;
+        }
+    }
+}
+
 json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_maps *maps = ub_process_maps(e->process);
     json_t *list = json_array();
 
-    for (uint32_t done = 0; e->bigs && done < e->bigs->count; done++) {
-        struct ub_record *r = &e->bigs->record[done], swap;
+    if (e->bigs)
+        sort_bigs(e->bigs);
+    for (uint32_t i = 0; e->bigs && i < e->bigs->count; i++) {
+        const struct ub_record *r = &e->bigs->record[i];
         enum ub_role role;
-        json_t *o, *place;
+        json_t *o, *place = NULL;
 
-        for (uint32_t i = done + 1; i < e->bigs->count; i++) {
-            if (e->bigs->record[i].total > r->total) {
-                swap = *r;
-                *r = e->bigs->record[i];
-                e->bigs->record[i] = swap;
-            }
-        }
-        place = place_of(maps, r->function, x->w->redact, &role);
+        if (e->bigs->code[i])
+            place = ub_python_code_place(e->bigs->code[i], x->w->redact);
+        else if (r->library != UB_LOOP_ASYNCIO)
+            place = place_of(maps, r->function, x->w->redact, &role);
         o = json_pack("{s:s, s:I, s:I, s:o}", "kind", ub_callback_kind_name(r->callback), "duration_ns",
                       (json_int_t)ub_ticks_span_to_ns(r->total), "count", (json_int_t)r->count, "callback",
                       place ? place : json_object());

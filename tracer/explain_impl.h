@@ -31,14 +31,15 @@ struct ub_stall {
     uint64_t baseline_majflt;
     uint64_t told_ns; /* duration told by the last `ongoing` line */
     uint32_t ready;
-    bool over;               /* the loop itself has ended: no stall */
-    struct ub_callback what; /* as the thread itself says; kind TURN: it says nothing */
-    json_t *named;           /* owned; the function that `what` names, NULL */
-    bool named_user;         /* it is the program's own, and its name is known */
-    json_t *callback;        /* owned; the best known from stacks */
-    json_t *call;            /* owned; of the blocking call seen, NULL */
-    json_t *calls;           /* owned; those that the thread itself timed, NULL */
-    uint64_t calls_ns;       /* their sum */
+    bool over;                         /* the loop itself has ended: no stall */
+    struct ub_callback what;           /* as the thread itself says; kind TURN: it says nothing */
+    json_t *named;                     /* owned; the function that `what` names, NULL */
+    bool named_user;                   /* it is the program's own, and its name is known */
+    const struct ub_python_code *code; /* of the coroutine, where `what` is a step of a task; NULL */
+    json_t *callback;                  /* owned; the best known from stacks */
+    json_t *call;                      /* owned; of the blocking call seen, NULL */
+    json_t *calls;                     /* owned; those that the thread itself timed, NULL */
+    uint64_t calls_ns;                 /* their sum */
     int64_t call_nr;
     bool call_timed; /* its duration is the thread's own, exact */
     char site[9];
@@ -56,6 +57,7 @@ struct ub_thread_record {
     char name[32];
     const char *loop;        /* recording's name of the loop */
     uint32_t library;        /* enum ub_loop_library: its callbacks are timed by themselves */
+    bool tasks;              /* steps of asyncio's tasks are */
     char version[16];        /* of that library, or "" */
     uint32_t python_version; /* 0x030b: 3.11; 0: no loop of Python's */
     struct ub_stack *wait_stack;
@@ -120,8 +122,9 @@ void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_
 int ub_callback_frame(const struct ub_named_stack *stack, uint64_t function);
 json_t *ub_callback_json(const struct ub_stall *s);
 /* A site where there is no stack. Overwrites x->named. */
-void ub_callback_site(struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e, uint64_t function,
-                      const char *call, const char *cause, const char *program, char ret[9]);
+void ub_callback_site(struct ub_explain *x, const struct ub_event *e, uint64_t function,
+                      const struct ub_python_code *code, const char *call, const char *cause, const char *program,
+                      char ret[9]);
 json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_kinds(const struct ub_stats *s);
 

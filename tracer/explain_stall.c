@@ -369,12 +369,17 @@ static json_t *samples_json(const struct ub_stall *s)
 /* Without a stack the callback is told from others by its function, a turn of many by the biggest of them. */
 static void set_site(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
+    const struct ub_python_code *code = s->what.kind != UB_CALLBACK_TURN ? s->code : NULL;
     uint64_t function = s->what.kind != UB_CALLBACK_TURN ? s->what.function : 0;
+    bool is_code = s->what.library == UB_LOOP_ASYNCIO;
 
-    if (!function && e->bigs && e->bigs->count)
+    if (!function && e->bigs && e->bigs->count) {
         function = e->bigs->record[0].function;
-    if (function)
-        ub_callback_site(x, s, e, function, NULL, "no stack", program_of(e), s->site);
+        code = e->bigs->code[0];
+        is_code = e->bigs->record[0].library == UB_LOOP_ASYNCIO;
+    }
+    if (function && (code || !is_code))
+        ub_callback_site(x, e, function, code, NULL, "no stack", program_of(e), s->site);
     else
         ub_site_hash(NULL, -1, NULL, "no stack", program_of(e), s->site);
 }
@@ -384,11 +389,13 @@ static void set_site(struct ub_explain *x, struct ub_stall *s, const struct ub_e
  * that were, which have lines of their own): its time is what is not told
  * elsewhere, so that sums of stalls stay right.
  */
-static void set_whole(struct ub_explain *x, const struct ub_event *e, json_t *line)
+static void set_whole(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, json_t *line)
 {
     uint64_t whole = ub_ticks_span_to_ns(e->end - e->start), reported = ub_ticks_span_to_ns(e->turn_reported);
     json_t *bigs = ub_callback_bigs(x, e);
 
+    json_decref(s->task); /* of the step that a look met, one of many */
+    s->task = NULL;
     json_object_set_new(line, "duration_ns", json_integer((json_int_t)(whole - reported)));
     if (reported)
         json_object_set_new(line, "turn_ns", json_integer((json_int_t)whole));
@@ -405,7 +412,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
 {
     struct ub_thread_record *t = &x->thread[e->slot];
     uint64_t duration = ub_ticks_span_to_ns(end_ticks - e->start), end_ns = ub_ticks_to_ns(end_ticks);
-    bool named = s->what.library && !t->python_version; /* uvloop's own callbacks say nothing of the program's */
+    bool whole = e->flags & UB_RECORD_WHOLE && e->kind == UB_EVENT_END;
+    bool library = s->what.library && s->what.library != UB_LOOP_ASYNCIO; /* a task's loop may be uvloop */
     struct ub_seen seen[UB_LOOKS_KEPT];
     struct ub_shares shares;
     json_t *line;
@@ -423,20 +431,19 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     }
     if (!s->call_timed)
         set_call_duration(s, &shares, duration);
-    if (!s->site[0])
-        set_site(x, s, e);
+    if (!s->site[0] || whole)
+        set_site(x, s, e); /* a turn's is by what was most of it, not by where it was met */
     line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
                      e->pid, "tid", e->tid, "thread", t->name, "loop",
-                     named ? ub_callback_library_name(s->what.library) : t->loop, "kind",
-                     ub_callback_kind_name(named ? s->what.kind : UB_CALLBACK_TURN), "start_ns",
-                     (json_int_t)ub_ticks_to_ns(e->start), "duration_ns", (json_int_t)duration, "threshold_ns",
-                     (json_int_t)x->w->threshold_ns, "cause", *ret_cause, "samples", samples_json(s), "site", s->site,
-                     "waiting", "ready", (json_int_t)s->ready);
+                     library ? ub_callback_library_name(s->what.library) : t->loop, "kind",
+                     ub_callback_kind_name(s->what.kind), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
+                     "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
+                     *ret_cause, "samples", samples_json(s), "site", s->site, "waiting", "ready", (json_int_t)s->ready);
     if (!line)
         return NULL;
     json_object_set_new(line, "callback", ub_callback_json(s));
-    if (e->flags & UB_RECORD_WHOLE && e->kind == UB_EVENT_END)
-        set_whole(x, e, line);
+    if (whole)
+        set_whole(x, s, e, line);
     ub_stall_python_set(line, s);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
@@ -492,7 +499,8 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
         s->last = e->account;
     if (!s->baseline.majflt) /* the baseline is read without faults: the first look's count starts theirs */
         s->baseline.majflt = e->account.majflt;
-    if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified)
+    /* Of a whole turn it is known only at its end what was reported otherwise. */
+    if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified || e->whole)
         return;
     if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)))
         tell_ongoing(x, s, e, !(e->flags & UB_SLOT_SERVED));
@@ -546,7 +554,10 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
         s->what = (struct ub_callback){.fd = -1};
         json_decref(s->named);
         s->named = NULL;
+        s->code = NULL;
     }
+    if (e->turn_reported) /* the accounts are of the whole turn, the time is of a part of it */
+        memset(&s->baseline, 0, sizeof(s->baseline));
     add_kernel_stacks(x, s, e);
     if (!(e->flags & UB_RECORD_ABANDONED))
         add_calls(x, s, e, ub_ticks_span_to_ns(e->end - e->start));
@@ -596,7 +607,9 @@ void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t)
         const char *site = json_string_value(json_object_get(line, "site"));
 
         memcpy(shown.site, site, strlen(site) + 1);
-        if (strcmp(json_string_value(json_object_get(line, "kind")), "turn") == 0)
+        const char *kind = json_string_value(json_object_get(line, "kind"));
+
+        if (strcmp(kind, "turn") == 0 || strcmp(kind, "task") == 0)
             json_object_set_new(line, "loop", json_string(t->loop));
         finish_line(x, &shown, line);
     }

@@ -109,6 +109,9 @@ uint32_t ub_python_version(const struct ub_python *py);
  */
 int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running, struct ub_python_look *ret);
 
+/* The code object at an address that the process itself has named, NULL: there is none. */
+const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t address);
+
 #define UB_PYTHON_CHAIN_MAX 32
 
 /* A task that is not done. */

@@ -158,6 +158,13 @@ const struct ub_python_code *ub_python_code(struct ub_python *py, uint64_t addre
     return &fresh->code;
 }
 
+const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t address)
+{
+    uint64_t bytes;
+
+    return py->gone ? NULL : ub_python_code(py, address, &bytes);
+}
+
 void ub_python_codes_free(struct ub_python *py)
 {
     struct ub_python_known *k = py->codes, *next;

@@ -182,15 +182,24 @@ static const char *last_component(const char *path)
     return slash ? slash + 1 : path;
 }
 
-json_t *ub_python_place(const struct ub_python_frame *frame, bool redact)
+static json_t *place(const struct ub_python_code *code, uint32_t line, bool redact)
 {
-    const char *file = redact ? last_component(frame->code->file) : frame->code->file;
-    uint32_t line = ub_python_line(frame);
-    json_t *o = json_pack("{s:s, s:s}", "function", frame->code->function, "file", file);
+    const char *file = redact ? last_component(code->file) : code->file;
+    json_t *o = json_pack("{s:s, s:s}", "function", code->function, "file", file);
 
     if (o && line)
         json_object_set_new(o, "line", json_integer(line));
     return o;
+}
+
+json_t *ub_python_place(const struct ub_python_frame *frame, bool redact)
+{
+    return place(frame->code, ub_python_line(frame), redact);
+}
+
+json_t *ub_python_code_place(const struct ub_python_code *code, bool redact)
+{
+    return place(code, code->first_line > 0 ? (uint32_t)code->first_line : 0, redact);
 }
 
 json_t *ub_python_task_json(const struct ub_python_look *look, bool redact)

@@ -35,6 +35,9 @@ json_t *ub_python_task_json(const struct ub_python_look *look, bool redact);
 /* {function, file, line} */
 json_t *ub_python_place(const struct ub_python_frame *frame, bool redact);
 
+/* The same of a function that is not known to be at any line: its first. */
+json_t *ub_python_code_place(const struct ub_python_code *code, bool redact);
+
 /* The recording's `python` of a sample. */
 const char *ub_python_proof_name(const struct ub_python_look *look, bool merged);
 

@@ -39,6 +39,7 @@ struct ub_kind_stats {
 struct ub_bigs {
     uint32_t count;
     struct ub_record record[UB_SPAN_BIGGEST];
+    const struct ub_python_code *code[UB_SPAN_BIGGEST]; /* steps of tasks: of the coroutine, NULL: not known */
 };
 
 struct ub_accounting {
@@ -57,19 +58,22 @@ struct ub_event {
     pid_t pid, tid;
     struct ub_process *process; /* one reference */
     uint64_t start;             /* ticks: identifies the turn */
+    bool whole;                 /* SAMPLE: of a turn no segment of which is overdue by itself */
     uint64_t end;               /* ticks: end of the turn, or the moment of the look */
     uint32_t ready;
-    struct ub_callback callback;   /* what ran, as the thread itself says; kind TURN: the loop, or nobody knows */
-    char name[UB_SPAN_NAME + 1];   /* END: of its source; "" */
-    uint32_t turn_callbacks;       /* END of a whole turn: how many there were in it, */
-    uint64_t turn_reported;        /* and ticks of it that were reported as callbacks of their own */
-    struct ub_bigs *bigs;          /* likewise: the biggest of them; owned */
-    uint32_t library;              /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
-    char version[16];              /* of that library, or "" */
-    bool loop_over;                /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
-    struct ub_accounting account;  /* at the look or at the end */
-    struct ub_accounting baseline; /* when the turn was first seen */
-    uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */
+    struct ub_callback callback;       /* what ran, as the thread itself says; kind TURN: the loop, or nobody knows */
+    const struct ub_python_code *code; /* `callback` is a step of a task: its coroutine's, NULL: not known */
+    char name[UB_SPAN_NAME + 1];       /* END: of its source; "" */
+    uint32_t turn_callbacks;           /* END of a whole turn: how many there were in it, */
+    uint64_t turn_reported;            /* and ticks of it that were reported as callbacks of their own */
+    struct ub_bigs *bigs;              /* likewise: the biggest of them; owned */
+    uint32_t library;                  /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
+    char version[16];                  /* of that library, or "" */
+    bool tasks;                        /* LOOP, STATS, SAMPLE: steps of asyncio's tasks are timed */
+    bool loop_over;                    /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
+    struct ub_accounting account;      /* at the look or at the end */
+    struct ub_accounting baseline;     /* when the turn was first seen */
+    uint64_t blind_ns; /* END: how much of the turn the watcher itself did not run (both were stopped) */
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;
     struct ub_python_look *python; /* SAMPLE, LOOP: the Python side of it */

@@ -14,22 +14,49 @@ static bool is_known(uint32_t kind, uint32_t library)
            library < UB_LOOP_LIBRARIES;
 }
 
-void ub_watch_callback(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_callback *ret)
+/* A step of a task names a code object: only the interpreter's own memory says what that is. */
+static const struct ub_python_code *code_of(struct ub_watch *w, struct ub_watched *t, uint32_t library,
+                                            uint64_t function)
+{
+    return library == UB_LOOP_ASYNCIO && function ? ub_watch_python_code(w, t, function) : NULL;
+}
+
+void ub_watch_callback(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *ret)
 {
     const struct ub_callback *now = &w->arena->cold[slot].spans.now;
     uint64_t before = ub_load_acquire(&now->start);
     struct ub_callback copy;
 
-    *ret = (struct ub_callback){.fd = -1};
+    ret->callback = (struct ub_callback){.fd = -1};
     if (!(ub_load_relaxed(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS))
         return;
     memcpy(&copy, now, sizeof(copy));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    if (before == start && ub_load_relaxed(&now->start) == start && is_known(copy.kind, copy.library))
-        *ret = copy;
+    if (before == start && ub_load_relaxed(&now->start) == start && is_known(copy.kind, copy.library)) {
+        ret->callback = copy;
+        ret->code = code_of(w, &w->watched[slot], copy.library, copy.function);
+    }
 }
 
-void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *record, struct ub_event *e)
+uint64_t ub_watch_turn(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t *ret_reported)
+{
+    const struct ub_spans *s = &w->arena->cold[slot].spans;
+    uint64_t turn, reported;
+
+    *ret_reported = 0;
+    if (!(ub_load_acquire(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS) || ub_load_acquire(&s->segment) != start)
+        return start; /* begun by the wait */
+    turn = ub_load_relaxed(&s->turn);
+    reported = ub_load_relaxed(&s->reported);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (ub_load_relaxed(&w->arena->slot[slot].start) != start || (int64_t)(start - turn) < 0 || reported > start - turn)
+        return start;
+    *ret_reported = reported;
+    return turn;
+}
+
+void ub_watch_callback_record(struct ub_watch *w, struct ub_watched *t, const struct ub_record *record,
+                              struct ub_event *e)
 {
     e->callback = (struct ub_callback){.fd = -1};
     if (record->kind == UB_RECORD_CALLBACK && is_known(record->callback, record->library)) {
@@ -40,6 +67,7 @@ void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *reco
                                            .kind = record->callback,
                                            .library = record->library};
         memcpy(e->name, record->name, sizeof(record->name));
+        e->code = code_of(w, t, record->library, record->function);
     }
     if (!(record->flags & UB_RECORD_WHOLE))
         return;
@@ -51,12 +79,14 @@ void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *reco
     t->bigs.count = 0;
 }
 
-void ub_watch_keep_big(struct ub_watched *t, const struct ub_record *record)
+void ub_watch_keep_big(struct ub_watch *w, struct ub_watched *t, const struct ub_record *record)
 {
     if (t->bigs.count && t->bigs.record[0].start != record->start)
         t->bigs.count = 0; /* of a turn whose own record was lost */
-    if (t->bigs.count < UB_SPAN_BIGGEST && is_known(record->callback, record->library))
-        t->bigs.record[t->bigs.count++] = *record;
+    if (t->bigs.count >= UB_SPAN_BIGGEST || !is_known(record->callback, record->library))
+        return;
+    t->bigs.code[t->bigs.count] = code_of(w, t, record->library, record->function);
+    t->bigs.record[t->bigs.count++] = *record;
 }
 
 void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e)
@@ -68,6 +98,7 @@ void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *
     e->library = ub_load_relaxed(&s->library);
     if (e->library >= UB_LOOP_LIBRARIES)
         e->library = UB_LOOP_NONE;
+    e->tasks = ub_load_relaxed(&s->sum[UB_CALLBACK_TASK].count) > 0;
     memcpy(e->version, s->version, sizeof(e->version) - 1);
     for (char *c = e->version; *c; c++) {
         if (*c < ' ' || *c > '~')

@@ -13,7 +13,7 @@
 
 #include <pthread.h>
 
-/* What the watching thread remembers of a slot. */
+/* What the watching thread remembers of a slot. Unless said otherwise a turn is also a segment of one (callbacks.h). */
 struct ub_watched {
     pid_t pid, tid; /* 0: nobody seen yet */
     struct ub_process *process;
@@ -21,6 +21,11 @@ struct ub_watched {
     uint64_t seen_turns; /* slot->turns at the last round: quiet or not */
     uint64_t next;       /* ticks of the next look at it */
     uint32_t looks;      /* taken of this turn */
+    uint64_t turn;       /* where `start` is a segment's: start of the turn that it is part of */
+    uint64_t turn_next;  /* ticks of the next look at a turn whose segments are short */
+    uint32_t turn_looks; /* how many there were, */
+    uint32_t turn_tries; /* and since the last of them should have been */
+    struct ub_accounting turn_baseline;
     uint32_t loop_tries; /* to catch the loop in its wait */
     bool loop_announced;
     uint64_t alive_at; /* ticks when the thread was last known to exist */
@@ -81,8 +86,9 @@ void *ub_watch_loop(void *watch);
  * Not before `due` (ticks; a few microseconds ahead: the caller woke early so as
  * to be on time). Nothing queued: -EAGAIN, that was over before the look was;
  * -ESRCH, the thread is gone; -EBUSY: it runs, and the kernel samples it.
+ * `whole`: not the segment that runs is overdue, but the turn as a whole.
  */
-int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due);
+int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due, bool whole);
 
 /*
  * watch_look.c: the stack of a running thread that got no CPU to answer with
@@ -98,6 +104,9 @@ void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_
  */
 struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
 
+/* watch_python.c: the code object of a task's step (its `function`, as the thread says). NULL: it makes no sense. */
+const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_watched *t, uint64_t address);
+
 /* watch_kernel.c: what the kernel's programs have to say. */
 void ub_watch_kernel_poll(struct ub_watch *w);
 struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const struct ub_record *record);
@@ -110,11 +119,16 @@ void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, str
 
 /* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says
  * nothing. */
-void ub_watch_callback(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_callback *ret);
+void ub_watch_callback(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *ret);
+
+/* watch_callbacks.c: when the turn began of which the segment that began at `start` is part; `ret_reported`: ticks of
+ * it that were reported as slow segments. */
+uint64_t ub_watch_turn(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t *ret_reported);
 
 /* watch_callbacks.c: the record of a callback that ended, of a whole turn, of the biggest callbacks of one. */
-void ub_watch_callback_record(struct ub_watched *t, const struct ub_record *record, struct ub_event *e);
-void ub_watch_keep_big(struct ub_watched *t, const struct ub_record *record);
+void ub_watch_callback_record(struct ub_watch *w, struct ub_watched *t, const struct ub_record *record,
+                              struct ub_event *e);
+void ub_watch_keep_big(struct ub_watch *w, struct ub_watched *t, const struct ub_record *record);
 
 /* watch_callbacks.c: the library whose callbacks the thread times, into a LOOP or STATS event; sums by kind. */
 void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e);

@@ -236,7 +236,7 @@ static struct ub_event *new_look(struct ub_watch *w, uint32_t index, enum ub_eve
     e->start = t->start;
     e->end = now;
     e->baseline = t->baseline;
-    ub_watch_callback(w, index, t->start, &e->callback);
+    ub_watch_callback(w, index, t->start, e);
     ub_watch_library(w, index, e);
     return e;
 }
@@ -287,7 +287,17 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
     e->capture = trimmed(e->capture);
 }
 
-int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t due)
+/* What was seen is a moment of a turn of short segments: nobody's in particular. */
+static void make_whole(const struct ub_watched *t, struct ub_event *e)
+{
+    e->whole = true;
+    e->start = t->turn;
+    e->baseline = t->turn_baseline;
+    e->callback = (struct ub_callback){.fd = -1};
+    e->code = NULL;
+}
+
+int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t due, bool whole)
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
@@ -317,6 +327,8 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     }
     e->end = ub_ticks_now();
     complete(w, index, e);
+    if (whole)
+        make_whole(t, e);
     ub_watch_queue(w, e);
     return 0;
 }

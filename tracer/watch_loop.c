@@ -33,6 +33,7 @@
 #define UB_HOUSEKEEPING_NS 1000000000u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
+#define UB_TURN_TRIES      6u           /* to meet a turn of short segments in one of them */
 #define UB_LOOKS_MAX       20u          /* doublings; an hour's threshold shifted by more would overflow */
 #define UB_LOOK_FAR_NS     60000000000u /* beyond this doubling stops: a look a minute */
 
@@ -212,6 +213,18 @@ static uint64_t stopped_ns(const struct ub_watch *w, uint64_t start, uint64_t en
     return to > from ? to - from : 0;
 }
 
+/* From when the turn was first seen to now. Nothing where it never was: the watcher came late. */
+static void set_accounts(struct ub_watched *t, const struct ub_record *record, struct ub_event *e)
+{
+    bool whole = record->flags & UB_RECORD_WHOLE;
+
+    memset(&e->baseline, 0, sizeof(e->baseline));
+    if (record->start != (whole ? t->turn : t->start))
+        return;
+    e->baseline = whole ? t->turn_baseline : t->baseline;
+    ub_watch_account(t, true, &e->account);
+}
+
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
@@ -226,15 +239,11 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->start = record->start;
     e->end = record->end;
     e->ready = record->ready;
-    e->baseline = t->baseline;
     e->blind_ns = blind_ns;
-    ub_watch_callback_record(t, record, e);
+    ub_watch_callback_record(w, t, record, e);
     if (!(record->flags & UB_RECORD_WHOLE)) /* its calls were its callbacks' */
         ub_watch_calls(w, index, record->start, e);
-    if (t->start != record->start) /* never seen running: the watcher came late */
-        memset(&e->baseline, 0, sizeof(e->baseline));
-    else
-        ub_watch_account(t, true, &e->account);
+    set_accounts(t, record, e);
     if (w->bpf)
         e->reasons = ub_watch_kernel_reasons(w, t->tid, record);
     if (e->blind_ns < stopped_ns(w, record->start, record->end))
@@ -252,7 +261,7 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
         if (record.kind == UB_RECORD_TURN || record.kind == UB_RECORD_CALLBACK)
             queue_end(w, index, &record, blind_ns);
         else if (record.kind == UB_RECORD_BIG)
-            ub_watch_keep_big(&w->watched[index], &record);
+            ub_watch_keep_big(w, &w->watched[index], &record);
     }
 }
 
@@ -269,7 +278,7 @@ static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, ui
     t->loop_tries++;
     if (start == 0) {
         t->start = 0;
-        t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now) == 0;
+        t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now, false) == 0;
     }
     if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
         return;
@@ -358,9 +367,43 @@ static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
     e->end = now;
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
-    ub_watch_callback(w, index, t->start, &e->callback);
+    ub_watch_callback(w, index, t->start, e);
     e->baseline = t->baseline;
     ub_watch_queue(w, e);
+}
+
+/*
+ * A turn may be overdue although no segment of it is. Its looks are given up where
+ * segments are too short to be met in. Returns the moment of the next.
+ */
+static uint64_t visit_turn(struct ub_watch *w, uint32_t index, uint64_t now)
+{
+    struct ub_watched *t = &w->watched[index];
+    uint64_t reported, turn = ub_watch_turn(w, index, t->start, &reported);
+
+    if (turn != t->turn) {
+        t->turn = turn;
+        t->turn_looks = t->turn_tries = 0;
+        t->turn_next = turn + w->threshold;
+        t->turn_baseline = t->baseline; /* it begins with a segment that is as new to us */
+    }
+    if (turn == t->start || now - t->start >= w->threshold) /* looks at the segment itself will do */
+        return UINT64_MAX;
+    if (t->turn_next < turn + reported + w->threshold)
+        t->turn_next = turn + reported + w->threshold;
+    if (t->turn_tries == UB_TURN_TRIES)
+        return UINT64_MAX;
+    if ((int64_t)(now - t->turn_next) < 0)
+        return t->turn_next;
+    t->turn_tries++;
+    if (may_capture(w, ub_clock_monotonic_ns()) && ub_watch_look(w, index, UB_EVENT_SAMPLE, t->turn_next, true) == 0) {
+        t->turn_looks++;
+        t->turn_tries = 0;
+    }
+    t->turn_next = now + (t->turn_tries                  ? w->threshold / 8
+                          : t->turn_looks < UB_LOOKS_MAX ? w->threshold << t->turn_looks
+                                                         : w->threshold << UB_LOOKS_MAX);
+    return t->turn_next;
 }
 
 /* Returns the moment (ticks) at which this slot wants the next look, or UINT64_MAX. */
@@ -368,7 +411,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
-    uint64_t start, turns;
+    uint64_t start, turns, turn_next;
     int r;
 
     r = meet(w, index);
@@ -399,7 +442,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
     }
     ub_watch_collect(w, index, start, now);
     if ((int64_t)(now + ub_ticks_from_span_ns(w->early_ns) - t->next) >= 0) {
-        r = may_capture(w, ub_clock_monotonic_ns()) ? ub_watch_look(w, index, UB_EVENT_SAMPLE, t->next) : -EBUSY;
+        r = may_capture(w, ub_clock_monotonic_ns()) ? ub_watch_look(w, index, UB_EVENT_SAMPLE, t->next, false) : -EBUSY;
         if (r == -ESRCH && !thread_exists(t)) {
             w->tokens += 1;
             retire(w, index);
@@ -412,7 +455,8 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
         t->looks++;
         t->next = next_look(w, t);
     }
-    return t->next;
+    turn_next = visit_turn(w, index, now);
+    return turn_next < t->next ? turn_next : t->next;
 }
 
 static void housekeep(struct ub_watch *w, uint32_t high)

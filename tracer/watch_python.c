@@ -52,6 +52,13 @@ static struct ub_python *python_of(struct ub_watch *w, struct ub_process *p)
     return p->python;
 }
 
+const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_watched *t, uint64_t address)
+{
+    struct ub_python *py = t->process ? python_of(w, t->process) : NULL;
+
+    return py ? ub_python_code_at(py, address) : NULL;
+}
+
 /* The thread has not been on a CPU since its stack was taken. */
 static bool still(struct ub_watched *t, const struct ub_capture *c)
 {

@@ -158,7 +158,9 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     ub_pen_label(&view->pen, "why");
     ub_text_why(view, slow);
     fputc('\n', view->pen.out);
-    ub_text_where(view, &chain);
+    ub_text_turn(view, slow);
+    if (chain.count > 0 || !ub_text_is_whole_turn(slow))
+        ub_text_where(view, &chain);
     ub_text_await(view, slow);
     ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
     ub_text_pool(view, slow);

@@ -52,6 +52,12 @@ void ub_text_where(const struct ub_text_view *view, const struct ub_chain *chain
 /* Every frame of a stack, innermost first. */
 void ub_text_stack(const struct ub_text_view *view, const json_t *frames, const char *exe);
 
+/* text_turn.c: a turn that was slow although no callback in it was */
+
+bool ub_text_is_whole_turn(const json_t *slow);
+/* The label `turn`, and its biggest callbacks; nothing for other stalls. */
+void ub_text_turn(const struct ub_text_view *view, const json_t *slow);
+
 /* text_block.c: one stall */
 
 void ub_text_block(const struct ub_text_view *view, const json_t *slow);

@@ -22,8 +22,10 @@ struct ub_loop_hook {
 };
 
 struct ub_loop_ops {
-    const char *const *files; /* beginnings of its file names, NULL-terminated */
-    const char *prefix;       /* of all names in `hooks` */
+    const char *const *files;   /* beginnings of its file names, NULL-terminated */
+    const char *const *callers; /* likewise of the modules whose calls are hooked; NULL: all but its own */
+    bool program;               /* the program itself may have it linked in */
+    const char *prefix;         /* of all names in `hooks` */
     const struct ub_loop_hook *hooks;
     uint32_t count;
     void *(*originals)[UB_LOOP_COPIES]; /* by hook: filled in before the first is patched */
@@ -37,7 +39,8 @@ extern const uint32_t ub_loops_count;
 #define UB_LOOPS_MAX     8u
 #define UB_LOOP_DATA_MAX 8u
 
-extern const struct ub_loop_ops ub_loop_uv, ub_loop_libevent, ub_loop_libev, ub_loop_glib, ub_loop_sd_event;
+extern const struct ub_loop_ops ub_loop_uv, ub_loop_libevent, ub_loop_libev, ub_loop_glib, ub_loop_sd_event,
+    ub_loop_asyncio;
 
 /*
  * A backend lists its functions once, X(type, name, (parameters), (arguments)):

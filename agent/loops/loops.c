@@ -2,7 +2,7 @@
 #include "loop.h"
 
 const struct ub_loop_ops *const ub_loops[] = {
-    &ub_loop_uv, &ub_loop_libevent, &ub_loop_libev, &ub_loop_glib, &ub_loop_sd_event,
+    &ub_loop_uv, &ub_loop_libevent, &ub_loop_libev, &ub_loop_glib, &ub_loop_sd_event, &ub_loop_asyncio,
 };
 const uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops);
 _Static_assert(UB_ARRAY_LEN(ub_loops) <= UB_LOOPS_MAX, "patch.c has room for so many");

@@ -89,6 +89,11 @@ COMMON = {
     "WEAKREF_TO": "PyWeakReference.wr_object",
 }
 
+# What the agent reads of a coroutine that it sees resumed. From 3.12 on only the frame inside it has that, and
+# the coroutine's own struct declares only where it begins.
+CORO_CODE = ["PyCoroObject.cr_code", "sum PyCoroObject.cr_iframe _PyInterpreterFrame.f_executable",
+             "sum PyCoroObject.cr_iframe _PyInterpreterFrame.f_code"]
+
 DEBUG = {
     "task_coroutine": "TaskObj.task_coro",
     "task_name": "TaskObj.task_name",
@@ -108,6 +113,8 @@ def committed(version):
 def expression(what):
     if what.startswith("sizeof "):
         return f"sizeof({what[7:]})"
+    if what.startswith("sum "):
+        return " + ".join(expression(part) for part in what[4:].split())
     kind, field = what.rsplit(".", 1) if what.count(".") == 1 else what.split(".", 1)
     return f"offsetof({kind}, {field})"
 
@@ -164,7 +171,7 @@ def test_headers(version, tmp_path):
         include = pythons.ask(python, "import sysconfig; print(sysconfig.get_path('include'))")
         if not (Path(include) / "internal").is_dir():
             continue
-        values = real_values(include, tmp_path, [w for c in HEADERS.values() for w in c] + list(COMMON.values()))
+        values = real_values(include, tmp_path, [w for c in [*HEADERS.values(), CORO_CODE] for w in c] + list(COMMON.values()))
         facts = committed(version)
         wrong = {}
         for field, candidates in HEADERS.items():
@@ -178,6 +185,10 @@ def test_headers(version, tmp_path):
             value = int(re.search(rf"UB_PYTHON_{name}\s+(\d+)u", header)[1])
             if value != values.get(what):
                 wrong[name] = (value, values.get(what))
+        agents = (helpers.ROOT / "agent/loops/asyncio_layout.h").read_text()
+        code = int(re.search(rf"UB_CORO_CODE_{version.replace('.', '_')}\s+(\d+)u", agents)[1])
+        if code != next((values[c] for c in CORO_CODE if c in values), None):
+            wrong["UB_CORO_CODE"] = (code, [values.get(c) for c in CORO_CODE])
         assert not wrong, f"{python}: field: (committed, real) {wrong}"
         checked += 1
     if not checked:

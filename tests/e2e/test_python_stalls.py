@@ -111,6 +111,8 @@ def problems(true, slow, recording):
         wrong.append(f"chain {slow['task']['await']}")
     if slow["callback"].get("function") != "outer":
         wrong.append(f"callback {slow['callback']}")
+    if slow["kind"] != "task":
+        wrong.append(f"kind {slow['kind']}")
     seen = slow.get("gil", {})
     if gil and not seen.get(gil, 0) > seen.get("held" if gil == "released" else "released", 0):
         wrong.append(f"gil {seen}")

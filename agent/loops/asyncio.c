@@ -1,0 +1,125 @@
+/*
+ * asyncio, CPython 3.8 and later: each step of a task, by the function of its
+ * coroutine. uvloop runs the same tasks.
+ *
+ * The interpreter is not entered. The C task (module _asyncio) resumes its
+ * coroutine by a call into the interpreter, PyIter_Send (3.8 and 3.9: _PyGen_Send),
+ * through its own GOT like any other module: that one slot is hooked, and from
+ * call to return is one step. Nothing of it can be seen from Python, no lock
+ * is taken, no reference counted, and the GIL is had by whoever makes the call. What
+ * is read is two words of the coroutine that is passed. Handle._run, replaced by a
+ * method of ours, would show other callbacks as well, but it is a change of the program.
+ */
+#include "asyncio_layout.h"
+#include "loop.h"
+
+#define OBJECT_TYPE 8u /* PyObject.ob_type */
+
+/* The interpreter in a process that this copy is of. */
+static struct {
+    const void *coroutine, *generator; /* types */
+    uint32_t code_at;                  /* 0: not known */
+} python[UB_LOOP_COPIES];
+
+static const struct ub_shape step = {.kind = UB_CALLBACK_TASK, .library = UB_LOOP_ASYNCIO};
+
+/*
+ * Address of the coroutine's code object, 0 where it is none of the interpreter's
+ * own (compiled by Cython ...) or of a version that is not known. Builds whose objects
+ * begin differently (free-threaded ones) fail the comparison of types.
+ */
+static uint64_t code_of(uint32_t copy, uintptr_t coroutine)
+{
+    const void *type = *(const void *const *)(coroutine + OBJECT_TYPE);
+
+    if (!python[copy].code_at || !type || (type != python[copy].coroutine && type != python[copy].generator))
+        return 0;
+    return *(const uint64_t *)(coroutine + python[copy].code_at);
+}
+
+static bool begin(uint32_t copy, uintptr_t sp, uintptr_t coroutine)
+{
+    const uint64_t argument[3] = {coroutine, 0, 0};
+    struct ub_thread *t = &ub_thread;
+
+    return ub_likely(t->start && t->generation == ub_process->generation) &&
+           ub_span_begin(t, sp, code_of(copy, coroutine), &step, argument);
+}
+
+/* The call needs its result kept across the end of the span: both have three words of arguments at most. */
+static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t copy, uintptr_t coroutine, uint64_t a,
+                     uint64_t b)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    uint64_t ret;
+
+    if (!begin(copy, sp, coroutine))
+        return call(coroutine, a, b);
+    ret = call(coroutine, a, b);
+    ub_span_end(&ub_thread, sp, &step);
+    return ret;
+}
+
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(uint64_t, PyIter_Send, (uintptr_t coroutine, uint64_t value, uint64_t result), (coroutine, value, result)) \
+    X(uint64_t, _PyGen_Send, (uintptr_t coroutine, uint64_t value), (coroutine, value, 0))
+
+enum { FUNCTIONS(UB_LOOP_ID) IDS };
+static void *original[IDS][UB_LOOP_COPIES];
+
+#define ARGUMENTS(...) __VA_ARGS__
+#define HOOK(copy, type, name, params, args)                                                                           \
+    static type hook##copy##_##name params                                                                             \
+    {                                                                                                                  \
+        return send((uint64_t(*)(uintptr_t, uint64_t, uint64_t))original[ID_##name][copy], copy, ARGUMENTS args);      \
+    }
+#define HOOK_0(type, name, params, args) HOOK(0, type, name, params, args)
+#define HOOK_1(type, name, params, args) HOOK(1, type, name, params, args)
+
+FUNCTIONS(HOOK_0)
+FUNCTIONS(HOOK_1)
+
+static const struct ub_loop_hook hooks[] = { FUNCTIONS(UB_LOOP_ROW) };
+/* clang-format on */
+
+enum { DATA_VERSION, DATA_COROUTINE, DATA_GENERATOR };
+static const char *const data[] = {"Py_Version", "PyCoro_Type", "PyGen_Type", NULL};
+_Static_assert(UB_ARRAY_LEN(data) <= UB_LOOP_DATA_MAX + 1, "patch.c has room for so many");
+
+/* Py_Version is there since 3.11. */
+static uint32_t code_at(uint32_t copy, const unsigned long *version)
+{
+    if (!version) /* 3.8 and 3.9 are alike */
+        return original[ID_PyIter_Send][copy] ? UB_CORO_CODE_3_10 : UB_CORO_CODE_3_9;
+    switch (*version >> 16) {
+    case 0x030b:
+        return UB_CORO_CODE_3_11;
+    case 0x030c:
+        return UB_CORO_CODE_3_12;
+    case 0x030d:
+        return UB_CORO_CODE_3_13;
+    }
+    return 0;
+}
+
+static void found(uint32_t copy, void *const *values)
+{
+    python[copy].coroutine = values[DATA_COROUTINE];
+    python[copy].generator = values[DATA_GENERATOR];
+    python[copy].code_at = code_at(copy, values[DATA_VERSION]);
+}
+
+static const char *const files[] = {"libpython", "python", NULL};
+static const char *const callers[] = {"_asyncio.", NULL};
+
+const struct ub_loop_ops ub_loop_asyncio = {.files = files,
+                                            .program = true,
+                                            .callers = callers,
+                                            .prefix = "",
+                                            .hooks = hooks,
+                                            .count = IDS,
+                                            .originals = original,
+                                            .data = data,
+                                            .found = found};
+_Static_assert(UB_CORO_CODE_3_8 == UB_CORO_CODE_3_9, "nothing tells them apart");

@@ -1,0 +1,16 @@
+/*
+ * Where a coroutine object keeps its code object, by CPython's minor version
+ * (tests/e2e/test_python_layouts.py compares it with the headers). Offsets in
+ * bytes; generators have it at the same place.
+ */
+#ifndef UB_AGENT_ASYNCIO_LAYOUT_H
+#define UB_AGENT_ASYNCIO_LAYOUT_H
+
+#define UB_CORO_CODE_3_8  32u
+#define UB_CORO_CODE_3_9  32u
+#define UB_CORO_CODE_3_10 24u
+#define UB_CORO_CODE_3_11 16u
+#define UB_CORO_CODE_3_12 72u
+#define UB_CORO_CODE_3_13 72u
+
+#endif

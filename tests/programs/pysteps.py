@@ -1,0 +1,104 @@
+"""Turns of many short task steps, a slow step, a slow plain callback, a step that is thrown into; writes down the truth.
+
+    python3 pysteps.py LOOP TRUTH [py]
+
+LOOP is asyncio or uvloop; with "py" tasks are asyncio's Python ones, not those of the C module. TRUTH gets one JSON
+object: by function the calls and nanoseconds of the steps of the crowded turn, and the number of resumptions that
+the program itself counts.
+"""
+
+import asyncio
+import json
+import sys
+import time
+import types
+
+SPENT = {}
+RESUMED = 0
+
+
+def spin(name, seconds):
+    begun = time.monotonic_ns()
+    while time.monotonic_ns() - begun < seconds * 1e9:
+        pass
+    calls, total = SPENT.get(name, (0, 0))
+    SPENT[name] = calls + 1, total + time.monotonic_ns() - begun
+
+
+async def small(start):
+    global RESUMED
+    await start.wait()
+    RESUMED += 1
+    spin("small", 0.0003)
+
+
+@types.coroutine
+def old(start):
+    """A generator that is a coroutine: what coroutines were before `async def`."""
+    yield from start.wait()
+    spin("old", 0.002)
+
+
+async def bigger(start):
+    global RESUMED
+    await start.wait()
+    RESUMED += 1
+    spin("bigger", 0.002)
+
+
+async def block():
+    time.sleep(0.08)
+
+
+def plain():
+    time.sleep(0.08)
+
+
+async def cancelled():
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        time.sleep(0.08)
+
+
+async def pause():
+    for _ in range(10):
+        await asyncio.sleep(0.002)
+
+
+async def crowd():
+    start = asyncio.Event()
+    kinds = [(small, 120), (bigger, 12)]
+    if sys.version_info < (3, 12):  # later, a task takes no generators
+        kinds.append((old, 3))
+    tasks = [asyncio.ensure_future(f(start)) for f, n in kinds for _ in range(n)]
+    await pause()
+    start.set()
+    await asyncio.gather(*tasks)
+
+
+async def main():
+    for _ in range(4):
+        await pause()
+    await crowd()
+    await pause()
+    await asyncio.ensure_future(block())
+    await pause()
+    asyncio.get_running_loop().call_soon(plain)
+    await pause()
+    task = asyncio.ensure_future(cancelled())
+    await pause()
+    task.cancel()
+    await task
+    await pause()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "uvloop":
+        import uvloop
+        uvloop.install()
+    if sys.argv[3:] == ["py"]:
+        asyncio.Task = asyncio.tasks.Task = asyncio.tasks._PyTask
+    asyncio.run(main())
+    with open(sys.argv[2], "w") as out:
+        json.dump({"spent": SPENT, "resumed": RESUMED}, out)
