@@ -70,7 +70,7 @@ enum ub_loop_library {
 
 #define UB_SPAN_LEVELS     8u  /* callbacks inside one another; deeper ones run untimed */
 #define UB_SPAN_BIGGEST    8u  /* callbacks of a turn that are told when none of them was slow by itself */
-#define UB_SPAN_NAME       32u /* bytes of a source's name, cut */
+#define UB_SPAN_NAME       48u /* bytes of a source's name, cut */
 #define UB_SPAN_HISTOGRAMS 8u  /* of a thread: kinds beyond that have sums only */
 
 /* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */

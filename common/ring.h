@@ -42,9 +42,8 @@ struct ub_record {
     uint8_t callback; /* enum ub_callback_kind */
     uint8_t library;  /* enum ub_loop_library */
     uint16_t reserved0;
-    uint32_t count; /* BIG: of that function; TURN, WHOLE: callbacks in it */
-    uint64_t total; /* BIG: ticks of all of them; WHOLE: ticks of the turn that are reported elsewhere */
-    uint64_t reserved[2];
+    uint32_t count;          /* BIG: of that function; TURN, WHOLE: callbacks in it */
+    uint64_t total;          /* BIG: ticks of all of them; WHOLE: ticks of the turn that are reported elsewhere */
     char name[UB_SPAN_NAME]; /* of the source, "" */
 };
 _Static_assert(sizeof(struct ub_record) == 128, "a record is two cache lines: agent and tracer agree on it");

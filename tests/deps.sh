@@ -69,6 +69,21 @@ servers  wrk                 cmd:wrk
 servers  gunicorn            cmd:gunicorn
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
+servers  bind9                  cmd:named
+servers  bind9-dnsutils         cmd:dig
+servers  bind9-utils            cmd:rndc
+servers  transmission-daemon    cmd:transmission-daemon
+servers  transmission-cli       cmd:transmission-remote
+servers  nghttp2-server         cmd:nghttpd
+servers  nghttp2-client         cmd:nghttp
+servers  dbus-daemon            cmd:dbus-daemon
+servers  libglib2.0-bin         cmd:gdbus
+servers  dconf-service          none
+servers  dconf-cli              cmd:dconf
+servers  systemd                cmd:journalctl
+servers  systemd-journal-remote none
+servers  curl                   cmd:curl
+servers  libfuse3-dev           h:fuse3/fuse_opt.h
 servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events
 
 peers    redis-server            cmd:redis-server

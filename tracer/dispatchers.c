@@ -23,6 +23,7 @@ static const struct module_class modules[] = {
     {"libdl", UB_ROLE_LIBRARY, NULL, false},
     {"libresolv", UB_ROLE_LIBRARY, NULL, false},
     {"libnss_", UB_ROLE_LIBRARY, NULL, false},
+    {"libffi.", UB_ROLE_LIBRARY, NULL, false},
     {"libstdc++", UB_ROLE_LIBRARY, NULL, false},
     {"libgcc_s", UB_ROLE_LIBRARY, NULL, false},
     {"libjemalloc", UB_ROLE_LIBRARY, NULL, false},

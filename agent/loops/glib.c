@@ -12,6 +12,8 @@
 
 #include "../patch.h"
 
+#include <string.h>
+
 static const char *version(void);
 static const char *name(uint64_t source);
 
@@ -100,12 +102,20 @@ static const char *version(void)
     return text;
 }
 
-/* With two copies it is not known whose the source is. */
+/*
+ * With two copies it is not known whose the source is. GIO's names begin with
+ * the way to its own source ("[gio, ../../../gio/gdbusconnection.c] call_in_idle_cb"), which is left out.
+ */
 static const char *name(uint64_t object)
 {
     const char *(*call)(uint64_t) = original[ID_name][0];
+    const char *text = call && !original[ID_name][1] ? call(object) : NULL;
 
-    return call && !original[ID_name][1] ? call(object) : NULL;
+    for (const char *up = text; up; up = strstr(up, "../")) {
+        if (strncmp(up, "../", 3) == 0)
+            text = up += 3;
+    }
+    return text;
 }
 
 static void found(uint32_t copy, void *const *data)

@@ -184,6 +184,17 @@ static bool is_time_to_enter(uint32_t count)
 }
 
 /*
+ * A wait deeper in the stack than the candidate: one inside a callback (of a
+ * library with a descriptor of its own, looked at in each of them), or the
+ * candidate was no loop. It must insist. Kept in `sp`, which has no other use
+ * while the loop is not settled.
+ */
+static bool inside_candidate(struct ub_thread *t, const struct ub_wait *wait)
+{
+    return t->generation == ub_process->generation && t->cand_ra && wait->sp < t->cand_sp && ++t->sp < UB_RELEARN_INNER;
+}
+
+/*
  * A thread that has no slot yet. Many threads wait once or twice and end: only
  * at its third return to one wait is a slot spent on it. One that found all
  * slots taken asks again from time to time.
@@ -193,10 +204,13 @@ static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
     uint16_t count;
 
     if (!seen_before(t, wait)) {
+        if (inside_candidate(t, wait))
+            return false;
         *t = (struct ub_thread){.generation = ub_process->generation, .cand_ra = wait->ra, .cand_sp = wait->sp};
         t->cand_turns = wait->kind == UB_WAIT_EPOLL ? (uint16_t)wait->count : UINT16_MAX;
         return false;
     }
+    t->sp = 0;
     t->cand_count++;
     if (!is_time_to_enter(t->cand_count) || !ub_process_enter(t))
         return false;

@@ -217,3 +217,41 @@ def test_loaded_late_and_privately(tmp_path, copies):
     assert [s["callback"]["function"] for s in slow] == ["on_plugin"] * copies, recording.slow
     assert [s["kind"] for s in slow] == (["timer", "timer", "turn"])[:copies]
     assert len([n for n in recording.of("note") if "copies" in n["text"]]) == (copies > 2)
+
+
+INNER = r"""
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <stdio.h>
+static int inner, n, looks;
+__attribute__((noinline)) static void on_inner(void)
+{
+    struct epoll_event e;
+    for (int i = 0; i < looks; i++)
+        epoll_wait(inner, &e, 1, 0);
+    if (++n == 60)
+        usleep(60000);
+}
+int main(int argc, char **argv)
+{
+    struct epoll_event e = {.events = EPOLLIN};
+    int outer = epoll_create1(0);
+    looks = argc;
+    inner = epoll_create1(0);
+    epoll_ctl(outer, EPOLL_CTL_ADD, eventfd(1, 0), &e);
+    while (n < 100 && epoll_wait(outer, &e, 1, -1) == 1)
+        on_inner();
+    printf("%d\n", n);
+}
+"""
+
+
+@pytest.mark.parametrize("looks", [1, 4])
+def test_waits_inside_callbacks_from_the_start(tmp_path, looks):
+    """A library that looks at an epoll descriptor of its own in each callback: the loop is the wait outside."""
+    done, recording = helpers.record(tmp_path, build(tmp_path, "inner", INNER), *["x"] * (looks - 1), threshold="20ms")
+    assert (done.returncode, done.stdout) == (0, "100\n"), done.stderr
+    slow = [s for s in recording.slow if s["duration_ns"] > 50_000_000]
+    assert [s["callback"]["function"] for s in slow] == ["on_inner"], recording.slow
+    assert 90 <= recording.of("stats")[-1]["turns"] <= 101, recording.of("stats")

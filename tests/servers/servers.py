@@ -54,10 +54,52 @@ def descendants(pid):
     return out
 
 
+class SlowDisk:
+    """A folder of the real disk, shown again at `path` by slowfs.c with delays of our choice."""
+
+    def __init__(self, folder):
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK) or os.getuid() != 0:
+            pytest.skip("a slow disk needs root and /dev/fuse")
+        program = helpers.BUILD / "tests" / "slowfs"
+        source = Path(__file__).resolve().parent / "slowfs.c"
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            built = subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-O1", "-o", program,
+                                    source, "-lfuse3"], capture_output=True, text=True, check=False)
+            if built.returncode != 0:
+                pytest.skip(f"slowfs cannot be built (libfuse3-dev?): {built.stderr[-300:]}")
+        self.path, self.control = folder / "slow", folder / "slow.control"
+        self.disk = Path(tempfile.mkdtemp(prefix="unblock-disk-", dir="/dev/shm"))  # in itself it is quick
+        self.path.mkdir()
+        self.quick()
+        before = self.path.stat().st_dev
+        self.process = subprocess.Popen([program, self.disk, self.path, self.control], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        helpers.wait_until(lambda: self.path.stat().st_dev != before, what="the slow disk")
+
+    def slow(self, **milliseconds):
+        """By operation (slowfs.c has the list)."""
+        new = self.control.with_suffix(".new")
+        new.write_text("".join(f"{name} {ms}\n" for name, ms in milliseconds.items()))
+        new.rename(self.control)
+
+    quick = slow
+
+    def end(self):
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["umount", "-l", self.path], check=False)
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.disk, ignore_errors=True)
+
+
 class Server:
     """One server process. Subclasses say how it is started and when it is ready."""
 
     options = ()  # of `unblock run`
+    disk = None   # a SlowDisk, for those whose command() makes one
 
     def __init__(self, watched=True, threshold=THRESHOLD, options=None):
         self.watched = watched
@@ -84,6 +126,9 @@ class Server:
     def connect(self, timeout=30):
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
+    def environment(self):
+        return {}
+
     def popen_arguments(self):
         return {"stdout": subprocess.DEVNULL, "stderr": self.stderr}
 
@@ -92,7 +137,8 @@ class Server:
         if self.watched:
             command = [str(helpers.UNBLOCK), "run", "-t", self.threshold, "-o", str(self.path), *self.options, "--",
                        *command]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=helpers.clean_environment(),
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                                        env=helpers.clean_environment(**self.environment()),
                                         cwd=self.folder, **self.popen_arguments())
         try:
             helpers.wait_until(lambda: self.process.poll() is not None or self.ready(), what=f"{command} to listen")
@@ -128,6 +174,8 @@ class Server:
         for stream in (self.process and self.process.stdout, self.process and self.process.stderr, self.stderr):
             if stream:
                 stream.close()
+        if self.disk:
+            self.disk.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
