@@ -68,19 +68,6 @@ static void tell(void *self, const struct ub_finding *f)
     json_array_append_new(d->findings, o);
 }
 
-static int parse_pid(const char *text, pid_t *ret)
-{
-    char *end;
-    long pid;
-
-    errno = 0;
-    pid = strtol(text, &end, 10);
-    if (*end || end == text || errno || pid <= 0 || pid > INT_MAX)
-        return -EINVAL;
-    *ret = (pid_t)pid;
-    return 0;
-}
-
 static int parse(struct doctor *d, int argc, char **argv, int *ret_first, char *why)
 {
     const struct ub_option option[] = {
@@ -149,10 +136,8 @@ int ub_cmd_doctor(int argc, char **argv)
         snprintf(why, sizeof(why), "one PID at a time");
         r = -EINVAL;
     }
-    if (r == 0 && argc > first && parse_pid(argv[first], &pid) < 0) {
-        snprintf(why, sizeof(why), "'%.64s' is not a process number: take it from ps or pgrep", argv[first]);
-        r = -EINVAL;
-    }
+    if (r == 0 && argc > first)
+        r = ub_option_pid(argv[first], &pid, why);
     if (r < 0) {
         ub_say("doctor", "%s", why);
         return UB_EXIT_USAGE;

@@ -4,6 +4,7 @@
 #include "command.h"
 #include "model.h"
 #include "options.h"
+#include "output.h"
 #include "recording.h"
 #include "say.h"
 #include "target.h"
@@ -32,7 +33,7 @@ struct dump_command {
     bool format_given, force, redact;
 
     struct ub_model *model; /* text: knows the stacks that threads refer to */
-    FILE *out;              /* text */
+    struct ub_output out;   /* text */
     bool use_colour;
 };
 
@@ -92,21 +93,11 @@ static int parse(struct dump_command *cmd, int argc, char **argv, int *ret_first
 
 static int parse_pid(int argc, char **argv, int first, pid_t *ret, char *why)
 {
-    char *end;
-    long pid;
-
     if (argc - first != 1) {
         snprintf(why, UB_WHY_MAX, argc == first ? "no process named: unblock dump PID" : "one PID at a time");
         return -EINVAL;
     }
-    errno = 0;
-    pid = strtol(argv[first], &end, 10);
-    if (*end != '\0' || end == argv[first] || errno != 0 || pid <= 0 || pid > INT_MAX) {
-        snprintf(why, UB_WHY_MAX, "'%.64s' is not a process number: take it from ps or pgrep", argv[first]);
-        return -EINVAL;
-    }
-    *ret = (pid_t)pid;
-    return 0;
+    return ub_option_pid(argv[first], ret, why);
 }
 
 /* ---- what stands in the way ----------------------------------------- */
@@ -195,19 +186,11 @@ static void text_line(void *self, json_t *record)
     const char *type = json_string_value(json_object_get(record, "type"));
 
     if (type != NULL && strcmp(type, "task") == 0)
-        ub_text_task(cmd->out, cmd->model, record, cmd->use_colour);
+        ub_text_task(cmd->out.file, cmd->model, record, cmd->use_colour);
     if (type == NULL || strcmp(type, "thread") != 0)
         return;
-    ub_text_thread(cmd->out, cmd->model, record, cmd->use_colour);
-    fputc('\n', cmd->out);
-}
-
-static void say_unwritable(const char *path, int error)
-{
-    if (error == -EEXIST)
-        ub_say("dump", "%s exists: --force replaces it, or choose another -o FILE", path);
-    else
-        ub_say("dump", "cannot write %s: %s: choose another -o FILE", path, strerror(-error));
+    ub_text_thread(cmd->out.file, cmd->model, record, cmd->use_colour);
+    fputc('\n', cmd->out.file);
 }
 
 static int write_json(struct dump_command *cmd, struct ub_dump_options options, const char *path,
@@ -228,51 +211,24 @@ static int write_json(struct dump_command *cmd, struct ub_dump_options options, 
             return r;
         r = closed;
     }
-    say_unwritable(path, r);
+    ub_output_refused("dump", "", path, r, false);
     return -EIO;
-}
-
-static int open_text(struct dump_command *cmd, const char *path)
-{
-    struct stat st;
-    /* A pipe or device is written to as it is; only a file's contents can be lost. */
-    bool lossless = cmd->force || (stat(path, &st) == 0 && !S_ISREG(st.st_mode));
-    int fd;
-
-    if (!strcmp(path, "-")) {
-        cmd->out = stdout;
-        return 0;
-    }
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (lossless ? O_TRUNC : O_EXCL), 0600);
-    if (fd < 0)
-        return -errno;
-    cmd->out = fdopen(fd, "w");
-    if (cmd->out != NULL)
-        return 0;
-    close(fd);
-    return -ENOMEM;
 }
 
 static int write_text(struct dump_command *cmd, struct ub_dump_options options, const char *path,
                       struct ub_dump_result *ret)
 {
-    struct ub_sink sinks[2];
-    int r = open_text(cmd, path);
+    struct ub_sink sinks[2] = {ub_model_sink(cmd->model), {text_line, cmd}};
+    int r = ub_output_create(&cmd->out, "dump", path, cmd->force);
 
-    if (r == 0) {
-        cmd->use_colour = ub_colour_use((enum ub_colour)cmd->colour, fileno(cmd->out));
-        fprintf(cmd->out, "process %d (%s)\n\n", (int)options.target->pid, options.target->name);
-        sinks[0] = ub_model_sink(cmd->model);
-        sinks[1] = (struct ub_sink){text_line, cmd};
-        options.sinks = sinks;
-        options.sink_count = 2;
-        r = ub_dump(&options, ret);
-        if (fflush(cmd->out) == 0 && (cmd->out == stdout || fclose(cmd->out) == 0))
-            return r;
-        r = -errno;
-    }
-    say_unwritable(path, r);
-    return -EIO;
+    if (r < 0)
+        return -EIO;
+    cmd->use_colour = ub_colour_use((enum ub_colour)cmd->colour, fileno(cmd->out.file));
+    fprintf(cmd->out.file, "process %d (%s)\n\n", (int)options.target->pid, options.target->name);
+    options.sinks = sinks;
+    options.sink_count = 2;
+    r = ub_dump(&options, ret);
+    return ub_output_close(&cmd->out) < 0 ? -EIO : r;
 }
 
 static int dump(struct dump_command *cmd, int argc, char **argv, pid_t pid)

@@ -22,10 +22,10 @@ enum format { FORMAT_TEXT, FORMAT_JSON };
 
 static const char *const format_choices[] = {"text", "json", NULL};
 
-static const char about[] = "Shows what is being watched on this host: the watcher, its mode (run, or preload\n"
-                            "where only LD_PRELOAD was set), the program, its loops, how many stalls there\n"
-                            "were, what was lost and where it is recorded; and the processes that loaded the\n"
-                            "agent but are not watched, with the reason.";
+static const char about[] = "Shows what is being watched on this host: the watcher, its mode (run, trace, or\n"
+                            "preload where only LD_PRELOAD was set), the program, its loops, how many stalls\n"
+                            "there were, what was lost and where it is recorded; and the processes that\n"
+                            "loaded the agent but are not watched, with the reason.";
 
 static const char more[] = "Your own are shown; everybody's when you are root.\n"
                            "\n"
@@ -115,16 +115,26 @@ static void put_duration(uint64_t ns)
     printf("  %9s", text);
 }
 
+/* The command of `trace` is unblock's own: then what runs the first loop. */
+static const char *program_of(const json_t *w)
+{
+    const char *loop = ub_json_string(json_array_get(json_object_get(w, "loops"), 0), "program");
+    const char *command = json_string_value(json_array_get(json_object_get(w, "command"), 0));
+
+    return loop != NULL && ub_json_is(w, "mode", "trace") ? loop : command != NULL ? ub_path_base(command) : "?";
+}
+
 static void put_watcher(const json_t *w)
 {
-    const char *program = json_string_value(json_array_get(json_object_get(w, "command"), 0));
     const char *recording = ub_json_string(w, "recording"), *error = ub_json_string(w, "recording_error");
+    const char *mode = ub_json_string(w, "mode");
     size_t used;
 
     printf("%7" PRIu64 "  ", ub_json_u64_or(w, "pid", 0));
-    used = ub_escape_put(stdout, program != NULL ? ub_path_base(program) : "?", 16);
-    printf("%*s  %-7s  %7" PRIu64 "  %5zu", (int)(used < 16 ? 16 - used : 0), "",
-           ub_json_is(w, "mode", "run") ? "run" : "preload", ub_json_u64_or(w, "watcher", 0),
+    used = ub_escape_put(stdout, program_of(w), 16);
+    printf("%*s  ", (int)(used < 16 ? 16 - used : 0), "");
+    used = ub_escape_put(stdout, mode != NULL ? mode : "?", 7);
+    printf("%*s  %7" PRIu64 "  %5zu", (int)(used < 7 ? 7 - used : 0), "", ub_json_u64_or(w, "watcher", 0),
            json_array_size(json_object_get(w, "loops")));
     put_duration(ub_json_u64_or(w, "threshold_ns", 0));
     printf("  %6" PRIu64, ub_json_u64_or(w, "slow", 0));

@@ -441,11 +441,10 @@ static int parse(struct top *top, int argc, char **argv, int *ret_first)
 /* A number is a process, unless there is a file of that name. */
 static int open_source(struct top *top, const char *word, char *why)
 {
-    char *end;
-    long pid = strtol(word, &end, 10);
+    pid_t pid;
 
-    if (*end == 0 && end != word && pid > 0 && pid <= INT_MAX && access(word, F_OK) != 0)
-        return ub_top_open_pid((pid_t)pid, &top->source, why);
+    if (ub_option_pid(word, &pid, why) == 0 && access(word, F_OK) != 0)
+        return ub_top_open_pid(pid, &top->source, why);
     return ub_top_open_file(word, &top->source, why);
 }
 

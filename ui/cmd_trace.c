@@ -3,14 +3,11 @@
  * enters them.
  */
 #include "command.h"
-#include "model.h"
 #include "options.h"
-#include "recording.h"
 #include "say.h"
 #include "settings.h"
-#include "text.h"
 #include "trace_targets.h"
-#include "write_all.h"
+#include "watching.h"
 
 #include "../common/clock.h"
 #include "../tracer/bpf/bpf.h"
@@ -37,14 +34,8 @@ struct trace {
     char name[64]; /* of the first process */
     char **argv;
     int argc;
-    char *path;
-    struct ub_recording_writer *writer;
-    struct ub_model *model;
-    struct ub_text_live *text;
-    struct ub_sink sinks[3];
     struct ub_bpf *bpf;
-    struct ub_watch *watch;
-    struct ub_watch_totals totals;
+    struct ub_watching w;
 };
 
 static const char about[] = "Watches the event loops of running processes from the kernel, by eBPF. Nothing\n"
@@ -94,54 +85,27 @@ static int parse(struct trace *t, int argc, char **argv, int *ret_first, char *w
     return r;
 }
 
-static int settle(struct trace *t, char *why)
-{
-    if (t->set.force && t->set.append) {
-        snprintf(why, UB_WHY_MAX, "--force and --append exclude each other: replace the recording, or add to it");
-        return -EINVAL;
-    }
-    if (t->set.fail_on_ns != 0 && t->set.fail_on_ns < t->set.threshold_ns) {
-        if (t->set.threshold_given) {
-            snprintf(why, UB_WHY_MAX,
-                     "--fail-on is below the threshold, so it would miss stalls: lower --threshold to it");
-            return -EINVAL;
-        }
-        t->set.threshold_ns = t->set.fail_on_ns;
-    }
-    if (!t->set.live_given)
-        t->set.live = isatty(STDERR_FILENO) ? UB_LIVE_FULL : UB_LIVE_LINE;
-    if (t->set.quiet)
-        t->set.live = UB_LIVE_NONE;
-    return 0;
-}
-
 /* ---- who ------------------------------------------------------------------ */
 
 static int add_process(struct trace *t, const char *word, char *why)
 {
     struct ub_dump_target target;
-    char *end;
-    long pid;
-    int r;
+    pid_t pid;
+    int r = ub_option_pid(word, &pid, why);
 
-    errno = 0;
-    pid = strtol(word, &end, 10);
-    if (*end != '\0' || end == word || errno != 0 || pid <= 0 || pid > INT_MAX) {
-        snprintf(why, UB_WHY_MAX, "'%.64s' is not a process number: take it from ps or pgrep", word);
-        return -EINVAL;
-    }
-    r = ub_dump_look((pid_t)pid, &target);
+    if (r < 0)
+        return r;
+    r = ub_dump_look(pid, &target);
     if (r == 0 && target.pid == getpid())
-        snprintf(why, UB_WHY_MAX, "%ld is unblock itself: name the process to be watched", pid);
+        snprintf(why, UB_WHY_MAX, "%d is unblock itself: name the process to be watched", pid);
     else if (r == -ENOENT)
         snprintf(why, UB_WHY_MAX, "/proc is not mounted, so no process can be looked at: mount -t proc proc /proc");
     else if (r < 0)
-        snprintf(why, UB_WHY_MAX, "there is no process %ld: see ps or pgrep", pid);
+        snprintf(why, UB_WHY_MAX, "there is no process %d: see ps or pgrep", pid);
     else if (target.kind == UB_DUMP_ZOMBIE)
-        snprintf(why, UB_WHY_MAX, "process %ld (%s) has ended and only waits to be reaped", pid, target.name);
+        snprintf(why, UB_WHY_MAX, "process %d (%s) has ended and only waits to be reaped", pid, target.name);
     else if (target.kind == UB_DUMP_KERNEL)
-        snprintf(why, UB_WHY_MAX, "process %ld (%s) is a thread of the kernel: it runs no event loop", pid,
-                 target.name);
+        snprintf(why, UB_WHY_MAX, "process %d (%s) is a thread of the kernel: it runs no event loop", pid, target.name);
     else
         r = 1;
     if (r != 1)
@@ -170,49 +134,6 @@ static int find_targets(struct trace *t, char **words, int count, char *why)
 }
 
 /* ---- watching -------------------------------------------------------------- */
-
-static int open_recording(struct trace *t)
-{
-    struct ub_recording_options options = {.force = t->set.force, .append = t->set.append, .max_size = t->set.max_size};
-    int r;
-
-    t->path = ub_recording_name(t->set.output, t->name, t->targets.count ? t->targets.process[0].pid : getpid());
-    options.path = t->path;
-    r = t->path == NULL ? -ENOMEM : ub_recording_create(&options, &t->writer);
-    if (r == -EEXIST)
-        ub_say("trace", "%s exists: --force replaces it, --append adds to it, or choose another -o FILE", t->path);
-    else if (r < 0)
-        ub_say("trace", "cannot write the recording %s: %s: choose another -o FILE", t->path != NULL ? t->path : "",
-               strerror(-r));
-    return r;
-}
-
-static int start_watching(struct trace *t)
-{
-    struct ub_watch_options options = {.threshold_ns = t->set.threshold_ns,
-                                       .redact = t->set.redact,
-                                       .sinks = t->sinks,
-                                       .argc = t->argc,
-                                       .argv = t->argv,
-                                       .bpf = t->bpf,
-                                       .agentless = true};
-    int r = -ENOMEM;
-
-    t->model = ub_model_new();
-    if (t->model != NULL && t->set.live != UB_LIVE_NONE)
-        t->text = ub_text_live_new(STDERR_FILENO, (enum ub_live)t->set.live,
-                                   ub_colour_use((enum ub_colour)t->set.colour, STDERR_FILENO), t->model);
-    if (t->model != NULL && (t->text != NULL || t->set.live == UB_LIVE_NONE)) {
-        t->sinks[options.sink_count++] = ub_model_sink(t->model);
-        t->sinks[options.sink_count++] = ub_recording_sink(t->writer);
-        if (t->text != NULL)
-            t->sinks[options.sink_count++] = ub_text_live_sink(t->text);
-        r = ub_watch_start(&options, &t->watch);
-    }
-    if (r < 0)
-        ub_say("trace", "cannot start watching: %s", strerror(-r));
-    return r;
-}
 
 /* Only now, when the slots are read, is anybody watched. */
 static int tell_kernel(struct trace *t)
@@ -270,68 +191,36 @@ static void watch_to_the_end(struct trace *t, int signals)
     }
 }
 
-static void tell_verdict(const struct trace *t)
-{
-    char *text = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&text, &len);
-
-    if (out == NULL)
-        return;
-    ub_text_verdict(out, t->model, !strcmp(t->path, "-") ? NULL : t->path,
-                    ub_colour_use((enum ub_colour)t->set.colour, STDERR_FILENO));
-    if (fclose(out) == 0)
-        ub_write_all(STDERR_FILENO, text, len, false, NULL);
-    free(text);
-}
-
-static void stop_watching(struct trace *t)
-{
-    uint64_t lost = 0;
-    int r;
-
-    ub_watch_stop(t->watch, false, 0, &t->totals);
-    ub_text_live_free(t->text);
-    r = ub_recording_close(t->writer, &lost);
-    if (r < 0)
-        ub_say("trace", "the recording %s lacks %llu lines: %s", t->path, (unsigned long long)lost, strerror(-r));
-    if (!t->set.quiet)
-        tell_verdict(t);
-}
-
-static int judge(const struct trace *t)
-{
-    char worst[UB_TEXT_DURATION_MAX], limit[UB_TEXT_DURATION_MAX];
-
-    if (t->set.fail_on_ns == 0 || t->totals.slow == 0 || t->totals.worst_ns < t->set.fail_on_ns)
-        return 0;
-    ub_text_duration(t->totals.worst_ns, worst, sizeof(worst));
-    ub_text_duration(t->set.fail_on_ns, limit, sizeof(limit));
-    ub_say("trace", "failed: the longest stall took %s, --fail-on is %s: exit 1", worst, limit);
-    return UB_EXIT_FINDING;
-}
-
 static int trace(struct trace *t)
 {
     const struct ub_bpf_options options = {.threshold_ns = t->set.threshold_ns, .children = t->children};
     char why[UB_BPF_WHY_MAX] = "";
+    struct ub_watch_options watch = {.argc = t->argc, .argv = t->argv, .agentless = true};
+    pid_t first = t->targets.count > 0 ? t->targets.process[0].pid : getpid();
     int signals = open_signals(), r = ub_bpf_open(&options, &t->bpf, why);
+    uint64_t worst_ns;
 
     if (r < 0) {
         ub_say("trace", "%s", *why != '\0' ? why : strerror(-r));
         return UB_EXIT_RUN_FAILED;
     }
-    if (open_recording(t) < 0)
+    if (ub_watching_open(&t->w, t->name, first) < 0)
         return UB_EXIT_RUN_FAILED;
-    if (start_watching(t) < 0)
+    watch.bpf = t->bpf;
+    if (ub_watching_start(&t->w, &watch, first) < 0) {
+        ub_watching_discard(&t->w);
         return UB_EXIT_RUN_FAILED;
+    }
     r = tell_kernel(t);
     if (r == 0 && t->set.verbose)
-        ub_say("trace", "%u processes, recording %s", t->targets.count, t->path);
+        ub_say("trace", "%u processes, recording %s", t->targets.count, t->w.path);
     if (r == 0)
         watch_to_the_end(t, signals);
-    stop_watching(t);
-    return r < 0 ? UB_EXIT_RUN_FAILED : judge(t);
+    ub_watching_stop(&t->w, false, 0);
+    if (r < 0)
+        return UB_EXIT_RUN_FAILED;
+    worst_ns = ub_watching_too_long(&t->w);
+    return worst_ns > 0 ? ub_watching_fail(&t->w, worst_ns) : 0;
 }
 
 int ub_cmd_trace(int argc, char **argv)
@@ -345,7 +234,9 @@ int ub_cmd_trace(int argc, char **argv)
     if (r == UB_OPTIONS_HELP)
         return 0;
     if (r == 0)
-        r = settle(&t, why);
+        r = ub_watching_settle(&t.set, why);
+    if (r == 0)
+        r = ub_watching_init(&t.w, "trace", &t.set, why);
     if (r == 0)
         r = find_targets(&t, argv + first, argc - first, why);
     if (r < 0) {
@@ -357,7 +248,6 @@ int ub_cmd_trace(int argc, char **argv)
     r = trace(&t);
     ub_bpf_close(t.bpf);
     ub_trace_targets_clear(&t.targets);
-    ub_model_free(t.model);
-    free(t.path);
+    ub_watching_clear(&t.w);
     return r;
 }

@@ -224,3 +224,18 @@ const char *ub_nearest(const char *word, const char *const *names)
     }
     return best;
 }
+
+int ub_option_pid(const char *text, pid_t *ret, char *why)
+{
+    char *end;
+    long pid;
+
+    errno = 0;
+    pid = strtol(text, &end, 10);
+    if (*end != '\0' || end == text || errno != 0 || pid <= 0 || pid > INT_MAX) {
+        snprintf(why, UB_WHY_MAX, "'%.64s' is not a process number: take it from ps or pgrep", text);
+        return -EINVAL;
+    }
+    *ret = (pid_t)pid;
+    return 0;
+}

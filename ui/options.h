@@ -12,6 +12,7 @@
 #include "../common/base.h"
 
 #include <stdio.h>
+#include <sys/types.h>
 
 #define UB_WHY_MAX 512
 
@@ -72,6 +73,8 @@ void ub_options_help(FILE *out, const struct ub_options *options);
 
 /* "50ms" "1.5s" "100us": the unit is a must. 0 or -EINVAL with `why`. Bounds in ns; max 0: none. */
 int ub_option_time(const char *text, uint64_t min_ns, uint64_t max_ns, uint64_t *ret_ns, char *why);
+/* A process number. 0 or -EINVAL with `why`. */
+int ub_option_pid(const char *text, pid_t *ret, char *why);
 /* "64k" "256M" "1.5G" (powers of 1024), or 0. 0 or -EINVAL with `why`. */
 int ub_option_size(const char *text, uint64_t min, uint64_t max, uint64_t *ret_bytes, char *why);
 

@@ -110,7 +110,8 @@ static void put_verdict(const struct ub_text_view *view)
     const struct ub_stall_totals *totals = ub_model_totals(view->m, UB_STALL_COUNTED);
 
     if (totals->count == 0) {
-        ub_pen_printf(&view->pen, UB_INK_GOOD, "no stalls\n");
+        ub_pen_printf(&view->pen, UB_INK_GOOD,
+                      ub_model_totals(view->m, UB_STALL_SUPPRESSED)->count > 0 ? "no other stalls\n" : "no stalls\n");
     } else {
         ub_text_count(view, UB_INK_STALL, totals->count, "stall", "stalls");
         fputs(", ", view->pen.out);

@@ -87,7 +87,8 @@ static void put_no_stall(const struct ub_text_view *view, const struct ub_loop *
         ub_distribution_merge(&all, &loops[i]->duration);
         turns = ub_add_saturated(turns, loops[i]->turns ? loops[i]->turns : loops[i]->callbacks);
     }
-    ub_pen_printf(&view->pen, UB_INK_GOOD, "no stall");
+    ub_pen_printf(&view->pen, UB_INK_GOOD,
+                  ub_model_totals(view->m, UB_STALL_SUPPRESSED)->count > 0 ? "no other stall" : "no stall");
     put_threshold(view);
     if (turns > 0) {
         fputs(" in ", view->pen.out);

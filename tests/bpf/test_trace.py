@@ -1,5 +1,6 @@
 """`unblock trace` as a command: whom it watches, when it ends, what it says when it cannot."""
 
+import json
 import os
 import shutil
 import signal
@@ -80,6 +81,35 @@ def test_duration(ticker, watch):
     recording = watch(target.pid, threshold="20ms", options=["--duration", "700ms"]).wait()
     assert 0.6 < time.monotonic() - begun < 10
     assert target.poll() is None and recording.end
+
+
+def test_options_of_run(ticker, watch, tmp_path):
+    """--suppress, --metrics and the control socket (ps, top) are those of `run`."""
+    known = tmp_path / "known.txt"
+    known.write_text("call:clock_nanosleep   # the ticker's\n")
+    target = ticker()
+    tracer = watch(target.pid, threshold="20ms",
+                   options=["--suppress", known, "--fail-on", "30ms", "--metrics", tmp_path / "m.prom"])
+
+    def status():
+        found = [w for w in json.loads(helpers.unblock("ps", "--format", "json").stdout)["watchers"]
+                 if w["watcher"] == tracer.process.pid]
+        return found[0] if found and found[0]["slow"] >= 3 and found[0]["loops"][0].get("program") else None
+
+    watcher = helpers.wait_until(status, what="stalls in `ps`")
+    assert (watcher["mode"], watcher["pid"], watcher["recording"]) == ("trace", target.pid, str(tracer.path))
+    shown = next(line.split() for line in helpers.unblock("ps").stdout.splitlines() if str(tracer.path) in line)
+    assert shown[0] == str(target.pid) and shown[1].startswith("python3") and shown[2:4] == ["trace", str(tracer.process.pid)]
+    assert "clock_nanosleep" in helpers.unblock("top", "--once", str(target.pid)).stdout
+    tracer.process.send_signal(signal.SIGINT)
+    out, said = tracer.process.communicate(timeout=helpers.PATIENCE)
+    recording = helpers.Recording(tracer.path)
+    asleep = [s for s in sleeps(recording, target.pid) if s["cause"] == "call" and not s.get("ongoing")]
+    assert len(asleep) >= 3
+    assert not [line for line in (tracer.said + said).splitlines() if "BLOCKED" in line and "clock_nanosleep" in line]
+    others = [s for s in recording.slow if s not in asleep and not s.get("startup") and s["cause"] != "stopped"]
+    assert tracer.process.returncode == (1 if any(s["duration_ns"] >= 30e6 for s in others) else 0), said
+    assert "unblock_stalls_total" in (tmp_path / "m.prom").read_text()
 
 
 def test_the_process_may_be_killed(ticker, watch):
