@@ -233,7 +233,7 @@ struct ub_arena *ub_alone_arena(void)
 
     if (arena) {
         arena->h.threshold = alone.threshold_ns;
-        arena->h.call_floor = ub_calls_floor(alone.threshold_ns, 100000);
+        ub_arena_set_floor(&arena->h, alone.threshold_ns, 100000);
     }
     return arena;
 }

@@ -258,7 +258,8 @@ static void fill_header(struct ub_arena *arena, enum ub_arena_mode mode, uint32_
     arena->h.starter_pid = (int32_t)ub_raw0(SYS_getpid);
     arena->h.mode = mode;
     arena->h.pid_namespace = pid_namespace();
-    arena->h.threshold = arena->h.call_floor = UINT64_MAX;
+    arena->h.threshold = UINT64_MAX;
+    ub_arena_set_floor(&arena->h, UINT64_MAX, 0);
     arena->h.images = 1;
     ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
 }

@@ -22,7 +22,7 @@
 static struct ub_process unwatched;
 struct ub_process *ub_process = &unwatched;
 
-__thread struct ub_thread ub_thread;
+__thread struct ub_thread ub_thread __attribute__((aligned(UB_CACHE_LINE))); /* one line, not two */
 
 /* Ordinary memory: survives fork, and tells the child what to start again with. */
 static struct {

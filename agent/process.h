@@ -48,11 +48,12 @@ struct ub_thread {
     uintptr_t ra; /* the loop's wait: return address and frame. 0 until the loop has qualified */
     uintptr_t sp;
     uint64_t start;    /* ticks when the running turn began; 0: none runs */
-    uintptr_t cand_ra; /* a wait site on probation */
-    uintptr_t cand_sp;
+    uintptr_t cand_sp; /* a wait site on probation: frame and the lower half of the return address */
+    uint32_t cand_ra;
     uint32_t generation; /* of the process when the thread was first seen; `slot` may still be NULL */
     uint16_t cand_count; /* returns seen from the candidate */
     uint16_t cand_turns; /* see loops/turn.c, which keeps three things in it, each at its time */
+    uint32_t call_floor; /* the arena's call_floor_tsc as this turn found it */
 };
 _Static_assert(sizeof(struct ub_thread) <= 64, "static TLS is scarce");
 

@@ -47,6 +47,7 @@ struct ub_arena_header {
     uint64_t call_floor;                                        /* ticks; shorter calls are not kept (calls.h) */
     uint32_t asleep;                                            /* the watcher waits on `doorbell` */
     uint32_t closed;                                            /* the run is over: agents go dormant */
+    uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC */
 
     /* Written by the agents, seldom. */
     uint32_t doorbell __attribute__((aligned(UB_CACHE_LINE))); /* futex; any change wakes the watcher */
@@ -71,5 +72,14 @@ struct ub_arena {
 #define UB_ARENA_HOT offsetof(struct ub_arena, cold)
 _Static_assert(offsetof(struct ub_arena, slot) == 4096, "slots start on the second page");
 _Static_assert(offsetof(struct ub_arena, cold) % 4096 == 0, "cold parts are whole pages: freeing one punches a hole");
+
+/* The floors for a threshold; `tenth_ms`: ticks in 0.1 ms. Threads may read them meanwhile. */
+static inline void ub_arena_set_floor(struct ub_arena_header *h, uint64_t threshold, uint64_t tenth_ms)
+{
+    uint64_t floor = ub_calls_floor(threshold, tenth_ms), most = UINT32_MAX;
+
+    ub_store_relaxed(&h->call_floor, floor);
+    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC ? 0 : (uint32_t)(floor < most ? floor : most));
+}
 
 #endif

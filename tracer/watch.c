@@ -89,11 +89,6 @@ void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ..
     ub_watch_queue(w, e);
 }
 
-static uint64_t call_floor(const struct ub_watch *w)
-{
-    return ub_calls_floor(w->threshold, ub_ticks_from_span_ns(100000));
-}
-
 /*
  * The memory is sealed against shrinking: a target that truncated it would
  * otherwise kill the watcher with SIGBUS.
@@ -127,7 +122,7 @@ static int create_arena(struct ub_watch *w)
     arena->h.clock = ub_ticks_clock();
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
-    arena->h.call_floor = call_floor(w);
+    ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
     if (stat("/proc/self/ns/pid", &st) == 0)
         arena->h.pid_namespace = st.st_ino;
     ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
@@ -179,7 +174,7 @@ static int prepare_arena(struct ub_watch *w, const struct ub_watch_options *opti
         ub_ticks_start();
     w->threshold = ub_ticks_from_span_ns(w->threshold_ns);
     if (options->adopt) {
-        ub_store_relaxed(&w->arena->h.call_floor, call_floor(w));
+        ub_arena_set_floor(&w->arena->h, w->threshold, ub_ticks_from_span_ns(100000));
         ub_store_release(&w->arena->h.threshold, w->threshold);
         return 0;
     }

@@ -285,13 +285,25 @@ static bool in_vfork_child(const struct ub_process *page)
     return page->quiet != UB_QUIET_STRICT && ub_raw0(SYS_getpid) != page->pid;
 }
 
+uint64_t ub_timing_now(void)
+{
+    return ub_clock_ticks(ub_process->clock);
+}
+
+/* False: the process forked or the turn ended while we were in it (a signal handler did), or it was not so long. */
+static bool is_slow(const struct ub_thread *t, uint64_t begun, uint64_t ended)
+{
+    return t->generation == ub_process->generation && t->start && t->start <= begun &&
+           ended - begun >= ub_load_relaxed(&ub_process->arena->h.call_floor);
+}
+
 void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
                     const uint64_t *value)
 {
     struct ub_calls *calls = &t->cold->calls;
     struct ub_call_report *r;
 
-    if (in_vfork_child(ub_process))
+    if (!is_slow(t, begun, ended) || in_vfork_child(ub_process))
         return;
     if (calls->writing == t->start) { /* we are in a signal handler that came in the midst of this */
         ub_store_relaxed(&calls->lost, calls->lost + 1);

@@ -12,10 +12,16 @@
 
 #include <stdio.h>
 
-/* One that took longer than the floor. `value`: UB_CALLS_VALUES of them. Slow path only; signal-safe; leaves errno
- * alone. */
+/*
+ * One that took longer than the thread's floor, or any where the clock is not
+ * the TSC. `value`: UB_CALLS_VALUES of them. Slow path only; signal-safe; leaves
+ * errno alone.
+ */
 void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
                     const uint64_t *value);
+
+/* Ticks where the clock is not the TSC. Signal-safe. */
+uint64_t ub_timing_now(void);
 
 /* What this thread has kept of the turn that began at `turn`; NULL: nothing. Signal-safe. */
 const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_t turn);
@@ -26,18 +32,6 @@ const char *ub_timing_syscall(uint32_t id);
 
 /* The descriptor of a stream, UINT64_MAX for none. */
 uint64_t ub_timing_stream(FILE *stream);
-
-/* Whether a call that began at `begun`, in the turn that began at `turn`, is worth keeping. Signal-safe. */
-__attribute__((always_inline)) static inline bool ub_timing_is_slow(const struct ub_thread *t, uint64_t turn,
-                                                                    uint64_t begun, uint64_t ended)
-{
-    const struct ub_process *process = ub_process;
-
-    /* The process forked or the turn ended while we were in it (a signal handler did): nothing is told of it. */
-    if (ub_unlikely(t->generation != process->generation) || ub_unlikely(t->start != turn))
-        return false;
-    return ub_unlikely(ended - begun >= ub_load_relaxed(&process->arena->h.call_floor));
-}
 
 /*
  * A hook is two functions, so that the one that is called mostly (no turn runs)
@@ -56,16 +50,12 @@ __attribute__((always_inline)) static inline bool ub_timing_is_slow(const struct
 #define UB_HOOK_TIMED(type, id, call, ...)                                                                             \
     do {                                                                                                               \
         struct ub_thread *t_ = &ub_thread;                                                                             \
-        const struct ub_process *process_ = ub_process;                                                                \
-        uint64_t turn_ = t_->start, begun_, ended_;                                                                    \
-        type ret_;                                                                                                     \
+        uint32_t floor_ = t_->call_floor;                                                                              \
+        uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now(), ended_;                                \
+        type ret_ = (call);                                                                                            \
                                                                                                                        \
-        if (ub_unlikely(t_->generation != process_->generation))                                                       \
-            return (call); /* forked: not watched again yet */                                                         \
-        begun_ = ub_clock_ticks(process_->clock);                                                                      \
-        ret_ = (call);                                                                                                 \
-        ended_ = ub_clock_ticks(process_->clock);                                                                      \
-        if (ub_timing_is_slow(t_, turn_, begun_, ended_)) {                                                            \
+        ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
+        if (ub_unlikely(ended_ - begun_ >= floor_)) {                                                                  \
             int errno_ = errno;                                                                                        \
             const uint64_t value_[UB_CALLS_VALUES] = {__VA_ARGS__};                                                    \
                                                                                                                        \
@@ -74,5 +64,12 @@ __attribute__((always_inline)) static inline bool ub_timing_is_slow(const struct
         }                                                                                                              \
         return ret_;                                                                                                   \
     } while (0)
+
+/*
+ * Hook and timed part lie side by side: after a system call little of either is
+ * left in the caches, and each line that is not touched is time saved: six now,
+ * where eleven were, all over the library.
+ */
+#define UB_HOOK_TEXT __attribute__((no_reorder, aligned(64), section(".text.calls")))
 
 #endif

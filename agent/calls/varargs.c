@@ -21,12 +21,12 @@
 
 /* Each: the function that takes the time, and the hook. */
 #define TIMED(name, params, args, ...)                                                                                 \
-    static __attribute__((noinline)) int timed_##name params                                                           \
+    UB_HOOK_TEXT static __attribute__((noinline)) int timed_##name params                                              \
     {                                                                                                                  \
         UB_HOOK_TIMED(int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                         \
     }
 
-static __attribute__((noinline)) int timed_sync(void)
+UB_HOOK_TEXT static __attribute__((noinline)) int timed_sync(void)
 {
     UB_HOOK_TIMED(int, UB_CALL_ID_sync, (ub_real.sync(), 0), 0);
 }
@@ -37,7 +37,7 @@ static __attribute__((noinline)) int timed_sync(void)
 #define OPEN(name)                                                                                                     \
     TIMED(name, (const char *path, int flags, mode_t mode), (path, flags, mode), (uintptr_t)path, (uint64_t)flags)     \
     int name(const char *path, int flags, ...);                                                                        \
-    int name(const char *path, int flags, ...)                                                                         \
+    UB_HOOK_TEXT int name(const char *path, int flags, ...)                                                            \
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
@@ -51,7 +51,7 @@ OPEN(__open64)
 #define OPENAT(name)                                                                                                   \
     TIMED(name, (int dirfd, const char *path, int flags, mode_t mode), (dirfd, path, flags, mode), (uint64_t)dirfd,    \
           (uintptr_t)path, (uint64_t)flags)                                                                            \
-    int name(int dirfd, const char *path, int flags, ...)                                                              \
+    UB_HOOK_TEXT int name(int dirfd, const char *path, int flags, ...)                                                 \
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
@@ -63,13 +63,13 @@ OPENAT(openat64)
 #define FCNTL(name)                                                                                                    \
     TIMED(name, (int fd, int command, void *arg), (fd, command, arg), (uint64_t)fd, (uint64_t)command)                 \
     int name(int fd, int command, ...);                                                                                \
-    int name(int fd, int command, ...)                                                                                 \
+    UB_HOOK_TEXT int name(int fd, int command, ...)                                                                    \
     {                                                                                                                  \
         void *arg = LAST(void *, command);                                                                             \
                                                                                                                        \
         UB_HOOK_FAST(ub_real.name(fd, command, arg), timed_##name(fd, command, arg));                                  \
     }
-void sync(void)
+UB_HOOK_TEXT void sync(void)
 {
     if (ub_likely(!ub_thread.start))
         ub_real.sync();

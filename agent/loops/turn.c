@@ -105,7 +105,7 @@ static void learn(struct ub_thread *t, const struct ub_wait *wait)
         ub_ring_put(&t->cold->ring, &gone);
     }
     t->ra = t->sp = 0;
-    t->cand_ra = wait->ra;
+    t->cand_ra = (uint32_t)wait->ra;
     t->cand_sp = wait->sp;
     t->cand_count = t->cand_turns = 0;
     ub_store_relaxed(&slot->site, (uint64_t)wait->ra);
@@ -132,7 +132,8 @@ static void probation(struct ub_thread *t, const struct ub_wait *wait)
         flags |= UB_SLOT_SERVED;
     if (++t->cand_count > UB_QUALIFY) {
         settle_here(t, wait);
-        t->cand_ra = t->cand_sp = 0;
+        t->cand_ra = 0;
+        t->cand_sp = 0;
         t->cand_count = 0;
         flags |= UB_SLOT_QUALIFIED | UB_SLOT_SERVED;
     }
@@ -145,8 +146,8 @@ static bool takes_over(struct ub_thread *t, const struct ub_wait *wait)
     uint16_t turns = (uint16_t)t->slot->turns;
     uint32_t limit = wait->sp > t->sp ? UB_RELEARN_OUTER : UB_RELEARN_INNER;
 
-    if (t->cand_ra != wait->ra || t->cand_sp != wait->sp || t->cand_turns != turns) {
-        t->cand_ra = wait->ra;
+    if (t->cand_ra != (uint32_t)wait->ra || t->cand_sp != wait->sp || t->cand_turns != turns) {
+        t->cand_ra = (uint32_t)wait->ra;
         t->cand_sp = wait->sp;
         t->cand_turns = turns;
         t->cand_count = 0;
@@ -167,7 +168,7 @@ static bool seen_before(const struct ub_thread *t, const struct ub_wait *wait)
 {
     if (t->generation != ub_process->generation || !t->cand_ra)
         return false;
-    return (t->cand_ra == wait->ra && t->cand_sp == wait->sp) ||
+    return (t->cand_ra == (uint32_t)wait->ra && t->cand_sp == wait->sp) ||
            (wait->kind == UB_WAIT_EPOLL && t->cand_turns == (uint16_t)wait->count);
 }
 
@@ -206,7 +207,8 @@ static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
     if (!seen_before(t, wait)) {
         if (inside_candidate(t, wait))
             return false;
-        *t = (struct ub_thread){.generation = ub_process->generation, .cand_ra = wait->ra, .cand_sp = wait->sp};
+        *t = (struct ub_thread){
+            .generation = ub_process->generation, .cand_ra = (uint32_t)wait->ra, .cand_sp = wait->sp};
         t->cand_turns = wait->kind == UB_WAIT_EPOLL ? (uint16_t)wait->count : UINT16_MAX;
         return false;
     }
@@ -237,7 +239,7 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
             probation(t, wait);
         return true;
     }
-    if (!t->ra && t->cand_ra == wait->ra && t->cand_sp == wait->sp) {
+    if (!t->ra && t->cand_ra == (uint32_t)wait->ra && t->cand_sp == wait->sp) {
         close_now(t);
         probation(t, wait);
         return true;

@@ -110,6 +110,7 @@ __attribute__((always_inline)) static inline void ub_turn_begin(long n, uint64_t
         return; /* forked inside the wait: a signal handler did */
     now = ub_clock_ticks(process->clock);
     t->start = now;
+    t->call_floor = ub_load_relaxed(&process->arena->h.call_floor_tsc);
     ub_store_relaxed(&slot->ready, n > 0 ? (uint32_t)n : 0);
     ub_store_release(&slot->start, now);
     /* No fence: a watcher that falls asleep issues a process-wide barrier between setting `asleep` and looking again.
