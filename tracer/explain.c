@@ -77,11 +77,16 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
     return 0;
 }
 
+static void drop_pending(struct ub_thread_record *t)
+{
+    while (t->pending_count > 0)
+        json_decref(t->pending[--t->pending_count]);
+}
+
 static void clear_thread(struct ub_thread_record *t)
 {
     ub_stall_clear(&t->stall);
-    for (uint32_t i = 0; i < t->pending_count; i++)
-        json_decref(t->pending[i]);
+    drop_pending(t);
     free(t->wait_stack);
     free(t->wait_python);
     memset(t, 0, sizeof(*t));
@@ -191,6 +196,17 @@ static void keep_library(struct ub_thread_record *t, const struct ub_event *e)
         t->loop = ub_callback_library_name(e->library);
 }
 
+/*
+ * Whether a wait of this thread is a loop's is seen from its Python frames, and
+ * those only in the look at the wait: until then the stalls of a Python program
+ * that polls are held back. (What waits with epoll is a loop.)
+ */
+static bool is_judged(const struct ub_explain *x, const struct ub_event *e)
+{
+    return ub_load_relaxed(&x->w->arena->slot[e->slot].flags) & UB_SLOT_EPOLL ||
+           !__atomic_load_n(&e->process->python, __ATOMIC_RELAXED);
+}
+
 /* Once a thread: by the look at it in its wait, or by the first stall that the agent says was a loop's. */
 static void on_loop(struct ub_explain *x, const struct ub_event *e)
 {
@@ -202,6 +218,12 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
         keep_wait_stack(x, t, e);
     keep_library(t, e);
     if (t->qualified)
+        return;
+    if (e->kind == UB_EVENT_LOOP && !is_judged(x, e) && ub_python_synchronous(t->wait_python)) {
+        drop_pending(t);
+        t->synchronous = true;
+    }
+    if ((t->synchronous || e->kind != UB_EVENT_LOOP) && !is_judged(x, e))
         return;
     t->qualified = true;
     x->totals.loops++;

@@ -13,7 +13,7 @@
 #include <uthash.h>
 
 #define UB_LOOKS_KEPT  24u
-#define UB_PENDING_MAX 16u
+#define UB_PENDING_MAX 64u
 
 /* One look that was explained. */
 struct ub_explained_look {
@@ -54,6 +54,7 @@ struct ub_stall {
 struct ub_thread_record {
     pid_t pid, tid;
     bool qualified;
+    bool synchronous; /* what seemed a loop is code of Python's library that waits for some pipes, again and again */
     char name[32];
     const char *loop;        /* recording's name of the loop */
     uint32_t library;        /* enum ub_loop_library: its callbacks are timed by themselves */

@@ -123,7 +123,7 @@ bool ub_python_string(struct ub_python *py, uint64_t address, char *buf, size_t 
         used += put_utf8(buf + used, c ? c : '?');
         length--;
     }
-    strcpy(buf + used, length ? "..." : "");
+    memcpy(buf + used, length ? "..." : "", length ? 4 : 1);
     return true;
 }
 

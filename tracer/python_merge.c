@@ -162,6 +162,32 @@ const char *ub_python_loop(const struct ub_named_stack *s)
     return loop;
 }
 
+bool ub_python_synchronous(const struct ub_python_look *look)
+{
+    static const struct {
+        const char *file, *function;
+    } waits[] = {
+        {"/subprocess.py", "_communicate"},
+        {"/multiprocessing/connection.py", "wait"},
+    };
+
+    for (uint32_t i = 0; look && i < look->count; i++) {
+        const struct ub_python_code *code = look->frame[i].code;
+        const char *last = strrchr(code->function, '.');
+
+        for (size_t k = 0; k < UB_ARRAY_LEN(waits); k++) {
+            size_t file = strlen(code->file), wanted = strlen(waits[k].file);
+
+            if (strcmp(last ? last + 1 : code->function, waits[k].function) == 0 && file >= wanted &&
+                strcmp(code->file + file - wanted, waits[k].file) == 0)
+                return code->owner == UB_PYTHON_LIBRARY;
+        }
+        if (code->owner != UB_PYTHON_LIBRARY)
+            return false;
+    }
+    return false;
+}
+
 bool ub_python_importing(const struct ub_python_look *look)
 {
     for (uint32_t i = 0; i < look->count; i++) {

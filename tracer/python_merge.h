@@ -29,6 +29,9 @@ const char *ub_python_loop(const struct ub_named_stack *s);
 /* An import is under way. */
 bool ub_python_importing(const struct ub_python_look *look);
 
+/* The wait is a synchronous one of Python's library (subprocess.communicate), however often it comes. NULL: false. */
+bool ub_python_synchronous(const struct ub_python_look *look);
+
 /* `task` of a slow line, NULL: no task was seen. */
 json_t *ub_python_task_json(const struct ub_python_look *look, bool redact);
 

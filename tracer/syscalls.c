@@ -91,7 +91,7 @@ static ssize_t peek(const struct ub_syscall_memory *m, uint64_t address, void *b
     size_t first = 4096 - (address & 4095);
 
     if (m->pid == 0) {
-        if (address != m->address)
+        if (address != m->address || m->len == 0)
             return 0;
         memcpy(buf, m->bytes, size < m->len ? size : m->len);
         return (ssize_t)(size < m->len ? size : m->len);

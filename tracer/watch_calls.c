@@ -77,6 +77,7 @@ static struct ub_capture *take_stack(const struct ub_watch *w, const struct ub_c
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (c && ub_load_relaxed(&s->seq) == seq) {
         small = realloc(c, offsetof(struct ub_capture, bytes) + c->region[0].len); /* 70 KB, mostly unused */
+        /* cppcheck-suppress memleak */
         return small ? small : c;
     }
     free(c); /* another turn's by now */

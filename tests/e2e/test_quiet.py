@@ -283,11 +283,37 @@ def test_python_subprocess(tmp_path):
     quiet(tmp_path, helpers.PYTHON, "-c", communicate(2, 0.05))
 
 
-@pytest.mark.xfail(reason="waits that come back often enough to one call look like a loop: subprocess.communicate, "
-                          "many times", strict=False)
 def test_python_subprocess_many_times(tmp_path):
     """What a program does between two of them is no turn of a loop."""
     quiet(tmp_path, helpers.PYTHON, "-c", communicate(12, 0.05))
+
+
+POLL_LOOP = """
+import os, select, sys, time
+r, w = os.pipe()
+quiet, _ = os.pipe()
+poll = select.poll()
+poll.register(r, select.POLLIN)
+poll.register(quiet, select.POLLIN)
+def callback(i):
+    os.read(r, 1)
+    if i % 10 == 0:
+        time.sleep(0.05)
+for i in range(1, 41):
+    os.write(w, b"x")
+    if i % 4 == 0:
+        time.sleep(0.002)
+    for fd, _ in poll.poll(1000):
+        callback(i)
+    poll.poll(1)
+"""
+
+
+def test_a_python_loop_that_polls_is_one(tmp_path):
+    """The other side of the test above: its wait is not somebody's in the standard library."""
+    done, recording = helpers.record(tmp_path, helpers.PYTHON, "-c", POLL_LOOP, threshold="20ms")
+    assert done.returncode == 0
+    assert len([s for s in recording.slow if s["duration_ns"] >= 45_000_000]) >= 3
 
 
 @pytest.fixture
