@@ -141,18 +141,25 @@ $(COMMAND): $(BUILD)/obj/ui/main.o $(CORE_LIB)
 
 # tests ------------------------------------------------------------------
 
-# A test program states its own extra flags in a line "// flags: ..." (compiler) or "// libs: ..." (linker).
+# A test states its own extra flags in a line "// flags: ..." (compiler) or "// libs: ..." (linker), and what it takes of
+# the agent in a line "// agent: OBJECT...".
+FLAGS_OF = $$(sed -n 's,^// flags: ,,p' $<)
+LIBS_OF  = $$(sed -n 's,^// libs: ,,p' $<)
+AGENT_OF = $$(sed -n 's,^// agent: ,,p' $< | sed 's,[^ ]*,$(BUILD)/obj/agent/&,g')
+
 $(BUILD)/tests/programs/%: tests/programs/%.c | $(BUILD)/.deps
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(STD) -O2 -g -Wall -MMD -MP $$(sed -n 's,^// flags: ,,p' $<) $< -o $@ $$(sed -n 's,^// libs: ,,p' $<) -lpthread
+	$(Q)$(CC) $(STD) -O2 -g -Wall -MMD -MP $(FLAGS_OF) $< $(AGENT_OF) -o $@ $(LIBS_OF) -lpthread
 
-$(BUILD)/tests/unit/%: tests/unit/%.c $(CORE_LIB)
+$(BUILD)/tests/unit/%: tests/unit/%.c $(CORE_LIB) $(AGENT)
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(STD) -O1 -g -Wall -MMD -MP $(TRACER_CFLAGS) $< $(CORE_LIB) $(TRACER_LIBS) -lcmocka -o $@
+	$(Q)$(CC) $(STD) -O1 -g -Wall -MMD -MP $(TRACER_CFLAGS) $(FLAGS_OF) $< $(AGENT_OF) $(CORE_LIB) $(TRACER_LIBS) -lcmocka -o $@
 
 programs: $(PROG_BIN)
+
+$(BUILD)/tests/programs/fibers: $(AGENT)
 
 check-unit: $(UNIT_BIN) programs
 	$(Q)for t in $(UNIT_BIN); do echo "== $$t"; $$t || exit 1; done

@@ -1,0 +1,78 @@
+/*
+ * The executor: threads that make blocking calls in the place of a loop's thread.
+ *
+ * Two lanes. FILES is for what the disk ends by itself, bounded by what the machine
+ * can do at once; WAIT for what ends when somebody else does something (a lock, a
+ * peer, a name server): were they one, a flock could keep away the very write
+ * that its holder needs to let go. Threads are started one by one as they are needed,
+ * block every signal, and stay.
+ *
+ * The caller's side never waits: a full queue is an answer.
+ */
+#ifndef UB_AGENT_POOL_H
+#define UB_AGENT_POOL_H
+
+#include "../../common/base.h"
+
+enum ub_lane {
+    UB_LANE_FILES,
+    UB_LANE_WAIT,
+    UB_LANES,
+};
+
+#define UB_POOL_WORDS 8u
+#define UB_POOL_QUEUE 1024u /* jobs of a lane that wait for a thread */
+
+struct ub_job;
+
+/* Where a loop finds what was done for it. Zeroed but for `fd`. */
+struct ub_inbox {
+    struct ub_job *done; /* last first */
+    int fd;              /* a timerfd: made to expire at once when the first job of several is done. -1: none */
+};
+
+/* A call with all its arguments as words; int and pointer arguments only. */
+typedef int64_t ub_job_function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+
+/* Belongs to the pool from ub_pool_submit until it is collected. */
+struct ub_job {
+    struct ub_job *next;
+    struct ub_inbox *inbox;
+    ub_job_function *function;
+    uint64_t word[UB_POOL_WORDS];
+    int64_t result;
+    int error;      /* errno: what the call shall find there, then what it left */
+    int signal;     /* SIGPIPE or SIGXFSZ that the call brought its thread, to be raised where it was called; 0 */
+    uint32_t lane;  /* enum ub_lane */
+    bool libc_lock; /* libc may hold a lock of its own meanwhile: a fork waits for it */
+    uint64_t queued_ns, begun_ns, ended_ns; /* CLOCK_MONOTONIC */
+};
+
+/* 0; -EAGAIN: the lane is full, or no thread can be had. May start a thread (and so allocate). Not in signal handlers.
+ */
+int ub_pool_submit(struct ub_job *job);
+
+/* What is done, in the order in which it was; NULL: nothing. The loop's thread only. */
+struct ub_job *ub_pool_collect(struct ub_inbox *inbox);
+
+/* Whether something is. */
+static inline bool ub_pool_has_done(const struct ub_inbox *inbox)
+{
+    return ub_load_acquire(&inbox->done) != NULL;
+}
+
+/* At most so many threads in each lane (tests; UINT32_MAX: as many as there may be). Before the first job. */
+void ub_pool_limit(uint32_t threads);
+
+struct ub_pool_totals {
+    uint32_t threads, most_queued;
+    uint64_t jobs, refused;
+    uint64_t waited_ns, longest_wait_ns; /* in the queue */
+    uint64_t busy_ns;
+};
+void ub_pool_totals(enum ub_lane lane, struct ub_pool_totals *ret);
+
+/* Waits until the jobs that are there now are done (their calls, not their collection). 0 or -ETIMEDOUT. */
+int ub_pool_settle(uint64_t timeout_ns);
+
+#endif

@@ -1,0 +1,348 @@
+/* The executor. Run a second time under ThreadSanitizer (test_pool_tsan.c). */
+// agent: offload/pool.o
+#include "unit.h"
+
+#include "../../agent/offload/pool.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct ub_inbox inbox;
+
+static int set_up(void **state)
+{
+    inbox = (struct ub_inbox){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+    return inbox.fd < 0;
+}
+
+static int tear_down(void **state)
+{
+    close(inbox.fd);
+    return 0;
+}
+
+static struct ub_job job(ub_job_function *function, uint64_t a, uint64_t b, enum ub_lane lane)
+{
+    return (struct ub_job){.inbox = &inbox, .function = function, .word = {a, b, 3, 4, 5, 6, 7, 8}, .lane = lane};
+}
+
+/* Waits as a loop would: for the descriptor; then takes all that is done. */
+static struct ub_job *wait_for_some(void)
+{
+    struct pollfd p = {.fd = inbox.fd, .events = POLLIN};
+    const struct itimerspec off = {0};
+
+    assert_int_equal(poll(&p, 1, 20000), 1);
+    timerfd_settime(inbox.fd, 0, &off, NULL);
+    return ub_pool_collect(&inbox);
+}
+
+static int64_t sum(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    return (int64_t)(a + 2 * b + 3 * c + 4 * d + 5 * e + 6 * f + 7 * g + 8 * h);
+}
+
+static void one_job(void **state)
+{
+    struct ub_job j = job(sum, 1, 2, UB_LANE_FILES);
+
+    j.error = E2BIG;
+    assert_int_equal(ub_pool_submit(&j), 0);
+    assert_ptr_equal(wait_for_some(), &j);
+    assert_int_equal(j.result, 1 + 4 + 9 + 16 + 25 + 36 + 49 + 64);
+    assert_int_equal(j.error, E2BIG); /* a call that succeeds leaves errno alone */
+    assert_true(j.begun_ns >= j.queued_ns && j.ended_ns >= j.begun_ns);
+    assert_null(ub_pool_collect(&inbox));
+}
+
+static int64_t fails(uint64_t fd, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    return write((int)fd, "x", 1);
+}
+
+/* errno is the call's; the signal that came with it is not the worker's, nor lost. */
+static void error_and_signal(void **state)
+{
+    struct ub_job j = job(fails, 0, 0, UB_LANE_FILES);
+    int p[2];
+
+    assert_int_equal(pipe(p), 0);
+    close(p[0]);
+    j.word[0] = (uint64_t)p[1];
+    ub_pool_submit(&j);
+    assert_ptr_equal(wait_for_some(), &j);
+    assert_int_equal(j.result, -1);
+    assert_int_equal(j.error, EPIPE);
+    assert_int_equal(j.signal, SIGPIPE);
+    close(p[1]);
+    j = job(fails, 1000, 0, UB_LANE_FILES);
+    ub_pool_submit(&j);
+    wait_for_some();
+    assert_int_equal(j.error, EBADF);
+    assert_int_equal(j.signal, 0);
+}
+
+static int64_t all_blocked(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                           uint64_t h)
+{
+    sigset_t set;
+
+    pthread_sigmask(SIG_SETMASK, NULL, &set);
+    for (int sig = 1; sig < 32; sig++) {
+        if (sig != SIGKILL && sig != SIGSTOP && !sigismember(&set, sig))
+            return sig;
+    }
+    return 0;
+}
+
+static void workers_take_no_signals(void **state)
+{
+    struct ub_job j = job(all_blocked, 0, 0, UB_LANE_WAIT);
+    sigset_t before, after;
+
+    pthread_sigmask(SIG_SETMASK, NULL, &before);
+    ub_pool_submit(&j);
+    wait_for_some();
+    assert_int_equal(j.result, 0);
+    pthread_sigmask(SIG_SETMASK, NULL, &after);
+    assert_memory_equal(&before, &after, 8); /* and the loop's own mask is as it was */
+}
+
+static int64_t waits(uint64_t sem, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    while (sem_wait((sem_t *)sem) < 0)
+        ;
+    return 0;
+}
+
+/* A lane full of waiters does not keep the other from its work. */
+static void two_lanes(void **state)
+{
+    enum { MANY = 300 }; /* more than there will be threads */
+    struct ub_job *wait = calloc(MANY, sizeof(*wait)), file = job(sum, 1, 1, UB_LANE_FILES);
+    struct ub_pool_totals totals;
+    uint32_t done = 0;
+    sem_t sem;
+
+    sem_init(&sem, 0, 0);
+    for (int i = 0; i < MANY; i++) {
+        wait[i] = job(waits, (uintptr_t)&sem, 0, UB_LANE_WAIT);
+        assert_int_equal(ub_pool_submit(&wait[i]), 0);
+    }
+    ub_pool_submit(&file);
+    assert_ptr_equal(wait_for_some(), &file);
+    for (int i = 0; i < MANY; i++)
+        sem_post(&sem);
+    while (done < MANY) {
+        for (struct ub_job *j = wait_for_some(); j; j = j->next)
+            done++;
+    }
+    ub_pool_totals(UB_LANE_WAIT, &totals);
+    assert_in_range(totals.threads, 100, 256);
+    assert_in_range(totals.most_queued, MANY - 256, MANY);
+    free(wait);
+}
+
+/* Full: said at once, nothing is lost of what was taken. */
+static void full(void **state)
+{
+    enum { MORE = 256 + UB_POOL_QUEUE + 50 };
+    struct ub_job *wait = calloc(MORE, sizeof(*wait));
+    uint32_t taken = 0, refused = 0, done = 0;
+    sem_t sem;
+
+    sem_init(&sem, 0, 0);
+    for (int i = 0; i < MORE; i++) {
+        wait[i] = job(waits, (uintptr_t)&sem, 0, UB_LANE_WAIT);
+        if (ub_pool_submit(&wait[i]) == 0)
+            taken++;
+        else
+            refused++;
+    }
+    assert_true(refused > 0);
+    assert_true(taken >= UB_POOL_QUEUE);
+    for (uint32_t i = 0; i < taken; i++)
+        sem_post(&sem);
+    while (done < taken) {
+        for (struct ub_job *j = wait_for_some(); j; j = j->next)
+            done++;
+    }
+    free(wait);
+}
+
+static int64_t counts(uint64_t to, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    return (int64_t)__atomic_add_fetch((uint64_t *)to, 1, __ATOMIC_RELAXED);
+}
+
+struct loop {
+    pthread_t thread;
+    uint64_t counter;
+};
+
+/* One loop's thread: ever so many jobs, all of which come back, once. */
+static void *stress(void *of)
+{
+    enum { JOBS = 200, ROUNDS = 20 };
+    struct loop *loop = of;
+    struct ub_inbox own = {.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+    struct ub_job *jobs = calloc(JOBS, sizeof(*jobs));
+
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t taken = 0, back = 0;
+
+        for (int i = 0; i < JOBS; i++) {
+            jobs[i] = job(counts, (uintptr_t)&loop->counter, 0, (enum ub_lane)(i % UB_LANES));
+            jobs[i].inbox = &own;
+            taken += ub_pool_submit(&jobs[i]) == 0;
+        }
+        while (back < taken) {
+            struct pollfd p = {.fd = own.fd, .events = POLLIN};
+            const struct itimerspec off = {0};
+
+            if (poll(&p, 1, 20000) != 1)
+                return "a completion was not told";
+            timerfd_settime(own.fd, 0, &off, NULL);
+            for (struct ub_job *j = ub_pool_collect(&own), *next; j; j = next) {
+                next = j->next;
+                back++;
+                j->next = NULL;
+            }
+        }
+        if (taken != JOBS || back != taken || loop->counter != (uint64_t)JOBS * (uint64_t)(round + 1))
+            return "lost or doubled";
+    }
+    close(own.fd);
+    free(jobs);
+    return NULL;
+}
+
+static void many_loops(void **state)
+{
+    struct loop loop[4] = {0};
+
+    for (int i = 0; i < 4; i++)
+        pthread_create(&loop[i].thread, NULL, stress, &loop[i]);
+    for (int i = 0; i < 4; i++) {
+        void *wrong;
+
+        pthread_join(loop[i].thread, &wrong);
+        if (wrong)
+            fail_msg("%s", (char *)wrong);
+    }
+}
+
+static int64_t sleeps(uint64_t ms, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    usleep((useconds_t)ms * 1000);
+    return 0;
+}
+
+static void settles(void **state)
+{
+    struct ub_job a = job(sleeps, 200, 0, UB_LANE_FILES), b = job(sleeps, 100, 0, UB_LANE_WAIT);
+    uint32_t done = 0;
+
+    ub_pool_submit(&a);
+    ub_pool_submit(&b);
+    assert_int_equal(ub_pool_settle(1000000), -ETIMEDOUT);
+    assert_int_equal(ub_pool_settle(20000000000u), 0);
+    while (done < 2) {
+        for (struct ub_job *j = wait_for_some(); j; j = j->next)
+            done++;
+    }
+}
+
+/* Its descriptor is gone and the number is a file's by now: the file stays as it is. */
+static void a_closed_descriptor(void **state)
+{
+    char path[] = "/tmp/unblock-pool-XXXXXX", text[16] = "";
+    struct ub_job j = job(sum, 1, 1, UB_LANE_FILES);
+    int fd = mkstemp(path), number = inbox.fd;
+
+    assert_int_equal(pwrite(fd, "precious", 8, 0), 8);
+    dup2(fd, number); /* closes the timer */
+    ub_pool_submit(&j);
+    assert_int_equal(ub_pool_settle(20000000000u), 0);
+    usleep(50000);
+    assert_int_equal(lseek(fd, 0, SEEK_END), 8);
+    assert_int_equal(pread(fd, text, sizeof(text), 0), 8);
+    assert_string_equal(text, "precious");
+    while (!ub_pool_has_done(&inbox))
+        ;
+    assert_ptr_equal(ub_pool_collect(&inbox), &j); /* the job is there all the same */
+    unlink(path);
+    close(fd);
+}
+
+#ifndef UNDER_TSAN /* which cannot follow a fork of a process with threads */
+static pthread_mutex_t like_libc = PTHREAD_MUTEX_INITIALIZER;
+static volatile int locked;
+
+static int64_t locks(uint64_t ms, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    pthread_mutex_lock(&like_libc);
+    locked = 1;
+    usleep((useconds_t)ms * 1000);
+    pthread_mutex_unlock(&like_libc);
+    return 0;
+}
+
+/* A fork waits for a job that holds a lock of libc's; the child has a pool of its own. */
+static void forks(void **state)
+{
+    struct ub_job j = job(locks, 300, 0, UB_LANE_FILES), sleeping = job(sleeps, 2000, 0, UB_LANE_WAIT);
+    struct ub_inbox *mine = &inbox;
+    pid_t pid;
+    int status;
+
+    j.libc_lock = true;
+    ub_pool_submit(&sleeping); /* holds nothing: is not waited for */
+    ub_pool_submit(&j);
+    while (!locked)
+        usleep(1000);
+    pid = fork();
+    if (pid == 0) {
+        struct ub_job own = job(sum, 1, 1, UB_LANE_WAIT);
+
+        if (pthread_mutex_trylock(&like_libc) != 0)
+            _exit(1);
+        mine->done = NULL;
+        mine->fd = -1;
+        if (ub_pool_submit(&own) != 0 || ub_pool_settle(20000000000u) != 0)
+            _exit(2);
+        while (!ub_pool_has_done(mine))
+            usleep(1000);
+        _exit(own.result == 1 + 2 + 9 + 16 + 25 + 36 + 49 + 64 ? 0 : 3);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    for (uint32_t done = 0; done < 2;) {
+        for (struct ub_job *d = wait_for_some(); d; d = d->next)
+            done++;
+    }
+    assert_true(sleeping.ended_ns > j.ended_ns);
+}
+#endif
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes), T(full),
+        T(many_loops), T(settles),          T(a_closed_descriptor),
+#ifndef UNDER_TSAN
+        T(forks),
+#endif
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

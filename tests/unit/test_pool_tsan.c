@@ -1,0 +1,5 @@
+/* test_pool.c once more, under ThreadSanitizer. */
+// flags: -fsanitize=thread
+#define UNDER_TSAN
+#include "../../agent/offload/pool.c"
+#include "test_pool.c"
