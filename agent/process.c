@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include "arena.h"
+#include "offload/decide.h"
 #include "patch.h"
 #include "raw.h"
 #include "real.h"
@@ -169,8 +170,10 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     fill_page(page);
     ub_process = page;
     off = variable(environment, "UNBLOCK_CALLBACKS");
-    if (!off || off[0] != '0' || off[1] != '\0')
+    if (!off || off[0] != '0' || off[1] != '\0') {
+        ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF);
         ub_patch_start();
+    }
 }
 
 static uint32_t slot_flags(const struct ub_process *page)

@@ -18,7 +18,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 4u
+#define UB_ARENA_VERSION 5u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -40,7 +40,8 @@ struct ub_arena_header {
     int32_t root_pid;       /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
     uint32_t thunks_full;   /* callbacks that found no thunk left: they run untimed */
     uint32_t copies_full;   /* further copies of a loop library in one process: their callbacks run untimed */
-    uint32_t reserved0[3];
+    uint32_t offload;       /* enum ub_offload_mode */
+    uint32_t reserved0[2];
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */

@@ -14,6 +14,7 @@
 #define UB_CALLS_H
 
 #include "base.h"
+#include "offload.h"
 
 #define UB_CALLS_KEPT    4u  /* the K longest of a turn; further ones are only summed */
 #define UB_CALLS_REPORTS 8u  /* turns a thread */
@@ -53,10 +54,14 @@ struct ub_timed_call {
     uint64_t start;          /* ticks when the longest one began; what follows is of that one */
     uint64_t value[UB_CALLS_VALUES];
     uint32_t text_len[UB_CALLS_TEXTS]; /* 0: could not be read */
-    uint32_t reserved;
+    uint8_t pin;                       /* enum ub_pin: of the longest one; UB_PIN_UNKNOWN: offload is off */
+    uint8_t executor;                  /* enum ub_executor */
+    uint16_t reserved;
+    uint64_t movable; /* ticks of those that offload would have moved */
+    uint64_t lock;    /* UB_PIN_LOCK: return address of the call that took the lock; 0: not known */
     uint8_t text[UB_CALLS_TEXTS][UB_CALLS_TEXT]; /* one for each f, p and a among the letters, in their order */
 };
-_Static_assert(sizeof(struct ub_timed_call) == 8 + 5 * 8 + 32 + 16 + 288, "calls: agent and tracer agree on it");
+_Static_assert(sizeof(struct ub_timed_call) == 8 + 7 * 8 + 32 + 16 + 288, "calls: agent and tracer agree on it");
 
 struct ub_call_report {
     uint32_t seq;   /* odd: being written */

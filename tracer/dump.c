@@ -120,7 +120,7 @@ static void emit_preamble(const struct dump *d)
     char path[64], exe[PATH_MAX], status[4096];
     ssize_t n;
 
-    emit(d, ub_preamble_header("dump", 0, d->options->argc, d->options->argv, d->options->redact));
+    emit(d, ub_preamble_header("dump", 0, d->options->argc, d->options->argv, d->options->redact, UB_OFFLOAD_OFF));
     snprintf(path, sizeof(path), "/proc/%d/exe", (int)d->living);
     n = readlink(path, exe, sizeof(exe) - 1);
     exe[n > 0 ? n : 0] = '\0';

@@ -72,7 +72,7 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         return r;
     }
     ub_explain_emit(x, ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv,
-                                          options->redact));
+                                          options->redact, options->offload));
     *ret = x;
     return 0;
 }
@@ -119,6 +119,7 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
         clear_thread(&x->thread[i]);
     ub_frames_clear(&x->named);
     ub_unwinder_free(x->unwinder);
+    json_decref(x->offload);
     free(x);
 }
 
@@ -368,6 +369,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     json_t *line;
 
     tell_what_was_not_seen(x);
+    ub_offload_finish(x);
     line = json_pack("{s:s, s:I, s:{s:I, s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
                      (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "queue",
                      (json_int_t)x->w->queue_dropped, "torn", 0);

@@ -70,6 +70,13 @@ static json_t *place_of(struct ub_maps *maps, uint64_t function, bool redact, en
     return o;
 }
 
+json_t *ub_callback_place(struct ub_maps *maps, uint64_t address, bool redact)
+{
+    struct ub_named_frame frame;
+
+    return as_frame(maps, address, &frame) ? ub_frame_place(&frame, redact) : NULL;
+}
+
 int ub_callback_frame(const struct ub_named_stack *stack, uint64_t function)
 {
     for (uint32_t i = stack->count; function && i-- > 0;) {

@@ -87,6 +87,7 @@ struct ub_explain {
     struct ub_unwinder *unwinder;
     struct ub_known_stack *stacks;
     struct ub_known_site *sites;
+    json_t *offload; /* owned; `offload` lines by site, NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -121,6 +122,8 @@ const char *ub_callback_library_name(uint32_t library); /* enum ub_loop_library 
 void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e);
 /* The frame of the function that begins at this address, -1: it is not on the stack. */
 int ub_callback_frame(const struct ub_named_stack *stack, uint64_t function);
+/* {function, file, line, module} of an address; NULL: nothing is known of it. */
+json_t *ub_callback_place(struct ub_maps *maps, uint64_t address, bool redact);
 json_t *ub_callback_json(const struct ub_stall *s);
 /* A site where there is no stack. Overwrites x->named. */
 void ub_callback_site(struct ub_explain *x, const struct ub_event *e, uint64_t function,
@@ -128,6 +131,12 @@ void ub_callback_site(struct ub_explain *x, const struct ub_event *e, uint64_t f
                       char ret[9]);
 json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_kinds(const struct ub_stats *s);
+
+/* explain_offload.c: what offload would have done; NULL: it is off, or no call was to blame. */
+json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns);
+/* Adds a finished `slow` line to its call site's sums; writes those. */
+void ub_offload_count(struct ub_explain *x, const json_t *line);
+void ub_offload_finish(struct ub_explain *x);
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

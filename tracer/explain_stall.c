@@ -449,6 +449,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         json_object_set_new(line, "call", json_deep_copy(s->call));
     if (s->calls)
         json_object_set(line, "calls", s->calls);
+    json_object_set_new(line, "offload", ub_offload_json(x, e, *ret_cause, duration)); /* nothing where there is none */
     set_shares(line, &shares, duration);
     if (e->reasons)
         ub_reasons_write(x, e, *ret_cause, s->call, line);
@@ -522,6 +523,7 @@ static void finish_line(struct ub_explain *x, struct ub_stall *s, json_t *line)
     set_id(x, s, line);
     json_object_set_new(line, "seen", json_integer(count_site(x, s->site)));
     count_slow(x, line, json_string_value(json_object_get(line, "cause")));
+    ub_offload_count(x, line);
     ub_explain_emit(x, line);
 }
 

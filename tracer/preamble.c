@@ -52,8 +52,10 @@ static void add_argument(json_t *list, const char *previous, const char *argumen
     json_array_append_new(list, json_string(buf));
 }
 
-json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact)
+json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
+                           uint32_t offload)
 {
+    static const char *const modes[] = {"off", "dry-run"}; /* enum ub_offload_mode */
     char started[48], host[256] = "";
     json_t *command = json_array();
 
@@ -64,7 +66,8 @@ json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, 
     return json_pack("{s:s, s:s, s:i, s:s, s:s, s:I, s:o, s:o, s:I, s:s, s:s}", "type", "header", "schema",
                      "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started,
                      "monotonic_ns", (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command",
-                     command, "threshold_ns", (json_int_t)threshold_ns, "source", source, "offload", "off");
+                     command, "threshold_ns", (json_int_t)threshold_ns, "source", source, "offload",
+                     modes[offload < UB_ARRAY_LEN(modes) ? offload : 0]);
 }
 
 static json_t *arguments_of(pid_t pid, bool redact)

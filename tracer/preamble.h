@@ -10,7 +10,8 @@
 #include <sys/types.h>
 
 /* `source`: "agent", "dump" ...; threshold_ns 0: nothing is measured. Secrets in the command are masked, see mask.h. */
-json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact);
+json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
+                           uint32_t offload);
 
 /* `how`: "preloaded", "attached", "traced", or NULL. Arguments come from /proc/PID/cmdline. */
 json_t *ub_preamble_process(pid_t pid, pid_t ppid, const char *exe, const char *how, bool redact);

@@ -122,6 +122,7 @@ static int create_arena(struct ub_watch *w)
     arena->h.clock = ub_ticks_clock();
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
+    arena->h.offload = w->offload;
     ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
     if (stat("/proc/self/ns/pid", &st) == 0)
         arena->h.pid_namespace = st.st_ino;
@@ -236,6 +237,7 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->captures_per_s = options->captures_per_s ? options->captures_per_s : 100;
     w->tokens = w->captures_per_s;
     w->redact = options->redact;
+    w->offload = options->offload;
     w->bpf = options->bpf;
     w->agentless = options->agentless;
     w->queue_tail = &w->queue_head;

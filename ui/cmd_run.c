@@ -27,6 +27,7 @@
 struct run {
     struct ub_settings set;
     bool want_bpf;
+    int offload; /* enum ub_offload_mode */
 
     /* while it runs */
     char **argv;
@@ -60,14 +61,15 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX + 1];
+    static const char *const offload_modes[] = {"off", "dry-run", NULL}; /* enum ub_offload_mode */
+    struct ub_option option[UB_SETTINGS_MAX + 2];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
                                        .about = about,
                                        .more = more,
                                        .stop_at_word = true,
                                        .option = option,
-                                       .count = count + 1};
+                                       .count = count + 2};
     int r;
 
     option[count] =
@@ -76,6 +78,16 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                            .value = &run->want_bpf,
                            .help = "add what the kernel knows of each stall (needs root): exact\ntimes, all "
                                    "long calls, who held the lock, who had\nthe CPU"};
+    option[count + 1] = (struct ub_option){
+        .name = "offload",
+        .kind = UB_OPTION_CHOICE,
+        .value = &run->offload,
+        .argument = "MODE",
+        .bare = "dry-run",
+        .choices = offload_modes,
+        .help = "off (default), or dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
+                "the loop,\nwhat that would save, or what keeps it there. Nothing\nis moved",
+        .env = "UNBLOCK_OFFLOAD"};
     r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -204,7 +216,8 @@ static void open_bpf(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_watch_options options = {.argc = argc, .argv = run->argv, .bpf = run->bpf};
+    struct ub_watch_options options = {
+        .argc = argc, .argv = run->argv, .bpf = run->bpf, .offload = (uint32_t)run->offload};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
 }

@@ -15,7 +15,8 @@ struct ub_model *ub_model_new(void)
     m->notes = json_array();
     m->note_index = json_object();
     m->threads = json_array();
-    if (!m->notes || !m->note_index || !m->threads) {
+    m->offload = json_array();
+    if (!m->notes || !m->note_index || !m->threads || !m->offload) {
         ub_model_free(m);
         return NULL;
     }
@@ -56,6 +57,7 @@ void ub_model_free(struct ub_model *m)
     json_decref(m->notes);
     json_decref(m->note_index);
     json_decref(m->threads);
+    json_decref(m->offload);
     free(m);
 }
 
@@ -326,6 +328,8 @@ void ub_model_line(struct ub_model *m, json_t *record)
         note_line(m, record);
     else if (strcmp(type, "thread") == 0)
         thread_line(m, record);
+    else if (strcmp(type, "offload") == 0 && json_array_size(m->offload) < UB_MODEL_OFFLOAD_MAX)
+        json_array_append(m->offload, record);
     else if (strcmp(type, "header") == 0)
         header_line(m, record);
     else if (strcmp(type, "end") == 0)
@@ -365,6 +369,11 @@ struct ub_taker ub_model_taker(struct ub_model *m)
 const json_t *ub_model_notes(const struct ub_model *m)
 {
     return m->notes;
+}
+
+const json_t *ub_model_offload(const struct ub_model *m)
+{
+    return m->offload;
 }
 
 const json_t *ub_model_threads(const struct ub_model *m)

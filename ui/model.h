@@ -186,6 +186,8 @@ const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_coun
 
 /* ---- the rest ---------------------------------------------------------- */
 
+/* The `offload` lines: one a call site. */
+const json_t *ub_model_offload(const struct ub_model *m);
 /* Distinct notes, oldest first: {level, text, times}. */
 const json_t *ub_model_notes(const struct ub_model *m);
 /* `thread` records of a dump. */

@@ -271,6 +271,8 @@ json_t *ub_model_json(const struct ub_model *m)
     json_object_set_new(o, "sites", sites_json(m));
     json_object_set(o, "threads", m->threads);
     json_object_set(o, "notes", m->notes);
+    if (json_array_size(m->offload) > 0)
+        json_object_set(o, "offload", m->offload);
     json_object_set_new(o, "dropped", dropped_json(&m->dropped));
     return o;
 }

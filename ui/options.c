@@ -96,7 +96,8 @@ static int read_environment(const struct ub_options *options, char *why)
 }
 
 /* Of which no command has an option. */
-static const char *const other_variables[] = {"UNBLOCK_ARENA", "UNBLOCK_AGENT", "UNBLOCK_HELPER", "UNBLOCK_DEBUG_PATH"};
+static const char *const other_variables[] = {"UNBLOCK_OFFLOAD", "UNBLOCK_ARENA", "UNBLOCK_AGENT", "UNBLOCK_HELPER",
+                                              "UNBLOCK_DEBUG_PATH"};
 
 static void check_name(const struct ub_options *options, const char *assignment,
                        void (*wrong)(void *self, const char *why), void *self)
@@ -199,6 +200,8 @@ static int parse_long(const struct ub_options *options, int argc, char **argv, i
     }
     if (equals != NULL)
         return ub_option_set(o, source, equals + 1, why);
+    if (o->bare != NULL)
+        return ub_option_set(o, source, o->bare, why);
     if (*i + 1 >= argc) {
         snprintf(why, UB_WHY_MAX, "%s needs a value: --%s %s", source, o->name, o->argument);
         return -EINVAL;
@@ -300,14 +303,17 @@ static void print_indented(FILE *out, const char *text, int indent)
 #define HELP_COLUMN 28
 #define HELP_WIDTH  80
 
-static void print_option(FILE *out, char letter, const char *name, const char *argument, const char *help)
+static void print_option(FILE *out, char letter, const char *name, const char *argument, bool bare, const char *help)
 {
     char left[64], dash[4] = "";
 
     if (letter != 0)
         snprintf(dash, sizeof(dash), "-%c,", letter);
-    snprintf(left, sizeof(left), "  %3s --%s%s%s", dash, name, argument != NULL ? " " : "",
-             argument != NULL ? argument : "");
+    snprintf(left, sizeof(left), "  %3s --%s%s%s%s", dash, name,
+             bare               ? "[="
+             : argument != NULL ? " "
+                                : "",
+             argument != NULL ? argument : "", bare ? "]" : "");
     fprintf(out, "%-*s", HELP_COLUMN, left);
     if (strlen(left) >= HELP_COLUMN)
         fprintf(out, "\n%*s", HELP_COLUMN, "");
@@ -337,9 +343,9 @@ void ub_options_help(FILE *out, const struct ub_options *options)
         char help[512];
 
         add_variable(o, help, sizeof(help));
-        print_option(out, o->letter, o->name, o->argument, help);
+        print_option(out, o->letter, o->name, o->argument, o->bare != NULL, help);
     }
-    print_option(out, 'h', "help", NULL, "this text");
+    print_option(out, 'h', "help", NULL, false, "this text");
     if (options->more != NULL)
         fprintf(out, "\n%s", options->more);
 }

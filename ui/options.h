@@ -30,6 +30,7 @@ struct ub_option {
     enum ub_option_kind kind;
     void *value;                /* where it goes, see enum ub_option_kind; holds the default before parsing */
     const char *argument;       /* word for the help: "TIME"; NULL for flags */
+    const char *bare;           /* the value of the name alone; another one then needs "=". NULL: a value is a must */
     const char *help;           /* one line; more lines after '\n' */
     const char *env;            /* "UNBLOCK_THRESHOLD", or NULL */
     uint64_t min, max;          /* TIME and SIZE; max 0: no bound */

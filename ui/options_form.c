@@ -30,10 +30,11 @@ static void put_table(FILE *out, const struct ub_options *options)
     for (uint32_t i = 0; i < options->count; i++) {
         const struct ub_option *o = &options->option[i];
 
-        fprintf(out, "%c\t%s\t%s\t", o->letter ? o->letter : '-', o->name, o->argument ? o->argument : "-");
-        for (int k = 0; o->choices && o->choices[k]; k++)
+        fprintf(out, "%c\t%s\t%s\t", o->letter ? o->letter : '-', o->name,
+                o->argument && !o->bare ? o->argument : "-"); /* alone it is a flag */
+        for (int k = 0; o->choices && !o->bare && o->choices[k]; k++)
             fprintf(out, "%s%s", k ? " " : "", o->choices[k]);
-        fputs(o->choices ? "\t" : "-\t", out);
+        fputs(o->choices && !o->bare ? "\t" : "-\t", out);
         put_flat(out, o->help);
         fputc('\n', out);
     }
@@ -59,7 +60,7 @@ static void put_option(FILE *out, const struct ub_option *o)
     put_plain(out, o->name);
     fputc('*', out);
     if (o->argument)
-        fprintf(out, " _%s_", o->argument);
+        fprintf(out, o->bare ? "[=_%s_]" : " _%s_", o->argument);
     fputs("\n\t", out);
     put_plain(out, o->help);
     if (o->choices) {

@@ -164,6 +164,7 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     ub_text_await(view, slow);
     ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
     ub_text_pool(view, slow);
+    ub_text_offload(view, slow);
     ub_advice_query_record(view->m, slow, &query);
     ub_text_do(view, &query);
     if (site) {

@@ -80,6 +80,10 @@ void ub_text_cost_of_longest(const struct ub_text_view *view, const struct ub_si
 /* The label `pool`: the state of the program's own executor. */
 void ub_text_pool(const struct ub_text_view *view, const json_t *slow);
 
+/* text_offload.c: the label `move` for a stall, and one line for a run with offload; nothing (and false) where it was off. */
+void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
+bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
+
 /* text_end.c: what a reader must know about the recording itself, one fact a line */
 
 /* `prefix` goes before each line. Returns how many lines were written. */

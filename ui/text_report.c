@@ -284,6 +284,7 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     ub_text_await(view, site->worst);
     ub_text_cost_of_longest(view, site);
     ub_text_pool(view, site->worst);
+    ub_text_offload(view, site->worst);
     ub_text_do(view, &query);
     put_site_id(view, site);
     fputc('\n', view->pen.out);
@@ -384,6 +385,8 @@ void ub_text_report(FILE *out, const struct ub_model *model, bool colour)
     put_runs(&view);
     if (!is_dump(&view)) {
         put_verdict(&view);
+        if (ub_text_offload_run(&view, ""))
+            fputc('\n', out);
         put_loops(&view);
         put_sites(&view);
         put_uncounted(&view, UB_STALL_STARTUP, "At start-up, before the first descriptor was served (not counted)");

@@ -207,6 +207,7 @@ void ub_text_verdict(FILE *out, const struct ub_model *model, const char *record
     put_uncounted(&view, UB_STALL_SUPPRESSED, "suppressed");
     if (totals->count == 0 && count == 0)
         ub_text_no_loop(&view, PREFIX);
+    ub_text_offload_run(&view, PREFIX);
     put_notes(&view, totals->count == 0 && count == 0);
     ub_text_end(&view, PREFIX);
     if (recording_path && strcmp(recording_path, "-") != 0) {

@@ -4,6 +4,7 @@
  */
 #include "timing.h"
 
+#include "../offload/decide.h"
 #include "../raw.h"
 
 #include <fcntl.h>
@@ -258,8 +259,11 @@ static bool is_longest(const struct ub_call_report *r, const struct ub_timed_cal
 static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint64_t begun, uint64_t spent,
                 uintptr_t ra, const uint64_t *value)
 {
+    struct ub_verdict verdict = {.pin = UB_PIN_UNKNOWN};
     struct ub_timed_call *c;
 
+    if (ub_offload_mode != UB_OFFLOAD_OFF)
+        ub_decide(t, id, value, (uintptr_t)__builtin_frame_address(0), &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
     if (!c) {
@@ -270,9 +274,14 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     if (c->count++ == 0)
         c->first = begun;
     c->total += spent;
+    if (verdict.pin == UB_PIN_MOVABLE)
+        c->movable += spent;
     if (spent < c->longest)
         return;
     c->longest = spent;
+    c->pin = verdict.pin;
+    c->executor = verdict.executor;
+    c->lock = verdict.lock;
     c->start = begun;
     fill(c, value);
     if (spent >= ub_load_relaxed(&ub_process->arena->h.threshold) / 2 && is_longest(r, c))

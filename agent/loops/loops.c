@@ -1,8 +1,9 @@
-/* The event-loop libraries whose callbacks are timed. */
-#include "loop.h"
+/* The event-loop libraries whose callbacks are timed; behind them, and only if offload is asked for, the locks. */
+#include "../offload/locks.h"
 
 const struct ub_loop_ops *const ub_loops[] = {
-    &ub_loop_uv, &ub_loop_libevent, &ub_loop_libev, &ub_loop_glib, &ub_loop_sd_event, &ub_loop_asyncio,
+    &ub_loop_uv,       &ub_loop_libevent, &ub_loop_libev, &ub_loop_glib,
+    &ub_loop_sd_event, &ub_loop_asyncio,  &ub_locks_libc, &ub_locks_glib,
 };
-const uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops);
+uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops) - UB_LOOPS_OF_LOCKS;
 _Static_assert(UB_ARRAY_LEN(ub_loops) <= UB_LOOPS_MAX, "patch.c has room for so many");

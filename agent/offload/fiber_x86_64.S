@@ -39,14 +39,16 @@ ub_fiber_switch:
         .cfi_rel_offset %r15, 0
         sub     $8, %rsp
         .cfi_adjust_cfa_offset 8
-        movl    $0, 4(%rsp)
         stmxcsr (%rsp)
         fnstcw  4(%rsp)
-        mov     (%rsp), %rax
+        mov     (%rsp), %eax            /* each as wide as it was stored: that is what can be forwarded */
+        movzwl  4(%rsp), %ecx
         mov     %rsp, (%rdi)
         mov     %rsi, %rsp              /* from here on the frame is the other stack's, of the same shape */
-        xor     (%rsp), %rax
-        test    $-64, %rax              /* the lowest six bits are what has happened, not how to calculate */
+        xor     (%rsp), %eax
+        xor     4(%rsp), %cx
+        and     $-64, %eax              /* the lowest six bits are what has happened, not how to calculate */
+        or      %ecx, %eax
         jne     2f
 1:      add     $8, %rsp
         .cfi_adjust_cfa_offset -8

@@ -1,0 +1,222 @@
+#include "decide.h"
+
+#include "../loops/loop.h"
+#include "../raw.h"
+#include "locks.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+
+uint32_t ub_offload_mode;
+
+void ub_offload_start(uint32_t mode)
+{
+    ub_offload_mode = mode;
+    if (mode != UB_OFFLOAD_OFF)
+        ub_loops_count += UB_LOOPS_OF_LOCKS;
+}
+
+/* ---- the callback ---------------------------------------------------------------------- */
+
+#define KIND(name) (1u << UB_CALLBACK_##name)
+
+/*
+ * libuv: not those that come with every turn (while one is suspended the loop would spin), not close (the
+ * handle's memory is on its way out), and not those whose arguments live on the loop's stack in ways of their own.
+ */
+static const uint32_t kinds_uv = KIND(TIMER) | KIND(IO) | KIND(ASYNC) | KIND(SIGNAL) | KIND(READ) | KIND(WRITE) |
+                                 KIND(CONNECT) | KIND(LISTENER) | KIND(FS) | KIND(DNS) | KIND(WORK) | KIND(PROCESS);
+
+static enum ub_pin judge_callback(const struct ub_spans *s)
+{
+    const struct ub_callback *c;
+
+    if (s->depth == 0)
+        return UB_PIN_LOOP;
+    if (s->depth > 1)
+        return UB_PIN_NESTED;
+    c = &s->level[0].callback;
+    if (c->library != UB_LOOP_LIBUV)
+        return UB_PIN_LIBRARY;
+    return kinds_uv & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
+}
+
+/* ---- signal handlers --------------------------------------------------------------------- */
+
+#define STACK_FAR  (1ul << 20)
+#define SCAN_BYTES 2048ul
+
+/* The kernel's own layout. */
+struct kernel_sigaction {
+    uintptr_t handler;
+    unsigned long flags;
+    uintptr_t restorer;
+    uint64_t mask;
+};
+
+/* Where libc has every handler return to: the word at the top of each signal frame. 0: no handler is installed. */
+static uintptr_t restorer(void)
+{
+    static uintptr_t known;
+
+    for (int sig = 1; !ub_load_relaxed(&known) && sig <= 64; sig++) {
+        struct kernel_sigaction act = {0};
+
+        if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1)
+            ub_store_relaxed(&known, act.restorer);
+    }
+    return ub_load_relaxed(&known);
+}
+
+/*
+ * A handler's frame between us and the callback's. Read by a call that cannot fault. A
+ * leftover of an earlier handler in some unused buffer is taken for one, too: an error in the
+ * direction that does no harm.
+ */
+static enum ub_pin judge_stack(uintptr_t sp, uintptr_t end)
+{
+    uintptr_t word[SCAN_BYTES / sizeof(uintptr_t)], wanted = restorer();
+
+    if (sp >= end || end - sp > STACK_FAR)
+        return UB_PIN_STACK;
+    for (uintptr_t at = sp & ~7ul; wanted && at < end; at += sizeof(word)) {
+        struct iovec local = {word, sizeof(word)}, remote = {(void *)at, sizeof(word)};
+        long n = ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0);
+
+        if (n <= 0)
+            return UB_PIN_STACK;
+        for (long i = 0; i < n / (long)sizeof(*word) && at + (uintptr_t)i * sizeof(*word) < end; i++) {
+            if (word[i] == wanted)
+                return UB_PIN_SIGNAL;
+        }
+    }
+    return UB_PIN_MOVABLE;
+}
+
+/* ---- the call ------------------------------------------------------------------------------ */
+
+/* What a call waits for. */
+enum kind {
+    NO,    /* not known to be right elsewhere */
+    SLEEP, /* for time */
+    READ,  /* for what its descriptor says: data, a disk, a connection */
+    WRITE, /* likewise, to be rid of data */
+    FILES, /* for a disk */
+    WAIT,  /* for somebody else */
+    FCNTL, /* a lock, or nothing */
+};
+
+/*
+ * Not here, and why: streams (locks of libc's own, held meanwhile), users, groups and hosts by
+ * functions with static results, readdir (one position a folder), system and popen (the child's
+ * death signal is tied to the thread that made it), sigwait, pause (the signals are this
+ * thread's), terminals, close. Some of them can be made right, and are not yet.
+ */
+/* clang-format off */
+static const uint8_t kind_of[UB_CALL_IDS] = {
+#define ONE(kind, name) [UB_CALL_ID_##name] = kind,
+    ONE(SLEEP, sleep) ONE(SLEEP, usleep) ONE(SLEEP, nanosleep) ONE(SLEEP, __nanosleep) ONE(SLEEP, clock_nanosleep)
+    ONE(SLEEP, thrd_sleep)
+    ONE(READ, read) ONE(READ, __read) ONE(READ, __read_chk) ONE(READ, readv)
+    ONE(READ, recv) ONE(READ, __recv_chk) ONE(READ, recvfrom) ONE(READ, __recvfrom_chk) ONE(READ, recvmsg)
+    ONE(READ, accept) ONE(READ, accept4)
+    ONE(WRITE, write) ONE(WRITE, __write) ONE(WRITE, writev)
+    ONE(WRITE, send) ONE(WRITE, __send) ONE(WRITE, sendto) ONE(WRITE, sendmsg)
+    ONE(WAIT, connect) ONE(WAIT, __connect)
+    ONE(FILES, pread) ONE(FILES, pread64) ONE(FILES, __pread64) ONE(FILES, __pread_chk) ONE(FILES, __pread64_chk)
+    ONE(FILES, pwrite) ONE(FILES, pwrite64) ONE(FILES, __pwrite64)
+    ONE(FILES, preadv) ONE(FILES, preadv64) ONE(FILES, preadv2) ONE(FILES, preadv64v2)
+    ONE(FILES, pwritev) ONE(FILES, pwritev64) ONE(FILES, pwritev2) ONE(FILES, pwritev64v2)
+    ONE(FILES, fsync) ONE(FILES, fdatasync) ONE(FILES, syncfs) ONE(FILES, sync_file_range) ONE(FILES, sync)
+    ONE(FILES, truncate) ONE(FILES, truncate64) ONE(FILES, ftruncate) ONE(FILES, ftruncate64)
+    ONE(FILES, fallocate) ONE(FILES, fallocate64) ONE(FILES, posix_fallocate) ONE(FILES, posix_fallocate64)
+    ONE(FILES, unlink) ONE(FILES, unlinkat) ONE(FILES, rename) ONE(FILES, renameat) ONE(FILES, renameat2)
+    ONE(FILES, stat) ONE(FILES, stat64) ONE(FILES, lstat) ONE(FILES, lstat64) ONE(FILES, fstat) ONE(FILES, fstat64)
+    ONE(FILES, copy_file_range)
+    /* A FIFO's other end, a lease, a dead server: not the disk's lane. */
+    ONE(WAIT, open) ONE(WAIT, open64) ONE(WAIT, openat) ONE(WAIT, openat64) ONE(WAIT, __open) ONE(WAIT, __open64)
+    ONE(WAIT, __open_2) ONE(WAIT, __open64_2) ONE(WAIT, __openat_2) ONE(WAIT, __openat64_2)
+    ONE(WAIT, flock) ONE(WAIT, lockf) ONE(WAIT, lockf64)
+    ONE(WAIT, getaddrinfo) ONE(WAIT, getnameinfo)
+    ONE(WAIT, waitpid) ONE(WAIT, __waitpid) ONE(WAIT, wait) ONE(WAIT, __wait) ONE(WAIT, wait3) ONE(WAIT, wait4)
+    ONE(WAIT, msgrcv) ONE(WAIT, msgsnd) ONE(WAIT, semop) ONE(WAIT, semtimedop)
+    ONE(WAIT, mq_receive) ONE(WAIT, mq_timedreceive) ONE(WAIT, mq_send) ONE(WAIT, mq_timedsend)
+    ONE(FCNTL, fcntl) ONE(FCNTL, fcntl64) ONE(FCNTL, __fcntl)
+};
+/* clang-format on */
+
+/* With a timeout of its own a socket's call is the kernel's to end. */
+static bool has_timeout(int fd)
+{
+    struct timeval time = {0};
+    socklen_t len = sizeof(time);
+
+    return ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, (long)&time, (long)&len, 0) == 0 &&
+           (time.tv_sec || time.tv_usec);
+}
+
+static enum ub_executor executor_of(int fd, bool reads)
+{
+    struct stat st = {0};
+
+    if (ub_raw2(SYS_fstat, fd, &st) < 0 || (st.st_mode & S_IFMT) == S_IFCHR)
+        return UB_EXECUTOR_NONE; /* closed meanwhile; terminals and devices */
+    if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) || S_ISDIR(st.st_mode))
+        return UB_EXECUTOR_FILES;
+    if (!reads || (S_ISSOCK(st.st_mode) && has_timeout(fd)))
+        return UB_EXECUTOR_WAIT;
+    return UB_EXECUTOR_READINESS;
+}
+
+static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
+{
+    switch (id < UB_CALL_IDS ? (enum kind)kind_of[id] : NO) {
+    case SLEEP:
+        return UB_EXECUTOR_TIMER;
+    case READ:
+        return executor_of((int)value[0], true);
+    case WRITE:
+        return executor_of((int)value[0], false);
+    case FILES:
+        return UB_EXECUTOR_FILES;
+    case WAIT:
+        return UB_EXECUTOR_WAIT;
+    case FCNTL:
+        return value[1] == F_SETLKW || value[1] == F_OFD_SETLKW ? UB_EXECUTOR_WAIT : UB_EXECUTOR_NONE;
+    case NO:
+        break;
+    }
+    return UB_EXECUTOR_NONE;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------ */
+
+static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, struct ub_verdict *ret)
+{
+    const struct ub_spans *s = &t->cold->spans;
+    enum ub_pin pin;
+
+    if (ub_process->quiet != UB_QUIET_NOT)
+        return UB_PIN_SECCOMP;
+    pin = judge_callback(s);
+    if (pin == UB_PIN_MOVABLE)
+        pin = judge_stack(sp, s->level[0].sp);
+    if (pin != UB_PIN_MOVABLE)
+        return pin;
+    return ub_locks_held(&ret->lock) ? UB_PIN_LOCK : UB_PIN_MOVABLE;
+}
+
+void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, struct ub_verdict *ret)
+{
+    *ret = (struct ub_verdict){0};
+    ret->pin = (uint8_t)judge(t, sp, ret);
+    if (ret->pin != UB_PIN_MOVABLE)
+        return;
+    ret->executor = (uint8_t)judge_call(id, value);
+    if (ret->executor == UB_EXECUTOR_NONE)
+        ret->pin = UB_PIN_CALL;
+}

@@ -1,0 +1,29 @@
+/*
+ * May this call leave the loop's thread? The order is that of README.md: where are
+ * we, what does this thread hold, which call is it. Whatever is not known to be right
+ * stays where it is, with a reason.
+ */
+#ifndef UB_AGENT_DECIDE_H
+#define UB_AGENT_DECIDE_H
+
+#include "../process.h"
+
+struct ub_verdict {
+    uint8_t pin;      /* enum ub_pin; UB_PIN_MOVABLE: it may */
+    uint8_t executor; /* enum ub_executor, if it may */
+    uint64_t lock;    /* UB_PIN_LOCK: where the lock was taken, 0: not known */
+};
+
+/* enum ub_offload_mode. */
+extern uint32_t ub_offload_mode;
+
+/* In the constructor, before ub_patch_start. Slow path only. */
+void ub_offload_start(uint32_t mode);
+
+/*
+ * The verdict on call `id` with the values that common/calls.def names, made from where `sp` points, which
+ * blocks or has just done so. Slow path only; signal-safe; leaves errno alone.
+ */
+void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, struct ub_verdict *ret);
+
+#endif

@@ -1,0 +1,200 @@
+#include "locks.h"
+
+#include "../raw.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <threads.h>
+
+#define HELD_MAX 60u
+
+/* What one thread holds, the last one last. Written by it alone. */
+struct held {
+    int32_t tid; /* a slot may have gone to another thread */
+    uint32_t count;
+    uint64_t beyond; /* locks that found no room; as long as there are any, some lock is held */
+    struct {
+        const void *lock;
+        uintptr_t ra;
+    } entry[HELD_MAX];
+};
+
+static struct held *held_by[UB_SLOT_MAX];
+
+/* Of a thread that runs a loop; NULL: any other. Signal-safe. */
+static struct held *mine(bool make)
+{
+    const struct ub_thread *t = &ub_thread;
+    const struct ub_process *process = ub_process;
+    struct held *h;
+    uint32_t index;
+    long at;
+
+    if (ub_likely(!t->slot) || t->generation != process->generation)
+        return NULL;
+    index = (uint32_t)(t->slot - process->arena->slot);
+    h = held_by[index];
+    if (!h) {
+        if (!make)
+            return NULL;
+        at = ub_raw6(SYS_mmap, 0, sizeof(*h), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at < 0 && at > -4096)
+            return NULL;
+        h = held_by[index] = (struct held *)at;
+    }
+    if (h->tid != t->slot->tid) {
+        h->count = 0;
+        h->beyond = 0;
+        h->tid = t->slot->tid;
+    }
+    return h;
+}
+
+bool ub_locks_held(uint64_t *ret_ra)
+{
+    const struct held *h = mine(false);
+
+    *ret_ra = h && h->count ? h->entry[h->count - 1].ra : 0;
+    return h && (h->count || h->beyond);
+}
+
+static void taken(const void *lock, uintptr_t ra)
+{
+    struct held *h = mine(true);
+
+    if (!h)
+        return;
+    if (h->count == HELD_MAX) {
+        h->beyond++;
+        return;
+    }
+    h->entry[h->count].lock = lock;
+    h->entry[h->count].ra = ra;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    h->count++;
+}
+
+static void released(const void *lock)
+{
+    struct held *h = mine(false);
+    uint32_t i;
+
+    if (!h || (!h->count && !h->beyond))
+        return;
+    for (i = h->count; i > 0 && h->entry[i - 1].lock != lock; i--)
+        ;
+    if (i == 0) { /* not one that was seen being taken; or one of those beyond */
+        h->beyond -= h->beyond > 0;
+        return;
+    }
+    for (; i < h->count; i++)
+        h->entry[i - 1] = h->entry[i];
+    h->count--;
+}
+
+#define RA ((uintptr_t)__builtin_return_address(0))
+
+/* clang-format off */
+
+/* Those that return 0 when they have it; EOWNERDEAD is success, too. X(name, (parameters), (arguments)) */
+#define TAKES(X) \
+    X(pthread_mutex_lock, (void *lock), (lock)) \
+    X(pthread_mutex_trylock, (void *lock), (lock)) \
+    X(pthread_mutex_timedlock, (void *lock, void *until), (lock, until)) \
+    X(pthread_mutex_clocklock, (void *lock, int clock, void *until), (lock, clock, until)) \
+    X(pthread_rwlock_rdlock, (void *lock), (lock)) \
+    X(pthread_rwlock_wrlock, (void *lock), (lock)) \
+    X(pthread_rwlock_tryrdlock, (void *lock), (lock)) \
+    X(pthread_rwlock_trywrlock, (void *lock), (lock)) \
+    X(pthread_rwlock_timedrdlock, (void *lock, void *until), (lock, until)) \
+    X(pthread_rwlock_timedwrlock, (void *lock, void *until), (lock, until)) \
+    X(pthread_rwlock_clockrdlock, (void *lock, int clock, void *until), (lock, clock, until)) \
+    X(pthread_rwlock_clockwrlock, (void *lock, int clock, void *until), (lock, clock, until)) \
+    X(pthread_spin_lock, (void *lock), (lock)) \
+    X(pthread_spin_trylock, (void *lock), (lock)) \
+    X(mtx_lock, (void *lock), (lock)) \
+    X(mtx_trylock, (void *lock), (lock)) \
+    X(mtx_timedlock, (void *lock, void *until), (lock, until))
+#define RELEASES(X) \
+    X(pthread_mutex_unlock, (void *lock), (lock)) \
+    X(pthread_rwlock_unlock, (void *lock), (lock)) \
+    X(pthread_spin_unlock, (void *lock), (lock)) \
+    X(mtx_unlock, (void *lock), (lock))
+
+/* GLib's: no result, or true when they have it. */
+#define TAKES_G(X) \
+    X(g_mutex_lock) X(g_rec_mutex_lock) X(g_rw_lock_writer_lock) X(g_rw_lock_reader_lock)
+#define TRIES_G(X) \
+    X(g_mutex_trylock) X(g_rec_mutex_trylock) X(g_rw_lock_writer_trylock) X(g_rw_lock_reader_trylock)
+#define RELEASES_G(X) \
+    X(g_mutex_unlock) X(g_rec_mutex_unlock) X(g_rw_lock_writer_unlock) X(g_rw_lock_reader_unlock)
+
+#define ID(name, ...) ID_##name,
+enum { TAKES(ID) RELEASES(ID) IDS };
+enum { TAKES_G(ID) TRIES_G(ID) RELEASES_G(ID) IDS_G };
+static void *original[IDS][UB_LOOP_COPIES];
+static void *original_g[IDS_G][UB_LOOP_COPIES];
+
+#define TAKE(copy, name, params, args) \
+    static int hook##copy##_##name params \
+    { \
+        int r = ((int (*) params)original[ID_##name][copy])args; \
+        if (r == 0 || r == EOWNERDEAD) \
+            taken(lock, RA); \
+        return r; \
+    }
+#define RELEASE(copy, name, params, args) \
+    static int hook##copy##_##name params \
+    { \
+        released(lock); \
+        return ((int (*) params)original[ID_##name][copy])args; \
+    }
+#define TAKE_G(copy, name) \
+    static void hook##copy##_##name(void *lock) \
+    { \
+        ((void (*)(void *))original_g[ID_##name][copy])(lock); \
+        taken(lock, RA); \
+    }
+#define TRY_G(copy, name) \
+    static int hook##copy##_##name(void *lock) \
+    { \
+        int r = ((int (*)(void *))original_g[ID_##name][copy])(lock); \
+        if (r) \
+            taken(lock, RA); \
+        return r; \
+    }
+#define RELEASE_G(copy, name) \
+    static void hook##copy##_##name(void *lock) \
+    { \
+        released(lock); \
+        ((void (*)(void *))original_g[ID_##name][copy])(lock); \
+    }
+
+/* Of each, one for either copy of the library that a process may have. */
+#define TAKE_0(...) TAKE(0, __VA_ARGS__)
+#define TAKE_1(...) TAKE(1, __VA_ARGS__)
+#define RELEASE_0(...) RELEASE(0, __VA_ARGS__)
+#define RELEASE_1(...) RELEASE(1, __VA_ARGS__)
+#define TAKE_G_0(name) TAKE_G(0, name)
+#define TAKE_G_1(name) TAKE_G(1, name)
+#define TRY_G_0(name) TRY_G(0, name)
+#define TRY_G_1(name) TRY_G(1, name)
+#define RELEASE_G_0(name) RELEASE_G(0, name)
+#define RELEASE_G_1(name) RELEASE_G(1, name)
+TAKES(TAKE_0) TAKES(TAKE_1) RELEASES(RELEASE_0) RELEASES(RELEASE_1)
+TAKES_G(TAKE_G_0) TAKES_G(TAKE_G_1) TRIES_G(TRY_G_0) TRIES_G(TRY_G_1) RELEASES_G(RELEASE_G_0) RELEASES_G(RELEASE_G_1)
+
+#define ROW(name, ...) {#name, {(void *)hook0_##name, (void *)hook1_##name}, false},
+static const struct ub_loop_hook hooks[] = {TAKES(ROW) RELEASES(ROW)};
+static const struct ub_loop_hook hooks_g[] = {TAKES_G(ROW) TRIES_G(ROW) RELEASES_G(ROW)};
+_Static_assert(UB_ARRAY_LEN(hooks) == IDS && UB_ARRAY_LEN(hooks_g) == IDS_G, "one original a hook");
+/* clang-format on */
+
+static const char *const files[] = {"libc.so.", NULL};
+static const char *const files_g[] = {"libglib-2.0.", NULL};
+
+const struct ub_loop_ops ub_locks_libc = {
+    .files = files, .prefix = "", .hooks = hooks, .count = IDS, .originals = original};
+const struct ub_loop_ops ub_locks_glib = {
+    .files = files_g, .prefix = "g_", .hooks = hooks_g, .count = IDS_G, .originals = original_g};

@@ -1,0 +1,19 @@
+/*
+ * The locks that a loop's thread holds. While a callback holds one it cannot be
+ * left: with a recursive mutex another callback would walk into its critical section,
+ * with any other it would wait for ever. Counted where modules of the program
+ * call the functions that take and release one: pthread mutexes, rwlocks, spin locks, C11's
+ * mtx_lock, GLib's. Not seen: locks made of futexes or atomics by hand (Rust's, Abseil's),
+ * calls through a pointer, libc's own.
+ */
+#ifndef UB_AGENT_LOCKS_H
+#define UB_AGENT_LOCKS_H
+
+#include "../loops/loop.h"
+
+extern const struct ub_loop_ops ub_locks_libc, ub_locks_glib;
+
+/* Whether the calling thread holds one; *ret_ra: where it took the last of them. Signal-safe. */
+bool ub_locks_held(uint64_t *ret_ra);
+
+#endif

@@ -1,0 +1,306 @@
+/*
+ * One callback of libuv that blocks, beside a timer that ticks each 10 ms: offload_uv CASE [MS]
+ *
+ * Prints {"case", "result", "errno", "max_gap_ms" of the ticks while it blocked, "inside": ticks while it
+ * blocked, "order": what happened in which order}. The first cases may be moved; the others must stay.
+ */
+// libs: -luv
+#include "measure.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define TICK_MS 10
+
+static uv_loop_t *loop;
+static uv_timer_t ticker, victim;
+static const char *name;
+static uint64_t ms = 200, last_tick, max_gap, begun_ns, ended_ns;
+static int ticks, inside, done, pair[2];
+static long result;
+static int error;
+static char order[256];
+
+static void note(const char *what)
+{
+    strncat(order, what, sizeof(order) - strlen(order) - 1);
+}
+
+static void sleep_ms(void)
+{
+    struct timespec ts = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+
+    result = nanosleep(&ts, NULL);
+}
+
+/* ---- who lets the call end ------------------------------------------------------------- */
+
+static void *later(void *what)
+{
+    char buf[65536];
+
+    usleep((useconds_t)ms * 1000);
+    if (!strcmp(what, "write")) {
+        if (write(pair[1], "hello", 5) != 5)
+            abort();
+    } else if (!strcmp(what, "post")) {
+        sem_post((sem_t *)pair);
+    } else if (!strcmp(what, "drain")) {
+        for (long n = 0, all = 0; all < 4 << 20 && (n = read(pair[1], buf, sizeof(buf))) > 0; all += n)
+            ;
+    }
+    return NULL;
+}
+
+static void help(const char *what)
+{
+    pthread_t thread;
+
+    pthread_create(&thread, NULL, later, (void *)what);
+    pthread_detach(thread);
+}
+
+static pid_t hold_lock(const char *path)
+{
+    int told[2];
+    char c;
+    pid_t pid;
+
+    if (pipe(told))
+        abort();
+    pid = fork();
+    if (pid == 0) {
+        int fd = open(path, O_RDWR);
+
+        flock(fd, LOCK_EX);
+        if (write(told[1], "x", 1) != 1)
+            _exit(1);
+        usleep((useconds_t)ms * 1000);
+        _exit(0);
+    }
+    if (read(told[0], &c, 1) != 1)
+        abort();
+    close(told[0]);
+    close(told[1]);
+    return pid;
+}
+
+/* ---- what blocks ------------------------------------------------------------------------- */
+
+static char path[] = "/tmp/unblock-offload-XXXXXX";
+static pid_t child;
+static int file = -1;
+
+/* Before the loop runs. */
+static void prepare_case(void)
+{
+    if (!strcmp(name, "pipe_read") && pipe(pair))
+        abort();
+    if ((!strcmp(name, "recv") || !strcmp(name, "send")) && socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+        abort();
+    if (!strcmp(name, "flock"))
+        file = mkstemp(path);
+    if (!strcmp(name, "sem_wait"))
+        sem_init((sem_t *)pair, 0, 0);
+}
+
+static void on_handler(int sig)
+{
+    sleep_ms();
+}
+
+static ucontext_t here, there;
+
+static void on_context(void)
+{
+    sleep_ms();
+}
+
+static void on_inner(uv_timer_t *t)
+{
+    sleep_ms();
+    uv_stop(t->loop);
+}
+
+static void nested(void)
+{
+    uv_loop_t own;
+    uv_timer_t t;
+
+    uv_loop_init(&own);
+    uv_timer_init(&own, &t);
+    uv_timer_start(&t, on_inner, 1, 0);
+    uv_run(&own, UV_RUN_DEFAULT);
+}
+
+static void context(void)
+{
+    static char stack[1 << 16];
+
+    getcontext(&there);
+    there.uc_stack.ss_sp = stack;
+    there.uc_stack.ss_size = sizeof(stack);
+    there.uc_link = &here;
+    makecontext(&there, on_context, 0);
+    swapcontext(&here, &there);
+}
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
+
+static NOINLINE void take_the_lock(void)
+{
+    pthread_mutex_lock(&mutex);
+    __asm__ volatile("" ::: "memory");
+}
+
+static NOINLINE void block(void)
+{
+    char buf[16] = "";
+
+    errno = 0;
+    if (!strcmp(name, "nanosleep")) {
+        sleep_ms();
+    } else if (!strcmp(name, "unlocked")) { /* a lock that is free again keeps nothing */
+        take_the_lock();
+        pthread_mutex_unlock(&mutex);
+        sleep_ms();
+    } else if (!strcmp(name, "pipe_read") || !strcmp(name, "recv")) {
+        help("write");
+        result = name[0] == 'p' ? read(pair[0], buf, sizeof(buf)) : recv(pair[0], buf, sizeof(buf), 0);
+        note(buf);
+    } else if (!strcmp(name, "send")) {
+        char *much = malloc(4 << 20);
+
+        help("drain");
+        result = send(pair[0], memset(much, 'x', 4 << 20), 4 << 20, 0);
+        free(much);
+    } else if (!strcmp(name, "flock")) {
+        child = hold_lock(path);
+        result = flock(file, LOCK_EX);
+    } else if (!strcmp(name, "waitpid")) {
+        int status = 0;
+
+        child = fork();
+        if (child == 0) {
+            usleep((useconds_t)ms * 1000);
+            _exit(7);
+        }
+        result = waitpid(child, &status, 0) == child ? WEXITSTATUS(status) : -1;
+    } else if (!strcmp(name, "sem_wait")) {
+        help("post");
+        result = sem_wait((sem_t *)pair);
+    } else if (!strcmp(name, "locked")) {
+        take_the_lock();
+        sleep_ms();
+        pthread_mutex_unlock(&mutex);
+    } else if (!strcmp(name, "rwlocked")) {
+        pthread_rwlock_rdlock(&rwlock);
+        sleep_ms();
+        pthread_rwlock_unlock(&rwlock);
+    } else if (!strcmp(name, "handler")) {
+        signal(SIGUSR1, on_handler);
+        raise(SIGUSR1);
+    } else if (!strcmp(name, "nested")) {
+        nested();
+    } else if (!strcmp(name, "context")) {
+        context();
+    } else { /* prepare, close: the callback is another */
+        sleep_ms();
+    }
+    error = errno;
+}
+
+/* ---- callbacks ------------------------------------------------------------------------------ */
+
+static void on_block(void)
+{
+    begun_ns = now_ns();
+    note("begin ");
+    block();
+    note(" end");
+    ended_ns = now_ns();
+    done = ticks;
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    on_block();
+}
+
+static void on_prepare(uv_prepare_t *p)
+{
+    uv_prepare_stop(p);
+    on_block();
+}
+
+static void on_close(uv_handle_t *h)
+{
+    on_block();
+}
+
+static void start(void)
+{
+    static uv_prepare_t preparer;
+    static uv_idle_t closed;
+
+    if (!strcmp(name, "prepare")) {
+        uv_prepare_init(loop, &preparer);
+        uv_prepare_start(&preparer, on_prepare);
+    } else if (!strcmp(name, "close")) {
+        uv_idle_init(loop, &closed);
+        uv_close((uv_handle_t *)&closed, on_close);
+    } else {
+        uv_timer_start(&victim, on_timer, 1, 0);
+    }
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    uint64_t now = now_ns();
+
+    if (begun_ns && !ended_ns) {
+        if (inside++ == 0)
+            note("tick ");
+    }
+    if (begun_ns && !(ended_ns && done && ticks > done + 1) && now - last_tick > max_gap)
+        max_gap = now - last_tick;
+    last_tick = now;
+    if (++ticks == 20)
+        start();
+    if (done && ticks > done + 20)
+        uv_stop(loop);
+}
+
+int main(int argc, char **argv)
+{
+    name = argc > 1 ? argv[1] : "nanosleep";
+    if (argc > 2)
+        ms = strtoull(argv[2], NULL, 10);
+    prepare_case();
+    loop = uv_default_loop();
+    uv_timer_init(loop, &ticker);
+    uv_timer_init(loop, &victim);
+    uv_timer_start(&ticker, on_tick, TICK_MS, TICK_MS);
+    uv_run(loop, UV_RUN_DEFAULT);
+    if (child)
+        waitpid(child, NULL, 0);
+    if (file >= 0)
+        unlink(path);
+    printf(
+        "{\"case\": \"%s\", \"result\": %ld, \"errno\": %d, \"max_gap_ms\": %.1f, \"inside\": %d, \"order\": \"%s\"}\n",
+        name, result, error, (double)max_gap / 1e6, inside, order);
+    return 0;
+}

@@ -1,0 +1,142 @@
+/*
+ * What offload would have done about a stall, or did not and why: the `offload` of a
+ * `slow` line, and the `offload` lines by call site at the end.
+ */
+#include "explain_impl.h"
+
+#include "timed_calls.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const pin_names[UB_PINS] = {
+#define X(name, text) [UB_PIN_##name] = text,
+    UB_PIN_LIST(X)
+#undef X
+};
+
+static const char *const executor_names[UB_EXECUTORS] = {
+#define X(name, text) [UB_EXECUTOR_##name] = text,
+    UB_EXECUTOR_LIST(X)
+#undef X
+};
+
+/* Where the lock was taken, by the return address of the call that took it. NULL: nobody knows. */
+static json_t *lock_place(struct ub_explain *x, const struct ub_event *e, uint64_t ra)
+{
+    struct ub_maps *maps = ra ? ub_process_maps(e->process) : NULL;
+    json_t *place = maps ? ub_callback_place(maps, ra - 1, x->w->redact) : NULL;
+
+    ub_maps_unref(maps);
+    return place;
+}
+
+/* The call that was most of it; NULL: no call that the thread itself has timed. */
+static const struct ub_timed_call *longest(const struct ub_event *e)
+{
+    const struct ub_timed_call *c = NULL;
+
+    for (uint32_t i = 0; e->calls && i < e->calls->count; i++) {
+        if (e->calls->call[i].count && (!c || e->calls->call[i].total > c->total))
+            c = &e->calls->call[i];
+    }
+    return c;
+}
+
+static uint64_t movable_ns(const struct ub_event *e)
+{
+    uint64_t ticks = 0;
+
+    for (uint32_t i = 0; e->calls && i < e->calls->count; i++)
+        ticks +=
+            e->calls->call[i].movable < e->calls->call[i].total ? e->calls->call[i].movable : e->calls->call[i].total;
+    return ub_ticks_span_to_ns(ticks);
+}
+
+/*
+ * Whether a call made the stall. One that the agent does not hook (a futex, an ioctl, a wait for descriptors) is
+ * known from the looks only.
+ */
+static bool is_to_blame(const struct ub_timed_call *c, const char *cause, uint64_t duration_ns)
+{
+    return strcmp(cause, "call") == 0 || strcmp(cause, "lock") == 0 ||
+           (c && ub_ticks_span_to_ns(c->total) >= duration_ns / 2);
+}
+
+json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns)
+{
+    const struct ub_timed_call *c = longest(e);
+    uint32_t pin = c && c->pin < UB_PINS ? c->pin : UB_PIN_UNKNOWN;
+    uint64_t saved = movable_ns(e);
+    json_t *o, *lock;
+
+    if (x->w->offload == UB_OFFLOAD_OFF || strcmp(cause, "stopped") == 0 || !is_to_blame(c, cause, duration_ns))
+        return NULL;
+    if (c && ub_ticks_span_to_ns(c->total) < duration_ns / 2) /* most of it was a call that is not hooked */
+        pin = UB_PIN_CALL;
+    if (pin == UB_PIN_MOVABLE) {
+        o = json_pack("{s:s, s:I}", "state", "would-move", "saved_ns", (json_int_t)saved);
+        if (c->executor < UB_EXECUTORS && c->executor != UB_EXECUTOR_NONE)
+            json_object_set_new(o, "executor", json_string(executor_names[c->executor]));
+        return o;
+    }
+    o = json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[pin == UB_PIN_UNKNOWN ? UB_PIN_CALL : pin]);
+    if (saved)
+        json_object_set_new(o, "saved_ns", json_integer((json_int_t)saved)); /* of other calls in it */
+    lock = pin == UB_PIN_LOCK ? lock_place(x, e, c->lock) : NULL;
+    if (lock)
+        json_object_set_new(o, "lock", lock);
+    return o;
+}
+
+/* ---- by call site -------------------------------------------------------------------------- */
+
+static void add_u64(json_t *o, const char *name, uint64_t n)
+{
+    json_object_set_new(o, name, json_integer(json_integer_value(json_object_get(o, name)) + (json_int_t)n));
+}
+
+void ub_offload_count(struct ub_explain *x, const json_t *line)
+{
+    const json_t *offload = json_object_get(line, "offload");
+    const char *site = json_string_value(json_object_get(line, "site"));
+    const char *state = json_string_value(json_object_get(offload, "state"));
+    const char *reason = json_string_value(json_object_get(offload, "reason"));
+    json_t *o, *call = json_object_get(json_object_get(line, "call"), "name");
+
+    if (!call)
+        call = json_object_get(json_array_get(json_object_get(line, "calls"), 0), "name");
+
+    if (!site || !state || json_object_get(line, "startup"))
+        return;
+    if (!x->offload)
+        x->offload = json_object();
+    o = json_object_get(x->offload, site);
+    if (!o) {
+        o = json_pack("{s:s, s:s, s:s, s:i, s:i, s:I}", "type", "offload", "site", site, "call",
+                      call ? json_string_value(call) : "?", "moved", 0, "would_move", 0, "saved_ns", (json_int_t)0);
+        json_object_set_new(x->offload, site, o);
+    }
+    add_u64(o, "saved_ns", (uint64_t)json_integer_value(json_object_get(offload, "saved_ns")));
+    if (strcmp(state, "would-move") == 0) {
+        add_u64(o, "would_move", 1);
+    } else if (reason) {
+        if (!json_object_get(o, "pinned"))
+            json_object_set_new(o, "pinned", json_object());
+        add_u64(json_object_get(o, "pinned"), reason, 1);
+        add_u64(o, "pinned_ns", (uint64_t)json_integer_value(json_object_get(line, "duration_ns")));
+    }
+    if (json_object_get(offload, "lock"))
+        json_object_set(o, "lock", json_object_get(offload, "lock"));
+}
+
+void ub_offload_finish(struct ub_explain *x)
+{
+    const char *site;
+    json_t *o;
+
+    json_object_foreach (x->offload, site, o)
+        ub_explain_emit(x, json_incref(o));
+    json_decref(x->offload);
+    x->offload = NULL;
+}

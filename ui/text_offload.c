@@ -1,0 +1,155 @@
+/*
+ * What offload did, would have done, or would not do: for one stall, and for a run.
+ */
+#include "text_private.h"
+#include "text_escape.h"
+#include "text_frames.h"
+
+/* What a pin means, to a person. Its rule: agent/offload/README.md. */
+static const struct {
+    const char *reason, *words;
+} pins[] = {
+    {"loop", "not in a callback of a loop library that can be moved"},
+    {"library", "callbacks of this loop library are not moved"},
+    {"kind", "callbacks of this kind are never moved"},
+    {"nested", "a loop runs inside a callback"},
+    {"signal", "in a signal handler"},
+    {"stack", "on a stack of the program's own making"},
+    {"seccomp", "the program runs under a seccomp filter"},
+    {"lock", "a lock is held"},
+    {"call", "this call is not on the list of those that may move"},
+};
+
+static const char *words_of(const char *reason)
+{
+    for (size_t i = 0; i < UB_ARRAY_LEN(pins); i++) {
+        if (reason && strcmp(reason, pins[i].reason) == 0)
+            return pins[i].words;
+    }
+    return reason ? reason : "not known why";
+}
+
+/* ", taken at db.c:70 in txn_begin()" */
+static void put_lock(const struct ub_text_view *view, const json_t *lock)
+{
+    const char *function = ub_json_string(lock, "function");
+    char place[256], name[1026];
+
+    if (!lock)
+        return;
+    fputs(", taken", view->pen.out);
+    if (*ub_text_frame_place(lock, place, sizeof(place))) {
+        fputs(" at ", view->pen.out);
+        ub_escape_put_path(view->pen.out, place, UB_TEXT_PLACE_COLUMNS);
+    }
+    if (function) {
+        fputs(" in ", view->pen.out);
+        ub_pen_put(&view->pen, UB_INK_FUNCTION, ub_text_function_name(function, name, sizeof(name)),
+                   UB_TEXT_NAME_COLUMNS);
+    }
+}
+
+/* No lock was seen is what is known: there are kinds that nobody sees. */
+static void put_would_move(const struct ub_text_view *view, const json_t *offload)
+{
+    const char *executor = ub_json_string(offload, "executor");
+
+    fputs("would move", view->pen.out);
+    if (executor && strcmp(executor, "timer") == 0)
+        fputs(" to a timer", view->pen.out);
+    else if (executor && strcmp(executor, "readiness") == 0)
+        fputs(" (waits for the descriptor beside the loop)", view->pen.out);
+    else if (executor)
+        fputs(" to a thread", view->pen.out);
+    fputs(", saves ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(offload, "saved_ns", 0));
+    fputs("; no lock seen held", view->pen.out);
+}
+
+void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *offload = json_object_get(slow, "offload");
+    const char *state = ub_json_string(offload, "state");
+
+    if (!state)
+        return;
+    ub_pen_label(&view->pen, "move");
+    if (strcmp(state, "would-move") == 0) {
+        put_would_move(view, offload);
+    } else if (strcmp(state, "pinned") == 0) {
+        fputs("pinned: ", view->pen.out);
+        ub_escape_put(view->pen.out, words_of(ub_json_string(offload, "reason")), UB_TEXT_LINE_COLUMNS);
+        put_lock(view, json_object_get(offload, "lock"));
+    } else {
+        ub_escape_put(view->pen.out, state, UB_TEXT_NAME_COLUMNS);
+    }
+    fputc('\n', view->pen.out);
+}
+
+/* ---- a run --------------------------------------------------------------------------------- */
+
+struct sums {
+    uint64_t sites, moves, saved_ns, pinned, pinned_ns;
+    json_t *reasons; /* owned: reason -> count */
+};
+
+static void sum_up(const struct ub_text_view *view, struct sums *s)
+{
+    const json_t *line, *n;
+    const char *reason;
+    size_t i;
+
+    *s = (struct sums){.reasons = json_object()};
+    json_array_foreach (ub_model_offload(view->m), i, line) {
+        uint64_t moves = ub_json_u64_or(line, "would_move", 0);
+
+        s->sites += moves > 0;
+        s->moves = ub_add_saturated(s->moves, moves);
+        s->saved_ns = ub_add_saturated(s->saved_ns, ub_json_u64_or(line, "saved_ns", 0));
+        s->pinned_ns = ub_add_saturated(s->pinned_ns, ub_json_u64_or(line, "pinned_ns", 0));
+        json_object_foreach (json_object_get(line, "pinned"), reason, n) {
+            uint64_t count = ub_json_u64_or(json_object_get(line, "pinned"), reason, 0);
+
+            s->pinned = ub_add_saturated(s->pinned, count);
+            json_object_set_new(s->reasons, reason,
+                                json_integer((json_int_t)(ub_json_u64_or(s->reasons, reason, 0) + count)));
+        }
+    }
+}
+
+/* One line: "dry run: 3 stalls would have moved from 2 call sites, 900 ms off the loop; 2 pinned (lock 2), 600 ms" */
+bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
+{
+    const struct ub_run *run = ub_model_current_run(view->m);
+    const char *reason, *comma = "", *mode = run ? ub_json_string(run->header, "offload") : NULL;
+    struct sums s;
+    const json_t *n;
+
+    if (!mode || strcmp(mode, "dry-run") != 0)
+        return false;
+    sum_up(view, &s);
+    fprintf(view->pen.out, "%soffload dry run: ", prefix);
+    ub_text_count(view, UB_INK_PLAIN, s.moves, "stall", "stalls");
+    fputs(" would have moved", view->pen.out);
+    if (s.moves > 0) {
+        fputs(" from ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, s.sites, "call site", "call sites");
+        fputs(", ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_GOOD, s.saved_ns);
+        fputs(" off the loop", view->pen.out);
+    }
+    if (s.pinned > 0) {
+        fprintf(view->pen.out, "; %" PRIu64 " pinned (", s.pinned);
+        json_object_foreach (s.reasons, reason, n) {
+            fputs(comma, view->pen.out);
+            ub_escape_put(view->pen.out, reason, UB_TEXT_NAME_COLUMNS);
+            fprintf(view->pen.out, " %" PRIu64, ub_json_u64_or(s.reasons, reason, 0));
+            comma = ", ";
+        }
+        fputs("), ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_STALL, s.pinned_ns);
+    }
+    fputc('\n', view->pen.out);
+    json_decref(s.reasons);
+    return true;
+}
