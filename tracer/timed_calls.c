@@ -187,7 +187,7 @@ void ub_timed_call_format(const struct ub_timed_call *call, char *buf, size_t si
     struct ub_line line;
 
     ub_line_begin(&line, buf, size);
-    for (uint32_t i = 0; letters[i] && i < UB_CALLS_VALUES; i++) {
+    for (uint32_t i = 0; i < UB_CALLS_VALUES && letters[i]; i++) {
         if ((letters[i] == 'd' && (int)call->value[i] == AT_FDCWD) || (letters[i] == 'q' && (int)call->value[i] < 0))
             continue;
         if (line.len > 0)
