@@ -63,11 +63,38 @@ void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool s
         t->loop = loop;
 }
 
-void ub_stall_python_set(json_t *line, const struct ub_stall *s)
+void ub_stall_python_waiting(struct ub_stall *s, const struct ub_python_look *look)
+{
+    if (!look || look->count == 0)
+        return;
+    s->waiting = look->waiting;
+    if (look->pool.kind && (!s->pool.kind || look->pool.queued >= s->pool.queued))
+        s->pool = look->pool;
+}
+
+/* A timer that was due while the loop was blocked is served after the end at the earliest. */
+static void set_waiting(json_t *line, const struct ub_stall *s, uint64_t end_ns)
+{
+    json_t *waiting = json_object_get(line, "waiting");
+
+    if (s->waiting.tasks)
+        json_object_set_new(waiting, "tasks", json_integer(s->waiting.tasks));
+    if (s->waiting.timers)
+        json_object_set_new(waiting, "timers", json_integer(s->waiting.timers));
+    if (s->waiting.timers && s->waiting.due_ns < end_ns)
+        json_object_set_new(waiting, "delay_ns", json_integer((json_int_t)(end_ns - s->waiting.due_ns)));
+    if (s->pool.kind)
+        json_object_set_new(line, "pool",
+                            json_pack("{s:s, s:i, s:i}", "kind", s->pool.kind, "workers", (int)s->pool.workers,
+                                      "queued", (int)s->pool.queued));
+}
+
+void ub_stall_python_set(json_t *line, const struct ub_stall *s, uint64_t end_ns)
 {
     const char *name = json_string_value(json_object_get(s->task, "name"));
     json_t *gil = gil_json(s);
 
+    set_waiting(line, s, end_ns);
     if (s->task)
         json_object_set(line, "task", s->task);
     if (name)

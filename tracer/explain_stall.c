@@ -249,6 +249,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
         return false;
     represent(x, s, e, stack);
     ub_stall_python_gil(x, s, e->pid, e->python);
+    ub_stall_python_waiting(s, e->python);
     if (s->count == UB_LOOKS_KEPT)
         return true;
     look = &s->look[s->count++];
@@ -444,7 +445,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     json_object_set_new(line, "callback", ub_callback_json(s));
     if (whole)
         set_whole(x, s, e, line);
-    ub_stall_python_set(line, s);
+    ub_stall_python_set(line, s, end_ns);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     if (s->calls)

@@ -66,9 +66,23 @@ enum ub_python_gil {
 struct ub_python_task {
     bool known;
     uint32_t coroutine; /* index of its outermost frame */
+    uint64_t address, loop;
     char name[UB_PYTHON_NAME_MAX];
     char created_file[512]; /* "": not known (asyncio keeps it in debug mode only) */
     int created_line;
+};
+
+/* Who waited at that moment. */
+struct ub_python_waiting {
+    uint32_t tasks;  /* ready to go on */
+    uint32_t timers; /* due (asyncio's own loops only), */
+    uint64_t due_ns; /* the first of them at that time, CLOCK_MONOTONIC */
+};
+
+/* An executor that has more work queued than workers; kind NULL: none. */
+struct ub_python_pool {
+    const char *kind;
+    uint32_t workers, queued;
 };
 
 struct ub_python_look {
@@ -80,7 +94,9 @@ struct ub_python_look {
     struct ub_python_frame
         holder_frame; /* its innermost frame of the user's own, else its innermost; code NULL: none */
     struct ub_python_task task;
-    uint32_t count; /* frames, innermost first */
+    struct ub_python_waiting waiting; /* ub_python_see_waiting */
+    struct ub_python_pool pool;       /* likewise */
+    uint32_t count;                   /* frames, innermost first */
     struct ub_python_frame frame[UB_PYTHON_FRAMES_MAX];
 };
 
@@ -111,6 +127,9 @@ int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running
 
 /* The code object at an address that the process itself has named, NULL: there is none. */
 const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t address);
+
+/* Adds to a look who waited for the thread's loop. `now_ns`: CLOCK_MONOTONIC. Nothing proves that it did not change. */
+void ub_python_see_waiting(struct ub_python *py, uint64_t now_ns, struct ub_python_look *look);
 
 #define UB_PYTHON_CHAIN_MAX 32
 

@@ -68,4 +68,8 @@ const struct ub_python_layout ub_python_3_11 = {
     .future_source = 72,
     .summary_file = 48,
     .future_state = 88,
+    .type_keys = 872,
+    .queue_list = 32,
+    .queue_first = 40,
+    .queue_count = UB_PYTHON_NONE,
 };

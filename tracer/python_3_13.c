@@ -68,4 +68,8 @@ const struct ub_python_layout ub_python_3_13 = {
     .future_source = 72,
     .summary_file = 56,
     .future_state = 96,
+    .type_keys = 880,
+    .queue_list = UB_PYTHON_NONE,
+    .queue_first = UB_PYTHON_NONE,
+    .queue_count = 56,
 };

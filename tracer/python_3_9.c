@@ -68,4 +68,8 @@ const struct ub_python_layout ub_python_3_9 = {
     .future_source = 64,
     .summary_file = 24,
     .future_state = 80,
+    .type_keys = 864,
+    .queue_list = 32,
+    .queue_first = 40,
+    .queue_count = UB_PYTHON_NONE,
 };

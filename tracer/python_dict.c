@@ -3,8 +3,9 @@
 
 #include <stdlib.h>
 
-#define KEYS_HEAD   48u
-#define ENTRIES_MAX (1u << 20)
+#define KEYS_HEAD      48u
+#define ENTRIES_MAX    (1u << 20)
+#define ATTRIBUTES_MAX 256u
 
 enum { KEYS_GENERAL, KEYS_UNICODE, KEYS_SPLIT };
 
@@ -48,20 +49,18 @@ static bool read_keys(const struct ub_python *py, uint64_t address, struct keys 
     ret->count = (uint32_t)count;
     ret->stride = ret->kind == KEYS_GENERAL ? 24 : 16;
     ret->key_at = ret->kind == KEYS_GENERAL ? 8 : 0;
-    return ret->kind <= KEYS_UNICODE; /* split ones belong to instances, whose dictionaries are not read here */
+    return ret->kind <= KEYS_SPLIT;
 }
 
-struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint32_t max, uint32_t *ret_count)
+/* At most `max` entries, values of their own or not. NULL: none. */
+static struct ub_python_entry *read_entries(struct ub_python *py, uint64_t address, uint32_t max, bool split,
+                                            uint32_t *ret_count)
 {
     struct ub_python_entry *list;
-    uint64_t address;
     struct keys keys;
-    uint32_t count = 0;
     uint8_t *bytes;
 
-    *ret_count = 0;
-    if (!ub_python_is(py, dict, "dict") || !ub_python_read_pointer(py, dict + py->layout.dict_keys, &address) ||
-        !read_keys(py, address, &keys) || keys.count == 0)
+    if (!read_keys(py, address, &keys) || keys.count == 0 || (keys.kind == KEYS_SPLIT && !split))
         return NULL;
     if (keys.count > max)
         keys.count = max;
@@ -72,15 +71,51 @@ struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint
         free(list);
         return NULL;
     }
-    for (uint32_t i = 0; i < keys.count; i++) {
-        const uint8_t *entry = bytes + (size_t)i * keys.stride;
-
-        memcpy(&list[count].key, entry + keys.key_at, 8);
-        memcpy(&list[count].value, entry + keys.key_at + 8, 8);
-        if (list[count].key && list[count].value)
-            count++;
-    }
+    for (uint32_t i = 0; i < keys.count; i++)
+        memcpy(&list[i], bytes + (size_t)i * keys.stride + keys.key_at, sizeof(list[i]));
     free(bytes);
+    *ret_count = keys.count;
+    return list;
+}
+
+/* Most keys differ in their length already: one small read instead of three. */
+static bool is_text(struct ub_python *py, uint64_t string, const char *text, size_t len)
+{
+    char buf[64];
+    uint64_t length;
+
+    return ub_python_read_pointer(py, string + py->layout.string_length, &length) && length == len &&
+           ub_python_string(py, string, buf, sizeof(buf)) && strcmp(buf, text) == 0;
+}
+
+int ub_python_keys_find(struct ub_python *py, uint64_t keys, const char *key)
+{
+    uint32_t count = 0;
+    struct ub_python_entry *list = read_entries(py, keys, ATTRIBUTES_MAX, true, &count);
+    int found = -1;
+
+    for (uint32_t i = 0; i < count && found < 0; i++) {
+        if (list[i].key && is_text(py, list[i].key, key, strlen(key)))
+            found = (int)i;
+    }
+    free(list);
+    return found;
+}
+
+struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint32_t max, uint32_t *ret_count)
+{
+    struct ub_python_entry *list;
+    uint64_t address;
+    uint32_t read = 0, count = 0;
+
+    *ret_count = 0;
+    if (!ub_python_is(py, dict, "dict") || !ub_python_read_pointer(py, dict + py->layout.dict_keys, &address))
+        return NULL;
+    list = read_entries(py, address, max, false, &read);
+    for (uint32_t i = 0; i < read; i++) {
+        if (list[i].key && list[i].value)
+            list[count++] = list[i];
+    }
     *ret_count = count;
     return list;
 }
@@ -93,12 +128,7 @@ uint64_t ub_python_dict_get(struct ub_python *py, uint64_t dict, const char *key
     uint64_t value = 0;
 
     for (uint32_t i = 0; i < count && !value; i++) {
-        char text[64];
-        uint64_t length;
-
-        /* Most keys differ in their length already: one small read instead of three. */
-        if (ub_python_read_pointer(py, list[i].key + py->layout.string_length, &length) && length == len &&
-            ub_python_string(py, list[i].key, text, sizeof(text)) && strcmp(text, key) == 0)
+        if (is_text(py, list[i].key, key, len))
             value = list[i].value;
     }
     free(list);

@@ -49,7 +49,11 @@ struct ub_python {
     struct ub_python_thread thread[64]; /* found lately */
     uint32_t thread_next;
     uint64_t current_tasks;      /* asyncio's dict of loop to running task, 0 */
+    uint64_t asyncio;            /* dict of module _asyncio, 0: not found yet */
     uint64_t modules_seen;       /* entries of sys.modules when _asyncio was last looked for */
+    uint64_t executor_modules;   /* likewise the modules of executors; what is known of those, 0: */
+    uint64_t thread_queues;      /* _threads_queues of concurrent.futures.thread */
+    uint64_t process_wakeups;    /* _threads_wakeups of concurrent.futures.process */
     struct ub_python_look again; /* scratch: the second reading of a thread that runs */
 };
 
@@ -82,6 +86,10 @@ static inline uint32_t ub_python_u32(const uint8_t *bytes, size_t size, uint32_t
     return value;
 }
 
+/* `size` bytes at each of the addresses; zeros where they cannot be read, all of them or some. */
+void ub_python_read_many(const struct ub_python *py, const uint64_t *address, uint32_t count, uint32_t size,
+                         uint8_t *buf);
+
 /* Name of a type object, "" when it has none. */
 const char *ub_python_type_name(struct ub_python *py, uint64_t type);
 
@@ -106,6 +114,18 @@ struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint
 /* The value under a str key, 0. */
 uint64_t ub_python_dict_get(struct ub_python *py, uint64_t dict, const char *key);
 
+/* Which of a table's keys is that str, -1. */
+int ub_python_keys_find(struct ub_python *py, uint64_t keys, const char *key);
+
+/* python_attribute.c */
+
+/* An instance's attribute (not its type's), 0. */
+uint64_t ub_python_attribute(struct ub_python *py, uint64_t object, const char *name);
+
+/* Offset of a slot in instances of the type (`base`: or in those of a type that it is derived from), 0. */
+uint32_t ub_python_slot(struct ub_python *py, uint64_t type, const char *name);
+uint32_t ub_python_base_slot(struct ub_python *py, uint64_t type, const char *name);
+
 /* python_code.c: NULL when it is no code object. */
 const struct ub_python_code *ub_python_code(struct ub_python *py, uint64_t address, uint64_t *ret_bytes);
 void ub_python_codes_free(struct ub_python *py);
@@ -125,7 +145,12 @@ pid_t ub_python_thread_tid(const struct ub_python *py, uint64_t state);
 void ub_python_task(struct ub_python *py, struct ub_python_look *look);
 void ub_python_task_name(struct ub_python *py, uint64_t address, char *buf, size_t size);
 bool ub_python_derives(struct ub_python *py, uint64_t address, const char *type);
+uint64_t ub_python_modules(struct ub_python *py); /* sys.modules of the main interpreter, 0 */
+uint64_t ub_python_module(struct ub_python *py, const char *name);
 uint64_t ub_python_asyncio(struct ub_python *py); /* the dict of module _asyncio, 0: not imported */
+
+/* python_tasks.c: the set inside a WeakSet, 0. */
+uint64_t ub_python_weak_set(struct ub_python *py, uint64_t object);
 
 /* python_gil.c */
 void ub_python_gil(struct ub_python *py, uint64_t state, uint64_t futex, struct ub_python_look *look);

@@ -96,7 +96,11 @@ enum ub_python_instance {
     X(task_waiter)           /* .task_fut_waiter */                                                                    \
     X(future_source)         /* FutureObj.fut_source_tb */                                                             \
     X(future_state)          /* .fut_state */                                                                          \
-    X(summary_file)          /* traceback.FrameSummary.filename; lineno follows */
+    X(summary_file)          /* traceback.FrameSummary.filename; lineno follows */                                     \
+    X(type_keys)             /* PyHeapTypeObject.ht_cached_keys: names of instances' attributes */                     \
+    X(queue_list)            /* simplequeueobject.lst, of Modules/_queuemodule.c */                                    \
+    X(queue_first)           /* .lst_pos */                                                                            \
+    X(queue_count)           /* .buf.num_items */
 
 struct ub_python_layout {
     uint32_t version; /* 0x030b: 3.11 */
@@ -119,6 +123,7 @@ extern const struct ub_python_layout ub_python_3_8, ub_python_3_9, ub_python_3_1
 #define UB_PYTHON_TYPE_NAME    24u /* PyTypeObject.tp_name */
 #define UB_PYTHON_TYPE_SIZE_AT 32u /* .tp_basicsize */
 #define UB_PYTHON_TYPE_FLAGS   168u
+#define UB_PYTHON_TYPE_MEMBERS 240u /* .tp_members */
 #define UB_PYTHON_TYPE_BASE    256u
 #define UB_PYTHON_TYPE_DICT_AT 288u /* .tp_dictoffset */
 #define UB_PYTHON_MODULE_DICT  16u  /* PyModuleObject.md_dict */
@@ -126,5 +131,6 @@ extern const struct ub_python_layout ub_python_3_8, ub_python_3_9, ub_python_3_1
 #define UB_PYTHON_SET_MASK     32u  /* PySetObject.mask */
 #define UB_PYTHON_SET_TABLE    40u  /* .table */
 #define UB_PYTHON_WEAKREF_TO   16u  /* PyWeakReference.wr_object */
+#define UB_PYTHON_FUTURE_LOOP  16u  /* FutureObj.fut_loop */
 
 #endif

@@ -3,7 +3,11 @@
 
 #include "capture.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <sys/uio.h>
+
+#define READ_MANY 512u
 
 #define ADDRESS_END 0x800000000000ull /* of what user space may map on x86-64 */
 
@@ -12,6 +16,30 @@ bool ub_python_read(const struct ub_python *py, uint64_t address, void *buf, siz
     if (address < 4096 || address > ADDRESS_END - len)
         return false;
     return ub_capture_memory(py->pid, address, buf, (uint32_t)len) == (int)len;
+}
+
+void ub_python_read_many(const struct ub_python *py, const uint64_t *address, uint32_t count, uint32_t size,
+                         uint8_t *buf)
+{
+    struct iovec remote[READ_MANY], local;
+    uint32_t done = 0;
+
+    memset(buf, 0, (size_t)count * size);
+    while (done < count) {
+        uint32_t n = count - done < READ_MANY ? count - done : READ_MANY;
+        ssize_t r;
+
+        for (uint32_t i = 0; i < n; i++)
+            remote[i] = (struct iovec){(void *)(uintptr_t)address[done + i], size};
+        local = (struct iovec){buf + (size_t)done * size, (size_t)n * size};
+        r = process_vm_readv(py->pid, &local, 1, remote, n, 0);
+        if (r < 0 && errno != EFAULT)
+            return;
+        n = r < 0 ? 0 : (uint32_t)r / size;
+        done += n;
+        if (done < count && (r < 0 || n < READ_MANY)) /* that one cannot be read */
+            memset(buf + (size_t)done++ * size, 0, size);
+    }
 }
 
 static struct ub_python_type *read_type(struct ub_python *py, uint64_t address)

@@ -30,7 +30,7 @@ bool ub_python_derives(struct ub_python *py, uint64_t address, const char *name)
     return false;
 }
 
-static uint64_t modules_of_main(struct ub_python *py)
+uint64_t ub_python_modules(struct ub_python *py)
 {
     const struct ub_python_layout *l = &py->layout;
     uint64_t interp, next, modules = 0;
@@ -47,19 +47,27 @@ static uint64_t modules_of_main(struct ub_python *py)
     return 0;
 }
 
+uint64_t ub_python_module(struct ub_python *py, const char *name)
+{
+    uint64_t modules = ub_python_modules(py), module = modules ? ub_python_dict_get(py, modules, name) : 0;
+
+    return module && ub_python_is(py, module, "module") ? module : 0;
+}
+
 uint64_t ub_python_asyncio(struct ub_python *py)
 {
-    uint64_t modules = modules_of_main(py), used, module, dict;
+    uint64_t modules, used, module;
 
+    if (py->asyncio)
+        return py->asyncio;
+    modules = ub_python_modules(py);
     if (!modules || !ub_python_read_pointer(py, modules + DICT_USED, &used) || used == py->modules_seen)
         return 0;
     py->modules_seen = used; /* not looked for again before another module was imported */
-    module = ub_python_dict_get(py, modules, "_asyncio");
-    if (!module || !ub_python_is(py, module, "module") ||
-        !ub_python_read_pointer(py, module + UB_PYTHON_MODULE_DICT, &dict))
-        return 0;
-    py->modules_seen = 0;
-    return dict;
+    module = ub_python_module(py, "_asyncio");
+    if (module)
+        ub_python_read_pointer(py, module + UB_PYTHON_MODULE_DICT, &py->asyncio);
+    return py->asyncio;
 }
 
 static uint64_t find_current_tasks(struct ub_python *py)
@@ -109,7 +117,7 @@ static void read_created(struct ub_python *py, uint64_t list, struct ub_python_t
     }
 }
 
-static bool matches(struct ub_python *py, uint64_t address, struct ub_python_look *look)
+static bool matches(struct ub_python *py, uint64_t loop, uint64_t address, struct ub_python_look *look)
 {
     const struct ub_python_layout *l = &py->layout;
     uint8_t bytes[TASK_MAX];
@@ -122,6 +130,8 @@ static bool matches(struct ub_python *py, uint64_t address, struct ub_python_loo
         if (look->frame[i].generator != coroutine)
             continue;
         look->task.known = true;
+        look->task.address = address;
+        look->task.loop = loop;
         look->task.coroutine = i;
         ub_python_task_name(py, ub_python_u64(bytes, sizeof(bytes), l->task_name), look->task.name,
                             sizeof(look->task.name));
@@ -142,7 +152,7 @@ void ub_python_task(struct ub_python *py, struct ub_python_look *look)
         return;
     list = ub_python_dict(py, py->current_tasks, LOOPS_MAX, &count);
     for (uint32_t i = 0; i < count; i++) {
-        if (matches(py, list[i].value, look))
+        if (matches(py, list[i].key, list[i].value, look))
             break;
     }
     free(list);

@@ -24,7 +24,7 @@ static uint64_t first_in_dict(struct ub_python *py, uint64_t dict)
     return ub_python_dict_get(py, dict, "data");
 }
 
-static uint64_t weak_set_data(struct ub_python *py, uint64_t object)
+uint64_t ub_python_weak_set(struct ub_python *py, uint64_t object)
 {
     const struct ub_python_layout *l = &py->layout;
     uint64_t type, at = 0, word = 0, size = 0;
@@ -205,9 +205,9 @@ uint32_t ub_python_tasks(struct ub_python *py, struct ub_python_waiter *list, ui
     if (!dict)
         return 0;
     if (py->layout.version < 0x030c) {
-        add_set(py, weak_set_data(py, ub_python_dict_get(py, dict, "_all_tasks")), true, list, max, &count);
+        add_set(py, ub_python_weak_set(py, ub_python_dict_get(py, dict, "_all_tasks")), true, list, max, &count);
     } else {
-        add_set(py, weak_set_data(py, ub_python_dict_get(py, dict, "_scheduled_tasks")), true, list, max, &count);
+        add_set(py, ub_python_weak_set(py, ub_python_dict_get(py, dict, "_scheduled_tasks")), true, list, max, &count);
         add_set(py, ub_python_dict_get(py, dict, "_eager_tasks"), false, list, max, &count);
     }
     return count;

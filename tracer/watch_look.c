@@ -264,7 +264,7 @@ static void add_python(struct ub_watch *w, uint32_t index, struct ub_event *e, b
 
     if (ub_load_acquire(&slot->start) != e->start)
         return;
-    e->python = ub_watch_python(w, &w->watched[index], e->capture, late);
+    e->python = ub_watch_python(w, &w->watched[index], e->capture, late, e->kind == UB_EVENT_SAMPLE && !late);
     if (ub_load_acquire(&slot->start) == e->start)
         return;
     free(e->python);

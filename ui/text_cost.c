@@ -95,6 +95,8 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow)
     ub_escape_put(view->pen.out, kind, UB_TEXT_NAME_COLUMNS);
     if (ub_json_u64(pool, "busy", &busy) && ub_json_u64(pool, "threads", &threads))
         fprintf(view->pen.out, " %" PRIu64 "/%" PRIu64 " busy", busy, threads);
+    else if (ub_json_u64(pool, "workers", &threads))
+        fprintf(view->pen.out, " of %" PRIu64 " worker%s", threads, threads == 1 ? "" : "s");
     if (ub_json_u64(pool, "queued", &queued))
         fprintf(view->pen.out, ", %" PRIu64 " queued", queued);
     if (ub_json_u64(pool, "wait_ns", &wait)) {
@@ -103,5 +105,7 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow)
     }
     if (strcmp(kind, "libuv") == 0)
         fputs(": UV_THREADPOOL_SIZE sets its size", view->pen.out);
+    else if (strstr(kind, "PoolExecutor"))
+        fputs(": max_workers sets its size", view->pen.out);
     fputc('\n', view->pen.out);
 }

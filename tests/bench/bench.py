@@ -27,6 +27,7 @@ import micro  # noqa: E402
 import peers  # noqa: E402
 import reports  # noqa: E402
 import services  # noqa: E402
+import steps  # noqa: E402
 import watcher  # noqa: E402
 
 OUT = helpers.BUILD / "bench"
@@ -39,6 +40,7 @@ SECTIONS = {
     "offloop": micro.offloop,
     "call": micro.call,
     "loopcall": micro.loopcall,
+    "step": steps.steps,
     "latency": watcher.latency,
     "stolen": watcher.stolen,
     "watcher": watcher.cpu,

@@ -68,6 +68,7 @@ HEADERS = {
     "generator_name": ["PyCoroObject.cr_qualname"],
     "dict_keys": ["PyDictObject.ma_keys"],
     "dict_values": ["PyDictObject.ma_values"],
+    "type_keys": ["PyHeapTypeObject.ht_cached_keys"],
     "keys_size": ["struct _dictkeysobject.dk_log2_size", "struct _dictkeysobject.dk_size"],
     "keys_index_bytes": ["struct _dictkeysobject.dk_log2_index_bytes"],
     "keys_kind": ["struct _dictkeysobject.dk_kind"],
@@ -80,6 +81,7 @@ COMMON = {
     "OBJECT_TYPE": "PyObject.ob_type",
     "VAR_SIZE": "PyVarObject.ob_size",
     "TYPE_NAME": "PyTypeObject.tp_name",
+    "TYPE_MEMBERS": "PyTypeObject.tp_members",
     "TYPE_FLAGS": "PyTypeObject.tp_flags",
     "TYPE_BASE": "PyTypeObject.tp_base",
     "TYPE_DICT_AT": "PyTypeObject.tp_dictoffset",
@@ -100,6 +102,13 @@ DEBUG = {
     "task_waiter": "TaskObj.task_fut_waiter",
     "future_source": "TaskObj.task_source_tb|FutureObj.fut_source_tb",
     "future_state": "FutureObj.fut_state",
+    "FUTURE_LOOP": "FutureObj.fut_loop",
+}
+
+DEBUG_QUEUE = {
+    "queue_list": "simplequeueobject.lst",
+    "queue_first": "simplequeueobject.lst_pos",
+    "queue_count": "simplequeueobject.buf.num_items",
 }
 
 
@@ -197,19 +206,21 @@ def test_headers(version, tmp_path):
 
 @pytest.mark.parametrize("version", sorted(LAYOUTS, key=lambda v: int(v[2:])))
 def test_debug_information(version):
-    """asyncio's task, and the dictionary keys that no header of 3.8 to 3.10 has."""
+    """asyncio's task, and the queue of executors: no header has them."""
     if not shutil.which("gdb"):
         pytest.skip("gdb is not installed")
     checked = 0
     for python in pythons.installed(version):
-        module = pythons.ask(python, "import _asyncio; print(getattr(_asyncio, '__file__', ''))")
-        if not module or b".debug_info" not in Path(module).read_bytes():
+        modules = [pythons.ask(python, f"import {m}; print(getattr({m}, '__file__', ''))") for m in ("_asyncio", "_queue")]
+        if not all(m and b".debug_info" in Path(m).read_bytes() for m in modules):
             continue
-        facts = committed(version)
-        for field, names in DEBUG.items():
+        header = (helpers.ROOT / "tracer/python_layout.h").read_text()
+        facts = {"FUTURE_LOOP": int(re.search(r"UB_PYTHON_FUTURE_LOOP\s+(\d+)u", header)[1]), **committed(version)}
+        for field, names in [*DEBUG.items(), *DEBUG_QUEUE.items()]:
+            module = modules[field in DEBUG_QUEUE]
             real = None
             for name in names.split("|"):
-                kind, member = name.split(".")
+                kind, member = name.split(".", 1)
                 out = subprocess.run(["gdb", "-q", "-batch", "-ex", f"print (long)&(({kind} *)0)->{member}", module],
                                      capture_output=True, text=True).stdout
                 found = re.search(r"^\$1 = (\d+)", out, re.M)

@@ -9,17 +9,21 @@ late. Only the standard library; runs on CPython 3.8 and later.
 """
 
 import asyncio
+import fcntl
 import gc
 import inspect
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
 import queue
 import re
+import socket
 import sqlite3
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,6 +32,12 @@ import time
 import urllib.request
 
 LONG = 0.12
+
+
+class Skip(Exception):
+    """What a stall needs is not here."""
+
+
 STALLS = {}
 FOLDER = tempfile.mkdtemp(prefix="pystalls-")
 
@@ -103,6 +113,64 @@ def sqlite_locked():
 def sqlite_query():
     sqlite3.connect(":memory:").execute(
         "with recursive c(x) as (select 1 union all select x + 1 from c where x < 900000) select max(x) from c").fetchone()
+
+
+def late_name_server(server):
+    packet, peer = server.recvfrom(512)
+    time.sleep(LONG)
+    server.sendto(packet[:2] + b"\x81\x83" + packet[4:], peer)  # a response: no such name
+
+
+def name_server():
+    """This thread's resolver asks a server on loopback that answers late."""
+    import ctypes
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 0))
+    threading.Thread(target=late_name_server, args=(server,), daemon=True).start()
+    libc = ctypes.CDLL(None)
+    libc.__res_init()
+    libc.__res_state.restype = ctypes.c_void_p
+    state = libc.__res_state()
+    address = struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", server.getsockname()[1], b"\x7f\0\0\1")
+    ctypes.memmove(state + 16, struct.pack("=i", 1) + address, 20)  # nscount, nsaddr_list[0]
+
+
+@prepared(name_server)
+def getaddrinfo(_):
+    try:
+        socket.getaddrinfo("slow.invalid.", 80, socket.AF_INET)
+    except socket.gaierror:
+        pass
+
+
+def late_page(uffd, address):
+    """In a process of its own: who meets the fault holds the GIL."""
+    os.read(uffd, 32)
+    time.sleep(LONG)
+    fcntl.ioctl(uffd, 0xc020aa04, struct.pack("=QQQq", address, 4096, 0, 0))  # UFFDIO_ZEROPAGE
+    os._exit(0)
+
+
+def late_pages():
+    import ctypes
+    uffd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | 1)  # userfaultfd, for faults of user mode
+    if uffd < 0:
+        raise Skip("userfaultfd is not permitted here")
+    area = mmap.mmap(-1, 4096)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    fcntl.ioctl(uffd, 0xc018aa3f, bytearray(struct.pack("=QQQ", 0xaa, 0, 0)))  # UFFDIO_API
+    fcntl.ioctl(uffd, 0xc020aa00, bytearray(struct.pack("=QQQQ", address, 4096, 1, 0)))  # UFFDIO_REGISTER
+    child = os.fork()
+    if child == 0:
+        late_page(uffd, address)
+    return area, child
+
+
+@prepared(late_pages)
+def mapped(made):
+    area, child = made
+    area[0]
+    os.waitpid(child, 0)
 
 
 # Other threads and processes ---------------------------------------------
@@ -266,7 +334,11 @@ async def main(names, truth):
     for name in names:
         prepare = getattr(STALLS[name], "prepare", None)
         # What is prepared is no stall of the matrix: it is told apart by its name.
-        arguments = () if prepare is None else (prepare(),)
+        try:
+            arguments = () if prepare is None else (prepare(),)
+        except Skip as why:
+            truth.write(json.dumps({"skipped": name, "why": str(why)}) + "\n")
+            continue
         await ticks(5)
         task = asyncio.get_running_loop().create_task(outer(name, arguments, truth))
         if hasattr(task, "set_name"):
