@@ -299,10 +299,22 @@ static void put_row(const struct top *top, int y, const char *text)
     mvaddnwstr(y, 0, wide, n);
 }
 
+/* In place of all below the heading. */
+static void put_help(void)
+{
+    int i;
+
+    move(2, 0);
+    clrtobot();
+    for (i = 0; help_lines[i] && i + 3 < LINES; i++)
+        mvaddnstr(i + 2, 1, help_lines[i], COLS - 2);
+}
+
 static void put_bottom(const struct top *top)
 {
-    const char *text =
-        COLS >= 76 ? "Enter where  / search  s sort  space pause  r reset  ? help  q quit" : "/ s space r ? q";
+    const char *text = COLS >= 76   ? "Enter where  / search  s sort  space pause  r reset  ? help  q quit"
+                       : COLS >= 48 ? "Enter where  / search  s sort  ? help  q quit"
+                                    : "/ s space r ? q";
     char line[256];
 
     if (top->typing || *top->view.search)
@@ -335,10 +347,8 @@ static void draw(struct top *top)
         put_row(top, (int)i, v->row[i].text);
     }
     attrset(0);
-    for (i = 0; top->help && help_lines[i] && (int)i + 3 < LINES; i++) {
-        mvhline((int)i + 2, 0, ' ', COLS);
-        mvaddnstr((int)i + 2, 1, help_lines[i], COLS - 2);
-    }
+    if (top->help)
+        put_help();
     put_bottom(top);
     refresh();
 }

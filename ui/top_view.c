@@ -6,9 +6,11 @@
 #include "text.h"
 #include "text_escape.h"
 #include "text_private.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 #include <strings.h>
+#include <wchar.h>
 
 #define SPARK_MAX 24
 
@@ -240,10 +242,21 @@ static bool fits(const struct ub_top_view *v, const struct ub_finding *f)
            strcasestr(ub_model_cause_name(ub_model_site_cause(f->site)), v->search);
 }
 
+/* What the list has room for beside the call sites themselves, which matter most. */
+static bool shows_p99(const struct ub_top_view *v)
+{
+    return v->height == 0 || v->width >= 76;
+}
+
+static bool shows_all(const struct ub_top_view *v) /* p50 and cause */
+{
+    return v->height == 0 || v->width >= 100;
+}
+
 static void add_site(struct ub_top_view *v, const struct ub_finding *f, bool chosen)
 {
     const struct ub_distribution *d = &f->site->durations;
-    size_t used = v->width >= 80 || v->height == 0 ? 62 : 30, columns = v->width > used + 8 ? v->width - used : 8;
+    size_t used = shows_all(v) ? 58 : shows_p99(v) ? 38 : 29, columns = v->width > used + 8 ? v->width - used : 8;
     char *text;
     size_t size;
     FILE *out = row_begin(&text, &size);
@@ -253,12 +266,12 @@ static void add_site(struct ub_top_view *v, const struct ub_finding *f, bool cho
     fputs(chosen ? ">" : " ", out);
     put_time(out, d->total_ns);
     fprintf(out, " %6" PRIu64, d->count);
-    if (v->width >= 80 || v->height == 0) {
+    if (shows_all(v))
         put_time(out, ub_distribution_percentile(d, 500));
+    if (shows_p99(v))
         put_time(out, ub_distribution_percentile(d, 990));
-    }
     put_time(out, d->max_ns);
-    if (v->width >= 80 || v->height == 0)
+    if (shows_all(v))
         fprintf(out, "  %-9s", ub_model_cause_name(ub_model_site_cause(f->site)));
     fputs(f->site->ongoing > 0 ? " ! " : "   ", out);
     ub_escape_put(out, f->what, v->height == 0 ? 0 : columns);
@@ -301,10 +314,9 @@ static void add_sites(struct ub_top_view *v, const struct ub_findings *f)
             list[v->sites++] = &f->finding[i];
     v->list_rows = v->height > v->rows + 2 ? v->height - v->rows - 2 : 0;
     settle_choice(v, list, v->sites);
-    snprintf(head, sizeof(head), " %8s  %6s%s %8s%s   CALL SITE (%zu%s, by %s)", "LOST", "STALLS",
-             v->width >= 80 || v->height == 0 ? "      P50      P99" : "", "MAX",
-             v->width >= 80 || v->height == 0 ? "  CAUSE    " : "", v->sites, v->sites < f->count ? " found" : "",
-             names[v->sort]);
+    snprintf(head, sizeof(head), " %8s  %6s%s%s %8s%s   CALL SITE (%zu%s, by %s)", "LOST", "STALLS",
+             shows_all(v) ? "      P50" : "", shows_p99(v) ? "      P99" : "", "MAX", shows_all(v) ? "  CAUSE    " : "",
+             v->sites, v->sites < f->count ? " found" : "", names[v->sort]);
     add_text(v, UB_INK_LABEL, head);
     for (i = v->height ? v->first : 0; i < v->sites && (v->height == 0 || i < v->first + v->list_rows); i++)
         add_site(v, list[i], v->height > 0 && i == v->chosen);
@@ -323,18 +335,72 @@ static const struct ub_finding *chosen_finding(const struct ub_top_view *v, cons
     return NULL;
 }
 
+#define LABEL_COLUMNS 9 /* "  where  " */
+
+/*
+ * Where a line of `text` must end to fit `columns`: behind a word that ends after `least`, else anywhere
+ * between two characters.
+ */
+static size_t fold(const char *text, size_t columns, size_t least)
+{
+    size_t at = 0, used = 0, word = 0, left = strlen(text);
+
+    while (left > 0) {
+        uint32_t c = '?';
+        size_t len = ub_utf8_decode((const unsigned char *)text + at, left, &c);
+        int width = len > 0 ? wcwidth((wchar_t)c) : 1;
+
+        used += width > 0 ? (size_t)width : 1;
+        if (used > columns)
+            return word > least ? word : at;
+        at += len > 0 ? len : 1;
+        left -= len > 0 ? len : 1;
+        if (c == ' ')
+            word = at;
+    }
+    return at;
+}
+
+/* The lines of `text`, those that are too long for the screen in several. */
+static char *folded(const struct ub_top_view *v, const char *text)
+{
+    char *folded = NULL;
+    size_t size, indent = 0;
+    FILE *out = open_memstream(&folded, &size);
+
+    while (out && *text) {
+        size_t line = strcspn(text, "\n"), columns = v->width > 2 * LABEL_COLUMNS ? v->width : 2 * LABEL_COLUMNS, part;
+        char *whole = strndup(text, line);
+
+        part = whole ? fold(whole, columns - indent, indent > 0 ? 0 : LABEL_COLUMNS) : 0;
+        fprintf(out, "%*s%.*s\n", (int)indent, "", (int)part, text);
+        free(whole);
+        if (part == 0) /* an empty line, or no memory */
+            part = line;
+        indent = part < line ? LABEL_COLUMNS : 0;
+        text += part + (part == line && text[line] == '\n');
+    }
+    if (out)
+        fclose(out);
+    return folded;
+}
+
 static void add_details(struct ub_top_view *v, struct ub_top_source *s, const struct ub_finding *f)
 {
     struct ub_text_view view;
-    char *text, *line, *rest;
+    char *text, *whole, *line, *rest;
     size_t size, lines = 0, skip;
-    FILE *out = row_begin(&text, &size);
+    FILE *out = row_begin(&whole, &size);
 
     if (!out)
         return;
     ub_text_view_init(&view, out, ub_top_model(s), false);
     ub_text_site(&view, f->site);
     fclose(out);
+    text = folded(v, whole);
+    free(whole);
+    if (!text)
+        return;
     for (line = text; (line = strchr(line, '\n')); line++)
         lines++;
     v->list_rows = v->height > v->rows + 1 ? v->height - v->rows - 1 : 1;

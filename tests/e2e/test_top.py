@@ -131,6 +131,24 @@ def test_sizes(screen, width, height):
     s.wait("6 stalls")
 
 
+@pytest.mark.parametrize("width,height", [(60, 12), (80, 24)])
+def test_nothing_is_cut_from_a_site(screen, tmp_path, width, height):
+    """What to do is the point of it all: long lines are folded, also those of wide characters."""
+    path = tmp_path / "r.jsonl"
+    path.write_text(SAMPLE.read_text().replace('"processCommand"', '"' + "\u4f60\u597d" * 60 + '"'))
+    s = screen(path, width=width, height=height)
+    s.wait("DEBUG SLEEP: clock_nanosleep" + ("..." if width < 80 else " in debug"))
+    s.keys("Enter")
+    text = s.wait("why    clock_nanosleep", "where")
+    for _ in range(20):
+        s.keys("Down")
+    text += s.wait("site   7f3a91c2")
+    words = " ".join(text.split())
+    assert "a client sent DEBUG SLEEP: shut it off (enable-debug-command no, or ACL -debug)" in words
+    s.keys("?")
+    assert "site   7f3a91c2" not in s.wait("this help")
+
+
 def test_resize(screen):
     s = screen(SAMPLE)
     s.wait("LAST 24 S")

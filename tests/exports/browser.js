@@ -70,7 +70,7 @@ const checks = {
     seen.overflow = [];
     for (const [width, scheme] of [[1600, "dark"], [800, "light"], [320, "dark"], [320, "light"]]) {
       const p = await open(browser, file, { viewport: { width, height: 700 }, colorScheme: scheme });
-      seen.overflow.push(await overflow(p));
+      seen.overflow.push(await overflow(p), await p.evaluate(() => document.getElementById("flamebox").scrollWidth - document.getElementById("flamebox").clientWidth));
       seen[scheme] = await background(p);
       if (shots) { await p.keyboard.press("n"); await p.screenshot({ path: path.join(shots, `${scheme}-${width}.png`), fullPage: true }); }
       await p.close();
