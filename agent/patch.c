@@ -192,7 +192,9 @@ static bool is_file_of(const struct ub_loop_ops *ops, const char *name)
 /* Whether calls that the module makes are hooked (those of some functions also when the library itself makes them). */
 static bool is_caller(const struct ub_loop_ops *ops, const struct ub_loop_hook *hook, const char *name)
 {
-    return ops->callers ? begins_with_one(name, ops->callers) : hook->own || !is_file_of(ops, name);
+    if (ops->callers)
+        return begins_with_one(name, ops->callers);
+    return hook->calls != (is_file_of(ops, name) ? UB_HOOK_OTHERS : UB_HOOK_OWN);
 }
 
 static bool contains(const struct module *m, uintptr_t address)

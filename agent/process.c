@@ -70,6 +70,13 @@ static void release_slots_of(struct ub_arena *arena, int32_t pid)
             __atomic_compare_exchange_n(&slot->state, &live, UB_SLOT_RELEASED, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_RELAXED);
     }
+    for (uint32_t i = 0; i < UB_UV_POOL_MAX && i < ub_load_relaxed(&arena->h.uv_pools_high); i++) {
+        uint32_t live = UB_UV_POOL_LIVE;
+
+        if (arena->uv_pool[i].pid == pid)
+            __atomic_compare_exchange_n(&arena->uv_pool[i].state, &live, UB_UV_POOL_RELEASED, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED);
+    }
 }
 
 /* The page that a fork wipes. False: the kernel (before 4.14) cannot, so a child would share its parent's slot. */

@@ -32,6 +32,7 @@ struct ub_shape {
     /* The object's name, or NULL. Called only after a slow callback, while the library still holds the object. */
     const char *(*name)(uint64_t object);
     const char *(*version)(void); /* of the library, or NULL */
+    void (*before)(void);         /* called before each callback, timed or not; or NULL */
 };
 
 /* False: not timed; ub_span_end must not be called. `sp`: the caller's frame. Signal-safe; leaves errno alone. */

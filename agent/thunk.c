@@ -92,6 +92,8 @@ uint64_t ub_thunk_call(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t 
     struct ub_thread *t = &ub_thread;
     uint64_t ret;
 
+    if (ub_unlikely(shape && shape->before))
+        shape->before();
     /* No turn runs (not a loop, or not known as one yet), nothing is watched, or a fork was not noticed yet. */
     if (ub_unlikely(!t->start) || ub_unlikely(t->generation != ub_process->generation) || ub_unlikely(!shape) ||
         ub_unlikely(!ub_span_begin(t, sp, (uintptr_t)call, shape, argument)))

@@ -15,6 +15,7 @@
 #include "base.h"
 #include "clock.h"
 #include "image.h"
+#include "uv_pool.h"
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
@@ -41,7 +42,8 @@ struct ub_arena_header {
     uint32_t thunks_full;   /* callbacks that found no thunk left: they run untimed */
     uint32_t copies_full;   /* further copies of a loop library in one process: their callbacks run untimed */
     uint32_t offload;       /* enum ub_offload_mode */
-    uint32_t reserved0[2];
+    uint32_t uv_pools_high; /* one past the highest entry of `pool` ever taken */
+    uint32_t reserved0[1];
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */
@@ -65,6 +67,7 @@ struct ub_arena {
     struct ub_arena_header h;
     uint8_t pad[4096 - sizeof(struct ub_arena_header)];
     struct ub_slot slot[UB_SLOT_MAX];
+    struct ub_uv_pool uv_pool[UB_UV_POOL_MAX];
     struct ub_call_stack call_stack[UB_CALLS_STACKS];
     struct ub_slot_cold cold[UB_SLOT_MAX] __attribute__((aligned(4096)));
 };

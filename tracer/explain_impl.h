@@ -51,6 +51,8 @@ struct ub_stall {
     bool has_python;                             /* callback and site come from a look with Python frames */
     bool has_stack;                              /* callback and site come from a look with a stack */
     uint32_t blocked_looks;
+    struct ub_uv_pool_now
+        uv_pool; /* the fullest that a look found the program's own pool; all 0: nothing waited in it */
 };
 
 struct ub_thread_record {
@@ -94,9 +96,11 @@ struct ub_explain {
     struct ub_watch_totals totals;
     uint64_t rate_limited;
     struct ub_thread_record thread[UB_SLOT_MAX];
-    struct ub_stack raw;         /* scratch: too large for a thread's stack */
-    struct ub_named_stack named; /* scratch */
-    bool merged;                 /* its Python and its native frames fit together */
+    struct ub_stack raw;               /* scratch: too large for a thread's stack */
+    struct ub_named_stack named;       /* scratch */
+    pid_t pool_warned[UB_UV_POOL_MAX]; /* processes whose pool was warned of */
+    uint32_t pools_warned;
+    bool merged; /* its Python and its native frames fit together */
 };
 
 /* Hands a line to every sink and drops the reference. */
@@ -107,6 +111,10 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
 
 /* explain_calls.c: what the thread timed, longest first; NULL when there is none. `ret_ns`: all of it together. */
 json_t *ub_calls_json(struct ub_explain *x, const struct ub_event *e, uint64_t *ret_ns);
+
+/* explain_pool.c */
+void ub_explain_pool(struct ub_explain *x, const struct ub_event *e);
+json_t *ub_uv_pool_now_json(const struct ub_uv_pool_now *now);
 
 /* explain_python.c */
 

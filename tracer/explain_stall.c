@@ -451,6 +451,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     if (s->calls)
         json_object_set(line, "calls", s->calls);
     json_object_set_new(line, "offload", ub_offload_json(x, e, *ret_cause, duration)); /* nothing where there is none */
+    if (s->uv_pool.queued)
+        json_object_set_new(line, "pool", ub_uv_pool_now_json(&s->uv_pool));
     set_shares(line, &shares, duration);
     if (e->reasons)
         ub_reasons_write(x, e, *ret_cause, s->call, line);
@@ -497,6 +499,8 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
     s->over |= e->loop_over && !s->id;
     if (s->over || (e->capture && !keep_look(x, s, e)))
         return;
+    if (e->pool_now.queued > s->uv_pool.queued)
+        s->uv_pool = e->pool_now;
     if (e->account.at_ns)
         s->last = e->account;
     if (!s->baseline.majflt) /* the baseline is read without faults: the first look's count starts theirs */

@@ -16,6 +16,7 @@ enum ub_event_kind {
     UB_EVENT_END,    /* a turn over the threshold has ended */
     UB_EVENT_GONE,   /* the thread or its process is gone, its slot is given back */
     UB_EVENT_STATS,  /* totals of a thread */
+    UB_EVENT_POOL,   /* totals of a process's own pool of threads */
     UB_EVENT_NOTE,   /* text for the recording */
     UB_EVENT_FINISH, /* the run is over */
 };
@@ -46,6 +47,11 @@ struct ub_accounting {
     struct ub_schedstat sched;
     uint64_t at_ns; /* CLOCK_MONOTONIC; 0: not known */
     uint64_t majflt;
+};
+
+/* A program's own pool at one moment. `threads` 0: not known. */
+struct ub_uv_pool_now {
+    uint32_t threads, busy, queued;
 };
 
 struct ub_reasons; /* bpf/bpf.h */
@@ -83,8 +89,10 @@ struct ub_event {
     struct ub_call_report *calls; /* END: the turn's blocking calls, as the thread itself timed them */
     struct ub_capture *call_capture; /* END: where the longest of them was called */
     struct ub_stats *stats;
-    struct ub_reasons *reasons; /* END: what the kernel saw of the turn */
-    char *text;                 /* NOTE */
+    struct ub_uv_pool *pool;        /* POOL */
+    struct ub_uv_pool_now pool_now; /* SAMPLE */
+    struct ub_reasons *reasons;     /* END: what the kernel saw of the turn */
+    char *text;                     /* NOTE */
     const char *level;
 };
 

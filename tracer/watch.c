@@ -42,6 +42,7 @@ void ub_event_free(struct ub_event *e)
         free(e->stats->kind);
     free(e->stats);
     free(e->bigs);
+    free(e->pool);
     ub_reasons_free(e->reasons);
     free(e->text);
     free(e);
@@ -50,7 +51,8 @@ void ub_event_free(struct ub_event *e)
 /* What can be left out when a sink blocks for long; ends of stalls cannot. */
 static bool dispensable(const struct ub_event *e)
 {
-    return e->kind == UB_EVENT_SAMPLE || e->kind == UB_EVENT_GOING || e->kind == UB_EVENT_STATS;
+    return e->kind == UB_EVENT_SAMPLE || e->kind == UB_EVENT_GOING || e->kind == UB_EVENT_STATS ||
+           e->kind == UB_EVENT_POOL;
 }
 
 void ub_watch_queue(struct ub_watch *w, struct ub_event *e)

@@ -136,6 +136,10 @@ void ub_watch_keep_big(struct ub_watch *w, struct ub_watched *t, const struct ub
 void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e);
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats);
 
+/* watch_pool.c: the programs' own pools, as lines of the recording when it is time; `finish`: it is. */
+void ub_watch_pools(struct ub_watch *w, bool finish);
+void ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret);
+
 /* explain.c: the explaining thread. */
 struct ub_explain;
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret);

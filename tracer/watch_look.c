@@ -281,6 +281,7 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
         ub_watch_account(&w->watched[index], true, &e->account);
         e->loop_over = loop_over(e->pid, slot);
         describe_call(w, e);
+        ub_watch_pool_state(w, e->pid, &e->pool_now);
     }
     e->ready = ub_load_relaxed(&slot->ready);
     e->flags = ub_load_relaxed(&slot->flags);

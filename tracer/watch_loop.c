@@ -479,6 +479,7 @@ static void housekeep(struct ub_watch *w, uint32_t high)
         if (stats)
             queue_stats(w, i);
     }
+    ub_watch_pools(w, false);
 }
 
 /* One round over all slots. Returns when to be back (ticks). */
@@ -619,6 +620,7 @@ static void finish(struct ub_watch *w)
             retire(w, i);
         }
     }
+    ub_watch_pools(w, true);
 }
 
 void *ub_watch_loop(void *watch)

@@ -4,6 +4,7 @@
  */
 #include "model_private.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 struct ub_model *ub_model_new(void)
@@ -13,10 +14,11 @@ struct ub_model *ub_model_new(void)
     if (!m)
         return NULL;
     m->notes = json_array();
+    m->pools = json_object();
     m->note_index = json_object();
     m->threads = json_array();
     m->offload = json_array();
-    if (!m->notes || !m->note_index || !m->threads || !m->offload) {
+    if (!m->notes || !m->pools || !m->note_index || !m->threads || !m->offload) {
         ub_model_free(m);
         return NULL;
     }
@@ -55,6 +57,7 @@ void ub_model_free(struct ub_model *m)
         free(m->file[i].name);
     free(m->file);
     json_decref(m->notes);
+    json_decref(m->pools);
     json_decref(m->note_index);
     json_decref(m->threads);
     json_decref(m->offload);
@@ -292,6 +295,30 @@ static void thread_line(struct ub_model *m, json_t *record)
     json_array_append_new(m->threads, thread);
 }
 
+/* Totals of one process: the last line counts. */
+static void pool_line(struct ub_model *m, json_t *record)
+{
+    uint64_t pid;
+    const char *program;
+    char key[64];
+    json_t *pool;
+
+    if (!ub_json_u64(record, "pid", &pid) || !ub_json_string(record, "kind")) {
+        m->dropped.malformed++;
+        return;
+    }
+    snprintf(key, sizeof(key), "%u/%" PRIu64, ub_model_runs(m), pid);
+    if (!json_object_get(m->pools, key) && json_object_size(m->pools) >= UB_MODEL_POOLS_MAX) {
+        m->dropped.pools++;
+        return;
+    }
+    pool = json_copy(record);
+    program = ub_model_program(m, pid);
+    if (program)
+        json_object_set_new(pool, "program", json_string(program));
+    json_object_set_new(m->pools, key, pool);
+}
+
 void ub_model_file_read(struct ub_model *m, const char *name, const struct ub_recording_stats *stats)
 {
     struct ub_model_file *file = realloc(m->file, (m->files + 1) * sizeof(*file));
@@ -326,6 +353,8 @@ void ub_model_line(struct ub_model *m, json_t *record)
         process_line(m, record);
     else if (strcmp(type, "note") == 0)
         note_line(m, record);
+    else if (strcmp(type, "pool") == 0)
+        pool_line(m, record);
     else if (strcmp(type, "thread") == 0)
         thread_line(m, record);
     else if (strcmp(type, "offload") == 0 && json_array_size(m->offload) < UB_MODEL_OFFLOAD_MAX)
@@ -374,6 +403,11 @@ const json_t *ub_model_notes(const struct ub_model *m)
 const json_t *ub_model_offload(const struct ub_model *m)
 {
     return m->offload;
+}
+
+const json_t *ub_model_pools(const struct ub_model *m)
+{
+    return m->pools;
 }
 
 const json_t *ub_model_threads(const struct ub_model *m)

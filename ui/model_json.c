@@ -70,6 +70,17 @@ static json_t *files_json(const struct ub_model *m)
     return list;
 }
 
+static json_t *pools_json(const struct ub_model *m)
+{
+    json_t *list = json_array(), *pool;
+    const char *key;
+
+    json_object_foreach (m->pools, key, pool) {
+        json_array_append(list, pool);
+    }
+    return list;
+}
+
 static json_t *dropped_json(const struct ub_model_dropped *d)
 {
     json_t *o = json_object();
@@ -82,6 +93,7 @@ static json_t *dropped_json(const struct ub_model_dropped *d)
     set_u64(o, "ongoing", d->ongoing);
     set_u64(o, "notes", d->notes);
     set_u64(o, "threads", d->threads);
+    set_u64(o, "pools", d->pools);
     return o;
 }
 
@@ -270,6 +282,7 @@ json_t *ub_model_json(const struct ub_model *m)
     json_object_set_new(o, "loops", loops_json(m));
     json_object_set_new(o, "sites", sites_json(m));
     json_object_set(o, "threads", m->threads);
+    json_object_set_new(o, "pools", pools_json(m));
     json_object_set(o, "notes", m->notes);
     if (json_array_size(m->offload) > 0)
         json_object_set(o, "offload", m->offload);

@@ -26,6 +26,7 @@
 #define UB_MODEL_NOTES_MAX       200
 #define UB_MODEL_OFFLOAD_MAX     4096
 #define UB_MODEL_THREADS_MAX     4096
+#define UB_MODEL_POOLS_MAX       256
 #define UB_MODEL_PENDING_MAX     ((size_t)32 << 10) /* bytes of a stats line that are kept for later */
 #define UB_MODEL_NAME_MAX        256                /* bytes of a site id */
 
@@ -121,6 +122,7 @@ struct ub_model {
 
     json_t *notes;
     json_t *note_index; /* text -> its entry of notes */
+    json_t *pools;      /* "run/pid" -> its last `pool` record, with `program` */
     json_t *threads;
     json_t *offload; /* lines by call site, as they are */
     struct ub_model_file *file;

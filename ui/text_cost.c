@@ -109,3 +109,69 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow)
         fputs(": max_workers sets its size", view->pen.out);
     fputc('\n', view->pen.out);
 }
+
+/* The wait that `permille` of 1000 did not exceed; the buckets know it from above only. */
+static uint64_t wait_of(const json_t *pool, uint64_t waited, uint32_t permille)
+{
+    uint64_t count = 0, max = ub_json_u64_or(pool, "max_wait_ns", 0);
+    const json_t *bucket;
+    size_t i;
+
+    json_array_foreach (json_object_get(pool, "waits"), i, bucket) {
+        const json_t *upper = json_array_get(bucket, 0), *n = json_array_get(bucket, 1);
+
+        if (!json_is_integer(upper) || !json_is_integer(n) || json_integer_value(upper) < 0 ||
+            json_integer_value(n) < 0)
+            continue;
+        count = ub_add_saturated(count, (uint64_t)json_integer_value(n));
+        if (count >= waited / 1000 * permille + waited % 1000 * permille / 1000)
+            return (uint64_t)json_integer_value(upper) < max ? (uint64_t)json_integer_value(upper) : max;
+    }
+    return max;
+}
+
+static void put_pool(const struct ub_text_view *view, const json_t *pool, uint64_t waited)
+{
+    uint64_t threads, pieces, queued;
+    FILE *out = view->pen.out;
+    const char *program = ub_json_string(pool, "program");
+
+    ub_escape_put(out, program ? program : "?", UB_TEXT_NAME_COLUMNS);
+    fprintf(out, " (%" PRIu64 "): ", ub_json_u64_or(pool, "pid", 0));
+    ub_escape_put(out, ub_json_string(pool, "kind"), UB_TEXT_NAME_COLUMNS);
+    fputs("'s pool", out);
+    if (ub_json_u64(pool, "threads", &threads))
+        fprintf(out, " of %" PRIu64 " threads", threads);
+    fprintf(out, ": %" PRIu64, waited);
+    if (ub_json_u64(pool, "pieces", &pieces))
+        fprintf(out, " of %" PRIu64, pieces);
+    fputs(" pieces of work waited for a thread, p50 ", out);
+    ub_text_put_duration(view, UB_INK_PLAIN, wait_of(pool, waited, 500));
+    fputs(", p99 ", out);
+    ub_text_put_duration(view, UB_INK_PLAIN, wait_of(pool, waited, 990));
+    fputs(", longest ", out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(pool, "max_wait_ns", 0));
+    if (ub_json_u64(pool, "queued_max", &queued))
+        fprintf(out, ", up to %" PRIu64 " at once", queued);
+    if (ub_json_is(pool, "kind", "libuv"))
+        fputs(": UV_THREADPOOL_SIZE", out);
+    fputc('\n', out);
+}
+
+void ub_text_pools(const struct ub_text_view *view)
+{
+    bool any = false;
+    const char *key;
+    json_t *pool;
+
+    json_object_foreach ((json_t *)(uintptr_t)ub_model_pools(view->m), key, pool) {
+        uint64_t waited = ub_json_u64_or(pool, "waited", 0);
+
+        if (waited == 0)
+            continue;
+        put_pool(view, pool, waited);
+        any = true;
+    }
+    if (any)
+        fputc('\n', view->pen.out);
+}

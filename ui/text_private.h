@@ -83,6 +83,8 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow);
 /* text_offload.c: the label `move` for a stall, and one line for a run with offload; nothing (and false) where it was off. */
 void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
+/* The programs' own pools in which work had to wait for a thread. */
+void ub_text_pools(const struct ub_text_view *view);
 
 /* text_end.c: what a reader must know about the recording itself, one fact a line */
 

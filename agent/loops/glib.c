@@ -78,8 +78,8 @@ FUNCTIONS(UB_LOOP_HOOK_1)
 
 static const struct ub_loop_hook hooks[] = {
     FUNCTIONS(UB_LOOP_ROW)
-    {"g_source_get_name", {NULL}, false},
-    {"glib_check_version", {NULL}, false},
+    {"g_source_get_name", {NULL}, UB_HOOK_OTHERS},
+    {"glib_check_version", {NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 /* clang-format on */

@@ -75,10 +75,10 @@ static void hook1_feed(void *loop, struct watcher *w, int events)
 }
 
 static const struct ub_loop_hook hooks[] = {
-    {"ev_loop_new", {NULL}, false}, /* only there where each function takes the loop */
-    {"ev_feed_event", {(void *)hook0_feed, (void *)hook1_feed}, true},
-    {"ev_version_major", {NULL}, false},
-    {"ev_version_minor", {NULL}, false},
+    {"ev_loop_new", {NULL}, UB_HOOK_OTHERS}, /* only there where each function takes the loop */
+    {"ev_feed_event", {(void *)hook0_feed, (void *)hook1_feed}, UB_HOOK_ALL},
+    {"ev_version_major", {NULL}, UB_HOOK_OTHERS},
+    {"ev_version_minor", {NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 

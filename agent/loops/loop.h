@@ -15,10 +15,17 @@
 /* Of one library in a process. A module binds to one of them, and its hooks call that one's originals. */
 #define UB_LOOP_COPIES 2u
 
+/* Whose calls are hooked. */
+enum ub_hook_calls {
+    UB_HOOK_OTHERS, /* all but the library's own */
+    UB_HOOK_ALL,
+    UB_HOOK_OWN, /* the library's own only */
+};
+
 struct ub_loop_hook {
     const char *name;
     void *hook[UB_LOOP_COPIES];
-    bool own; /* the library's own calls of it are hooked as well */
+    uint8_t calls; /* enum ub_hook_calls */
 };
 
 struct ub_loop_ops {
@@ -56,6 +63,6 @@ extern const struct ub_loop_ops ub_loop_uv, ub_loop_libevent, ub_loop_libev, ub_
     }
 #define UB_LOOP_HOOK_0(type, name, params, args) UB_LOOP_HOOKS(0, type, name, params, args)
 #define UB_LOOP_HOOK_1(type, name, params, args) UB_LOOP_HOOKS(1, type, name, params, args)
-#define UB_LOOP_ROW(type, name, params, args)    {#name, {(void *)hook0_##name, (void *)hook1_##name}, false},
+#define UB_LOOP_ROW(type, name, params, args)    {#name, {(void *)hook0_##name, (void *)hook1_##name}, UB_HOOK_OTHERS},
 
 #endif

@@ -43,7 +43,7 @@ FUNCTIONS(UB_LOOP_HOOK_1)
 
 static const struct ub_loop_hook hooks[] = {
     FUNCTIONS(UB_LOOP_ROW)
-    {"sd_event_source_get_description", {NULL}, false},
+    {"sd_event_source_get_description", {NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 /* clang-format on */

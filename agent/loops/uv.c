@@ -1,9 +1,11 @@
 /*
  * libuv, 1.x: every function that takes a callback. What it calls of its own is
  * not hooked (its GOT is left alone). Descriptors are read out of the handles
- * (uv_layout.h). Alloc callbacks are not timed: they count as the loop's.
+ * (uv_layout.h). Alloc callbacks are not timed: they count as the loop's. What
+ * goes to the pool of threads is counted (uv_pool.h).
  */
 #include "loop.h"
+#include "uv_pool.h"
 #include "uv_layout.h"
 
 static const char *version(void);
@@ -25,11 +27,11 @@ SHAPE(listening, LISTENER, .fd = UB_FD_MEMBER, .fd_at = UB_UV_STREAM_FD);
 SHAPE(receiving, UDP, .fd = UB_FD_MEMBER, .fd_at = UB_UV_UDP_FD);
 SHAPE(sending, UDP);
 SHAPE(process, PROCESS);
-SHAPE(fs, FS);
+SHAPE(fs, FS, .before = ub_uv_pool_done);
 SHAPE(fs_event, FS_EVENT);
 SHAPE(fs_poll, FS_POLL);
-SHAPE(dns, DNS);
-SHAPE(work, WORK);
+SHAPE(dns, DNS, .before = ub_uv_pool_slow_done);
+SHAPE(work, WORK, .before = ub_uv_pool_done);
 SHAPE(closing, CLOSE);
 
 /* The first member of uv_process_options_t; the rest is handed on as it is. */
@@ -60,54 +62,86 @@ struct process_options {
     X(int, uv_udp_recv_start, (void *h, void *alloc, void *cb), (h, alloc, ub_thunk(cb, &receiving))) \
     X(void, uv_close, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
     X(int, uv_tcp_close_reset, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
-    X(int, uv_queue_work, (void *loop, void *req, void *cb, void *after), (loop, req, cb, ub_thunk(after, &work))) \
-    X(int, uv_random, (void *loop, void *req, void *buf, size_t size, unsigned flags, void *cb), (loop, req, buf, size, flags, ub_thunk(cb, &work))) \
-    X(int, uv_getaddrinfo, (void *loop, void *req, void *cb, void *node, void *service, void *hints), (loop, req, ub_thunk(cb, &dns), node, service, hints)) \
-    X(int, uv_getnameinfo, (void *loop, void *req, void *cb, void *address, int flags), (loop, req, ub_thunk(cb, &dns), address, flags)) \
     X(int, uv_fs_event_start, (void *h, void *cb, void *path, unsigned flags), (h, ub_thunk(cb, &fs_event), path, flags)) \
-    X(int, uv_fs_poll_start, (void *h, void *cb, void *path, unsigned interval), (h, ub_thunk(cb, &fs_poll), path, interval)) \
-    X(int, uv_fs_close, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_open, (void *loop, void *req, void *x, int y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_read, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_unlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_write, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_copyfile, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_mkdir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_mkdtemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_mkstemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_rmdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_scandir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_opendir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_readdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_closedir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_stat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_fstat, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_rename, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_fsync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_fdatasync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_ftruncate, (void *loop, void *req, int x, int64_t y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_sendfile, (void *loop, void *req, int x, int y, int64_t z, size_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_access, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_chmod, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_utime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_futime, (void *loop, void *req, int x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_lutime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_lstat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_link, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_symlink, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_readlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_realpath, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_fchmod, (void *loop, void *req, int x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_chown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_fchown, (void *loop, void *req, int x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_lchown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs))) \
-    X(int, uv_fs_statfs, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)))
+    X(int, uv_fs_poll_start, (void *h, void *cb, void *path, unsigned interval), (h, ub_thunk(cb, &fs_poll), path, interval))
 
-enum { FUNCTIONS(UB_LOOP_ID) ID_uv_spawn, IDS };
+/* What a thread of the pool does. Without a callback libuv does it at once; uv_queue_work takes the work itself as `cb`. */
+#define POOLED(X) \
+    X(int, uv_queue_work, (void *loop, void *req, void *cb, void *after), (loop, req, cb, ub_thunk(after, &work)), false) \
+    X(int, uv_random, (void *loop, void *req, void *buf, size_t size, unsigned flags, void *cb), (loop, req, buf, size, flags, ub_thunk(cb, &work)), false) \
+    X(int, uv_getaddrinfo, (void *loop, void *req, void *cb, void *node, void *service, void *hints), (loop, req, ub_thunk(cb, &dns), node, service, hints), true) \
+    X(int, uv_getnameinfo, (void *loop, void *req, void *cb, void *address, int flags), (loop, req, ub_thunk(cb, &dns), address, flags), true) \
+    X(int, uv_fs_close, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_open, (void *loop, void *req, void *x, int y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_read, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_unlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_write, (void *loop, void *req, int x, void *y, unsigned z, int64_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_copyfile, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_mkdir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_mkdtemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_mkstemp, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_rmdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_scandir, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_opendir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_readdir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_closedir, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_stat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_fstat, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_rename, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_fsync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_fdatasync, (void *loop, void *req, int x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_ftruncate, (void *loop, void *req, int x, int64_t y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_sendfile, (void *loop, void *req, int x, int y, int64_t z, size_t u, void *cb), (loop, req, x, y, z, u, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_access, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_chmod, (void *loop, void *req, void *x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_utime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_futime, (void *loop, void *req, int x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_lutime, (void *loop, void *req, void *x, double y, double z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_lstat, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_link, (void *loop, void *req, void *x, void *y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_symlink, (void *loop, void *req, void *x, void *y, int z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_readlink, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_realpath, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_fchmod, (void *loop, void *req, int x, int y, void *cb), (loop, req, x, y, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_chown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_fchown, (void *loop, void *req, int x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_lchown, (void *loop, void *req, void *x, unsigned y, unsigned z, void *cb), (loop, req, x, y, z, ub_thunk(cb, &fs)), false) \
+    X(int, uv_fs_statfs, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false)
+
+#define POOL_ID(type, name, params, args, slow) ID_##name,
+enum { FUNCTIONS(UB_LOOP_ID) POOLED(POOL_ID) ID_uv_spawn, ID_uv_async_send, IDS };
 static void *original[IDS][UB_LOOP_COPIES];
 
 FUNCTIONS(UB_LOOP_HOOK_0)
 FUNCTIONS(UB_LOOP_HOOK_1)
+
+#define POOL_HOOK(copy, type, name, params, args, slow) \
+    static type hook##copy##_##name params \
+    { \
+        bool counted_ = cb && ub_uv_pool_submit(copy, slow); \
+        type ret_ = ((type(*) params)original[ID_##name][copy])args; \
+        if (counted_ && ret_ < 0) \
+            ub_uv_pool_refused(copy, slow); \
+        return ret_; \
+    }
+#define POOL_HOOK_0(type, name, params, args, slow) POOL_HOOK(0, type, name, params, args, slow)
+#define POOL_HOOK_1(type, name, params, args, slow) POOL_HOOK(1, type, name, params, args, slow)
+#define POOL_ROW(type, name, params, args, slow) {#name, {(void *)hook0_##name, (void *)hook1_##name}, UB_HOOK_OTHERS},
+POOLED(POOL_HOOK_0)
+POOLED(POOL_HOOK_1)
+
+/* A thread of the pool has ended something: no other call of libuv's own leads here. */
+static int hook0_uv_async_send(void *h)
+{
+    ub_uv_pool_end(0);
+    return ((int (*)(void *))original[ID_uv_async_send][0])(h);
+}
+
+static int hook1_uv_async_send(void *h)
+{
+    ub_uv_pool_end(1);
+    return ((int (*)(void *))original[ID_uv_async_send][1])(h);
+}
 
 static int spawn(uint32_t copy, void *loop, void *h, const struct process_options *options)
 {
@@ -133,7 +167,9 @@ static int hook1_uv_spawn(void *loop, void *h, const struct process_options *opt
 
 static const struct ub_loop_hook hooks[] = {
     FUNCTIONS(UB_LOOP_ROW)
-    {"uv_spawn", {(void *)hook0_uv_spawn, (void *)hook1_uv_spawn}, false},
+    POOLED(POOL_ROW)
+    {"uv_spawn", {(void *)hook0_uv_spawn, (void *)hook1_uv_spawn}, UB_HOOK_OTHERS},
+    {"uv_async_send", {(void *)hook0_uv_async_send, (void *)hook1_uv_async_send}, UB_HOOK_OWN},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 /* clang-format on */

@@ -60,7 +60,8 @@ def glib(watched, folder, only=None):
         results[name] = status
         for word, case, skip in re.findall(r"^(ok|not ok) \d+ (.*?)( # SKIP.*)?$", out, re.M):
             case = re.sub(r"seed:\d+", "seed", case.lstrip("- "))  # a new one each time
-            results[f"{name} {case}"] = "skip" if skip else word
+            # One test waits for a race to be lost often enough, and skips itself if luck has it otherwise.
+            results[f"{name} {case}"] = "skip" if skip and "reproduce race" not in skip else word
     return results
 
 

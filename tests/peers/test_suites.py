@@ -4,6 +4,7 @@ What differs between the sides runs once more on both; what then differs from it
 itself, is printed, and bounded. Everything else must be the same.
 """
 
+import collections
 import tempfile
 from pathlib import Path
 
@@ -12,11 +13,19 @@ import pytest
 import suites
 
 
+def tell(results):
+    """What there was to compare, by suite: `pytest -s` shows it."""
+    for suite in sorted({name.split()[0] for name in results}):
+        of = [result for name, result in results.items() if name.split()[0] == suite]
+        print(f"{suite}: {', '.join(f'{n} {word}' for word, n in sorted(collections.Counter(map(str, of)).items()))}")
+
+
 def compare(one_run, least, again):
     folder = Path(tempfile.mkdtemp(prefix="unblock-peers-"))
     folder.chmod(0o777)
     plain, watched = one_run(False, folder), one_run(True, folder)
     assert len(plain) >= least, f"only {len(plain)} results: the suite did not run"
+    tell(plain)
     suspects = {name for name in plain.keys() | watched.keys() if plain.get(name) != watched.get(name)}
     if not suspects:
         return

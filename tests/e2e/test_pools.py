@@ -1,0 +1,83 @@
+"""What waits for a thread of libuv's own pool: as many pieces, for as long, as the program itself says."""
+
+import json
+
+import pytest
+
+import helpers
+import test_schema
+
+MS = 1000000
+THREADS, PIECES = 2, 12
+
+
+def run(tmp_path, mode, pieces=PIECES, threads=THREADS):
+    env = helpers.clean_environment(UV_THREADPOOL_SIZE=str(threads))
+    done, recording = helpers.record(tmp_path, helpers.program("pool_uv"), mode, pieces, env=env, options=("-q",))
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert not [p for line in recording.lines for p in test_schema.problems(line)]
+    last = {line["pid"]: line for line in recording.of("pool")}
+    return json.loads(done.stdout), list(last.values()), recording
+
+
+def warnings(recording):
+    return [n for n in recording.of("note") if "UV_THREADPOOL_SIZE" in n["text"]]
+
+
+@pytest.mark.parametrize("mode", ["work", "fs", "fork"])
+def test_waits(tmp_path, mode):
+    """The program knows for each piece between which moments it must have begun; all handed in while threads are held."""
+    truth, pools, recording = run(tmp_path, mode)
+    pool = [p for p in pools if p["waited"]]
+    assert len(pool) == 1 and len(pools) == (2 if mode == "fork" else 1), pools
+    pool = pool[0]
+    assert (pool["kind"], pool["threads"], pool["pieces"], pool["inside"]) == ("libuv", THREADS, truth["pieces"], 0)
+    assert pool["waited"] == pool["queued_max"] == sum(n for _, n in pool["waits"]) == PIECES - THREADS
+    slack = truth["most_ns"] // 1000  # two clocks
+    assert truth["least_ns"] - slack <= pool["wait_ns"] <= truth["most_ns"] + slack, (truth, pool)
+    assert truth["longest_least_ns"] - slack <= pool["max_wait_ns"] <= truth["longest_most_ns"] + slack, (truth, pool)
+    assert pool["wait_ns"] > pool["waited"] * 59 * MS, "they were handed in before the loop was blocked for 60 ms"
+    assert max(upper for upper, _ in pool["waits"]) * 0.75 <= pool["max_wait_ns"] * 1.01
+    # The loop was blocked while the pool was full: that is part of the stall's story.
+    stall = max((s for s in recording.slow if s["pid"] == pool["pid"]), key=lambda s: s["duration_ns"])
+    assert stall["pool"] == {"kind": "libuv", "threads": THREADS, "busy": THREADS, "queued": PIECES - THREADS}, stall
+    assert len(warnings(recording)) == 1
+    text = helpers.unblock("report", recording.path).stdout
+    assert f"{PIECES - THREADS} of {truth['pieces']} pieces of work waited for a thread" in text
+    assert f"libuv {THREADS}/{THREADS} busy, {PIECES - THREADS} queued" in text
+
+
+@pytest.mark.parametrize("mode", ["few", "names"])
+def test_nothing_is_told_of_what_did_not_wait(tmp_path, mode):
+    """One piece after the other; names, which only half of the threads take up, so that their waits are not known."""
+    truth, pools, recording = run(tmp_path, mode)
+    (pool,) = pools
+    assert (pool["waited"], pool["wait_ns"], pool["max_wait_ns"], pool["waits"]) == (0, 0, 0, [])
+    assert (pool["pieces"], pool["inside"]) == (truth["pieces"], 0)
+    assert not warnings(recording) and not any("pool" in s for s in recording.slow)
+    assert "pieces of work" not in helpers.unblock("report", recording.path).stdout
+
+
+def test_pieces_taken_back(tmp_path):
+    """uv_cancel: what is left of the others' waits is told, never more than there was."""
+    _, pools, recording = run(tmp_path, "cancel")
+    (pool,) = pools
+    end = recording.end["at_ns"] - recording.header["monotonic_ns"]
+    assert 0 < pool["waited"] <= PIECES - THREADS and pool["max_wait_ns"] <= end
+    assert pool["inside"] == 0 and pool["wait_ns"] <= pool["waited"] * pool["max_wait_ns"]
+
+
+def test_default_size_and_a_long_queue(tmp_path):
+    """Four threads when nothing is set, and hundreds that wait."""
+    env = helpers.clean_environment()
+    env.pop("UV_THREADPOOL_SIZE", None)
+    done, recording = helpers.record(tmp_path, helpers.program("pool_uv"), "fs", 1000, env=env, options=("-q",))
+    assert done.returncode == 0
+    pool = recording.of("pool")[-1]
+    assert (pool["threads"], pool["waited"], pool["pieces"]) == (4, 996, 1001)
+
+
+def test_switched_off(tmp_path):
+    env = helpers.clean_environment(UNBLOCK_CALLBACKS="0", UV_THREADPOOL_SIZE="2")
+    done, recording = helpers.record(tmp_path, helpers.program("pool_uv"), "work", PIECES, env=env, options=("-q",))
+    assert done.returncode == 0 and not recording.of("pool")
