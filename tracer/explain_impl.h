@@ -46,6 +46,7 @@ struct ub_stall {
     json_t *task;                                /* owned; NULL */
     struct ub_python_waiting waiting;            /* at the last look */
     struct ub_python_pool pool;                  /* at the look that found most work queued */
+    struct ub_python_request request;            /* of the first look that found one */
     json_t *holder;                              /* owned; who held the GIL while this thread waited for it, NULL */
     uint32_t gil_held, gil_released, gil_waited; /* looks */
     bool has_python;                             /* callback and site come from a look with Python frames */
@@ -123,10 +124,11 @@ bool ub_stall_python_merge(struct ub_explain *x, const struct ub_event *e, struc
 /* Counts what the look found of the GIL. */
 void ub_stall_python_gil(struct ub_explain *x, struct ub_stall *s, pid_t pid, const struct ub_python_look *look);
 void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool stack);
-/* Keeps who waited at that look. */
+/* Keeps who waited at that look, and the request that was served. */
 void ub_stall_python_waiting(struct ub_stall *s, const struct ub_python_look *look);
-/* `task`, `gil`, `pool`, who waited and the task's name, into a `slow` line of a stall that has lasted to `end_ns`. */
-void ub_stall_python_set(json_t *line, const struct ub_stall *s, uint64_t end_ns);
+/* `task`, `request`, `gil`, `pool`, who waited and the task's name, into a `slow` line of a stall that has lasted to
+ * `end_ns`. */
+void ub_stall_python_set(json_t *line, const struct ub_stall *s, uint64_t end_ns, bool redact);
 
 /* explain_callback.c */
 const char *ub_callback_kind_name(uint32_t kind);       /* enum ub_callback_kind */

@@ -68,6 +68,8 @@ void ub_stall_python_waiting(struct ub_stall *s, const struct ub_python_look *lo
     if (!look || look->count == 0)
         return;
     s->waiting = look->waiting;
+    if (!s->request.path[0])
+        s->request = look->request;
     if (look->pool.kind && (!s->pool.kind || look->pool.queued >= s->pool.queued))
         s->pool = look->pool;
 }
@@ -89,12 +91,23 @@ static void set_waiting(json_t *line, const struct ub_stall *s, uint64_t end_ns)
                                       "queued", (int)s->pool.queued));
 }
 
-void ub_stall_python_set(json_t *line, const struct ub_stall *s, uint64_t end_ns)
+/* A path is the caller's data, a route is the program's. */
+static void set_request(json_t *line, const struct ub_stall *s, bool redact)
+{
+    const struct ub_python_request *r = &s->request;
+
+    if (r->path[0] && (r->is_route || !redact))
+        json_object_set_new(line, "request",
+                            json_pack("{s:s, s:s}", "method", r->method, r->is_route ? "route" : "path", r->path));
+}
+
+void ub_stall_python_set(json_t *line, const struct ub_stall *s, uint64_t end_ns, bool redact)
 {
     const char *name = json_string_value(json_object_get(s->task, "name"));
     json_t *gil = gil_json(s);
 
     set_waiting(line, s, end_ns);
+    set_request(line, s, redact);
     if (s->task)
         json_object_set(line, "task", s->task);
     if (name)

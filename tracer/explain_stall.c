@@ -397,6 +397,7 @@ static void set_whole(struct ub_explain *x, struct ub_stall *s, const struct ub_
 
     json_decref(s->task); /* of the step that a look met, one of many */
     s->task = NULL;
+    s->request.path[0] = '\0';
     json_object_set_new(line, "duration_ns", json_integer((json_int_t)(whole - reported)));
     if (reported)
         json_object_set_new(line, "turn_ns", json_integer((json_int_t)whole));
@@ -445,7 +446,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     json_object_set_new(line, "callback", ub_callback_json(s));
     if (whole)
         set_whole(x, s, e, line);
-    ub_stall_python_set(line, s, end_ns);
+    ub_stall_python_set(line, s, end_ns, x->w->redact);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     if (s->calls)

@@ -37,6 +37,7 @@ struct ub_python_code {
     const struct ub_python_layout *layout;
     const uint8_t *lines; /* the line table */
     uint32_t lines_size;
+    int scope, request; /* places among its local variables of those with that name, -1 */
 };
 
 #define UB_PYTHON_FRAMES_MAX 160
@@ -85,6 +86,13 @@ struct ub_python_pool {
     uint32_t workers, queued;
 };
 
+/* The HTTP request that is served; path "": none is known. */
+struct ub_python_request {
+    char method[32];
+    char path[256]; /* "/items/{id}" where the route is known, else "/items/42" */
+    bool is_route;
+};
+
 struct ub_python_look {
     enum ub_python_proof proof;
     bool complete;   /* the outermost frame was reached */
@@ -96,6 +104,7 @@ struct ub_python_look {
     struct ub_python_task task;
     struct ub_python_waiting waiting; /* ub_python_see_waiting */
     struct ub_python_pool pool;       /* likewise */
+    struct ub_python_request request; /* ub_python_see_request */
     uint32_t count;                   /* frames, innermost first */
     struct ub_python_frame frame[UB_PYTHON_FRAMES_MAX];
 };
@@ -130,6 +139,9 @@ const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t ad
 
 /* Adds to a look who waited for the thread's loop. `now_ns`: CLOCK_MONOTONIC. Nothing proves that it did not change. */
 void ub_python_see_waiting(struct ub_python *py, uint64_t now_ns, struct ub_python_look *look);
+
+/* Adds to a look the request that the thread serves. */
+void ub_python_see_request(struct ub_python *py, struct ub_python_look *look);
 
 #define UB_PYTHON_CHAIN_MAX 32
 

@@ -72,4 +72,5 @@ const struct ub_python_layout ub_python_3_13 = {
     .queue_list = UB_PYTHON_NONE,
     .queue_first = UB_PYTHON_NONE,
     .queue_count = 56,
+    .code_locals = 96,
 };

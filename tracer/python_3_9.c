@@ -72,4 +72,5 @@ const struct ub_python_layout ub_python_3_9 = {
     .queue_list = 32,
     .queue_first = 40,
     .queue_count = UB_PYTHON_NONE,
+    .code_locals = 72,
 };

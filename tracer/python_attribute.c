@@ -11,6 +11,11 @@
 #define MEMBER_SIZE 40u /* PyMemberDef: name, type, offset, flags, doc */
 #define MEMBER_AT   16u
 
+/* tp_flags */
+#define FLAG_INLINE_VALUES (1u << 2) /* 3.13 */
+#define FLAG_MANAGED_DICT  (1u << 4) /* 3.11 and later */
+#define FLAG_HEAP_TYPE     (1u << 9)
+
 /* Of an instance whose values are an array: the names are its type's. */
 static uint64_t in_values(struct ub_python *py, uint64_t keys, uint64_t values, const char *name)
 {
@@ -30,15 +35,23 @@ static uint64_t in_dict(struct ub_python *py, uint64_t dict, const char *name)
     return values ? in_values(py, keys, values, name) : ub_python_dict_get(py, dict, name);
 }
 
+/* How instances of that type keep their attributes: not all do it in their version's way. */
+static enum ub_python_instance way_of(const struct ub_python_layout *l, uint64_t flags)
+{
+    return l->instance != UB_PYTHON_DICT_AT && flags & FLAG_MANAGED_DICT && flags & FLAG_HEAP_TYPE ? l->instance
+                                                                                                   : UB_PYTHON_DICT_AT;
+}
+
 uint64_t ub_python_attribute(struct ub_python *py, uint64_t object, const char *name)
 {
     const struct ub_python_layout *l = &py->layout;
-    uint64_t type, keys, at = 0, word = 0;
+    uint64_t type, keys, flags, at = 0, word = 0;
 
     if (!ub_python_read_pointer(py, object + UB_PYTHON_OBJECT_TYPE, &type) ||
+        !ub_python_read_pointer(py, type + UB_PYTHON_TYPE_FLAGS, &flags) || !(flags & FLAG_HEAP_TYPE) ||
         !ub_python_read_pointer(py, type + l->type_keys, &keys))
         return 0;
-    switch (l->instance) {
+    switch (way_of(l, flags)) {
     case UB_PYTHON_DICT_AT:
         if (!ub_python_read_pointer(py, type + UB_PYTHON_TYPE_DICT_AT, &at) || at == 0 || at > 4096)
             return 0;
@@ -52,7 +65,7 @@ uint64_t ub_python_attribute(struct ub_python *py, uint64_t object, const char *
             return 0;
         return word & 1 ? in_values(py, keys, word + 1, name) : in_dict(py, word, name);
     case UB_PYTHON_INLINE:
-        if (ub_python_read_pointer(py, object - 24, &word) && word)
+        if ((ub_python_read_pointer(py, object - 24, &word) && word) || !(flags & FLAG_INLINE_VALUES))
             return in_dict(py, word, name);
         if (!ub_python_read_pointer(py, type + UB_PYTHON_TYPE_SIZE_AT, &at) || at > 4096)
             return 0;

@@ -11,6 +11,7 @@
 #define LINES_MAX  (256u * 1024u)
 #define BYTES_MAX  (64u << 20) /* of all code objects together: a hostile program has as many as it likes */
 #define STRING_MAX 1024
+#define LOCALS_MAX 64
 
 static bool contains(const char *text, const char *const *list, size_t count)
 {
@@ -90,6 +91,27 @@ static void code_free(struct ub_python_known *k)
     }
 }
 
+/* The variables that may hold an HTTP request (python_request.c). */
+static void find_locals(struct ub_python *py, uint64_t tuple, struct ub_python_code *code)
+{
+    uint64_t size, names[LOCALS_MAX];
+
+    code->scope = code->request = -1;
+    if (!ub_python_is(py, tuple, "tuple") || !ub_python_read_pointer(py, tuple + UB_PYTHON_VAR_SIZE, &size) ||
+        size == 0)
+        return;
+    if (size > LOCALS_MAX)
+        size = LOCALS_MAX;
+    if (!ub_python_read(py, tuple + UB_PYTHON_TUPLE_ITEMS, names, size * sizeof(*names)))
+        return;
+    for (int i = 0; i < (int)size; i++) {
+        if (code->scope < 0 && ub_python_text_is(py, names[i], "scope"))
+            code->scope = i;
+        if (code->request < 0 && ub_python_text_is(py, names[i], "request"))
+            code->request = i;
+    }
+}
+
 static struct ub_python_known *read_code(struct ub_python *py, const uint8_t *head, size_t size)
 {
     const struct ub_python_layout *l = &py->layout;
@@ -106,6 +128,7 @@ static struct ub_python_known *read_code(struct ub_python *py, const uint8_t *he
         strcpy(file, "?");
     k->code.layout = l;
     k->code.flags = ub_python_u32(head, size, l->code_flags);
+    find_locals(py, ub_python_u64(head, size, l->code_locals), &k->code);
     k->code.first_line = (int)ub_python_u32(head, size, l->code_first_line);
     k->code.lines = ub_python_bytes(py, ub_python_u64(head, size, l->code_lines), LINES_MAX, &k->code.lines_size);
     k->code.function = strdup(function);

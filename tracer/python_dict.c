@@ -79,10 +79,10 @@ static struct ub_python_entry *read_entries(struct ub_python *py, uint64_t addre
 }
 
 /* Most keys differ in their length already: one small read instead of three. */
-static bool is_text(struct ub_python *py, uint64_t string, const char *text, size_t len)
+bool ub_python_text_is(struct ub_python *py, uint64_t string, const char *text)
 {
+    uint64_t length, len = strlen(text);
     char buf[64];
-    uint64_t length;
 
     return ub_python_read_pointer(py, string + py->layout.string_length, &length) && length == len &&
            ub_python_string(py, string, buf, sizeof(buf)) && strcmp(buf, text) == 0;
@@ -95,7 +95,7 @@ int ub_python_keys_find(struct ub_python *py, uint64_t keys, const char *key)
     int found = -1;
 
     for (uint32_t i = 0; i < count && found < 0; i++) {
-        if (list[i].key && is_text(py, list[i].key, key, strlen(key)))
+        if (list[i].key && ub_python_text_is(py, list[i].key, key))
             found = (int)i;
     }
     free(list);
@@ -122,13 +122,12 @@ struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint
 
 uint64_t ub_python_dict_get(struct ub_python *py, uint64_t dict, const char *key)
 {
-    size_t len = strlen(key);
     uint32_t count;
     struct ub_python_entry *list = ub_python_dict(py, dict, 1u << 16, &count);
     uint64_t value = 0;
 
     for (uint32_t i = 0; i < count && !value; i++) {
-        if (is_text(py, list[i].key, key, len))
+        if (ub_python_text_is(py, list[i].key, key))
             value = list[i].value;
     }
     free(list);

@@ -114,6 +114,9 @@ struct ub_python_entry *ub_python_dict(struct ub_python *py, uint64_t dict, uint
 /* The value under a str key, 0. */
 uint64_t ub_python_dict_get(struct ub_python *py, uint64_t dict, const char *key);
 
+/* The object is a str, namely that one. */
+bool ub_python_text_is(struct ub_python *py, uint64_t string, const char *text);
+
 /* Which of a table's keys is that str, -1. */
 int ub_python_keys_find(struct ub_python *py, uint64_t keys, const char *key);
 

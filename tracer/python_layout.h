@@ -100,7 +100,8 @@ enum ub_python_instance {
     X(type_keys)             /* PyHeapTypeObject.ht_cached_keys: names of instances' attributes */                     \
     X(queue_list)            /* simplequeueobject.lst, of Modules/_queuemodule.c */                                    \
     X(queue_first)           /* .lst_pos */                                                                            \
-    X(queue_count)           /* .buf.num_items */
+    X(queue_count)           /* .buf.num_items */                                                                      \
+    X(code_locals)           /* PyCodeObject.co_varnames | .co_localsplusnames */
 
 struct ub_python_layout {
     uint32_t version; /* 0x030b: 3.11 */
@@ -131,6 +132,8 @@ extern const struct ub_python_layout ub_python_3_8, ub_python_3_9, ub_python_3_1
 #define UB_PYTHON_SET_MASK     32u  /* PySetObject.mask */
 #define UB_PYTHON_SET_TABLE    40u  /* .table */
 #define UB_PYTHON_WEAKREF_TO   16u  /* PyWeakReference.wr_object */
+#define UB_PYTHON_TUPLE_ITEMS  24u  /* PyTupleObject.ob_item */
+#define UB_PYTHON_CELL_TO      16u  /* PyCellObject.ob_ref */
 #define UB_PYTHON_FUTURE_LOOP  16u  /* FutureObj.fut_loop */
 
 #endif

@@ -104,6 +104,7 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
     }
     if (late || (running && ub_clock_monotonic_ns() - c->at_ns > TOGETHER_NS))
         look->proof = UB_PYTHON_UNPROVEN;
+    ub_python_see_request(py, look);
     if (waiting)
         ub_python_see_waiting(py, ub_clock_monotonic_ns(), look);
     return trimmed(look);

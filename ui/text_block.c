@@ -147,6 +147,22 @@ void ub_text_await(const struct ub_text_view *view, const json_t *slow)
     fputc('\n', view->pen.out);
 }
 
+void ub_text_request(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *request = json_object_get(slow, "request");
+    const char *method = ub_json_string(request, "method"), *where = ub_json_string(request, "route");
+
+    if (!where)
+        where = ub_json_string(request, "path");
+    if (!method || !where)
+        return;
+    ub_pen_label(&view->pen, "serves");
+    ub_escape_put(view->pen.out, method, UB_TEXT_NAME_COLUMNS);
+    fputc(' ', view->pen.out);
+    ub_escape_put(view->pen.out, where, UB_TEXT_PATH_COLUMNS);
+    fputc('\n', view->pen.out);
+}
+
 void ub_text_block(const struct ub_text_view *view, const json_t *slow)
 {
     UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
@@ -161,6 +177,7 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     ub_text_turn(view, slow);
     if (chain.count > 0 || !ub_text_is_whole_turn(slow))
         ub_text_where(view, &chain);
+    ub_text_request(view, slow);
     ub_text_await(view, slow);
     ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
     ub_text_pool(view, slow);

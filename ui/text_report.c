@@ -281,6 +281,7 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     ub_text_turn(view, site->worst);
     if (chain.count > 0 || !ub_text_is_whole_turn(site->worst))
         ub_text_where(view, &chain);
+    ub_text_request(view, site->worst);
     ub_text_await(view, site->worst);
     ub_text_cost_of_longest(view, site);
     ub_text_pool(view, site->worst);

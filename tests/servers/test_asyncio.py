@@ -186,8 +186,10 @@ def test_aiohttp(server, slow_url, loop):
         assert http_get(connection, f"/{name}", web.port) == (b"HTTP/1.1 200 OK", f"{name}\n".encode())
         for _ in range(5):
             http_get(connection, "/hello", web.port)
-    truth = Truth(web.folder / "truth")
-    check(truth, web.stop())
+    truth, recording = Truth(web.folder / "truth"), web.stop()
+    check(truth, recording)
+    for _, slow in truth.pairs(recording):
+        assert slow["request"] == {"method": "GET", "route": "/{name}"}, slow.get("request")
 
 
 def test_aiohttp_quiet_under_load(server, loop, sentinel):
