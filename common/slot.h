@@ -27,6 +27,8 @@ enum ub_slot_state {
 #define UB_SLOT_EPOLL     16u /* the loop waits with epoll (else poll, select or io_uring) */
 #define UB_SLOT_CALLBACKS 32u /* callbacks of a loop library are timed by themselves on this thread */
 
+#define UB_READY_UNKNOWN UINT32_MAX /* slot.ready: the wait was not seen to return */
+
 /* The line that the fast path writes. */
 struct ub_slot {
     uint64_t

@@ -52,7 +52,7 @@ json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s
 static const char *source_of(const struct ub_watch_options *options)
 {
     if (options->agentless)
-        return "bpf";
+        return options->bpf ? "bpf" : "proc";
     return options->bpf ? "agent+bpf" : "agent";
 }
 

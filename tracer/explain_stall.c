@@ -435,14 +435,16 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         set_call_duration(s, &shares, duration);
     if (!s->site[0] || whole)
         set_site(x, s, e); /* a turn's is by what was most of it, not by where it was met */
-    line = json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s, s:{s:I}}", "type", "slow", "pid",
-                     e->pid, "tid", e->tid, "thread", t->name, "loop",
-                     library ? ub_callback_library_name(s->what.library) : t->loop, "kind",
-                     ub_callback_kind_name(s->what.kind), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
-                     "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
-                     *ret_cause, "samples", samples_json(s), "site", s->site, "waiting", "ready", (json_int_t)s->ready);
+    line =
+        json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:o, s:s}", "type", "slow", "pid", e->pid, "tid",
+                  e->tid, "thread", t->name, "loop", library ? ub_callback_library_name(s->what.library) : t->loop,
+                  "kind", ub_callback_kind_name(s->what.kind), "start_ns", (json_int_t)ub_ticks_to_ns(e->start),
+                  "duration_ns", (json_int_t)duration, "threshold_ns", (json_int_t)x->w->threshold_ns, "cause",
+                  *ret_cause, "samples", samples_json(s), "site", s->site);
     if (!line)
         return NULL;
+    if (s->ready != UB_READY_UNKNOWN)
+        json_object_set_new(line, "waiting", json_pack("{s:I}", "ready", (json_int_t)s->ready));
     json_object_set_new(line, "callback", ub_callback_json(s));
     if (whole)
         set_whole(x, s, e, line);

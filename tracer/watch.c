@@ -182,7 +182,7 @@ static int prepare_arena(struct ub_watch *w, const struct ub_watch_options *opti
         return 0;
     }
     r = create_arena(w);
-    return r == 0 && options->agentless ? ub_bpf_map_slots(options->bpf, w->arena) : r;
+    return r == 0 && options->agentless && options->bpf ? ub_bpf_map_slots(options->bpf, w->arena) : r;
 }
 
 static void destroy(struct ub_watch *w)
@@ -250,9 +250,12 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     r = prepare_arena(w, options);
     if (r == 0)
         r = ub_explain_new(w, options, &w->explain);
+    if (r == 0 && w->agentless && !w->bpf)
+        r = ub_outside_start(w->arena, w->threshold_ns, &w->outside);
     if (r == 0)
         r = start_threads(w);
     if (r < 0) {
+        ub_outside_stop(w->outside);
         if (w->explain)
             ub_explain_free(w->explain, NULL);
         destroy(w);
@@ -260,6 +263,11 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     }
     *ret = w;
     return 0;
+}
+
+int ub_watch_add(struct ub_watch *w, pid_t pid)
+{
+    return ub_outside_add(w->outside, pid);
 }
 
 const char *ub_watch_address(const struct ub_watch *w)
@@ -281,11 +289,12 @@ void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_wa
 {
     struct ub_event *finish;
 
+    ub_outside_stop(w->outside);
     ub_store_release(&w->arena->h.closed, 1);
     ub_store_release(&w->stopping, 1);
     __atomic_fetch_add(&w->arena->h.doorbell, 1, __ATOMIC_RELEASE);
     syscall(SYS_futex, &w->arena->h.doorbell, FUTEX_WAKE, 1, NULL, NULL, 0);
-    if (w->agentless)
+    if (ub_watch_from_kernel(w))
         ub_bpf_wake(w->bpf);
     pthread_join(w->watcher, NULL);
 

@@ -27,7 +27,7 @@ struct ub_watch_options {
     bool adopt; /* the arena is there already: `arena_fd`, made by an agent that started us. Stays the caller's */
     int arena_fd;
     struct ub_bpf *bpf; /* may be NULL; stays the caller's */
-    bool agentless;     /* the turns come from `bpf`: nothing is loaded into the programs */
+    bool agentless;     /* nothing is loaded into the programs: turns come from `bpf`, or from /proc without it */
 };
 
 /* Totals for the verdict and the exit status; filled by ub_watch_stop. */
@@ -74,6 +74,9 @@ struct ub_watch_lost {
     uint64_t ring, rate_limited, queue;
 };
 void ub_watch_lost(const struct ub_watch *w, struct ub_watch_lost *ret);
+
+/* The reduced view (`agentless` without `bpf`): watches `pid`. As ub_outside_add (outside.h). */
+int ub_watch_add(struct ub_watch *w, pid_t pid);
 
 /* The value of UNBLOCK_ARENA for the child. Valid until ub_watch_stop. */
 const char *ub_watch_address(const struct ub_watch *w);

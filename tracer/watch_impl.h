@@ -7,6 +7,7 @@
 #define UB_TRACER_WATCH_IMPL_H
 
 #include "bpf/bpf.h"
+#include "outside.h"
 #include "stall.h"
 #include "ticks.h"
 #include "watch.h"
@@ -41,7 +42,9 @@ struct ub_watch {
     int arena_fd;
     bool adopted;       /* an agent made it and started us: a helper */
     struct ub_bpf *bpf; /* NULL: none */
-    bool agentless;     /* its slots are the turns; else it only knows the reasons of the agents' turns */
+    bool agentless;     /* nothing is loaded into the programs: the slots are written by `bpf`, or by `outside` */
+    struct ub_outside *outside; /* NULL: none */
+    uint32_t quiet_seconds;     /* without a turn that the kernel's programs would have told */
     ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;
@@ -74,6 +77,12 @@ struct ub_watch {
     uint64_t queue_dropped; /* looks and totals left out because the explaining thread could not keep up */
     struct ub_explain *explain;
 };
+
+/* The turns come from `bpf`; else it only knows the reasons of the agents' turns. */
+static inline bool ub_watch_from_kernel(const struct ub_watch *w)
+{
+    return w->agentless && w->bpf;
+}
 
 /* Takes ownership of `e`. */
 void ub_watch_queue(struct ub_watch *w, struct ub_event *e);

@@ -122,7 +122,7 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
     int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
-    if (w->agentless && !t->sampled)
+    if (ub_watch_from_kernel(w) && !t->sampled)
         t->sampled = ub_bpf_sample(w->bpf, index, t->tid) == 0;
     if (t->sampled)
         return -EBUSY;
@@ -318,6 +318,10 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     if (r == -EBUSY) { /* the kernel takes its samples */
         ub_event_free(e);
         return r;
+    }
+    if (kind == UB_EVENT_SAMPLE && w->outside && !ub_outside_same_sleep(w->outside, index, e->capture)) {
+        ub_event_free(e);
+        return -EAGAIN;
     }
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;

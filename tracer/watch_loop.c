@@ -31,6 +31,7 @@
 #define UB_EARLY_PART      10u /* of the threshold, at most: turns that long are spun for although they end in time */
 #define UB_PREPARE_NS      40000u /* a look's own preparations, before the thread is touched */
 #define UB_HOUSEKEEPING_NS 1000000000u
+#define UB_DOZE_SECONDS    1u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
 #define UB_TURN_TRIES      6u           /* to meet a turn of short segments in one of them */
@@ -177,6 +178,8 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
     const struct ub_slot *slot = &w->arena->slot[index];
     struct ub_event *e;
 
+    if (w->outside) /* of turns it knows only those that it tells */
+        return;
     if (!t->loop_announced || !t->process || !(e = new_event(t, index, UB_EVENT_STATS)))
         return;
     e->stats = malloc(sizeof(*e->stats));
@@ -320,7 +323,7 @@ static void retire(struct ub_watch *w, uint32_t index)
               sizeof(struct ub_slot_cold));
     ub_store_relaxed(&slot->start, 0);
     ub_store_release(&slot->state, UB_SLOT_FREE);
-    if (w->agentless)
+    if (ub_watch_from_kernel(w))
         ub_bpf_free_slot(w->bpf, index);
 }
 
@@ -474,7 +477,7 @@ static void housekeep(struct ub_watch *w, uint32_t high)
             continue;
         }
         w->watched[i].alive_at = ub_ticks_now();
-        if (w->agentless)
+        if (ub_watch_from_kernel(w))
             ub_bpf_histogram(w->bpf, i, &w->arena->cold[i].turns);
         if (stats)
             queue_stats(w, i);
@@ -543,6 +546,34 @@ static bool any_running(const struct ub_watch *w)
     return false;
 }
 
+static bool nothing_runs(void *watch)
+{
+    return !any_running(watch);
+}
+
+/*
+ * The kernel's programs wake us when a turn begins. After a second without one
+ * the calls of the machine are not looked at any more, until there is.
+ */
+static void sleep_until_the_kernel_wakes(struct ub_watch *w)
+{
+    uint64_t until = ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS;
+
+    ub_bpf_ask_to_be_woken(w->bpf, true);
+    if (w->quiet_seconds >= UB_DOZE_SECONDS && !ub_bpf_dozes(w->bpf))
+        ub_bpf_doze(w->bpf, nothing_runs, w);
+    if (!any_running(w))
+        ub_bpf_sleep(w->bpf, until);
+    if (ub_clock_monotonic_ns() >= until) {
+        w->quiet_seconds++;
+    } else {
+        w->quiet_seconds = 0;
+        if (ub_bpf_dozes(w->bpf) && ub_bpf_end_doze(w->bpf) < 0)
+            ub_watch_note(w, "error", "the BPF programs could not be attached again: nothing is seen from now on");
+    }
+    ub_bpf_ask_to_be_woken(w->bpf, false);
+}
+
 /*
  * Every registered target's stores of `start` before the barrier are visible to
  * the second look, and its loads of `asleep` after it see the flag: no turn can
@@ -550,11 +581,8 @@ static bool any_running(const struct ub_watch *w)
  */
 static void sleep_deeply(struct ub_watch *w, uint32_t bell)
 {
-    if (w->agentless) { /* no barrier orders the kernel's programs with us: what is missed is seen within the second */
-        ub_bpf_ask_to_be_woken(w->bpf, true);
-        if (!any_running(w))
-            ub_bpf_sleep(w->bpf, ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS);
-        ub_bpf_ask_to_be_woken(w->bpf, false);
+    if (ub_watch_from_kernel(w)) {
+        sleep_until_the_kernel_wakes(w);
         return;
     }
     ub_store_relaxed(&w->arena->h.asleep, 1);
@@ -594,7 +622,7 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 {
     uint64_t until = ub_ticks_to_ns(deadline) - w->early_ns, now, late;
 
-    if (w->agentless)
+    if (ub_watch_from_kernel(w))
         ub_bpf_sleep(w->bpf, until);
     else
         futex_wait_until(&w->arena->h.doorbell, bell, until);

@@ -12,6 +12,7 @@
 #include "../common/clock.h"
 #include "../tracer/bpf/bpf.h"
 #include "../tracer/dump.h"
+#include "../tracer/outside.h"
 #include "../tracer/watch.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ struct trace {
     char name[64]; /* of the first process */
     char **argv;
     int argc;
-    struct ub_bpf *bpf;
+    struct ub_bpf *bpf;                 /* NULL: the reduced view */
+    char reduced[UB_BPF_WHY_MAX + 512]; /* what is not seen without BPF, and why there is none; "" with it */
     struct ub_watching w;
 };
 
@@ -52,6 +54,8 @@ static const char more[] = "Examples:\n"
                            "Ctrl-C ends the watching; the processes go on. It also ends when they have.\n"
                            "It takes CAP_BPF and CAP_PERFMON, and CAP_SYS_PTRACE for the stacks of others'\n"
                            "processes (root has them), and a kernel of 5.15 or later with BTF.\n"
+                           "Without them your own processes are watched through /proc, which shows less: only\n"
+                           "calls in which a loop sleeps for longer than the threshold.\n"
                            "\n"
                            "Exit status:\n"
                            "  0    watched to the end\n"
@@ -135,17 +139,28 @@ static int find_targets(struct trace *t, char **words, int count, char *why)
 
 /* ---- watching -------------------------------------------------------------- */
 
+/* One that has just ended is no trouble; one that came later may belong to somebody else. */
+static void tell_outside(struct trace *t, pid_t pid)
+{
+    int r = ub_watch_add(t->w.watch, pid);
+
+    if (r < 0 && r != -ESRCH)
+        ub_watch_note(t->w.watch, "warning", "process %d is not watched: %s", (int)pid, strerror(-r));
+}
+
 /* Only now, when the slots are read, is anybody watched. */
 static int tell_kernel(struct trace *t)
 {
     int r = 0;
 
     for (uint32_t i = 0; i < t->targets.count && r == 0; i++) {
-        if (!t->targets.process[i].told)
+        if (!t->targets.process[i].told && t->bpf)
             r = ub_bpf_add(t->bpf, t->targets.process[i].pid);
+        else if (!t->targets.process[i].told)
+            tell_outside(t, t->targets.process[i].pid);
         t->targets.process[i].told = true;
     }
-    if (r == 0)
+    if (r == 0 && t->bpf)
         r = ub_bpf_find(t->bpf);
     if (r < 0)
         ub_say("trace", "the kernel does not take the processes: %s", strerror(-r));
@@ -165,11 +180,31 @@ static int open_signals(void)
     return signalfd(-1, &stops, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* Whether processes to be watched may come unannounced. */
+static bool rescans(const struct trace *t)
+{
+    return t->cgroup || (t->children && !t->bpf);
+}
+
+static int rescan(struct trace *t)
+{
+    char why[UB_WHY_MAX];
+
+    if (t->cgroup && ub_trace_targets_cgroup(&t->targets, t->cgroup, why) < 0)
+        return 0;
+    if (t->children && !t->bpf && t->targets.count)
+        ub_trace_targets_add(&t->targets, t->targets.process[0].pid, true, why);
+    if (!t->targets.fresh)
+        return 0;
+    t->targets.fresh = false;
+    return tell_kernel(t);
+}
+
 static int next_timeout_ms(const struct trace *t, uint64_t deadline_ns)
 {
     uint64_t now = ub_clock_monotonic_ns();
     uint64_t left = deadline_ns > now ? (deadline_ns - now) / 1000000 + 1 : 0;
-    uint64_t most = t->cgroup ? RESCAN_MS : 60000;
+    uint64_t most = rescans(t) ? RESCAN_MS : 60000;
 
     return (int)(left < most ? left : most);
 }
@@ -178,17 +213,34 @@ static int next_timeout_ms(const struct trace *t, uint64_t deadline_ns)
 static void watch_to_the_end(struct trace *t, int signals)
 {
     uint64_t deadline = t->set.duration_ns != 0 ? ub_clock_monotonic_ns() + t->set.duration_ns : UINT64_MAX;
-    char why[UB_WHY_MAX];
 
     while (ub_clock_monotonic_ns() < deadline && (ub_trace_targets_left(&t->targets) || t->cgroup)) {
         if (ub_trace_targets_wait(&t->targets, signals, next_timeout_ms(t, deadline)))
             return;
-        if (t->cgroup && ub_trace_targets_cgroup(&t->targets, t->cgroup, why) == 0 && t->targets.fresh) {
-            t->targets.fresh = false;
-            if (tell_kernel(t) < 0)
-                return;
-        }
+        if (rescans(t) && rescan(t) < 0)
+            return;
     }
+}
+
+/* Without BPF what /proc shows must do; `bpf` says why there is none. False, and it is said: not even that. */
+static bool reduced_view(struct trace *t, const char *bpf)
+{
+    for (uint32_t i = 0; i < t->targets.count; i++) {
+        pid_t pid = t->targets.process[i].pid;
+        int r = ub_outside_may_look(pid);
+
+        if (r == 0 || r == -ESRCH)
+            continue;
+        ub_say("trace", "%s (and process %d cannot be looked at without it: %s)", bpf, (int)pid,
+               r == -EACCES ? "it is not yours" : strerror(-r));
+        return false;
+    }
+    snprintf(t->reduced, sizeof(t->reduced),
+             "the reduced view: only calls in which a loop sleeps for longer than the threshold are seen%s, not turns "
+             "that compute or add up short calls, nor who held a lock or had the CPU. For the whole: %s",
+             ub_outside_exact() ? "" : ", and when they began and ended only to a quarter of it", bpf);
+    ub_say("trace", "warning: %s", t->reduced);
+    return true;
 }
 
 static int trace(struct trace *t)
@@ -200,10 +252,8 @@ static int trace(struct trace *t)
     int signals = open_signals(), r = ub_bpf_open(&options, &t->bpf, why);
     uint64_t worst_ns;
 
-    if (r < 0) {
-        ub_say("trace", "%s", *why != '\0' ? why : strerror(-r));
+    if (r < 0 && !reduced_view(t, *why != '\0' ? why : strerror(-r)))
         return UB_EXIT_RUN_FAILED;
-    }
     if (ub_watching_open(&t->w, t->name, first) < 0)
         return UB_EXIT_RUN_FAILED;
     watch.bpf = t->bpf;
@@ -211,6 +261,8 @@ static int trace(struct trace *t)
         ub_watching_discard(&t->w);
         return UB_EXIT_RUN_FAILED;
     }
+    if (*t->reduced != '\0')
+        ub_watch_note(t->w.watch, "warning", "%s", t->reduced);
     r = tell_kernel(t);
     if (r == 0 && t->set.verbose)
         ub_say("trace", "%u processes, recording %s", t->targets.count, t->w.path);

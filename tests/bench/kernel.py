@@ -1,25 +1,30 @@
 """The view from the kernel: throughput of a redis that is traced with full detail, and of one while another process is.
 
-Each pair is three short loads on one running redis, the tracer attached for one of them; server and load each have a
-CPU of their own where there are two.
+Short loads on one running redis in turn, a tracer attached for some of them; server and load each have a CPU of their own
+where there are two. CPU a request is the server's own: it says what the hooks cost it, throughput also what they cost
+the load.
 """
 
 import os
 import signal
 import subprocess
+import time
 
 import helpers
 import pairs
 import peers
 import services
 import test_redis
+from watcher import cpu_ns
 
-OFFCPU = ("tracepoint:sched:sched_switch {{ if (args->prev_pid == {pid}) {{ @off[args->prev_pid] = nsecs; }} "
-          "if (args->next_pid == {pid} && @off[args->next_pid]) "
-          "{{ @us[ustack, comm] = sum(nsecs - @off[args->next_pid]); delete(@off[args->next_pid]); }} }} "
-          "tracepoint:raw_syscalls:sys_enter /pid == {pid}/ {{ @s[tid] = nsecs; }} "
-          "tracepoint:raw_syscalls:sys_exit /pid == {pid} && @s[tid]/ "
-          "{{ @calls[args->id] = sum(nsecs - @s[tid]); delete(@s[tid]); }}")
+REQUESTS = 20000
+
+OFFCPU = ("tracepoint:sched:sched_switch { if (args->prev_pid == PID) { @off[args->prev_pid] = nsecs; } "
+          "if (args->next_pid == PID && @off[args->next_pid]) "
+          "{ @us[ustack, comm] = sum(nsecs - @off[args->next_pid]); delete(@off[args->next_pid]); } } "
+          "tracepoint:raw_syscalls:sys_enter /pid == PID/ { @s[tid] = nsecs; } "
+          "tracepoint:raw_syscalls:sys_exit /pid == PID && @s[tid]/ "
+          "{ @calls[args->id] = sum(nsecs - @s[tid]); delete(@s[tid]); }")
 
 
 class Trace:
@@ -33,6 +38,10 @@ class Trace:
             if not line:
                 raise peers.Missing(f"unblock trace: {said.strip()}")
             said += line
+        if "reduced view" in said:
+            self.process.kill()
+            self.process.communicate()
+            raise peers.Missing(said.splitlines()[0])
 
     def __enter__(self):
         return self
@@ -43,44 +52,93 @@ class Trace:
         assert self.process.returncode == 0
 
 
-def trace(quick):
+DOZE_S = 3.5  # until a tracer whose processes sleep has stopped looking at system calls
+START_S = 0.5  # until one has read the symbols of what it met: that is paid once
+
+
+class Nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def beside(command, ready_s):
+    """A peer attached to the process, as a context."""
+    return lambda pid: peers.Beside(command, ready_s)(pid)
+
+
+def on_redis(variants, count):
+    """{variant: [(requests a second, ns of the server's CPU a request)]}, loads of one running redis in turn.
+
+    `variants`: {name: (function(pid) -> context, seconds to wait in it)}; server and load on a CPU of their own.
+    """
     affinity = os.sched_getaffinity(0)
     redis = test_redis.Redis(watched=False)
-    other = subprocess.Popen(["sleep", "3600"])
     os.sched_setaffinity(0, {services.LOAD_CPU})
     try:
         redis.start()
         services.pin(redis.pid)
-        peers.requests_per_s(redis, 20000)
+        peers.requests_per_s(redis, REQUESTS)
 
         def measure(variant):
-            if variant == "none":
-                return peers.requests_per_s(redis, 20000)
-            with Trace(redis.pid if variant == "traced" else other.pid):
-                return peers.requests_per_s(redis, 20000)
+            attach, settle_s = variants[variant]
+            with attach(redis.pid):
+                time.sleep(settle_s)
+                before = cpu_ns(redis.pid)
+                rate = peers.requests_per_s(redis, REQUESTS)
+                return rate, (cpu_ns(redis.pid) - before) / REQUESTS
 
-        values = pairs.interleave(("none", "traced", "another"), measure, pairs.rounds(quick))
+        return pairs.interleave(variants, measure, count)
     finally:
         os.sched_setaffinity(0, affinity)
         redis.end()
+
+
+def against_none(values, variant, which):
+    """Median and interval of variant/none: 0 the throughput, 1 the CPU time a request."""
+    column = {name: [pair[which] for pair in pair_list] for name, pair_list in values.items()}
+    return pairs.interval(pairs.ratios(column, variant, "none"))
+
+
+def trace(quick):
+    other = subprocess.Popen(["sleep", "3600"])
+    try:
+        values = on_redis({"none": (lambda pid: Nothing(), 0), "traced": (Trace, START_S),
+                           "another": (lambda pid: Trace(other.pid), DOZE_S)}, pairs.rounds(quick))
+    finally:
         other.kill()
         other.wait()
     rows = []
-    for variant, what, limit in (("traced", "redis throughput, none/traced", 1 / 0.90),
-                                 ("another", "redis throughput, none/another process traced", None)):
-        median, low, high = pairs.interval(pairs.ratios(values, "none", variant))
-        rows.append({"what": what, "ours": f"{median:.3f} [{low:.3f}, {high:.3f}], that is x {1 / median:.3f}",
-                     "limit": limit, "judged": median if limit else None,
-                     "peer": "perf trace -s x 0.54, strace -c x 0.19" if limit else ""})
+    for variant, what, least in (("traced", "redis traced", 0.90), ("another", "redis, a sleeping process traced", None)):
+        share, low, high = against_none(values, variant, 0)
+        cpu, cpu_low, cpu_high = against_none(values, variant, 1)
+        rows.append({"what": f"{what}: throughput, none/it", "ours": f"{1 / share:.3f} [{1 / high:.3f}, {1 / low:.3f}], "
+                     f"that is x {share:.3f}", "limit": 1 / least if least else None, "judged": 1 / share})
+        rows.append({"what": f"{what}: CPU a request, it/none", "ours": f"{cpu:.3f} [{cpu_low:.3f}, {cpu_high:.3f}]"})
     return rows, values
 
 
 def offcpu(quick):
-    """What one would write with bpftrace for the same questions: off-CPU time by stack, time by system call."""
-    path = peers.need("bpftrace")
-
-    def beside(pid):
-        return peers.Beside([path, "-e", OFFCPU.format(pid=pid)], ready_s=4)(pid)
-
-    share, values = peers.on_redis(beside, quick)
-    return [{"what": "redis throughput, bpftrace offcputime and calls", "peer": f"x {share:.2f}"}], values
+    """Beside what one would use for the same questions, all on the same redis in turn."""
+    variants = {"none": (lambda pid: Nothing(), 0), "unblock trace": (Trace, START_S)}
+    for name, tool, arguments, ready_s in (
+            ("bpftrace, off-CPU by stack and time by call", "bpftrace", ["-e", OFFCPU], 4),
+            ("perf trace -s", "perf", ["trace", "-s", "-o", "/dev/null", "-p", "PID"], 1.5),
+            ("strace -c", "strace", ["-c", "-f", "-o", "/dev/null", "-p", "PID"], 1.5)):
+        try:
+            path = peers.need(tool)
+        except peers.Missing:
+            continue
+        variants[name] = (beside([path, *arguments], ready_s), 0)
+    if len(variants) == 2:
+        raise peers.Missing("neither bpftrace nor perf nor strace is installed")
+    values = on_redis(variants, 2 if quick else 5)
+    rows = []
+    for name in variants:
+        if name != "none":
+            share, low, high = against_none(values, name, 0)
+            cell = f"x {share:.2f} [{low:.2f}, {high:.2f}], CPU a request x {against_none(values, name, 1)[0]:.2f}"
+            rows.append({"what": f"redis throughput, {name}", "ours" if name == "unblock trace" else "peer": cell})
+    return rows, values

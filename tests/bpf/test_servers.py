@@ -69,6 +69,7 @@ def test_redis(server, watch):
     do("DEBUG", "SLEEP", "0.2")
     do("KEYS", "nothing*")
     do("SAVE")
+    client.ask("PING")  # the turn of SAVE is surely over
     noise = run_delay_ns(redis.pid) - noise
     recording = tracer.stop()
     sleep, keys, save = (longest(recording, *spans[name]) for name in ("DEBUG", "KEYS", "SAVE"))
@@ -141,6 +142,99 @@ def test_nginx(server, watch):
     assert slow["cause"] == "call" and slow["call"]["name"] == "write", slow
     assert slow["call"]["fd_path"].endswith("log.fifo") or slow["call"]["fd_path"].startswith("pipe"), slow
     assert slow["pid"] != nginx.pid
+
+
+class ColdNginx(Nginx):
+    """With a file of 64 MB that is read in one go, in the server's way of a small site: no sendfile, no threads."""
+
+    def command(self):
+        command = super().command()
+        conf = self.folder / "nginx.conf"
+        root = self.folder / "root"
+        conf.write_text(conf.read_text().replace(
+            "location /logged/", f"location /cold/ {{ alias {root}/; sendfile off; output_buffers 1 64m; }} location /logged/"))
+        with open(root / "cold.bin", "wb") as f:
+            f.write(os.urandom(64 << 20))
+            os.fsync(f.fileno())
+        return command
+
+    def forget(self):
+        """The file is not in memory any more."""
+        fd = os.open(self.folder / "root/cold.bin", os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def test_nginx_cold_file(server, watch):
+    """A worker reads a big file that is not in memory: the call, the file, and nginx's own frames; warm it is quicker."""
+    nginx = server(ColdNginx)
+    tracer = watch(nginx.pid, "--children", threshold="2ms")
+    connection = nginx.connect()
+    for _ in range(30):
+        http_get(connection, "/index.html", nginx.port)
+    spans = []
+    for _ in range(3):
+        nginx.forget()
+        begun = servers.now_ns()
+        status = http_get(connection, "/cold/cold.bin", nginx.port)[0]
+        spans.append((begun, servers.now_ns()))
+        assert status == b"HTTP/1.1 200 OK"
+    recording = tracer.stop()
+    reads = [s for s in (longest(recording, *span) for span in spans) if s]
+    cold = [s for s in reads if s["cause"] == "call" and s["call"]["name"] in ("pread64", "read")]
+    if not cold and all(s["cause"] in ("cpu", "runqueue") for s in reads):
+        pytest.skip("this disk is as fast as memory")
+    for slow in cold:
+        assert slow["pid"] == nginx.worker
+        assert slow["call"].get("blocked_ns", 0) <= slow["call"]["duration_ns"] <= slow["duration_ns"]
+        frames = [f for s in slow["samples"] if "stack" in s for f in recording.stacks[s["stack"]]]
+        assert any(f.get("module", "").endswith("/nginx") for f in frames), frames
+    named = [s["call"]["fd_path"] for s in cold if "fd_path" in s["call"]]  # nginx closes it when it is sent
+    assert named and all(path.endswith("cold.bin") for path in named), cold
+
+
+SYNCER = r"""
+const fs = require('fs');
+const block = Buffer.alloc(32 << 20, 'x'), folder = process.argv[2];
+let round = 0;
+function flush() {
+    const start = process.hrtime.bigint();
+    const fd = fs.openSync(folder + '/synced', 'w');
+    fs.writeSync(fd, block);
+    fs.fsyncSync(fd);
+    const duration = process.hrtime.bigint() - start;
+    fs.appendFileSync(folder + '/truth', `{"stall": "sync", "start_ns": ${start}, "duration_ns": ${duration}}
+`);
+    setTimeout(() => fs.closeSync(fd), 300);
+}
+const timer = setInterval(() => { if (++round % 40 === 0) flush(); if (round === 160) { clearInterval(timer); } }, 10);
+"""
+
+
+def test_node_sync(tracer, tmp_path):
+    """openSync, writeSync and fsyncSync in a timer: the calls with their file, node's own functions, its own clock."""
+    (tmp_path / "sync.js").write_text(SYNCER)
+    traced = tracer(servers.tool("node", "nodejs"), tmp_path / "sync.js", tmp_path, threshold="5ms")
+    status, _, err, recording = traced.wait()
+    assert status == 0, err
+    truth = servers.Truth(tmp_path / "truth")
+    assert len(truth.stalls) == 4
+    synced = 0
+    for true in truth.stalls:
+        slow = longest(recording, true["start_ns"], true["start_ns"] + true["duration_ns"])
+        if true["duration_ns"] < 5_000_000:
+            continue
+        assert slow and slow["duration_ns"] >= true["duration_ns"] - 1_000_000, (true, slow)
+        calls = {c["name"]: c for c in slow["calls"]}
+        assert "write" in calls or "fsync" in calls, slow
+        for call in calls.values():
+            assert "fd_path" not in call or call["name"] not in ("write", "fsync") or call["fd_path"].endswith("/synced"), call
+        if slow["cause"] == "call" and slow["call"]["name"] == "fsync":
+            synced += 1
+            assert slow["call"]["fd_path"].endswith("/synced"), slow
+            assert has_function(recording, slow, "fsync*") or has_function(recording, slow, "uv*"), recording.functions(slow)
+    if not synced:
+        pytest.skip("this disk syncs 32 MB in no time")
 
 
 def test_node(server, watch):

@@ -249,9 +249,10 @@ def test_cgroup(ticker, watch):
         os.rmdir(group)
 
 
-# What it says when it cannot. These need no BPF.
+# What it says when it cannot. The reduced view without BPF: test_reduced.py.
 
 
+@pytest.mark.without_bpf
 @pytest.mark.parametrize("args,words", [
     ([], "no process named"),
     (["zzz"], "not a process number"),
@@ -266,26 +267,7 @@ def test_wrong_use(args, words):
     assert words in helpers.one_line(done.stderr)
 
 
-@pytest.mark.parametrize("missing,words", [("capabilities", "CAP_BPF"), ("btf", "CONFIG_DEBUG_INFO_BTF")])
-def test_features_forced_off(ticker, tmp_path, missing, words):
-    target = ticker()
-    done = helpers.unblock("trace", "-o", tmp_path / "r.jsonl", target.pid,
-                           env=helpers.clean_environment(UNBLOCK_BPF_WITHOUT=missing))
-    assert done.returncode == 125 and words in helpers.one_line(done.stderr)
-    assert not (tmp_path / "r.jsonl").exists() and target.poll() is None
-
-
-def test_without_privilege(ticker, tmp_path):
-    if os.geteuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("root and setpriv are needed to give privilege up")
-    target = ticker()
-    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(helpers.UNBLOCK), "trace",
-                           "-o", "/dev/null", str(target.pid)], capture_output=True, text=True)
-    if "Permission denied" in done.stderr and "unblock" not in done.stderr.split(":")[0]:
-        pytest.skip("another user cannot execute the command where it was built")
-    assert done.returncode == 125 and "CAP_BPF" in helpers.one_line(done.stderr)
-
-
+@pytest.mark.without_bpf
 def test_run_goes_on_without_it(tmp_path):
     """`run --bpf` where there is no BPF: a warning, and the program is watched by the agent."""
     path = tmp_path / "r.jsonl"

@@ -88,11 +88,14 @@ static __always_inline void describe(struct thread *t, struct ub_bpf_call *c, co
 /* The entry of this call, or the one that has cost least and has to make room for it. */
 static __always_inline struct ub_bpf_call *entry_of(struct thread *t, u32 nr, u64 key, u64 spent)
 {
+    struct calls *calls = calls_of(t);
     struct ub_bpf_call *least = 0;
     u32 i;
 
+    if (!calls)
+        return 0;
     for (i = 0; i < UB_BPF_CALLS; i++) {
-        struct ub_bpf_call *c = &t->call[i];
+        struct ub_bpf_call *c = &calls->call[i];
 
         if (i >= t->call_count) {
             t->call_count = i + 1;

@@ -80,13 +80,9 @@ static void fill_call_info(uint8_t *info)
     }
 }
 
-/* The layout of .rodata is the compiler's; the names are ours. */
-static void *variable(struct ub_bpf *b, const char *section, const char *name)
+static struct bpf_map *section_map(struct ub_bpf *b, const char *section)
 {
     struct bpf_map *map = NULL, *m;
-    size_t size;
-    char *base;
-    uint32_t offset;
 
     bpf_object__for_each_map(m, b->object)
     {
@@ -95,16 +91,55 @@ static void *variable(struct ub_bpf *b, const char *section, const char *name)
         if (found && strcmp(found, section) == 0)
             map = m;
     }
-    if (!map || ub_bpf_variable(b->object, section, name, &offset) < 0)
+    return map;
+}
+
+/* A setting, before loading. The layout of .rodata is the compiler's; the names are ours. */
+static void *setting(struct ub_bpf *b, const char *name)
+{
+    struct bpf_map *map = section_map(b, ".rodata");
+    uint32_t offset;
+    size_t size;
+    char *base;
+
+    if (!map || ub_bpf_variable(b->object, ".rodata", name, &offset) < 0)
         return NULL;
     base = (char *)bpf_map__initial_value(map, &size);
     return base && offset < size ? base + offset : NULL;
 }
 
+/*
+ * A variable of the running programs. libbpf maps .bss for its skeletons only:
+ * without one its "initial value" stays a private copy.
+ */
+static void *variable(struct ub_bpf *b, const char *name)
+{
+    uint32_t offset;
+
+    if (ub_bpf_variable(b->object, ".bss", name, &offset) < 0 || offset >= b->bss_size)
+        return NULL;
+    return b->bss + offset;
+}
+
+static int map_bss(struct ub_bpf *b)
+{
+    struct bpf_map *map = section_map(b, ".bss");
+    void *at;
+
+    if (!map)
+        return -ENOENT;
+    b->bss_size = bpf_map__value_size(map);
+    at = mmap(NULL, b->bss_size, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    b->bss = at;
+    return 0;
+}
+
 static int configure(struct ub_bpf *b, const struct ub_bpf_options *options)
 {
-    uint64_t *threshold = variable(b, ".rodata", "threshold_ns");
-    uint8_t *children = variable(b, ".rodata", "follow_children"), *info = variable(b, ".rodata", "call_info");
+    uint64_t *threshold = setting(b, "threshold_ns");
+    uint8_t *children = setting(b, "follow_children"), *info = setting(b, "call_info");
 
     if (!threshold || !children || !info)
         return -EINVAL;
@@ -121,43 +156,82 @@ static int map_fd(struct ub_bpf *b, const char *name)
 
 static int use_maps(struct ub_bpf *b)
 {
+    int r;
+
     b->targets_fd = map_fd(b, "targets");
     b->programs_fd = map_fd(b, "programs");
     b->slots_fd = map_fd(b, "slots");
     b->histograms_fd = map_fd(b, "histograms");
     b->free_fd = map_fd(b, "free_slots");
-    b->asleep = variable(b, ".bss", "asleep");
-    b->no_slot = variable(b, ".bss", "no_slot");
-    b->lost_threads = variable(b, ".bss", "lost_threads");
-    b->lost_records = variable(b, ".bss", "lost_records");
+    r = map_bss(b);
+    if (r < 0)
+        return r;
+    b->asleep = variable(b, "asleep");
+    b->dozing = variable(b, "dozing");
+    b->no_slot = variable(b, "no_slot");
+    b->lost_threads = variable(b, "lost_threads");
+    b->lost_records = variable(b, "lost_records");
     if (b->targets_fd < 0 || b->programs_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 ||
-        !b->asleep || !b->no_slot || !b->lost_threads || !b->lost_records)
+        !b->asleep || !b->dozing || !b->no_slot || !b->lost_threads || !b->lost_records)
         return -EINVAL;
     for (uint32_t i = UB_BPF_SLOTS; i-- > 0;) {
         if (bpf_map_update_elem(b->free_fd, NULL, &i, 0) < 0)
+            return -errno;
+    }
+    for (uint32_t i = UB_BPF_THREADS; i-- > 0;) {
+        if (bpf_map_update_elem(map_fd(b, "free_threads"), NULL, &i, 0) < 0)
             return -errno;
     }
     b->ring = ring_buffer__new(map_fd(b, "ring"), ub_bpf_record, b, NULL);
     return b->ring ? 0 : -errno;
 }
 
+/* When a program is attached. */
+enum when { ALWAYS, AWAKE, ON_DEMAND };
+
+static enum when when_of(const char *name)
+{
+    if (strcmp(name, "ub_find_threads") == 0 || strcmp(name, "ub_tick") == 0)
+        return ON_DEMAND; /* for ub_bpf_find and ub_bpf_sample */
+    if (strcmp(name, "ub_sys_enter") == 0 || strcmp(name, "ub_sys_exit") == 0 || strcmp(name, "ub_sched_waking") == 0)
+        return AWAKE;
+    return ALWAYS;
+}
+
 static int attach(struct ub_bpf *b)
 {
     struct bpf_program *program;
+    uint32_t i = 0;
 
     bpf_object__for_each_program(program, b->object)
     {
-        struct bpf_link *link;
+        struct bpf_link **link = &b->link[i++];
 
-        if (strcmp(bpf_program__name(program), "ub_find_threads") == 0 ||
-            strcmp(bpf_program__name(program), "ub_tick") == 0)
-            continue; /* for ub_bpf_find and ub_bpf_sample */
-        link = bpf_program__attach(program);
-        if (!link)
+        if (i > UB_BPF_LINKS)
+            return -E2BIG;
+        if (*link || when_of(bpf_program__name(program)) == ON_DEMAND)
+            continue;
+        *link = bpf_program__attach(program);
+        if (!*link)
             return -errno;
-        b->link[b->link_count++] = link;
     }
     return 0;
+}
+
+static void detach(struct ub_bpf *b, enum when which)
+{
+    struct bpf_program *program;
+    uint32_t i = 0;
+
+    bpf_object__for_each_program(program, b->object)
+    {
+        struct bpf_link **link = &b->link[i++];
+
+        if (i > UB_BPF_LINKS || when_of(bpf_program__name(program)) != which)
+            continue;
+        bpf_link__destroy(*link);
+        *link = NULL;
+    }
 }
 
 int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char *why)
@@ -199,11 +273,13 @@ void ub_bpf_close(struct ub_bpf *b)
 {
     if (!b)
         return;
-    for (uint32_t i = 0; i < b->link_count; i++)
+    for (uint32_t i = 0; i < UB_BPF_LINKS; i++)
         bpf_link__destroy(b->link[i]);
     for (uint32_t i = 0; i < UB_BPF_SLOTS; i++)
         bpf_link__destroy(b->sampler[i]);
     ring_buffer__free(b->ring);
+    if (b->bss)
+        munmap(b->bss, b->bss_size);
     bpf_object__close(b->object);
     for (uint32_t i = 0; i < UB_ARRAY_LEN(b->pending); i++)
         ub_reasons_free(b->pending[i]);
@@ -239,6 +315,7 @@ int ub_bpf_find(struct ub_bpf *b)
     if (fd >= 0)
         close(fd);
     bpf_link__destroy(link);
+    ub_bpf_wake(b); /* it may doze, and what was found may run */
     return r;
 }
 
@@ -326,6 +403,35 @@ void ub_bpf_wake(struct ub_bpf *b)
 
     if (write(b->wake_fd, &one, sizeof(one)) < 0)
         return; /* it is full: awake in any case */
+}
+
+/* From the first store on, a turn that begins tells: what runs by then is seen by quiet(). */
+int ub_bpf_doze(struct ub_bpf *b, bool (*quiet)(void *self), void *self)
+{
+    __atomic_store_n(b->dozing, 1, __ATOMIC_SEQ_CST);
+    if (!quiet(self)) {
+        __atomic_store_n(b->dozing, 0, __ATOMIC_SEQ_CST);
+        return -EAGAIN;
+    }
+    detach(b, AWAKE);
+    b->dozes = true;
+    return 0;
+}
+
+int ub_bpf_end_doze(struct ub_bpf *b)
+{
+    int r = attach(b);
+
+    if (r < 0)
+        return r;
+    __atomic_store_n(b->dozing, 0, __ATOMIC_SEQ_CST);
+    b->dozes = false;
+    return 0;
+}
+
+bool ub_bpf_dozes(const struct ub_bpf *b)
+{
+    return b->dozes;
 }
 
 void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret)

@@ -58,6 +58,17 @@ void ub_bpf_ask_to_be_woken(struct ub_bpf *b, bool please);
 void ub_bpf_wake(struct ub_bpf *b);
 
 /*
+ * While every watched thread sleeps in its wait, system calls need not be seen, and
+ * those of the whole machine cost nothing: a thread that wakes begins its turn there.
+ * That it did is a record; then the tracer has to end the doze, and until it has (a
+ * millisecond) a wait that does not sleep goes unseen. `quiet` says whether nothing
+ * runs, asked once more when no turn can begin unnoticed. 0 or -errno: it is as it was.
+ */
+int ub_bpf_doze(struct ub_bpf *b, bool (*quiet)(void *self), void *self);
+int ub_bpf_end_doze(struct ub_bpf *b);
+bool ub_bpf_dozes(const struct ub_bpf *b);
+
+/*
  * What the kernel saw of one turn. The stacks are captures that belong to it,
  * in the order in which they were taken.
  */
@@ -97,5 +108,8 @@ void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret);
 
 /* probe.c: why it cannot work here, before anything is tried. 0, -EPERM or -ENOTSUP with `why`. */
 int ub_bpf_probe(char *why);
+
+/* Tests take things away: UNBLOCK_BPF_WITHOUT="capabilities,btf,switches". */
+bool ub_bpf_forced_off(const char *what);
 
 #endif

@@ -11,13 +11,15 @@ struct bpf_object;
 
 struct ub_bpf {
     struct bpf_object *object;
-    struct bpf_link *link[UB_BPF_LINKS];
-    uint32_t link_count;
+    struct bpf_link *link[UB_BPF_LINKS]; /* one a program, by its place in the object; NULL: not attached */
+    bool dozes;
     struct ring_buffer *ring;
     int targets_fd, programs_fd, slots_fd, histograms_fd, free_fd;
     struct bpf_link *sampler[UB_BPF_SLOTS];
     int wake_fd;
-    uint32_t *asleep, *no_slot, *lost_threads; /* the program's variables */
+    uint8_t *bss;
+    size_t bss_size;
+    uint32_t *asleep, *dozing, *no_slot, *lost_threads; /* the program's variables */
     uint64_t *lost_records;
 
     /* Turns and stacks that nobody has asked for yet. A turn without an end: its stacks have come, the rest will. */

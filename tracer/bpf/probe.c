@@ -16,8 +16,7 @@
 
 #define BTF_FILE "/sys/kernel/btf/vmlinux"
 
-/* Tests take things away: UNBLOCK_BPF_WITHOUT="btf", "capabilities" ... */
-static bool forced_off(const char *what)
+bool ub_bpf_forced_off(const char *what)
 {
     const char *without = getenv("UNBLOCK_BPF_WITHOUT");
 
@@ -40,14 +39,14 @@ static int probe_capabilities(char *why)
     bpf = have_capability(data, CAP_SYS_ADMIN) || have_capability(data, CAP_BPF);
     perfmon = have_capability(data, CAP_SYS_ADMIN) || have_capability(data, CAP_PERFMON);
     ptrace = have_capability(data, CAP_SYS_PTRACE);
-    if (bpf && perfmon && !forced_off("capabilities"))
+    if (bpf && perfmon && !ub_bpf_forced_off("capabilities"))
         return 0;
     snprintf(why, UB_BPF_WHY_MAX,
              "eBPF needs CAP_BPF and CAP_PERFMON%s, this process has %s: run it as root, or "
              "setcap cap_bpf,cap_perfmon,cap_sys_ptrace+ep on unblock",
              ptrace ? "" : ", and CAP_SYS_PTRACE for the stacks of others' processes",
-             bpf && !forced_off("capabilities")       ? "CAP_BPF only"
-             : perfmon && !forced_off("capabilities") ? "CAP_PERFMON only"
+             bpf && !ub_bpf_forced_off("capabilities")       ? "CAP_BPF only"
+             : perfmon && !ub_bpf_forced_off("capabilities") ? "CAP_PERFMON only"
                                                       : "neither");
     return -EPERM;
 }
@@ -56,7 +55,7 @@ static int probe_btf(char *why)
 {
     struct utsname u;
 
-    if (access(BTF_FILE, R_OK) == 0 && !forced_off("btf"))
+    if (access(BTF_FILE, R_OK) == 0 && !ub_bpf_forced_off("btf"))
         return 0;
     uname(&u);
     snprintf(why, UB_BPF_WHY_MAX,

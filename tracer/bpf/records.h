@@ -6,6 +6,7 @@
 #define UB_BPF_RECORDS_H
 
 #define UB_BPF_SLOTS      256   /* event-loop threads at one time */
+#define UB_BPF_THREADS    8192  /* watched threads, loops or not, at one time */
 #define UB_BPF_CALLS      6     /* longest (call, descriptor) pairs kept of a turn */
 #define UB_BPF_TEXT       128   /* bytes of the memory that a call's pointer argument points to */
 #define UB_BPF_STACK      32768 /* bytes of a copied stack */

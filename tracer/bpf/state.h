@@ -18,6 +18,7 @@ const volatile u8 call_info[UB_BPF_CALL_TABLE];
 
 /* Read and written by the tracer as well (.bss is mapped). */
 u32 asleep;          /* the tracer sleeps: the next turn wakes it */
+u32 dozing;          /* system calls are not seen: the next watched thread that comes onto a CPU wakes the tracer */
 u32 waiting;         /* threads in a turn that want a CPU and have none */
 u64 wait_epoch;      /* since when the last of them does */
 u32 no_slot;         /* threads that found no free slot */
@@ -37,6 +38,7 @@ u64 ns_address;      /* which it is */
 enum off_how { OFF_RUNNABLE, OFF_CALL, OFF_FAULT, OFF_STOPPED };
 
 struct thread {
+    int task; /* the kernel's number of it */
     /* The running turn. */
     u64 start;  /* 0: none */
     u64 on_at;  /* since when it has the CPU */
@@ -67,16 +69,45 @@ struct thread {
     struct ub_bpf_who waker, neighbour;
     u64 neighbour_ns;
     int neighbour_task; /* the kernel's number of it; 0: none yet */
-    u32 call_count;
+    u32 call_count;     /* of the slot's `calls` */
+};
+
+/*
+ * Watched threads. An array, because a look into one is two instructions, where
+ * task storage takes a call of 33 ns, several times a system call.
+ */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, UB_BPF_THREADS);
+    __type(key, u32);
+    __type(value, struct thread);
+} threads SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_STACK);
+    __uint(max_entries, UB_BPF_THREADS);
+    __type(value, u32);
+} free_threads SEC(".maps");
+
+/* Those whose place was taken: kernel's number to index in `threads`. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, UB_BPF_THREADS);
+    __type(key, int);
+    __type(value, u32);
+} displaced SEC(".maps");
+
+/* The longest calls of the running turn. */
+struct calls {
     struct ub_bpf_call call[UB_BPF_CALLS];
 };
 
 struct {
-    __uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, int);
-    __type(value, struct thread);
-} threads SEC(".maps");
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, UB_BPF_SLOTS);
+    __type(key, u32);
+    __type(value, struct calls);
+} calls SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -123,29 +154,97 @@ struct {
 } ring SEC(".maps");
 
 /*
- * How many watched threads have a number that ends in these bits: nearly all
- * threads of the machine are known not to be watched after one load, where asking
- * for their storage takes 33 ns.
+ * Index + 1 in `threads` by the last bits of a thread's number: nearly all threads of
+ * the machine are known not to be watched after this one load. Two watched ones
+ * with the same bits: the later is `displaced`.
  */
-#define MAYBE 16384
-u32 maybe_watched[MAYBE];
+#define PLACES 16384
+u16 place_of[PLACES];
+u32 displaced_count; /* ever: their places are ELSEWHERE rather than 0 once they are free */
+#define ELSEWHERE 0xffff
+
+static __noinline struct thread *displaced_thread(int number)
+{
+    u32 *index = displaced_count ? bpf_map_lookup_elem(&displaced, &number) : 0, at;
+    struct thread *t;
+
+    if (!index)
+        return 0;
+    at = *index;
+    t = bpf_map_lookup_elem(&threads, &at);
+    return t && t->task == number ? t : 0;
+}
+
+static __always_inline struct thread *thread_by_number(int number)
+{
+    u32 index = place_of[number & (PLACES - 1)];
+    struct thread *t;
+
+    if (!index)
+        return 0;
+    index--;
+    t = bpf_map_lookup_elem(&threads, &index);
+    if (t && t->task == number)
+        return t;
+    return displaced_thread(number);
+}
 
 static __always_inline struct thread *thread_of(struct task_struct *task)
 {
-    if (!maybe_watched[task->pid & (MAYBE - 1)])
-        return 0;
-    return bpf_task_storage_get(&threads, task, 0, 0);
+    return thread_by_number(task->pid);
+}
+
+/* From now on `t`, number `index`, is found by `number`. */
+static __always_inline void enter_thread(struct thread *t, u32 index, int number)
+{
+    u16 *place = &place_of[number & (PLACES - 1)];
+
+    t->task = number;
+    if (*place == 0 || *place == ELSEWHERE) {
+        *place = index + 1;
+        return;
+    }
+    __sync_fetch_and_add(&displaced_count, 1);
+    bpf_map_update_elem(&displaced, &number, &index, 0);
+}
+
+/* The index of `t`, which is no longer found by its number. */
+static __always_inline u32 leave_thread(struct thread *t)
+{
+    u16 *place = &place_of[t->task & (PLACES - 1)];
+    int number = t->task;
+    u32 *moved = displaced_count ? bpf_map_lookup_elem(&displaced, &number) : 0, index;
+
+    if (moved) {
+        index = *moved;
+        bpf_map_delete_elem(&displaced, &number);
+    } else {
+        index = *place - 1;
+        *place = displaced_count ? ELSEWHERE : 0;
+    }
+    t->task = 0;
+    return index;
 }
 
 static __always_inline struct thread *new_thread(struct task_struct *task)
 {
-    struct thread *t = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+    struct thread *t;
+    u32 index;
 
-    if (t)
-        __sync_fetch_and_add(&maybe_watched[task->pid & (MAYBE - 1)], 1);
-    else
+    if (bpf_map_pop_elem(&free_threads, &index) < 0 || !(t = bpf_map_lookup_elem(&threads, &index))) {
         __sync_fetch_and_add(&lost_threads, 1);
+        return 0;
+    }
+    __builtin_memset(t, 0, sizeof(*t));
+    enter_thread(t, index, task->pid);
     return t;
+}
+
+static __always_inline void free_thread(struct thread *t)
+{
+    u32 index = leave_thread(t);
+
+    bpf_map_push_elem(&free_threads, &index, 0);
 }
 
 static __always_inline struct ub_bpf_slot *slot_of(const struct thread *t)
@@ -153,6 +252,13 @@ static __always_inline struct ub_bpf_slot *slot_of(const struct thread *t)
     u32 index = t->slot_plus1 - 1;
 
     return t->slot_plus1 ? bpf_map_lookup_elem(&slots, &index) : 0;
+}
+
+static __always_inline struct calls *calls_of(const struct thread *t)
+{
+    u32 index = t->slot_plus1 - 1;
+
+    return t->slot_plus1 ? bpf_map_lookup_elem(&calls, &index) : 0;
 }
 
 #endif

@@ -30,6 +30,7 @@
 #define RECORD_ABANDONED    4u
 #define SLOT_STATE_LIVE     2
 #define SLOT_STATE_RELEASED 3
+#define READY_UNKNOWN       0xffffffffL
 
 #define ERESTART_RESTARTBLOCK (-516)
 #define SYS_RESTART_SYSCALL   219
@@ -235,9 +236,10 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
 {
     struct task_struct *task = bpf_get_current_task_btf();
     struct ub_bpf_turn *r;
+    struct calls *calls;
     u32 i;
 
-    if (!t || !slot)
+    if (!t || !slot || !(calls = calls_of(t)))
         return 0;
     r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
     if (!r) {
@@ -260,7 +262,7 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
     r->neighbour_ns = t->neighbour_ns;
     r->call_count = t->call_count;
     for (i = 0; i < UB_BPF_CALLS; i++)
-        r->call[i] = t->call[i];
+        r->call[i] = calls->call[i];
     bpf_ringbuf_submit(r, 0);
     return 0;
 }
@@ -288,11 +290,16 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
     }
 }
 
-static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slot, long ret)
+static __always_inline void wake_tracer(void)
 {
-    u64 now = bpf_ktime_get_ns();
     u32 kind = UB_BPF_RECORD_WAKE;
 
+    bpf_ringbuf_output(&ring, &kind, sizeof(kind), BPF_RB_FORCE_WAKEUP);
+}
+
+static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slot, struct task_struct *task, u64 now,
+                                       long ret)
+{
     t->start = t->on_at = now;
     t->start_jiffies = bpf_jiffies64();
     t->off_at = t->sys_at = 0;
@@ -303,13 +310,16 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     t->call_count = 0;
     t->neighbour_ns = 0;
     t->neighbour_task = 0;
-    t->faults_before = bpf_get_current_task_btf()->maj_flt;
+    t->faults_before = task->maj_flt;
     __builtin_memset(&t->accounts, 0, sizeof(t->accounts));
     slot->ready = t->ready;
-    slot->start = now;
-    if (asleep) {
+    __sync_lock_test_and_set(&slot->start,
+                             now); /* seen before `asleep` is read: the tracer looks the other way round */
+    if (asleep || dozing == 1) {
         asleep = 0;
-        bpf_ringbuf_output(&ring, &kind, sizeof(kind), BPF_RB_FORCE_WAKEUP);
+        if (dozing)
+            dozing = 2; /* told */
+        wake_tracer();
     }
 }
 
@@ -518,7 +528,56 @@ static __always_inline void wait_left(struct thread *t, struct pt_regs *regs, lo
     if (!slot || regs->orig_ax != t->wait_nr)
         return;
     t->restarts = ret == ERESTART_RESTARTBLOCK;
-    begin_turn(t, slot, ret);
+    begin_turn(t, slot, bpf_get_current_task_btf(), bpf_ktime_get_ns(), ret);
+}
+
+/*
+ * While system calls are not seen (`dozing`) a loop that comes onto a CPU has slept
+ * in its wait: there its turn begins. How many descriptors are ready is not known.
+ */
+static __always_inline void woke_from_doze(struct thread *t, struct task_struct *task, u64 now)
+{
+    struct ub_bpf_slot *slot = slot_of(t);
+
+    if (dozing == 1) {
+        dozing = 2; /* told */
+        wake_tracer();
+    }
+    if (!t->in_wait || !slot)
+        return;
+    t->in_wait = false;
+    t->restarts = true; /* perhaps it was a signal that woke it: then the wait goes on with the next call */
+    begin_turn(t, slot, task, now, READY_UNKNOWN);
+}
+
+/*
+ * A thread in a turn falls asleep in a call that was not seen to begin: it began
+ * while system calls were not seen. True: it is the loop's wait, and the turn is over.
+ */
+static __always_inline bool slept_unseen(struct thread *t, struct pt_regs *regs, u64 now)
+{
+    struct ub_bpf_slot *slot = slot_of(t);
+    u32 nr = regs->orig_ax;
+    bool again = nr == SYS_RESTART_SYSCALL && t->restarts;
+    bool wait = (t->ra == regs->ip && t->sp == regs->sp) ||
+                (slot && wait_kind(t, regs, nr) == WAIT_EPOLL && (int)regs->di == slot->epfd);
+
+    t->restarts = false;
+    if (slot && (again || wait)) {
+        if (again)
+            t->start = slot->start = 0; /* no turn was in between */
+        else
+            close_turn(t, slot);
+        t->wait_nr = regs->orig_ax;
+        t->in_wait = true;
+        return true;
+    }
+    t->sys_nr = regs->orig_ax;
+    t->sys_at = now;
+    t->sys_blocked = 0;
+    t->sys_longest_block = 0;
+    t->waker_how = UB_BPF_WAKER_NONE;
+    return false;
 }
 
 /* A thread met while it sleeps, at the start: if that is in epoll_wait, a loop was found. */

@@ -5,8 +5,8 @@
  * are added up, and what took long is kept with its details.
  *
  * Cost is what matters here: these programs run at every system call and every
- * context switch of the machine. A thread that is not watched has no storage,
- * which is known after one load; a watched one outside a turn leaves after two.
+ * context switch of the machine. A thread that is not watched is known after one
+ * load; a watched one outside a turn after a few more.
  *
  * The rules of what is a loop are those of agent/loops/turn.c (turns.h here).
  */
@@ -41,6 +41,7 @@ int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
         return 0;
     if (!t->start)
         return 0;
+    t->restarts = false;
     t->sys_nr = nr;
     t->sys_at = threshold_ns >= TIME_ALL_BELOW && bpf_jiffies64() - t->start_jiffies < 2 && !t->sample_soon
                     ? NOT_TIMED
@@ -73,8 +74,12 @@ int BPF_PROG(ub_sys_exit, struct pt_regs *regs, long ret)
 
 static __always_inline void switched_out(struct thread *t, struct task_struct *prev, bool preempt, u64 now)
 {
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(prev);
     u32 state = prev->__state;
 
+    if (!preempt && state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !t->sys_at && (long)regs->orig_ax >= 0 &&
+        slept_unseen(t, regs, now))
+        return;
     back_on_cpu(t, now);
     t->accounts.cpu_ns += now - t->on_at;
     t->off_at = now;
@@ -93,7 +98,7 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
     else
         t->off_how = OFF_FAULT;
     if (t->off_how == OFF_FAULT && now - t->start >= threshold_ns / 2 && now >= t->next_stack)
-        copy_own_stack(t, UB_BPF_STACK_FAULT, (struct pt_regs *)bpf_task_pt_regs(prev), now, 0);
+        copy_own_stack(t, UB_BPF_STACK_FAULT, regs, now, 0);
 }
 
 SEC("tp_btf/sched_switch")
@@ -106,6 +111,8 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
         note_runner(prev, bpf_ktime_get_ns());
     if (out && out->start)
         switched_out(out, prev, preempt, bpf_ktime_get_ns());
+    if (in && dozing && !in->start)
+        woke_from_doze(in, next, bpf_ktime_get_ns());
     if (in && in->start && in->off_at)
         switched_in(in, bpf_ktime_get_ns());
     return 0;
@@ -176,13 +183,11 @@ int BPF_PROG(ub_exec, struct task_struct *p, int old_pid)
     struct thread *t;
 
     /* A thread that executes becomes its process's first, and takes over that one's number. */
-    t = maybe_watched[old_pid & (MAYBE - 1)] ? bpf_task_storage_get(&threads, p, 0, 0) : 0;
+    t = thread_by_number(old_pid);
     if (!t)
         return 0;
-    if (old_pid != p->pid) {
-        __sync_fetch_and_add(&maybe_watched[old_pid & (MAYBE - 1)], -1);
-        __sync_fetch_and_add(&maybe_watched[p->pid & (MAYBE - 1)], 1);
-    }
+    if (old_pid != p->pid)
+        enter_thread(t, leave_thread(t), p->pid);
     release_slot(t);
     t->start = t->sys_at = t->off_at = 0;
     t->in_wait = false;
@@ -204,8 +209,7 @@ int BPF_PROG(ub_exit, struct task_struct *p)
         return 0;
     stops_wanting(t);
     release_slot(t);
-    t->start = 0;
-    __sync_fetch_and_add(&maybe_watched[p->pid & (MAYBE - 1)], -1);
+    free_thread(t);
     return 0;
 }
 
