@@ -23,6 +23,7 @@ core     gcc                 cmd:gcc
 core     libc6-dev           h:stdio.h
 core     make                cmd:make
 core     pkg-config          cmd:pkg-config
+core     sudo                cmd:sudo
 core     git                 cmd:git
 core     libunwind-dev       pc:libunwind
 core     libelf-dev          pc:libelf

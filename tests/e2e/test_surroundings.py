@@ -190,6 +190,36 @@ print(os.getresuid())
     assert len(long_stalls(slow)) >= 9
 
 
+SUDO = {
+    "env_reset": ["sudo", "-n", "-u", "nobody"],
+    "preserved": ["sudo", "-n", "-E", "-u", "nobody"],
+    "preserved by name": ["sudo", "-n", "--preserve-env=LD_PRELOAD,UNBLOCK_OUTPUT,UNBLOCK_THRESHOLD,UNBLOCK_ARENA",
+                          "-u", "nobody"],
+    "to root": ["sudo", "-n"],
+    "refused": [*AS_NOBODY, "sudo", "-n"],
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("sudo"), reason="takes root and sudo")
+@pytest.mark.parametrize("watched", ["run", "preload"])
+@pytest.mark.parametrize("how", SUDO)
+def test_sudo(opened, watched, how):
+    """sudo clears the environment, or keeps what it is told to; it waits, passes signals on and says what it says."""
+    script = LOOP + """
+left = sorted(name for name in os.environ if not name.startswith(("UNBLOCK", "LD_PRELOAD")))
+print(os.getuid(), os.environ.get("SUDO_USER"), left)
+os.kill(os.getpid(), 15)
+"""
+    command = [*SUDO[how], PYTHON, "-c", script, "60"]
+    plain = subprocess.run(command, env=helpers.clean_environment(), stdin=subprocess.DEVNULL, capture_output=True,
+                           timeout=helpers.PATIENCE, cwd="/")
+    assert (plain.returncode == 1) == (how == "refused"), plain
+    done, slow = under(watched, opened, *command, cwd="/")
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, plain.stdout, plain.stderr)
+    if how == "env_reset":
+        assert not slow, "sudo takes the agent out of the environment"
+
+
 # User namespaces -----------------------------------------------------------------------
 
 NAMESPACE = ["unshare", "--user", "--map-root-user"]
