@@ -1,6 +1,7 @@
 /*
  * unblock check: for CI. Fails when a stall of a recording reached a limit.
  */
+#include "advice.h"
 #include "command.h"
 #include "export.h"
 #include "input.h"
@@ -88,8 +89,9 @@ static void put_words(FILE *out, enum ub_finding_state state)
 
 static void put_finding(FILE *out, const struct ub_finding *f)
 {
-    char figures[UB_FINDING_FIGURES_MAX];
+    char figures[UB_FINDING_FIGURES_MAX], words[UB_ADVICE_WORDS_MAX];
     const char *file = f->frame ? ub_export_file(f->frame) : NULL;
+    const char *advice = ub_finding_fails(f) ? ub_advice_site_words(f->site, words, sizeof(words)) : NULL;
 
     put_words(out, f->state);
     fprintf(out, "%s\n  lost   %s\n  why    %s\n", f->what, ub_finding_figures(f, figures), f->why);
@@ -102,6 +104,11 @@ static void put_finding(FILE *out, const struct ub_finding *f)
         fputs("  rule   ", out);
         ub_escape_put(out, f->rule->text, 200);
         fprintf(out, "   (line %u)\n", f->rule->line);
+    }
+    if (advice) {
+        fputs("  do     ", out);
+        ub_escape_put(out, advice, 400);
+        fputc('\n', out);
     }
     fputs("  site   ", out);
     ub_escape_put(out, f->site->id, 64);

@@ -108,7 +108,8 @@ static void put_lost(struct metrics *all)
                   ub_figures_lost(all->m, ub_figures_loss[i]));
 }
 
-static json_t *loop_attributes(const struct ub_loop *loop)
+/* Where recordings were joined a process number alone tells no loops apart. */
+static json_t *loop_attributes(const struct metrics *all, const struct ub_loop *loop)
 {
     json_t *a = json_array();
 
@@ -117,6 +118,10 @@ static json_t *loop_attributes(const struct ub_loop *loop)
     ub_otlp_number(a, "thread.id", loop->tid);
     ub_otlp_text(a, "thread.name", loop->thread);
     ub_otlp_text(a, "unblock.loop", loop->kind);
+    if (ub_model_runs(all->m) > 1) {
+        ub_otlp_text(a, "host.name", ub_json_string(ub_model_run(all->m, loop->run)->header, "host"));
+        ub_otlp_number(a, "unblock.run", loop->run);
+    }
     return a;
 }
 
@@ -124,7 +129,7 @@ static json_t *loop_attributes(const struct ub_loop *loop)
 static void put_turns(const struct metrics *all, json_t *points, const struct ub_loop *loop)
 {
     const struct ub_distribution *d = &loop->duration;
-    json_t *o = point(all, points, loop_attributes(loop)), *bounds = json_array(), *counts = json_array();
+    json_t *o = point(all, points, loop_attributes(all, loop)), *bounds = json_array(), *counts = json_array();
     uint64_t before = 0, upto;
     size_t i;
 
@@ -154,7 +159,7 @@ static void put_loops(struct metrics *all)
         if (!loops[i]->has_stats)
             continue;
         put_turns(all, turns, loops[i]);
-        set_seconds(point(all, busy, loop_attributes(loops[i])), loops[i]->busy_ns);
+        set_seconds(point(all, busy, loop_attributes(all, loops[i])), loops[i]->busy_ns);
     }
     free(loops);
 }

@@ -70,7 +70,8 @@ static void put_lost(FILE *out, const struct ub_model *m)
 
 /* ---- loops ------------------------------------------------------------ */
 
-static void put_loop_labels(FILE *out, const struct ub_loop *loop)
+/* Where recordings were joined a process number alone tells no loops apart, and no series may come twice. */
+static void put_loop_labels(FILE *out, const struct ub_model *m, const struct ub_loop *loop)
 {
     char ids[64];
 
@@ -79,26 +80,30 @@ static void put_loop_labels(FILE *out, const struct ub_loop *loop)
     put_label(out, ",", "thread", loop->thread);
     snprintf(ids, sizeof(ids), ",pid=\"%" PRIu64 "\",tid=\"%" PRIu64 "\"", loop->pid, loop->tid);
     fputs(ids, out);
+    if (ub_model_runs(m) > 1) {
+        put_label(out, ",", "host", ub_json_string(ub_model_run(m, loop->run)->header, "host"));
+        fprintf(out, ",run=\"%" PRIu32 "\"", loop->run);
+    }
 }
 
-static void put_histogram(FILE *out, const struct ub_loop *loop)
+static void put_histogram(FILE *out, const struct ub_model *m, const struct ub_loop *loop)
 {
     size_t i;
 
     for (i = 0; ub_figures_edge[i].ns > 0; i++) {
         fputs("unblock_loop_turn_seconds_bucket", out);
-        put_loop_labels(out, loop);
+        put_loop_labels(out, m, loop);
         fprintf(out, ",le=\"%s\"} %" PRIu64 "\n", ub_figures_edge[i].seconds,
                 ub_figures_count_up_to(&loop->duration, ub_figures_edge[i].ns));
     }
     fputs("unblock_loop_turn_seconds_bucket", out);
-    put_loop_labels(out, loop);
+    put_loop_labels(out, m, loop);
     fprintf(out, ",le=\"+Inf\"} %" PRIu64 "\nunblock_loop_turn_seconds_sum", loop->duration.count);
-    put_loop_labels(out, loop);
+    put_loop_labels(out, m, loop);
     fputs("} ", out);
     put_seconds(out, loop->duration.total_ns);
     fputs("unblock_loop_turn_seconds_count", out);
-    put_loop_labels(out, loop);
+    put_loop_labels(out, m, loop);
     fprintf(out, "} %" PRIu64 "\n", loop->duration.count);
 }
 
@@ -110,13 +115,13 @@ static void put_loops(FILE *out, const struct ub_model *m)
     head(out, "unblock_loop_turn_seconds", "histogram", "Turns of an event loop, from its wait call to the next.");
     for (i = 0; i < count; i++)
         if (loops[i]->has_stats)
-            put_histogram(out, loops[i]);
+            put_histogram(out, m, loops[i]);
     head(out, "unblock_loop_busy_seconds_total", "counter", "Time that the loop was not waiting.");
     for (i = 0; i < count; i++) {
         if (!loops[i]->has_stats)
             continue;
         fputs("unblock_loop_busy_seconds_total", out);
-        put_loop_labels(out, loops[i]);
+        put_loop_labels(out, m, loops[i]);
         fputs("} ", out);
         put_seconds(out, loops[i]->busy_ns);
     }

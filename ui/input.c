@@ -61,6 +61,9 @@ static void say_unreadable(const char *command, const char *path, int error)
     case -ENOENT:
         ub_say(command, "%s: no such file", path);
         break;
+    case -EISDIR:
+        ub_say(command, "%s is a folder: name the recordings in it: unblock %s %s/*.jsonl", path, command, path);
+        break;
     case -EACCES:
         ub_say(command, "%s: permission denied: recordings are readable by the user who made them; sudo unblock %s ...",
                path, command);

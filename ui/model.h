@@ -168,6 +168,7 @@ void ub_model_suppress(struct ub_model *m, bool (*choose)(void *self, const stru
 /* ---- loops ------------------------------------------------------------- */
 
 struct ub_loop {
+    uint32_t run; /* index of its run: processes of two hosts may have the same numbers */
     uint64_t pid, tid;
     char kind[24];      /* "libuv", "turn" ... */
     char thread[32];    /* "" when not told */

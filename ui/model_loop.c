@@ -18,6 +18,7 @@ static struct ub_loop_entry *new_loop(struct ub_model *m, const struct ub_loop_k
     if (!entry)
         return NULL;
     entry->key = *key;
+    entry->loop.run = (uint32_t)key->run;
     entry->loop.pid = key->pid;
     entry->loop.tid = key->tid;
     HASH_ADD(hh, m->loop, key, sizeof(*key), entry);
@@ -235,7 +236,9 @@ static int compare(const void *a, const void *b)
         return x->busy_ns < y->busy_ns ? 1 : -1;
     if (x->pid != y->pid)
         return x->pid < y->pid ? -1 : 1;
-    return x->tid < y->tid ? -1 : x->tid > y->tid;
+    if (x->tid != y->tid)
+        return x->tid < y->tid ? -1 : 1;
+    return x->run < y->run ? -1 : x->run > y->run;
 }
 
 const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_count)

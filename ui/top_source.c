@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -176,7 +177,8 @@ int ub_top_open_file(const char *path, struct ub_top_source **ret, char *why)
     if (!s->file || (fstat(fileno(s->file), &st) == 0 && S_ISDIR(st.st_mode))) {
         int error = s->file ? EISDIR : errno;
 
-        snprintf(why, UB_WHY_MAX, "%.300s: %s", path, strerror(error));
+        snprintf(why, UB_WHY_MAX, "%.300s: %s: give a recording, or the PID of a watched program", path,
+                 strerror(error));
         ub_top_close(s);
         return -error;
     }
@@ -202,7 +204,12 @@ int ub_top_open_pid(pid_t pid, struct ub_top_source **ret, char *why)
     int r = ub_control_find(pid, &client);
 
     if (r < 0) {
-        snprintf(why, UB_WHY_MAX, "nobody watches process %d: unblock ps shows what is watched", (int)pid);
+        if (kill(pid, 0) < 0 && errno == ESRCH)
+            snprintf(why, UB_WHY_MAX, "there is no process %d: take its number from ps or pgrep", (int)pid);
+        else
+            snprintf(why, UB_WHY_MAX,
+                     "nobody watches process %d: unblock trace %d would (as root); unblock ps shows what is watched",
+                     (int)pid, (int)pid);
         return r;
     }
     r = ub_control_request(client, "status", &status);

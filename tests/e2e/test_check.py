@@ -40,6 +40,7 @@ def test_text():
     done = check(SAMPLE, "--fail-on", "80ms")
     assert done.stderr == ""
     assert done.stdout.startswith("FAILED   DEBUG SLEEP: clock_nanosleep in debugCommand\n")
+    assert "  where  /build/redis/src/lzf_c.c:155\n  do     BGSAVE instead of SAVE\n  site   5e5a1007\n" in done.stdout
     assert done.stdout.endswith("failed: 2 call sites blocked for 80 ms or longer\n")
     assert check(SAMPLE, "--fail-on", "1s").stdout == "passed: no stall of 1 s or longer\n"
 

@@ -96,7 +96,23 @@ def test_otlp_of_two_hosts(tmp_path):
         attributes = {a["key"]: a["value"] for a in resource["resource"]["attributes"]}
         hosts += [attributes["host.name"]["stringValue"]] * len(resource["scopeLogs"][0]["logRecords"])
     assert hosts == ["web1"] * 4 + ["web2"] * 4
-    assert "web1" not in export("otlp-metrics", SAMPLE, other)
+    (resource,) = json.loads(export("otlp-metrics", SAMPLE, other))["resourceMetrics"]
+    assert "web1" not in json.dumps(resource["resource"])
+    turns = next(m for m in resource["scopeMetrics"][0]["metrics"] if m["name"] == "unblock.loop.turn.duration")
+    points = [json.dumps(p["attributes"]) for p in turns["histogram"]["dataPoints"]]
+    assert "web1" in points[0] and "web2" in points[1]
+
+
+def test_prometheus_of_two_hosts(tmp_path):
+    """In containers the program is process 1 on all of them: no series comes twice, also of one host started again."""
+    other = tmp_path / "web2.jsonl"
+    other.write_text(SAMPLE.read_text().replace('"web1"', '"web2"'))
+    again = tmp_path / "again.jsonl"
+    again.write_text(SAMPLE.read_text().replace("2025-11-21T03:05:12", "2025-11-21T04:05:12"))
+    series = [line.rsplit(" ", 1)[0] for line in export("prometheus", SAMPLE, other, again).splitlines() if line[0] != "#"]
+    assert len(series) == len(set(series))
+    counts = [s for s in series if s.startswith("unblock_loop_turn_seconds_count")]
+    assert [re.search(r'host="(\w+)",run="(\d)"', s).groups() for s in counts] == [("web1", "0"), ("web2", "1"), ("web1", "2")]
 
 
 def test_otlp_without_a_clock(tmp_path):

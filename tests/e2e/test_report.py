@@ -92,7 +92,7 @@ def test_unreadable(tmp_path, content, words):
 
 def test_not_there_not_ours(tmp_path):
     assert "no such file" in refused(tmp_path / "nothing.jsonl")
-    assert "directory" in refused(tmp_path)
+    assert f"is a folder: name the recordings in it: unblock report {tmp_path}/*.jsonl" in refused(tmp_path)
     assert refused(SAMPLE, tmp_path / "nothing.jsonl")  # half an answer would look like a whole one
     secret = tmp_path / "secret.jsonl"
     secret.write_text("")
