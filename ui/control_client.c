@@ -156,10 +156,10 @@ static bool watches(const json_t *status, pid_t pid)
 static bool try_socket(void *self, const char *path, uid_t owner)
 {
     struct wanted *w = self;
-    struct ub_control_client *c;
+    struct ub_control_client *c = NULL;
     json_t *status;
 
-    if (ub_control_connect(path, owner, &c) < 0)
+    if (ub_control_connect(path, owner, &c) < 0 || c == NULL)
         return true;
     if (ub_control_request(c, "status", &status) == 0) {
         if (watches(status, w->pid))
