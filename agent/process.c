@@ -166,6 +166,7 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     struct ub_process *page;
 
     ub_real_resolve();
+    ub_sample_main_stack(argv);
     if ((off && off[0] == '0' && off[1] == '\0') || (argc > 0 && is_unblock(argv[0])))
         return;
     inherited.quiet = seccomp_filtered() ? UB_QUIET_INHERITED : UB_QUIET_NOT;

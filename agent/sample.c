@@ -9,6 +9,8 @@
 #include <sys/uio.h>
 #include <ucontext.h>
 
+#define UB_MAIN_STACK_FREE (64ul << 20)
+
 static uint32_t installed;
 
 /* What the program set, or inherited: only ever SIG_DFL or SIG_IGN while `installed`. Kept as single words. */
@@ -26,18 +28,27 @@ static void copy_registers(struct ub_sample *s, const greg_t *g)
         s->reg[i] = (uint64_t)g[order[i]];
 }
 
+static uintptr_t main_stack_top;
+
+void ub_sample_main_stack(const void *top)
+{
+    main_stack_top = (uintptr_t)top;
+}
+
 /*
- * Straight from memory where the tracer knows the mapping; else (a fiber, an
- * alternate stack, a main stack that has grown) by a call that cannot fault.
+ * Straight from memory on the main stack, which is mapped from any stack pointer
+ * up to argv; the kernel keeps 128 MB below it free of anything else. Elsewhere
+ * (a thread, a fiber, an alternate stack) by a call that cannot fault: what
+ * the tracer believes of mappings may be out of date, or of the image before an
+ * exec, whose stack ended further up.
  */
 static uint32_t copy_stack(struct ub_sample *s, uint64_t sp, const struct ub_process *page)
 {
     struct iovec local = {s->stack, UB_SAMPLE_BYTES}, remote = {(void *)sp, UB_SAMPLE_BYTES};
-    uint64_t start = s->stack_start, end = s->stack_end;
     long n;
 
-    if (sp >= start && sp < end && start) {
-        uint64_t len = end - sp < UB_SAMPLE_BYTES ? end - sp : UB_SAMPLE_BYTES;
+    if (sp < main_stack_top && main_stack_top - sp < UB_MAIN_STACK_FREE) {
+        uint64_t above = main_stack_top - sp, len = above < UB_SAMPLE_BYTES ? above : UB_SAMPLE_BYTES;
         const void *from = (const void *)sp;
         void *to = s->stack;
         uint64_t count = len;

@@ -13,6 +13,9 @@
 
 #define UB_SAMPLE_SIGNAL SIGURG
 
+/* An address above all frames of the main thread, on its stack: argv. Once, in the constructor. */
+void ub_sample_main_stack(const void *top);
+
 /*
  * Installs the handler unless the program has one of its own there. True when
  * ours is installed. Signal-safe; leaves errno alone.

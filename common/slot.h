@@ -55,21 +55,19 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
 #define UB_SAMPLE_BYTES (16ul * 1024ul)
 
 /*
- * One stack sample of a running thread. The tracer fills `stack_end` and sets
- * `request` to a fresh non-zero number, then sends SIGURG; the handler copies
- * and sets `done` to that number. The buffer belongs to the handler between
- * the two, to the tracer otherwise.
+ * One stack sample of a running thread. The tracer sets `request` to a fresh
+ * non-zero number, then sends SIGURG; the handler copies and sets `done` to that
+ * number. The buffer belongs to the handler between the two, to the tracer
+ * otherwise.
  */
 struct ub_sample {
-    uint32_t request;     /* tracer */
-    uint32_t done;        /* agent */
-    uint64_t stack_start; /* tracer: the mapping that it believes to be the thread's stack; */
-    uint64_t stack_end;   /* elsewhere the handler reads with process_vm_readv, which cannot fault */
-    uint64_t at;          /* ticks when the copy was made */
+    uint32_t request; /* tracer */
+    uint32_t done;    /* agent */
+    uint64_t at;      /* ticks when the copy was made */
     uint64_t reg[UB_REG_COUNT];
     uint32_t bytes;   /* valid bytes of `stack`, from reg[RSP] upwards */
     uint32_t rewound; /* system calls that the handler restarted, ever */
-    uint64_t reserved[3];
+    uint64_t reserved[5];
     uint8_t stack[UB_SAMPLE_BYTES];
 };
 

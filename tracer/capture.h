@@ -88,11 +88,11 @@ int ub_capture_blocked(pid_t pid, pid_t tid, const struct ub_maps *maps, struct 
  * stays open: the caller may collect it later with ub_capture_signal_collect);
  * -ENOTSUP: SIGURG is not ours in this thread; -ESRCH; -EPERM.
  * `ticks_to_ns` converts sample->at to CLOCK_MONOTONIC.
- * Sets sample->stack_start and stack_end itself, from `maps`. `ret->error` is
- * set when the answer is final for this thread (-ESRCH, -EPERM, -EACCES).
+ * `ret->error` is set when the answer is final for this thread (-ESRCH, -EPERM,
+ * -EACCES).
  */
-int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
-                      uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
+                      struct ub_capture *ret);
 
 /*
  * The two halves of it, for a caller that wants to be exactly on time: whether
@@ -101,8 +101,8 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const stru
  * the signal is ignored or waits, and -EAGAIN comes after ~2 ms.
  */
 int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample);
-int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
-                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
+                           struct ub_capture *ret);
 
 /*
  * The answer to a request that ub_capture_signal left open. 0; -EAGAIN: still

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -56,26 +55,6 @@ static int read_signal_state(struct ub_thread_files *f, struct signal_state *ret
     ret->blocked = mask_after(buf, "\nSigBlk:\t") & bit;
     ret->caught = mask_after(buf, "\nSigCgt:\t") & bit;
     return 0;
-}
-
-/*
- * Only the main thread's stack is certain to be mapped from any stack pointer
- * up to its end: the handler copies that one directly. A snapshot may be out of
- * date about all other memory (stacks of fibers are unmapped at will), and a
- * handler that trusted it would crash the program: there it is left 0, and the
- * handler reads with a call that cannot fault.
- */
-static void bound_stack(pid_t pid, pid_t tid, const struct ub_maps *maps, struct ub_sample *sample)
-{
-    uint64_t start = 0, end = 0;
-
-    for (uint32_t i = 0; pid == tid && maps && i < maps->count; i++)
-        if (maps->map[i].kind == UB_MAP_STACK && maps->map[i].prot & PROT_READ) {
-            start = maps->map[i].start;
-            end = maps->map[i].end;
-        }
-    ub_store_relaxed(&sample->stack_start, start);
-    ub_store_relaxed(&sample->stack_end, end);
 }
 
 static void fill(const struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t), struct ub_capture *ret)
@@ -189,13 +168,12 @@ int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample
     return 0;
 }
 
-int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
-                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
+                           struct ub_capture *ret)
 {
     int r;
 
     ub_capture_reset(ret);
-    bound_stack(pid, tid, maps, sample);
     ub_store_release(&sample->request, fresh_number(sample));
     if (syscall(SYS_tgkill, pid, tid, SAMPLE_SIGNAL) < 0) {
         r = -errno;
@@ -208,8 +186,8 @@ int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, const
     return r;
 }
 
-int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const struct ub_maps *maps,
-                      uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
+int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
+                      struct ub_capture *ret)
 {
     int r = ub_capture_signal_ready(pid, tid, sample);
 
@@ -219,5 +197,5 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, const stru
             ret->error = r;
         return r;
     }
-    return ub_capture_signal_send(pid, tid, sample, maps, ticks_to_ns, ret);
+    return ub_capture_signal_send(pid, tid, sample, ticks_to_ns, ret);
 }

@@ -138,7 +138,7 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     if (!hold(slot, t->start, send))
         return -EAGAIN;
     send = ub_ticks_now();
-    r = ub_capture_signal_send(t->pid, t->tid, sample, maps, ub_ticks_to_ns, c);
+    r = ub_capture_signal_send(t->pid, t->tid, sample, ub_ticks_to_ns, c);
     if (r < 0)
         return r;
     learn_delivery(w, send, ub_load_relaxed(&sample->at));

@@ -289,6 +289,7 @@ int main(int argc, char **argv)
     pthread_t thread;
     void *v;
 
+    ub_sample_main_stack(argv);
     if (argc < 5) {
         fprintf(stderr, "usage: %s FILE paced|hard|spin main|thread SEED [nosend]\n", argv[0]);
         return 2;

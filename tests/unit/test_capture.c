@@ -260,11 +260,11 @@ static void signal_not_ours(void **state)
 
     start_child(&c, body_spin);
     assert_soon(&c, UB_THREAD_RUNNING);
-    assert_int_equal(ub_capture_signal(c.pid, c.pid, &sample, NULL, ticks_are_ns, &capture), -ENOTSUP);
+    assert_int_equal(ub_capture_signal(c.pid, c.pid, &sample, ticks_are_ns, &capture), -ENOTSUP);
     assert_int_equal(sample.request, 0);
     assert_int_equal(ub_capture_signal_collect(&sample, ticks_are_ns, &capture), -ENOENT);
     end_child(&c);
-    assert_int_equal(ub_capture_signal(c.pid, c.pid, &sample, NULL, ticks_are_ns, &capture), -ESRCH);
+    assert_int_equal(ub_capture_signal(c.pid, c.pid, &sample, ticks_are_ns, &capture), -ESRCH);
 }
 
 static void catch_nothing(int sig)
@@ -288,7 +288,7 @@ static void late_answer(void **state)
     start_child(&c, body_deaf);
     usleep(20000);
     do
-        r = ub_capture_signal(c.pid, c.pid, &sample, NULL, ticks_are_ns, &capture);
+        r = ub_capture_signal(c.pid, c.pid, &sample, ticks_are_ns, &capture);
     while (r == -EAGAIN && sample.request == 0);
     assert_int_equal(r, -EAGAIN);
     assert_int_equal(ub_capture_signal_collect(&sample, ticks_are_ns, &capture), -EAGAIN);

@@ -58,7 +58,7 @@ static int take_blocked(const struct chain *c)
 
 static int take_signal(const struct chain *c)
 {
-    return ub_capture_signal(c->pid, c->tid, &c->shared->cold.sample, c->maps, ticks_are_ns, &capture);
+    return ub_capture_signal(c->pid, c->tid, &c->shared->cold.sample, ticks_are_ns, &capture);
 }
 
 static int take_perf(const struct chain *c)
