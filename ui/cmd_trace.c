@@ -160,6 +160,7 @@ static int tell_kernel(struct trace *t)
             tell_outside(t, t->targets.process[i].pid);
         t->targets.process[i].told = true;
     }
+    t->targets.fresh = false;
     if (r == 0 && t->bpf)
         r = ub_bpf_find(t->bpf);
     if (r < 0)
@@ -192,11 +193,10 @@ static int rescan(struct trace *t)
 
     if (t->cgroup && ub_trace_targets_cgroup(&t->targets, t->cgroup, why) < 0)
         return 0;
-    if (t->children && !t->bpf && t->targets.count)
+    if (t->children && t->targets.count)
         ub_trace_targets_add(&t->targets, t->targets.process[0].pid, true, why);
     if (!t->targets.fresh)
         return 0;
-    t->targets.fresh = false;
     return tell_kernel(t);
 }
 
@@ -264,6 +264,8 @@ static int trace(struct trace *t)
     if (*t->reduced != '\0')
         ub_watch_note(t->w.watch, "warning", "%s", t->reduced);
     r = tell_kernel(t);
+    if (r == 0)
+        r = rescan(t); /* children made before the kernel's programs saw their parent fork */
     if (r == 0 && t->set.verbose)
         ub_say("trace", "%u processes, recording %s", t->targets.count, t->w.path);
     if (r == 0)

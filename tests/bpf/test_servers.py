@@ -180,17 +180,19 @@ def test_nginx_cold_file(server, watch):
         spans.append((begun, servers.now_ns()))
         assert status == b"HTTP/1.1 200 OK"
     recording = tracer.stop()
-    reads = [s for s in (longest(recording, *span) for span in spans) if s]
-    cold = [s for s in reads if s["cause"] == "call" and s["call"]["name"] in ("pread64", "read")]
-    if not cold and all(s["cause"] in ("cpu", "runqueue") for s in reads):
-        pytest.skip("this disk is as fast as memory")
-    for slow in cold:
-        assert slow["pid"] == nginx.worker
-        assert slow["call"].get("blocked_ns", 0) <= slow["call"]["duration_ns"] <= slow["duration_ns"]
+    named = 0
+    for span in spans:
+        slow = longest(recording, *span)
+        assert slow and slow["pid"] == nginx.worker and slow["cause"] in ("call", "cpu", "runqueue"), slow
+        read = max(slow["calls"], key=lambda c: c["duration_ns"])
+        assert read["name"] in ("pread64", "read") and str(64 << 20) in read["args"], slow
+        assert read.get("blocked_ns", 0) <= read["duration_ns"] <= slow["duration_ns"], slow
+        if slow["cause"] == "call":  # what it is depends on the disk: some are as fast as memory
+            assert slow["call"]["name"] == read["name"], slow
         frames = [f for s in slow["samples"] if "stack" in s for f in recording.stacks[s["stack"]]]
-        assert any(f.get("module", "").endswith("/nginx") for f in frames), frames
-    named = [s["call"]["fd_path"] for s in cold if "fd_path" in s["call"]]  # nginx closes it when it is sent
-    assert named and all(path.endswith("cold.bin") for path in named), cold
+        assert not frames or any(f.get("module", "").endswith("/nginx") for f in frames), frames
+        named += read.get("fd_path", "").endswith("/cold.bin")  # nginx closes it when it is sent
+    assert named, recording.slow
 
 
 SYNCER = r"""
@@ -219,22 +221,18 @@ def test_node_sync(tracer, tmp_path):
     assert status == 0, err
     truth = servers.Truth(tmp_path / "truth")
     assert len(truth.stalls) == 4
-    synced = 0
     for true in truth.stalls:
         slow = longest(recording, true["start_ns"], true["start_ns"] + true["duration_ns"])
-        if true["duration_ns"] < 5_000_000:
-            continue
         assert slow and slow["duration_ns"] >= true["duration_ns"] - 1_000_000, (true, slow)
+        assert slow["cause"] in ("call", "cpu", "runqueue"), slow
         calls = {c["name"]: c for c in slow["calls"]}
-        assert "write" in calls or "fsync" in calls, slow
-        for call in calls.values():
-            assert "fd_path" not in call or call["name"] not in ("write", "fsync") or call["fd_path"].endswith("/synced"), call
-        if slow["cause"] == "call" and slow["call"]["name"] == "fsync":
-            synced += 1
-            assert slow["call"]["fd_path"].endswith("/synced"), slow
-            assert has_function(recording, slow, "fsync*") or has_function(recording, slow, "uv*"), recording.functions(slow)
-    if not synced:
-        pytest.skip("this disk syncs 32 MB in no time")
+        assert "write" in calls or "fsync" in calls, slow  # below a hundredth of the time nothing is said
+        for name in ("write", "fsync"):
+            assert name not in calls or calls[name]["fd_path"].endswith("/synced"), slow
+        if slow["cause"] == "call" and slow["call"]["name"] == "fsync":  # that is up to the disk
+            assert has_function(recording, slow, "*fsync*"), recording.functions(slow)
+        frames = [f for s in slow["samples"] if "stack" in s for f in recording.stacks[s["stack"]]]
+        assert any("node" in f.get("module", "") or "uv" in f.get("module", "") for f in frames), frames
 
 
 def test_node(server, watch):

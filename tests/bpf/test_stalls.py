@@ -7,25 +7,10 @@ import pytest
 import helpers
 import oracle
 
-LOOPS = {
-    "epoll": ["loop_bare", "epoll"],
-    "epoll_pwait2": ["loop_bare", "epoll_pwait2"],
-    "poll": ["loop_bare", "poll"],
-    "ppoll": ["loop_bare", "ppoll"],
-    "select": ["loop_bare", "select"],
-    "pselect": ["loop_bare", "pselect"],
-    "io_uring": ["loop_bare", "io_uring"],
-    "libuv": ["loop_uv"],
-    "libevent": ["loop_event"],
-    "libev": ["loop_ev"],
-    "glib": ["loop_glib"],
-    "sd-event": ["loop_sd"],
-}
 
-
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", oracle.LOOPS)
 def test_stalls(tmp_path, tracer, loop):
-    program, *kind = LOOPS[loop]
+    program, *kind = oracle.LOOPS[loop]
     with oracle.Sentinel() as sentinel:
         traced = tracer(helpers.program(program), *kind, tmp_path / "truth", "all", 1, 1)
         status, _, err, recording = traced.wait()

@@ -200,6 +200,52 @@ asyncio.run(main())
     assert tracer.wait().slow[-1]["ongoing"]
 
 
+def tracepoints(pid):
+    """Where the tracer's programs are attached just now."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                found.update(line.split()[1] for line in f if line.startswith("tp_name:"))
+        except OSError:
+            pass
+    return found
+
+
+def test_doze(watch):
+    """While a loop sleeps, nobody's system calls are looked at; what ends its sleep is found as exactly as ever."""
+    target = subprocess.Popen([helpers.PYTHON, "-c", """
+import asyncio, time
+async def main():
+    for i in range(30):
+        await asyncio.sleep(0.02)
+    for i in range(2):
+        await asyncio.sleep(3.5)
+        start = time.monotonic_ns()
+        time.sleep(0.06)
+        print(start, time.monotonic_ns(), flush=True)
+    await asyncio.sleep(0.5)
+asyncio.run(main())
+"""], stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.2)
+        tracer = watch(target.pid, threshold="20ms")
+        assert "sys_enter" in tracepoints(tracer.process.pid)
+        helpers.wait_until(lambda: "sys_enter" not in tracepoints(tracer.process.pid), what="the doze")
+        assert "sched_switch" in tracepoints(tracer.process.pid)
+        helpers.wait_until(lambda: "sys_enter" in tracepoints(tracer.process.pid), what="its end")
+        out = target.communicate(timeout=helpers.PATIENCE)[0]
+    finally:
+        target.kill()
+        target.communicate()
+    recording = tracer.wait()
+    assert any("waiting" not in s for s in recording.slow), recording.slow  # it did not see that wait return
+    for start, end in (map(int, line.split()) for line in out.splitlines()):
+        slow = [s for s in recording.slow if s["start_ns"] <= start and s["start_ns"] + s["duration_ns"] >= end]
+        assert len(slow) == 1 and slow[0]["call"]["name"] == "clock_nanosleep", (start, end, recording.slow)
+        assert slow[0]["runqueue_ns"] > 10_000_000 or slow[0]["duration_ns"] - (end - start) < 10_000_000, slow
+
+
 def test_pid_namespace(watch, tmp_path):
     """A process in a PID namespace of its own is watched by the number that we see."""
     if not shutil.which("unshare") or os.geteuid() != 0:

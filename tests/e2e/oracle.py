@@ -34,6 +34,24 @@ DELAY_SHARE = 0.2
 LOCK_CALLS = {"futex", "pthread_mutex_lock", "pthread_cond_wait", "pthread_rwlock_rdlock", "sem_wait"}
 
 
+# The kinds of event loop: a program of tests/programs, and its argument.
+LOOPS = {
+    "epoll": ["loop_bare", "epoll"],
+    "epoll_pwait": ["loop_bare", "epoll_pwait"],
+    "epoll_pwait2": ["loop_bare", "epoll_pwait2"],
+    "poll": ["loop_bare", "poll"],
+    "ppoll": ["loop_bare", "ppoll"],
+    "select": ["loop_bare", "select"],
+    "pselect": ["loop_bare", "pselect"],
+    "io_uring": ["loop_bare", "io_uring"],
+    "libuv": ["loop_uv"],
+    "libevent": ["loop_event"],
+    "libev": ["loop_ev"],
+    "glib": ["loop_glib"],
+    "sd-event": ["loop_sd"],
+}
+
+
 def table():
     """Names of all stalls, from stalls_do.h."""
     text = (helpers.ROOT / "tests/programs/stalls_do.h").read_text()

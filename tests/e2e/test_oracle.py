@@ -13,21 +13,6 @@ import helpers
 import oracle
 
 ROUNDS = 20 if os.environ.get("UNBLOCK_SOAK") else 1
-LOOPS = {
-    "epoll": ["loop_bare", "epoll"],
-    "epoll_pwait": ["loop_bare", "epoll_pwait"],
-    "epoll_pwait2": ["loop_bare", "epoll_pwait2"],
-    "poll": ["loop_bare", "poll"],
-    "ppoll": ["loop_bare", "ppoll"],
-    "select": ["loop_bare", "select"],
-    "pselect": ["loop_bare", "pselect"],
-    "io_uring": ["loop_bare", "io_uring"],
-    "libuv": ["loop_uv"],
-    "libevent": ["loop_event"],
-    "libev": ["loop_ev"],
-    "glib": ["loop_glib"],
-    "sd-event": ["loop_sd"],
-}
 found = {}
 
 
@@ -38,9 +23,9 @@ def run(tmp_path, name, *args, timeout=120):
     return done, recording, sentinel
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", oracle.LOOPS)
 def test_stalls(tmp_path, loop):
-    program, *kind = LOOPS[loop]
+    program, *kind = oracle.LOOPS[loop]
     for round in range(ROUNDS):
         folder = tmp_path / str(round)
         folder.mkdir()
@@ -60,7 +45,7 @@ def test_stalls(tmp_path, loop):
 
 
 def test_at_least_200():
-    if len(found) < len(LOOPS) - 1:
+    if len(found) < len(oracle.LOOPS) - 1:
         pytest.skip("only some of the loops were run")
     assert sum(found.values()) >= 200, f"{found}; fewer than that right, if the machine is busy: run it alone"
 
@@ -82,7 +67,7 @@ def test_loop_with_two_wait_calls(tmp_path):
 @pytest.mark.parametrize("loop", ["epoll", "libuv", "sd-event"])
 def test_turns_are_counted(tmp_path, loop):
     """`stats` knows every turn: the program counts its callbacks, one a turn."""
-    program, *kind = LOOPS[loop]
+    program, *kind = oracle.LOOPS[loop]
     done, recording, _ = run(tmp_path, program, *kind, tmp_path / "truth", "nanosleep,cpu")
     assert done.returncode == 0, done.stderr
     truth = oracle.Truth(tmp_path / "truth")
