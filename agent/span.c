@@ -214,6 +214,8 @@ bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function, const s
     level->callback.kind = shape->kind;
     level->callback.library = shape->library;
     s->depth++;
+    if (ub_unlikely(ub_load_relaxed(&t->slot->flags) & UB_SLOT_AFTER))
+        ub_after_callback(t, &level->callback, now);
     publish(t, s, &level->callback, now);
     return true;
 }

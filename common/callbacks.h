@@ -72,6 +72,7 @@ enum ub_loop_library {
 #define UB_SPAN_BIGGEST    8u  /* callbacks of a turn that are told when none of them was slow by itself */
 #define UB_SPAN_NAME       48u /* bytes of a source's name, cut */
 #define UB_SPAN_HISTOGRAMS 8u  /* of a thread: kinds beyond that have sums only */
+#define UB_SPAN_WAITED     16u /* timers that waited, told apart by their objects; further ones are only counted */
 
 /* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
 struct ub_callback {
@@ -108,6 +109,23 @@ struct ub_span_sum {
 };
 
 /*
+ * What a stall kept waiting is seen when it is over: the timers that run, and
+ * the descriptors that are ready, until the loop has come round once.
+ */
+struct ub_span_after {
+    uint64_t start; /* ticks: of the stall; 0: there was none lately */
+    uint64_t who;   /* whose callback it was: its own timer is not among those that waited */
+    uint64_t left;  /* ticks: when the stall's turn ended; 0: not yet */
+    uint64_t last;  /* ticks: when the last of the timers was begun; 0: none */
+    uint64_t turns; /* of the slot, then */
+    uint32_t round; /* the loop has come round, and its wait reported ... */
+    uint32_t ready; /* so many at once */
+    uint32_t timers;
+    uint32_t told_apart; /* of them, those in `timer` */
+    uint64_t timer[UB_SPAN_WAITED];
+};
+
+/*
  * A turn is a chain of segments without gaps: the loop's own code, a callback,
  * the loop's own code ... The slot's `start` is that of the running segment, so
  * every deadline is that of the callback where there is one.
@@ -123,6 +141,7 @@ struct ub_spans {
     uint32_t library;    /* enum ub_loop_library: of the thread's first callback */
     uint32_t histograms; /* taken */
     char version[16];    /* of that library, "" where it does not say */
+    struct ub_span_after after;
     struct ub_span_big big[UB_SPAN_BIGGEST];
     struct ub_span_level level[UB_SPAN_LEVELS];
     struct ub_span_sum sum[UB_CALLBACK_KINDS];

@@ -20,12 +20,14 @@ enum ub_record_kind {
     UB_RECORD_TURN = 1,     /* a loop turn, or the loop's own part of one, that exceeded the threshold has ended */
     UB_RECORD_CALLBACK = 2, /* a callback that did */
     UB_RECORD_BIG = 3,      /* one of the biggest callbacks of the turn whose record comes next */
+    UB_RECORD_WAITED = 4,   /* what the stall that began at `start` kept waiting */
 };
 
-#define UB_RECORD_QUALIFIED 1u /* the thread was known to run an event loop when the turn ended */
-#define UB_RECORD_STARTUP   2u /* the turn began before the loop served its first descriptor */
-#define UB_RECORD_ABANDONED 4u /* no end was seen: the thread now waits elsewhere, what looked like a turn was none */
-#define UB_RECORD_WHOLE     8u /* a turn of callbacks none of which was slow by itself; `reported` is not in it */
+#define UB_RECORD_QUALIFIED 1u  /* the thread was known to run an event loop when the turn ended */
+#define UB_RECORD_STARTUP   2u  /* the turn began before the loop served its first descriptor */
+#define UB_RECORD_ABANDONED 4u  /* no end was seen: the thread now waits elsewhere, what looked like a turn was none */
+#define UB_RECORD_WHOLE     8u  /* a turn of callbacks none of which was slow by itself; `reported` is not in it */
+#define UB_RECORD_ROUND     16u /* WAITED: the loop has come round: `ready` is known */
 
 struct ub_record {
     uint32_t kind;  /* enum ub_record_kind */
@@ -34,7 +36,7 @@ struct ub_record {
     uint64_t end;   /* ticks */
     uint64_t site;  /* return address of the wait call whose return began the turn */
     uint64_t turn;  /* the thread's turn number */
-    uint32_t ready; /* descriptors that the wait reported */
+    uint32_t ready; /* descriptors that the wait reported; WAITED: the wait after the stall, at once */
     /* CALLBACK, BIG: which. */
     int32_t fd; /* -1: none */
     uint64_t function;
@@ -42,8 +44,9 @@ struct ub_record {
     uint8_t callback; /* enum ub_callback_kind */
     uint8_t library;  /* enum ub_loop_library */
     uint16_t reserved0;
-    uint32_t count;          /* BIG: of that function; TURN, WHOLE: callbacks in it */
-    uint64_t total;          /* BIG: ticks of all of them; WHOLE: ticks of the turn that are reported elsewhere */
+    uint32_t count; /* BIG: of that function; TURN, WHOLE: callbacks in it; WAITED: timers */
+    /* BIG: ticks of all of them; WHOLE: ticks of the turn that are reported elsewhere; WAITED: none waited longer. */
+    uint64_t total;
     char name[UB_SPAN_NAME]; /* of the source, "" */
 };
 _Static_assert(sizeof(struct ub_record) == 128, "a record is two cache lines: agent and tracer agree on it");

@@ -26,6 +26,7 @@ enum ub_slot_state {
 #define UB_SLOT_BARRIER   8u  /* the process is registered for MEMBARRIER_CMD_GLOBAL_EXPEDITED */
 #define UB_SLOT_EPOLL     16u /* the loop waits with epoll (else poll, select or io_uring) */
 #define UB_SLOT_CALLBACKS 32u /* callbacks of a loop library are timed by themselves on this thread */
+#define UB_SLOT_AFTER     64u /* a stall has just ended: what waited for it is being counted (callbacks.h) */
 
 #define UB_READY_UNKNOWN UINT32_MAX /* slot.ready: the wait was not seen to return */
 

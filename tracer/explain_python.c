@@ -74,16 +74,18 @@ void ub_stall_python_waiting(struct ub_stall *s, const struct ub_python_look *lo
         s->pool = look->pool;
 }
 
-/* A timer that was due while the loop was blocked is served after the end at the earliest. */
+/* A timer that was due while the loop was blocked is served after the end at the earliest. Descriptors may have waited
+ * longer. */
 static void set_waiting(json_t *line, const struct ub_stall *s, uint64_t end_ns)
 {
     json_t *waiting = json_object_get(line, "waiting");
+    json_int_t known = json_integer_value(json_object_get(waiting, "delay_ns"));
 
     if (s->waiting.tasks)
         json_object_set_new(waiting, "tasks", json_integer(s->waiting.tasks));
     if (s->waiting.timers)
         json_object_set_new(waiting, "timers", json_integer(s->waiting.timers));
-    if (s->waiting.timers && s->waiting.due_ns < end_ns)
+    if (s->waiting.timers && s->waiting.due_ns < end_ns && (json_int_t)(end_ns - s->waiting.due_ns) > known)
         json_object_set_new(waiting, "delay_ns", json_integer((json_int_t)(end_ns - s->waiting.due_ns)));
     if (s->pool.kind)
         json_object_set_new(line, "pool",

@@ -408,6 +408,30 @@ static void set_whole(struct ub_explain *x, struct ub_stall *s, const struct ub_
     json_object_set_new(line, "callbacks", bigs);
 }
 
+/*
+ * `ready` is of the wait that began the turn; the rest is known when the loop has
+ * come round. Of uvloop's timers Python itself tells.
+ */
+static void set_waiting(const struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e, json_t *line)
+{
+    const struct ub_waited *w = &e->waited;
+    bool after = e->kind == UB_EVENT_END && w->known;
+    json_t *o;
+
+    if (s->ready == UB_READY_UNKNOWN && !after)
+        return;
+    o = json_object();
+    if (s->ready != UB_READY_UNKNOWN)
+        json_object_set_new(o, "ready", json_integer(s->ready));
+    if (after && w->round)
+        json_object_set_new(o, "became_ready", json_integer(w->ready));
+    if (after && w->counted && !x->thread[e->slot].python_version)
+        json_object_set_new(o, "timers", json_integer(w->timers));
+    if (after && w->delay)
+        json_object_set_new(o, "delay_ns", json_integer((json_int_t)ub_ticks_span_to_ns(w->delay)));
+    json_object_set_new(line, "waiting", o);
+}
+
 /* The `slow` line of a stall as it is known now. */
 static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e, uint64_t end_ticks,
                          const char **ret_cause)
@@ -443,8 +467,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
                   *ret_cause, "samples", samples_json(s), "site", s->site);
     if (!line)
         return NULL;
-    if (s->ready != UB_READY_UNKNOWN)
-        json_object_set_new(line, "waiting", json_pack("{s:I}", "ready", (json_int_t)s->ready));
+    set_waiting(x, s, e, line);
     json_object_set_new(line, "callback", ub_callback_json(s));
     if (whole)
         set_whole(x, s, e, line);

@@ -43,6 +43,15 @@ struct ub_bigs {
     const struct ub_python_code *code[UB_SPAN_BIGGEST]; /* steps of tasks: of the coroutine, NULL: not known */
 };
 
+/* What a stall kept waiting, as its thread has seen it afterwards. */
+struct ub_waited {
+    bool known;
+    bool round;   /* the loop has come round: `ready` is known */
+    bool counted; /* its timers are callbacks of a library: `timers` is known */
+    uint32_t ready, timers;
+    uint64_t delay; /* ticks: none of them waited longer for this stall */
+};
+
 struct ub_accounting {
     struct ub_schedstat sched;
     uint64_t at_ns; /* CLOCK_MONOTONIC; 0: not known */
@@ -79,6 +88,7 @@ struct ub_event {
     bool loop_over;                    /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
     struct ub_accounting account;      /* at the look or at the end */
     struct ub_accounting baseline;     /* when the turn was first seen */
+    struct ub_waited waited;           /* END */
     uint64_t blind_ns; /* END: how much of the turn the watcher itself did not run (both were stopped) */
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;

@@ -61,6 +61,8 @@ void ub_watch_queue(struct ub_watch *w, struct ub_event *e)
 
     if (!e)
         return;
+    if (e->kind == UB_EVENT_SAMPLE || e->kind == UB_EVENT_GOING) /* of what came after the ends that are held */
+        ub_watch_release(w, e->slot);
     pthread_mutex_lock(&w->queue_lock);
     full = w->queue_length >= UB_QUEUE_MAX && dispensable(e);
     if (full) {

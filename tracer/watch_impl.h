@@ -14,6 +14,8 @@
 
 #include <pthread.h>
 
+#define UB_HELD_MAX 8u
+
 /* What the watching thread remembers of a slot. Unless said otherwise a turn is also a segment of one (callbacks.h). */
 struct ub_watched {
     pid_t pid, tid; /* 0: nobody seen yet */
@@ -31,8 +33,11 @@ struct ub_watched {
     bool loop_announced;
     uint64_t alive_at; /* ticks when the thread was last known to exist */
     struct ub_accounting baseline;
-    uint32_t request;    /* last number given to the sampling handler */
-    int schedstat_fd;    /* -1 */
+    uint32_t request;                   /* last number given to the sampling handler */
+    int schedstat_fd;                   /* -1 */
+    struct ub_event *held[UB_HELD_MAX]; /* ends of stalls whose victims are not known yet (watch_after.c) */
+    uint32_t held_count;
+    uint64_t held_until; /* ticks */
     struct ub_bigs bigs; /* read, for the record of their turn that follows */
     bool sampled;        /* by the kernel while it runs: no sample need be taken from outside */
 };
@@ -148,6 +153,16 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
 /* watch_pool.c: the programs' own pools, as lines of the recording when it is time; `finish`: it is. */
 void ub_watch_pools(struct ub_watch *w, bool finish);
 void ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret);
+
+/*
+ * watch_after.c: an END that waits for what the stall kept waiting, and takes the
+ * event; its thread's word; all of a slot to the explaining thread, at once or
+ * when it is time (returns the moment, UINT64_MAX: nothing is held).
+ */
+void ub_watch_hold(struct ub_watch *w, struct ub_event *e);
+void ub_watch_waited(struct ub_watch *w, uint32_t slot, const struct ub_record *record);
+void ub_watch_release(struct ub_watch *w, uint32_t slot);
+uint64_t ub_watch_held_until(struct ub_watch *w, uint32_t slot, uint64_t now);
 
 /* explain.c: the explaining thread. */
 struct ub_explain;

@@ -251,7 +251,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
         e->reasons = ub_watch_kernel_reasons(w, t->tid, record);
     if (e->blind_ns < stopped_ns(w, record->start, record->end))
         e->blind_ns = stopped_ns(w, record->start, record->end);
-    ub_watch_queue(w, e);
+    ub_watch_hold(w, e);
 }
 
 /* A ring's worth at most: a writer that never stops must not hold the watcher. */
@@ -265,6 +265,8 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
             queue_end(w, index, &record, blind_ns);
         else if (record.kind == UB_RECORD_BIG)
             ub_watch_keep_big(w, &w->watched[index], &record);
+        else if (record.kind == UB_RECORD_WAITED)
+            ub_watch_waited(w, index, &record);
     }
 }
 
@@ -303,6 +305,7 @@ static void retire(struct ub_watch *w, uint32_t index)
 
     if (t->process) {
         drain(w, index, 0);
+        ub_watch_release(w, index);
         if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED) {
             t->loop_tries = UB_LOOP_TRIES; /* over before it was met: announced late rather than never */
             announce_loop(w, index, 1, 0);
@@ -390,7 +393,8 @@ static uint64_t visit_turn(struct ub_watch *w, uint32_t index, uint64_t now)
         t->turn_next = turn + w->threshold;
         t->turn_baseline = t->baseline; /* it begins with a segment that is as new to us */
     }
-    if (turn == t->start || now - t->start >= w->threshold) /* looks at the segment itself will do */
+    /* Looks at the segment itself will do. They come a little before `now` says so, and a stall is told in one go. */
+    if (turn == t->start || t->looks || now - t->start >= w->threshold)
         return UINT64_MAX;
     if (t->turn_next < turn + reported + w->threshold)
         t->turn_next = turn + reported + w->threshold;
@@ -497,13 +501,17 @@ static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind
     for (uint32_t i = 0; i < high; i++) {
         struct ub_slot *slot = &w->arena->slot[i];
         uint32_t state = ub_load_acquire(&slot->state);
-        uint64_t next;
+        uint64_t next, held;
 
         if (state == UB_SLOT_RELEASED)
             retire(w, i);
         if (state != UB_SLOT_LIVE)
             continue;
         next = visit(w, i, now, blind_ns, ret_busy);
+        held = ub_watch_held_until(w, i, now);
+        *ret_busy |= held != UINT64_MAX;
+        if (held < next)
+            next = held;
         if (next < deadline)
             deadline = next;
         if (!w->agentless && !(ub_load_relaxed(&slot->flags) & UB_SLOT_BARRIER))

@@ -17,12 +17,12 @@ static void put_number(const struct ub_text_view *view, const char *before, uint
     fprintf(view->pen.out, "%s%" PRIu64 " %s%s", before, count, thing, count == 1 ? "" : "s");
 }
 
-/* "7 descriptors were ready in this turn; 31 timers waited, up to 309 ms". False: nothing is known. */
+/* "7 descriptors were ready in this turn; 3 descriptors, 31 timers waited, up to 309 ms". False: nothing is known. */
 static bool put_waiting(const struct ub_text_view *view, const json_t *slow)
 {
     const json_t *waiting = json_object_get(slow, "waiting");
     uint64_t ready = ub_json_u64_or(waiting, "ready", 0), timers = ub_json_u64_or(waiting, "timers", 0);
-    uint64_t tasks = ub_json_u64_or(waiting, "tasks", 0), delay;
+    uint64_t tasks = ub_json_u64_or(waiting, "tasks", 0), later = ub_json_u64_or(waiting, "became_ready", 0), delay;
     const char *comma = "";
 
     if (ready > 1) { /* one of them is the one that was being served */
@@ -30,16 +30,20 @@ static bool put_waiting(const struct ub_text_view *view, const json_t *slow)
         fputs(" were ready in this turn", view->pen.out);
         comma = "; ";
     }
+    if (later > 0) {
+        put_number(view, comma, later, "descriptor");
+        comma = ", ";
+    }
     if (tasks > 0) {
         put_number(view, comma, tasks, "task");
-        comma = timers > 0 ? ", " : "; ";
+        comma = ", ";
     }
-    if (timers > 0) {
+    if (timers > 0)
         put_number(view, comma, timers, "timer");
+    if (later > 0 || tasks > 0 || timers > 0) {
+        fputs(" waited", view->pen.out);
         comma = "; ";
     }
-    if (tasks > 0 || timers > 0)
-        fputs(" waited", view->pen.out);
     if (ub_json_u64(waiting, "delay_ns", &delay)) {
         fprintf(view->pen.out, "%sup to ", *comma ? ", " : "");
         ub_text_put_duration(view, UB_INK_PLAIN, delay);
@@ -53,7 +57,7 @@ static bool has_waiting(const json_t *slow)
     const json_t *waiting = json_object_get(slow, "waiting");
 
     return ub_json_u64_or(waiting, "ready", 0) > 1 || ub_json_u64_or(waiting, "timers", 0) > 0 ||
-           ub_json_u64_or(waiting, "tasks", 0) > 0;
+           ub_json_u64_or(waiting, "became_ready", 0) > 0 || ub_json_u64_or(waiting, "tasks", 0) > 0;
 }
 
 void ub_text_cost(const struct ub_text_view *view, const json_t *slow, const struct ub_site *site)

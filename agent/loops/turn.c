@@ -272,8 +272,10 @@ void ub_turn_tell(struct ub_thread *t, struct ub_record *record)
         ub_alone_record(ub_tree(), ub_process->arena, record);
         return;
     }
+    ub_after_before(t, record);
     ub_ring_put(&t->cold->ring, record);
     ub_process_ring();
+    ub_after_stall(t, record);
 }
 
 void ub_turn_slow(struct ub_thread *t, uint64_t start, uint64_t end)

@@ -6,6 +6,7 @@
 #ifndef UB_AGENT_TURN_H
 #define UB_AGENT_TURN_H
 
+#include "../after.h"
 #include "../span.h"
 
 enum ub_wait_kind {
@@ -74,11 +75,17 @@ __attribute__((always_inline)) static inline uint64_t ub_turn_close(struct ub_th
                                                                     const struct ub_process *process)
 {
     uint64_t now = ub_clock_ticks(process->clock), start = t->start, spent = now - start;
+    uint32_t flags;
 
     if (ub_unlikely(!start))
         return 0;
-    if (ub_load_relaxed(&t->slot->flags) & UB_SLOT_CALLBACKS)
-        return ub_span_turn_close(t, now);
+    flags = ub_load_relaxed(&t->slot->flags);
+    if (flags & (UB_SLOT_CALLBACKS | UB_SLOT_AFTER)) {
+        if (ub_unlikely(flags & UB_SLOT_AFTER))
+            ub_after_turn(t, now);
+        if (flags & UB_SLOT_CALLBACKS)
+            return ub_span_turn_close(t, now);
+    }
     t->start = 0;
     ub_store_relaxed(&t->slot->start, 0);
     if (ub_unlikely(spent >= ub_load_relaxed(&process->arena->h.threshold)))
