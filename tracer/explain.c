@@ -3,6 +3,7 @@
  * recording's lines. Slow work (symbols, files) happens only here.
  */
 #include "explain_impl.h"
+#include "static_pool.h"
 
 #include "dispatchers.h"
 #include "preamble.h"
@@ -130,6 +131,7 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
     p->announced = true;
     ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?",
                                            x->w->agentless ? "traced" : "preloaded", x->w->redact));
+    ub_static_pool_find(p);
 }
 
 /* The record of the event's thread; a slot that has a new owner starts afresh. */

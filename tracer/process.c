@@ -79,6 +79,7 @@ void ub_process_unref(struct ub_process *p)
         close(p->pidfd);
     ub_maps_unref(p->maps);
     ub_python_free(p->python);
+    free(p->static_pool);
     pthread_mutex_destroy(&p->lock);
     free(p->exe);
     free(p);

@@ -9,6 +9,8 @@
 
 #include <pthread.h>
 
+struct ub_static_pool;
+
 struct ub_process {
     uint32_t refs;
     pid_t pid;
@@ -19,11 +21,12 @@ struct ub_process {
     pthread_mutex_t lock; /* protects maps */
     struct ub_maps *maps; /* the newest snapshot, NULL before the first */
     uint32_t left;        /* its memory no longer holds the arena: exec'ed into something unwatched. Set by explain */
-    struct ub_python *python; /* watching thread: the interpreter in it, NULL */
-    uint64_t python_maps;     /* watching thread: hash of the maps in which it was looked for */
-    bool python_told;         /* watching thread: the note that it cannot be read is written */
-    bool announced;           /* explain thread: the `process` line is written */
-    bool denied;              /* explain thread: the note that stacks cannot be read is written */
+    struct ub_python *python;           /* watching thread: the interpreter in it, NULL */
+    uint64_t python_maps;               /* watching thread: hash of the maps in which it was looked for */
+    bool python_told;                   /* watching thread: the note that it cannot be read is written */
+    struct ub_static_pool *static_pool; /* its own libuv's pool, NULL. Set once by explain (static_pool.h) */
+    bool announced;                     /* explain thread: the `process` line is written */
+    bool denied;                        /* explain thread: the note that stacks cannot be read is written */
 };
 
 /* -ESRCH when it is gone. *ret has one reference. */

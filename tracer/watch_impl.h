@@ -152,7 +152,8 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
 
 /* watch_pool.c: the programs' own pools, as lines of the recording when it is time; `finish`: it is. */
 void ub_watch_pools(struct ub_watch *w, bool finish);
-void ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret);
+/* False: nothing is known of a pool in that process. */
+bool ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret);
 
 /*
  * watch_after.c: an END that waits for what the stall kept waiting, and takes the

@@ -2,6 +2,7 @@
  * One look at a thread: what vanishes is taken here, in a few microseconds, and
  * explained later by another thread.
  */
+#include "static_pool.h"
 #include "watch_impl.h"
 
 #include "fdinfo.h"
@@ -281,7 +282,8 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
         ub_watch_account(&w->watched[index], true, &e->account);
         e->loop_over = loop_over(e->pid, slot);
         describe_call(w, e);
-        ub_watch_pool_state(w, e->pid, &e->pool_now);
+        if (!ub_watch_pool_state(w, e->pid, &e->pool_now))
+            ub_static_pool_read(e->process, &e->pool_now);
     }
     e->ready = ub_load_relaxed(&slot->ready);
     e->flags = ub_load_relaxed(&slot->flags);

@@ -61,7 +61,7 @@ void ub_watch_pools(struct ub_watch *w, bool finish)
     }
 }
 
-void ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret)
+bool ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret)
 {
     *ret = (struct ub_uv_pool_now){0};
     for (uint32_t i = 0; i < uv_pools_high(w); i++) {
@@ -74,6 +74,7 @@ void ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_
         ret->threads = threads;
         ret->busy = inside < threads ? inside : threads;
         ret->queued = inside - ret->busy;
-        return;
+        return true;
     }
+    return false;
 }

@@ -1,6 +1,8 @@
 """What waits for a thread of libuv's own pool: as many pieces, for as long, as the program itself says."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -75,6 +77,39 @@ def test_default_size_and_a_long_queue(tmp_path):
     assert done.returncode == 0
     pool = recording.of("pool")[-1]
     assert (pool["threads"], pool["waited"], pool["pieces"]) == (4, 996, 1001)
+
+
+NODE = """
+const crypto = require('crypto');
+let turns = 0, begun = 0, done = 0;
+function job() { begun++; crypto.pbkdf2('x', 'y', 400000, 64, 'sha512', () => { done++; }); }
+function block(ms) { const end = Date.now() + ms; while (Date.now() < end) ; }
+const timer = setInterval(() => {
+  turns++;
+  if (turns == 40) { block(150); }           // nobody is in the pool
+  if (turns == 60) { job(); job(); }         // two of four are
+  if (turns == 61) { block(150); }
+  if (turns == 62) { for (let i = 0; i < 10; i++) job(); }
+  if (turns == 63) { block(150); clearInterval(timer); }
+}, 5);
+process.on('exit', () => console.log(begun, done));
+"""
+
+
+def test_a_pool_inside_the_program(tmp_path):
+    """node has a libuv of its own: its pool is read from outside, and told of only where work waited in it."""
+    node = shutil.which("node")
+    if not node or b"uv__work_submit" not in subprocess.run(["nm", node], capture_output=True).stdout:
+        pytest.skip("no node whose file has symbols")
+    done, recording = helpers.record(tmp_path, node, "-e", NODE, threshold="60ms", options=("-q",))
+    assert (done.returncode, done.stdout) == (0, "12 12\n"), done
+    assert not [p for line in recording.lines for p in test_schema.problems(line)]
+    slow = sorted((s for s in recording.slow if s["duration_ns"] > 140 * MS and not s.get("startup")),
+                  key=lambda s: s["start_ns"])
+    assert len(slow) == 3, slow
+    assert "pool" not in slow[0] and "pool" not in slow[1]
+    assert {k: slow[2]["pool"][k] for k in ("kind", "threads", "busy")} == {"kind": "libuv", "threads": 4, "busy": 4}
+    assert 1 <= slow[2]["pool"]["queued"] <= 8
 
 
 def test_switched_off(tmp_path):
