@@ -228,6 +228,16 @@ static void set_accounts(struct ub_watched *t, const struct ub_record *record, s
     ub_watch_account(t, true, &e->account);
 }
 
+/*
+ * The watcher did not run for `blind_ns` before this round. If the target was
+ * stopped with it, one turn has all of that in it; shorter ones that ended
+ * meanwhile show that the target ran, and only the watcher was kept from it.
+ */
+static uint64_t stopped_with_us(const struct ub_record *record, uint64_t blind_ns)
+{
+    return ub_ticks_span_to_ns(record->end - record->start) >= blind_ns - blind_ns / 5 ? blind_ns : 0;
+}
+
 static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
 {
     struct ub_watched *t = &w->watched[index];
@@ -242,7 +252,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->start = record->start;
     e->end = record->end;
     e->ready = record->ready;
-    e->blind_ns = blind_ns;
+    e->blind_ns = stopped_with_us(record, blind_ns);
     ub_watch_callback_record(w, t, record, e);
     if (!(record->flags & UB_RECORD_WHOLE)) /* its calls were its callbacks' */
         ub_watch_calls(w, index, record->start, e);

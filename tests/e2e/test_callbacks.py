@@ -214,8 +214,10 @@ def test_loaded_late_and_privately(tmp_path, copies):
     done, recording = helpers.record(tmp_path, host, *plugins, threshold="20ms")
     assert (done.returncode, done.stdout) == (0, "80\n" * copies), (done.stdout, done.stderr)
     slow = [s for s in recording.slow if s["duration_ns"] > 50_000_000]
-    assert [s["callback"]["function"] for s in slow] == ["on_plugin"] * copies, recording.slow
-    assert [s["kind"] for s in slow] == (["timer", "timer", "turn"])[:copies]
+    assert [s["kind"] for s in slow] == (["timer", "timer", "turn"])[:copies], recording.slow
+    # A turn's callback is known from looks alone, for which a busy machine may leave no time.
+    assert [s["callback"]["function"] for s in slow[:2]] == ["on_plugin"] * len(slow[:2]), recording.slow
+    assert all(s["callback"].get("function", "on_plugin") == "on_plugin" for s in slow), recording.slow
     assert len([n for n in recording.of("note") if "copies" in n["text"]]) == (copies > 2)
 
 

@@ -52,14 +52,15 @@ def test_steps(tmp_path, loop, version, python):
     whole = [s for s in recording.slow if "callbacks" in s and s["callback_count"] > 130]
     assert len(whole) == 1, recording.slow
     parts = {p["callback"]["function"].rsplit(".", 1)[-1]: p for p in whole[0]["callbacks"] if p["kind"] == "task"}
-    assert list(parts)[0] == "small" and set(parts) >= set(truth["spent"]), parts
+    busy = sentinel.busy(whole[0]["start_ns"], whole[0]["start_ns"] + whole[0]["duration_ns"])
+    assert (busy or list(parts)[0] == "small") and set(parts) >= set(truth["spent"]), parts
     for name, (calls, spent) in truth["spent"].items():
         part, place = parts[name], parts[name]["callback"]
         assert part["count"] == calls and place["file"] == str(PROGRAM), part
         assert place["line"] in (line_of(f"def {name}("), line_of(f"def {name}(") - 1), part
-        if not sentinel.busy(whole[0]["start_ns"], whole[0]["start_ns"] + whole[0]["duration_ns"]):
+        if not busy:
             assert spent <= part["duration_ns"] <= spent + SLACK_NS * calls, (part, spent)
-    assert whole[0]["kind"] == "turn" and whole[0]["callback"]["function"] == "small" and "task" not in whole[0]
+    assert whole[0]["kind"] == "turn" and whole[0]["callback"]["function"] == list(parts)[0] and "task" not in whole[0]
     shown = {f["function"] for x in whole[0]["samples"] if x.get("python") in ("still", "twice")
              for f in recording.stacks[x["stack"]] if f.get("language") == "python"}
     assert not shown or shown & {"spin", "small", "bigger", "old", "_run_once", "run_forever"}, shown
