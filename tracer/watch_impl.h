@@ -114,11 +114,13 @@ void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_
 
 /*
  * watch_python.c: the Python side of a look, after its native stack was taken.
- * `late`: the stack was taken earlier, so nothing is proven. `waiting`: who waits
- * is looked at, too. NULL: no Python, or nothing that made sense. The caller frees it.
+ * `late`: the stack was taken earlier, so nothing is proven. NULL: no Python, or
+ * nothing that made sense. The caller frees it.
  */
-struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late,
-                                       bool waiting);
+struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
+
+/* watch_python.c: what takes longer: the request that is served, who waits. */
+void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_python_look *look);
 
 /* watch_python.c: the code object of a task's step (its `function`, as the thread says). NULL: it makes no sense. */
 const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_watched *t, uint64_t address);

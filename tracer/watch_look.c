@@ -265,11 +265,19 @@ static void add_python(struct ub_watch *w, uint32_t index, struct ub_event *e, b
 
     if (ub_load_acquire(&slot->start) != e->start)
         return;
-    e->python = ub_watch_python(w, &w->watched[index], e->capture, late, e->kind == UB_EVENT_SAMPLE && !late);
-    if (ub_load_acquire(&slot->start) == e->start)
+    e->python = ub_watch_python(w, &w->watched[index], e->capture, late);
+    if (ub_load_acquire(&slot->start) != e->start) {
+        free(e->python);
+        e->python = NULL;
+    }
+    if (!e->python || late || e->kind != UB_EVENT_SAMPLE)
         return;
-    free(e->python);
-    e->python = NULL;
+    ub_watch_python_more(w, &w->watched[index], e->python);
+    if (ub_load_acquire(&slot->start) != e->start) { /* the frames were the turn's, the rest may be of another */
+        memset(&e->python->request, 0, sizeof(e->python->request));
+        memset(&e->python->waiting, 0, sizeof(e->python->waiting));
+        memset(&e->python->pool, 0, sizeof(e->python->pool));
+    }
 }
 
 /* What the agent itself cannot know: the thread's accounts, and what its call works on. */

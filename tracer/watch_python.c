@@ -81,8 +81,7 @@ static struct ub_python_look *trimmed(struct ub_python_look *look)
     return small;
 }
 
-struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late,
-                                       bool waiting)
+struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late)
 {
     struct ub_python *py = python_of(w, t->process);
     bool running = late || c->state == UB_THREAD_RUNNING;
@@ -104,8 +103,15 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
     }
     if (late || (running && ub_clock_monotonic_ns() - c->at_ns > TOGETHER_NS))
         look->proof = UB_PYTHON_UNPROVEN;
-    ub_python_see_request(py, look);
-    if (waiting)
-        ub_python_see_waiting(py, ub_clock_monotonic_ns(), look);
     return trimmed(look);
+}
+
+void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_python_look *look)
+{
+    struct ub_python *py = python_of(w, t->process);
+
+    if (!py)
+        return;
+    ub_python_see_request(py, look);
+    ub_python_see_waiting(py, ub_clock_monotonic_ns(), look);
 }

@@ -152,6 +152,8 @@ static bool fits(const struct ub_advice *row, const struct ub_advice_query *quer
         return false;
     if (row->fd != UB_ADVICE_FD_ANY && row->fd != fd_kind(query->call))
         return false;
+    if (row->whole && !json_is_array(json_object_get(query->slow, "callbacks")))
+        return false;
     if (row->package && !package_on_stack(query, row->package))
         return false;
     return !row->function || on_stack(query, row->function);

@@ -34,6 +34,10 @@
 #define CONDS "pthread_cond_*|___pthread_cond_*|__pthread_cond_*|sem_wait|__new_sem_wait*|g_cond_wait"
 #define JOINS "pthread_join|__pthread_clockjoin_ex|__pthread_timedjoin_ex"
 
+#define FEWER                                                                                                          \
+    "let fewer tasks become ready at once (an asyncio.Semaphore, a queue with a few workers), or let each of them do " \
+    "less between two awaits"
+
 #define REDIS "redis-*|valkey-*|keydb-*"
 #define NODE  "node|nodejs|node*"
 
@@ -337,6 +341,12 @@ const struct ub_advice ub_advice_table[] = {
      .cause = "lock",
      .text = "asyncio.Lock, Event and Queue between tasks; those of threading stop the whole loop while they wait",
      .python = "{at}: {thread}, or asyncio's own Lock, Event or Queue between tasks"},
+    {.program = "python*",
+     .cause = "cpu|unknown",
+     .whole = true,
+     .title = "many steps in one turn",
+     .text = FEWER,
+     .python = FEWER},
     {.program = "python*",
      .cause = "cpu",
      .text = "computation: ProcessPoolExecutor with loop.run_in_executor; a thread helps only while it releases the "

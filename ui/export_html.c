@@ -264,7 +264,7 @@ static void set_label(json_t *o, const char *key, char *line)
 
 static void set_labels(const struct page *page, json_t *o, const struct ub_site *site)
 {
-    static const char *const keys[] = {"await", "cost", "pool"};
+    static const char *const keys[] = {"await", "cost", "pool", "serves"};
     struct ub_text_view view;
     size_t i, size;
 
@@ -279,8 +279,10 @@ static void set_labels(const struct page *page, json_t *o, const struct ub_site 
             ub_text_await(&view, site->worst);
         else if (i == 1)
             ub_text_cost_of_longest(&view, site);
-        else
+        else if (i == 2)
             ub_text_pool(&view, site->worst);
+        else
+            ub_text_request(&view, site->worst);
         if (fclose(out) == 0)
             set_label(o, keys[i], line);
         free(line);

@@ -34,10 +34,12 @@ def run(tmp_path, python, loop, *args, env=None):
     return json.loads((tmp_path / "truth").read_text()), recording, sentinel
 
 
-def slow_of(recording, function, seconds=0.07):
+def slow_of(recording, sentinel, function, seconds=0.28):
     found = [s for s in recording.slow if s["duration_ns"] > seconds * 1e9 and
              any(f["function"].endswith(function) for x in s["samples"] if "stack" in x
                  for f in recording.stacks[x["stack"]] if f.get("language") == "python")]
+    if not found and sentinel.busy(0, 1 << 62):
+        pytest.skip(f"the machine was too busy: nobody looked at {function} for 0.3 s")
     assert len(found) == 1, (function, found)
     return found[0]
 
@@ -53,32 +55,35 @@ def test_steps(tmp_path, loop, version, python):
     assert len(whole) == 1, recording.slow
     parts = {p["callback"]["function"].rsplit(".", 1)[-1]: p for p in whole[0]["callbacks"] if p["kind"] == "task"}
     busy = sentinel.busy(whole[0]["start_ns"], whole[0]["start_ns"] + whole[0]["duration_ns"])
-    assert (busy or list(parts)[0] == "small") and set(parts) >= set(truth["spent"]), parts
+    took = [p["duration_ns"] for p in whole[0]["callbacks"]]
+    assert took == sorted(took, reverse=True) and set(parts) >= set(truth["spent"]), parts
     for name, (calls, spent) in truth["spent"].items():
         part, place = parts[name], parts[name]["callback"]
         assert part["count"] == calls and place["file"] == str(PROGRAM), part
         assert place["line"] in (line_of(f"def {name}("), line_of(f"def {name}(") - 1), part
         if not busy:
             assert spent <= part["duration_ns"] <= spent + SLACK_NS * calls, (part, spent)
-    assert whole[0]["kind"] == "turn" and whole[0]["callback"]["function"] == list(parts)[0] and "task" not in whole[0]
+    assert whole[0]["kind"] == "turn" and whole[0]["callback"] == whole[0]["callbacks"][0]["callback"]
+    assert "task" not in whole[0]
     shown = {f["function"] for x in whole[0]["samples"] if x.get("python") in ("still", "twice")
              for f in recording.stacks[x["stack"]] if f.get("language") == "python"}
     assert not shown or shown & {"spin", "small", "bigger", "old", "_run_once", "run_forever"}, shown
 
-    step = slow_of(recording, "block")
+    step = slow_of(recording, sentinel, "block")
     assert step["kind"] == "task" and step["callback"]["function"] == "block", step
     # Not steps, or not known as such: told by their stacks, as their turn's.
-    assert slow_of(recording, "plain")["kind"] == "turn" and slow_of(recording, "cancelled")["kind"] == "turn"
+    assert slow_of(recording, sentinel, "plain")["kind"] == "turn"
+    assert slow_of(recording, sentinel, "cancelled")["kind"] == "turn"
 
 
 @pytest.mark.parametrize("how", ["off", "python tasks"])
 def test_without(tmp_path, how):
     """Switched off, or where tasks are not the C module's: turns, as before."""
     args, env = ([], {"UNBLOCK_CALLBACKS": "0"}) if how == "off" else (["py"], {})
-    _, recording, _ = run(tmp_path, helpers.PYTHON, "asyncio", *args, env=env)
+    _, recording, sentinel = run(tmp_path, helpers.PYTHON, "asyncio", *args, env=env)
     assert recording.of("loop")[0]["identity"] == "turn"
     assert {s["kind"] for s in recording.slow} == {"turn"} and not any("callbacks" in s for s in recording.slow)
-    assert slow_of(recording, "block")["callback"]["function"] == "block"
+    assert slow_of(recording, sentinel, "block")["callback"]["function"] == "block"
 
 
 def test_report_tells_the_steps(tmp_path):

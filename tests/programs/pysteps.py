@@ -47,18 +47,18 @@ async def bigger(start):
 
 
 async def block():
-    time.sleep(0.08)
+    time.sleep(0.3)
 
 
 def plain():
-    time.sleep(0.08)
+    time.sleep(0.3)
 
 
 async def cancelled():
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
-        time.sleep(0.08)
+        time.sleep(0.3)
 
 
 async def pause():
@@ -78,7 +78,7 @@ async def crowd():
 
 
 async def main():
-    for _ in range(4):
+    for _ in range(10):
         await pause()
     await crowd()
     await pause()

@@ -171,6 +171,18 @@ static void expect_words(const char *cause, const char *call, const char *slow, 
 #define HANDLE PY("handle", "/srv/api.py", "31") END
 
 /* The line to change is the innermost coroutine of the user's own; the function is what it called. */
+static void test_a_turn_of_many_steps(void **state)
+{
+    struct ub_advice_query query = {.program = "python3.11", .loop = "asyncio", .cause = ub_model_cause_parse("cpu")};
+    json_t *slow = json_pack("{s:[]}", "callbacks");
+
+    query.slow = slow;
+    assert_non_null(strstr(ub_advice_find(&query)->text, "asyncio.Semaphore"));
+    json_object_del(slow, "callbacks");
+    assert_null(strstr(ub_advice_find(&query)->text, "asyncio.Semaphore"));
+    json_decref(slow);
+}
+
 static void test_python_names(void **state)
 {
     const char *callback = "{'callback':{'function':'on_tick','file':'/srv/api.py','line':7}}";
@@ -244,6 +256,7 @@ int main(void)
         cmocka_unit_test(test_guessed_names_do_not_count),
         cmocka_unit_test(test_call_by_its_library_name),
         cmocka_unit_test(test_python_names),
+        cmocka_unit_test(test_a_turn_of_many_steps),
         cmocka_unit_test(test_python_gil),
         cmocka_unit_test(test_rules_of_the_table),
         cmocka_unit_test(test_no_row_hides_another),

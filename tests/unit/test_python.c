@@ -299,6 +299,33 @@ static void test_rings_end(void **state)
     assert_int_equal(ub_python_look(py, tid, 0, false, &look), -ENOENT);
 }
 
+static uint64_t anywhere(void)
+{
+    return at((uint32_t)rand() % MEMORY_SIZE & ~7u);
+}
+
+/* What is read of what a look has found, wherever that may lead. */
+static void look_further(struct ub_python_look *look)
+{
+    static const char *const names[] = {"_scheduled", "data", "path", ""};
+
+    py->asyncio = rand() % 2 ? anywhere() : 0;
+    py->thread_queues = anywhere();
+    py->process_wakeups = anywhere();
+    py->executor_modules = 0;
+    look->task.known = rand() % 2;
+    look->task.loop = anywhere();
+    ub_python_see_request(py, look);
+    ub_python_see_waiting(py, (uint64_t)rand() << 20, look);
+    assert_true(look->request.path[sizeof(look->request.path) - 1] == '\0');
+    for (size_t i = 0; i < UB_ARRAY_LEN(names); i++) {
+        ub_python_attribute(py, anywhere(), names[i]);
+        ub_python_base_slot(py, anywhere(), names[i]);
+        ub_python_code_at(py, anywhere());
+    }
+    py->asyncio = 0;
+}
+
 /* Any word, anywhere, as a pointer to anything else: what counts is that it comes back, soon. */
 static void test_hostile_memory(void **state)
 {
@@ -342,6 +369,8 @@ static void test_hostile_memory(void **state)
         py->current_tasks = rand() % 4 ? at(TASKS) : 0;
         ub_python_look(py, tid, at((uint32_t)rand() % MEMORY_SIZE), rand() % 2, &look);
         ub_python_tasks(py, waiter, UB_ARRAY_LEN(waiter));
+        if (i % 8 == 0)
+            look_further(&look);
         if (seconds() - begun > worst)
             worst = seconds() - begun;
     }
