@@ -2,6 +2,8 @@
 
 #include "loops/loop.h"
 #include "module.h"
+#include "offload/decide.h"
+#include "offload/fiber.h"
 #include "raw.h"
 
 #include <dlfcn.h>
@@ -436,6 +438,27 @@ static bool any_copy(const struct module *m)
     return false;
 }
 
+bool ub_patch_runtime;
+struct ub_fiber_exceptions *(*ub_runtime_exceptions)(void);
+
+/* Interpreters, virtual machines, collectors: by a function that each of them exports, wherever it is linked to. */
+static void look_for_runtime(const struct module *m)
+{
+    static const char *const names[] = {
+        "Py_Initialize",           "lua_newstate",   "perl_alloc",       "ruby_init",
+        "Tcl_CreateInterp",        "GC_init",        "JNI_CreateJavaVM", "mono_jit_init",
+        "JS_NewContext",           "scm_init_guile", "php_embed_init",   "coreclr_initialize",
+        "_ZN2v82V810InitializeEi", "__asan_init",    "__tsan_init", /* sanitizers: they want to be told of each switch
+                                                                     */
+    };
+    void *exceptions = defined(m, "__cxa_get_globals");
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++)
+        ub_patch_runtime |= defined(m, names[i]) != NULL;
+    if (exceptions)
+        memcpy(&ub_runtime_exceptions, &exceptions, sizeof(exceptions));
+}
+
 static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct module m;
@@ -446,6 +469,8 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
         *(bool *)data = true;
         return 0;
     }
+    if (ub_offload_mode != UB_OFFLOAD_OFF)
+        look_for_runtime(&m);
     patch_table(&m, m.plt, m.plts);
     patch_table(&m, m.rela, m.relas);
     return 0;

@@ -22,6 +22,9 @@ void ub_patch_again(void);
 extern const uint32_t *ub_patch_modules;
 extern uint32_t ub_patch_seen;
 
+/* A runtime is in the process that keeps track of its thread's stack: no callback is left in its midst. */
+extern bool ub_patch_runtime;
+
 /* One load and a comparison. Signal-safe but for the modules that it finds. */
 __attribute__((always_inline)) static inline void ub_patch_check(void)
 {

@@ -118,6 +118,7 @@ static void fill_page(struct ub_process *page)
     page->sampler = 0;
     register_barrier(page);
     admit_helper(page);
+    page->callbacks = inherited.generation | (ub_offload_mode > UB_OFFLOAD_DRY_RUN ? UB_CALLBACKS_MAY_MOVE : 0);
     ub_store_release(&page->generation, inherited.generation);
 }
 
@@ -175,13 +176,14 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     if (!find_watcher(variable(environment, "UNBLOCK_ARENA"), environment) || !map_page(&page))
         return;
     inherited.generation = 1;
+    off = variable(environment, "UNBLOCK_CALLBACKS");
+    off = off && off[0] == '0' && off[1] == '\0' ? off : NULL;
+    if (!off)
+        ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF);
     fill_page(page);
     ub_process = page;
-    off = variable(environment, "UNBLOCK_CALLBACKS");
-    if (!off || off[0] != '0' || off[1] != '\0') {
-        ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF);
+    if (!off)
         ub_patch_start();
-    }
 }
 
 static uint32_t slot_flags(const struct ub_process *page)

@@ -30,9 +30,12 @@ struct ub_process {
     struct ub_arena *arena;
     uint32_t quiet; /* enum ub_quiet */
     int32_t pid;
-    uint32_t sampler; /* our SIGURG handler is installed */
-    uint32_t barrier; /* registered for global expedited membarriers */
+    uint32_t sampler;   /* our SIGURG handler is installed */
+    uint32_t callbacks; /* the generation, as thunks want to see it: another number while callbacks may run on fibers */
+    uint32_t barrier;   /* registered for global expedited membarriers */
 };
+
+#define UB_CALLBACKS_MAY_MOVE 0x80000000u
 
 /* Never NULL: until the arena is mapped it points to a zeroed one. */
 extern struct ub_process *ub_process;

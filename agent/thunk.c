@@ -1,5 +1,7 @@
 #include "thunk.h"
 
+#include "offload/suspend.h"
+
 #define UB_TRIES 64u
 
 /* thunk_entry.S */
@@ -94,8 +96,16 @@ uint64_t ub_thunk_call(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t 
 
     if (ub_unlikely(shape && shape->before))
         shape->before();
+    if (ub_unlikely(t->generation != ub_process->callbacks)) {
+        const uint64_t word[UB_FIBER_WORDS] = {a, b, c, d, e, f};
+
+        if (t->generation != ub_process->generation || !shape)
+            return call(a, b, c, d, e, f);
+        if (ub_suspend_dispatch(t, sp, (uintptr_t)call, shape, word, &ret))
+            return ret;
+    }
     /* No turn runs (not a loop, or not known as one yet), nothing is watched, or a fork was not noticed yet. */
-    if (ub_unlikely(!t->start) || ub_unlikely(t->generation != ub_process->generation) || ub_unlikely(!shape) ||
+    if (ub_unlikely(!t->start) || ub_unlikely(!shape) ||
         ub_unlikely(!ub_span_begin(t, sp, (uintptr_t)call, shape, argument)))
         return call(a, b, c, d, e, f);
     ret = call(a, b, c, d, e, f);

@@ -19,7 +19,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 6u
+#define UB_ARENA_VERSION 7u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -35,15 +35,15 @@ struct ub_arena_header {
     uint32_t size;  /* of this header: a second check that both sides were built from one layout */
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
-    uint64_t pid_namespace; /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
-    int32_t starter_pid;    /* UB_ARENA_HELPER: whose agent made this arena and started the watcher */
-    uint32_t mode;          /* enum ub_arena_mode */
-    int32_t root_pid;       /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
-    uint32_t thunks_full;   /* callbacks that found no thunk left: they run untimed */
-    uint32_t copies_full;   /* further copies of a loop library in one process: their callbacks run untimed */
-    uint32_t offload;       /* enum ub_offload_mode */
-    uint32_t uv_pools_high; /* one past the highest entry of `pool` ever taken */
-    uint32_t reserved0[1];
+    uint64_t pid_namespace;    /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
+    int32_t starter_pid;       /* UB_ARENA_HELPER: whose agent made this arena and started the watcher */
+    uint32_t mode;             /* enum ub_arena_mode */
+    int32_t root_pid;          /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
+    uint32_t thunks_full;      /* callbacks that found no thunk left: they run untimed */
+    uint32_t copies_full;      /* further copies of a loop library in one process: their callbacks run untimed */
+    uint32_t offload;          /* enum ub_offload_mode */
+    uint32_t uv_pools_high;    /* one past the highest entry of `pool` ever taken */
+    uint32_t offload_least_us; /* sleeps shorter than this stay */
 
     /* The line read by the fast path. Written by the watcher. */
     uint64_t threshold __attribute__((aligned(UB_CACHE_LINE))); /* ticks */
@@ -60,8 +60,12 @@ struct ub_arena_header {
     uint32_t elsewhere;                                        /* images that stepped aside: another PID namespace */
     uint32_t not_entered[UB_IMAGE_KINDS];                      /* programs executed without us, by enum ub_image */
     uint32_t call_stacks;                                      /* ever taken from the pool of stacks */
+
+    /* Written by the agents as well: calls that were moved off their loops. */
+    uint64_t moved __attribute__((aligned(UB_CACHE_LINE)));
+    uint64_t moved_ns; /* how long those loops would have been blocked */
 };
-_Static_assert(sizeof(struct ub_arena_header) == 3 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
+_Static_assert(sizeof(struct ub_arena_header) == 4 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 
 struct ub_arena {
     struct ub_arena_header h;

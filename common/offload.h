@@ -9,6 +9,7 @@
 enum ub_offload_mode {
     UB_OFFLOAD_OFF = 0,
     UB_OFFLOAD_DRY_RUN = 1, /* nothing moves; each slow call is judged as it returns */
+    UB_OFFLOAD_EAGER = 2,   /* a call that is sure to block is moved */
 };
 
 /* The recording's `reason`. Each is a rule of agent/offload/README.md. */
@@ -22,6 +23,8 @@ enum ub_offload_mode {
     X(SIGNAL, "signal")   /* in a signal handler */                                                                    \
     X(STACK, "stack")     /* on a stack of the program's own making (a coroutine, an alternate signal stack) */        \
     X(SECCOMP, "seccomp") /* a filter: what a thread of ours may do is not known */                                    \
+    X(RUNTIME, "runtime") /* an interpreter or a collector that knows its own stacks only */                           \
+    X(EINTR, "eintr")     /* the program wants its calls interrupted by signals */                                     \
     X(LOCK, "lock")       /* this thread holds a lock */                                                               \
     X(CALL, "call")       /* this call is not on the list of those that may move */
 

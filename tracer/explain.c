@@ -380,6 +380,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
         json_object_set_new(line, "exit", json_integer(WEXITSTATUS(e->fd)));
     if (e->flags && WIFSIGNALED(e->fd))
         json_object_set_new(line, "signal", json_integer(WTERMSIG(e->fd)));
+    ub_offload_end(x, line);
     ub_explain_emit(x, line);
 }
 

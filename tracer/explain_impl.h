@@ -151,6 +151,7 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const ch
 /* Adds a finished `slow` line to its call site's sums; writes those. */
 void ub_offload_count(struct ub_explain *x, const json_t *line);
 void ub_offload_finish(struct ub_explain *x);
+void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into the `end` line */
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

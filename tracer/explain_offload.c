@@ -140,3 +140,13 @@ void ub_offload_finish(struct ub_explain *x)
     json_decref(x->offload);
     x->offload = NULL;
 }
+
+void ub_offload_end(struct ub_explain *x, json_t *line)
+{
+    const struct ub_arena_header *h = &x->w->arena->h;
+
+    if (x->w->offload > UB_OFFLOAD_DRY_RUN)
+        json_object_set_new(line, "offload",
+                            json_pack("{s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
+                                      (json_int_t)ub_load_relaxed(&h->moved_ns)));
+}

@@ -127,6 +127,7 @@ static int create_arena(struct ub_watch *w)
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
     arena->h.offload = w->offload;
+    arena->h.offload_least_us = (uint32_t)(w->threshold_ns / 1000 < UINT32_MAX ? w->threshold_ns / 1000 : UINT32_MAX);
     ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
     if (stat("/proc/self/ns/pid", &st) == 0)
         arena->h.pid_namespace = st.st_ino;

@@ -16,6 +16,8 @@ static const struct {
     {"signal", "in a signal handler"},
     {"stack", "on a stack of the program's own making"},
     {"seccomp", "the program runs under a seccomp filter"},
+    {"runtime", "an interpreter or collector in the process knows its own stacks only"},
+    {"eintr", "the program wants its calls interrupted by signals"},
     {"lock", "a lock is held"},
     {"call", "this call is not on the list of those that may move"},
 };

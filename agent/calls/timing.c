@@ -263,7 +263,7 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     struct ub_timed_call *c;
 
     if (ub_offload_mode != UB_OFFLOAD_OFF)
-        ub_decide(t, id, value, (uintptr_t)__builtin_frame_address(0), &verdict);
+        ub_decide(t, id, value, (uintptr_t)__builtin_frame_address(0), 0, &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
     if (!c) {

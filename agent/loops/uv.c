@@ -8,6 +8,9 @@
 #include "uv_pool.h"
 #include "uv_layout.h"
 
+#include "../offload/decide.h"
+#include "../offload/suspend.h"
+
 static const char *version(void);
 
 #define SHAPE(name, kind_, ...)                                                                                        \
@@ -34,6 +37,14 @@ SHAPE(dns, DNS, .before = ub_uv_pool_slow_done);
 SHAPE(work, WORK, .before = ub_uv_pool_done);
 SHAPE(closing, CLOSE);
 
+/* A handle of which a callback may be due that was put off. */
+static void *touched(void *h)
+{
+    if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))
+        ub_suspend_touched(h);
+    return h;
+}
+
 /* The first member of uv_process_options_t; the rest is handed on as it is. */
 struct process_options {
     void *exit_cb;
@@ -43,7 +54,7 @@ struct process_options {
 /* clang-format off */
 #define FUNCTIONS(X) \
     X(const char *, uv_version_string, (void), ()) \
-    X(int, uv_timer_start, (void *h, void *cb, uint64_t timeout, uint64_t repeat), (h, ub_thunk(cb, &timer), timeout, repeat)) \
+    X(int, uv_timer_start, (void *h, void *cb, uint64_t timeout, uint64_t repeat), (touched(h), ub_thunk(cb, &timer), timeout, repeat)) \
     X(int, uv_prepare_start, (void *h, void *cb), (h, ub_thunk(cb, &prepare))) \
     X(int, uv_check_start, (void *h, void *cb), (h, ub_thunk(cb, &check))) \
     X(int, uv_idle_start, (void *h, void *cb), (h, ub_thunk(cb, &idle))) \
@@ -60,7 +71,7 @@ struct process_options {
     X(void, uv_pipe_connect, (void *req, void *h, void *name, void *cb), (req, h, name, ub_thunk(cb, &connecting))) \
     X(int, uv_udp_send, (void *req, void *h, void *bufs, unsigned n, void *address, void *cb), (req, h, bufs, n, address, ub_thunk(cb, &sending))) \
     X(int, uv_udp_recv_start, (void *h, void *alloc, void *cb), (h, alloc, ub_thunk(cb, &receiving))) \
-    X(void, uv_close, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
+    X(void, uv_close, (void *h, void *cb), (touched(h), ub_thunk(cb, &closing))) \
     X(int, uv_tcp_close_reset, (void *h, void *cb), (h, ub_thunk(cb, &closing))) \
     X(int, uv_fs_event_start, (void *h, void *cb, void *path, unsigned flags), (h, ub_thunk(cb, &fs_event), path, flags)) \
     X(int, uv_fs_poll_start, (void *h, void *cb, void *path, unsigned interval), (h, ub_thunk(cb, &fs_poll), path, interval))

@@ -5,9 +5,13 @@
 #ifndef UB_AGENT_UV_LAYOUT_H
 #define UB_AGENT_UV_LAYOUT_H
 
-#define UB_UV_STREAM_FD 184 /* uv_tcp_t, uv_pipe_t, uv_tty_t */
-#define UB_UV_UDP_FD    176
-#define UB_UV_POLL_FD   152
+#define UB_UV_STREAM_FD    184 /* uv_tcp_t, uv_pipe_t, uv_tty_t */
+#define UB_UV_UDP_FD       176
+#define UB_UV_HANDLE_LOOP  8
+#define UB_UV_HANDLE_FLAGS 88
+#define UB_UV_FS_LOOP      72
+#define UB_UV_WORK_LOOP    64 /* and of the requests of getaddrinfo, getnameinfo, random */
+#define UB_UV_POLL_FD      152
 
 /* uv_process_options_t: its first member is the callback, the rest is handed on as it is. */
 #define UB_UV_PROCESS_OPTIONS_WORDS 8

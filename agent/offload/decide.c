@@ -1,8 +1,11 @@
 #include "decide.h"
 
 #include "../loops/loop.h"
+#include "../patch.h"
 #include "../raw.h"
+#include "fiber.h"
 #include "locks.h"
+#include "moves.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -15,9 +18,16 @@ uint32_t ub_offload_mode;
 
 void ub_offload_start(uint32_t mode)
 {
+    if (mode > UB_OFFLOAD_DRY_RUN && (!ub_fiber_supported() || ub_process_quiet() != UB_QUIET_NOT))
+        mode = UB_OFFLOAD_DRY_RUN;
     ub_offload_mode = mode;
-    if (mode != UB_OFFLOAD_OFF)
-        ub_loops_count += UB_LOOPS_OF_LOCKS;
+    if (mode == UB_OFFLOAD_OFF)
+        return;
+    ub_loops_count += UB_LOOPS_OF_LOCKS;
+    if (mode == UB_OFFLOAD_DRY_RUN)
+        return;
+    ub_loops_count++; /* libuv as a host */
+    ub_moves_start();
 }
 
 /* ---- the callback ---------------------------------------------------------------------- */
@@ -25,11 +35,12 @@ void ub_offload_start(uint32_t mode)
 #define KIND(name) (1u << UB_CALLBACK_##name)
 
 /*
- * libuv: not those that come with every turn (while one is suspended the loop would spin), not close (the
- * handle's memory is on its way out), and not those whose arguments live on the loop's stack in ways of their own.
+ * libuv: those that are told once of each thing that happened. Not: what comes with every turn (idle, prepare, check:
+ * the loop would spin), what comes again until it is dealt with (poll, read, listen: it would have to be stopped
+ * meanwhile), what is one of several kinds of one handle (write, connect), close (the handle's memory is on its way
+ * out), and what has arguments on the loop's stack.
  */
-static const uint32_t kinds_uv = KIND(TIMER) | KIND(IO) | KIND(ASYNC) | KIND(SIGNAL) | KIND(READ) | KIND(WRITE) |
-                                 KIND(CONNECT) | KIND(LISTENER) | KIND(FS) | KIND(DNS) | KIND(WORK) | KIND(PROCESS);
+static const uint32_t kinds_uv = KIND(TIMER) | KIND(ASYNC) | KIND(FS) | KIND(DNS) | KIND(WORK) | KIND(PROCESS);
 
 static enum ub_pin judge_callback(const struct ub_spans *s)
 {
@@ -47,7 +58,7 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
 
 /* ---- signal handlers --------------------------------------------------------------------- */
 
-#define STACK_FAR  (1ul << 20)
+#define STACK_FAR  (8ul << 20)
 #define SCAN_BYTES 2048ul
 
 /* The kernel's own layout. */
@@ -75,13 +86,13 @@ static uintptr_t restorer(void)
 /*
  * A handler's frame between us and the callback's. Read by a call that cannot fault. A
  * leftover of an earlier handler in some unused buffer is taken for one, too: an error in the
- * direction that does no harm.
+ * direction that does no harm. `known`: both lie on one stack.
  */
-static enum ub_pin judge_stack(uintptr_t sp, uintptr_t end)
+static enum ub_pin judge_stack(uintptr_t sp, uintptr_t end, bool known)
 {
     uintptr_t word[SCAN_BYTES / sizeof(uintptr_t)], wanted = restorer();
 
-    if (sp >= end || end - sp > STACK_FAR)
+    if (sp >= end || (!known && end - sp > STACK_FAR))
         return UB_PIN_STACK;
     for (uintptr_t at = sp & ~7ul; wanted && at < end; at += sizeof(word)) {
         struct iovec local = {word, sizeof(word)}, remote = {(void *)at, sizeof(word)};
@@ -193,27 +204,62 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
     return UB_EXECUTOR_NONE;
 }
 
+/* ---- interruption ------------------------------------------------------------------------------ */
+
+/*
+ * A program that wants its calls interrupted: by a handler without SA_RESTART, or by an alarm while it sleeps.
+ * Where the call is made elsewhere nothing interrupts it.
+ */
+static bool is_interrupted(void)
+{
+    struct itimerval alarm = {0};
+
+    for (int sig = 1; sig < 32; sig++) {
+        struct kernel_sigaction act = {0};
+
+        if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1 &&
+            !(act.flags & SA_RESTART))
+            return true;
+    }
+    return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);
+}
+
 /* ---- all of it ------------------------------------------------------------------------------ */
 
-static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, struct ub_verdict *ret)
+static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, uintptr_t end, struct ub_verdict *ret)
 {
     const struct ub_spans *s = &t->cold->spans;
     enum ub_pin pin;
 
     if (ub_process->quiet != UB_QUIET_NOT)
         return UB_PIN_SECCOMP;
+    if (ub_patch_runtime)
+        return UB_PIN_RUNTIME;
     pin = judge_callback(s);
     if (pin == UB_PIN_MOVABLE)
-        pin = judge_stack(sp, s->level[0].sp);
+        pin = judge_stack(sp, end ? end : s->level[0].sp, end != 0);
     if (pin != UB_PIN_MOVABLE)
         return pin;
-    return ub_locks_held(&ret->lock) ? UB_PIN_LOCK : UB_PIN_MOVABLE;
+    if (ub_locks_held(&ret->lock))
+        return UB_PIN_LOCK;
+    return is_interrupted() ? UB_PIN_EINTR : UB_PIN_MOVABLE;
 }
 
-void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, struct ub_verdict *ret)
+bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
+{
+    return library == UB_LOOP_LIBUV && kinds_uv & 1u << kind;
+}
+
+bool ub_decide_call_moves(uint32_t id)
+{
+    return id < UB_CALL_IDS && kind_of[id] != NO;
+}
+
+void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
+               struct ub_verdict *ret)
 {
     *ret = (struct ub_verdict){0};
-    ret->pin = (uint8_t)judge(t, sp, ret);
+    ret->pin = (uint8_t)judge(t, sp, end, ret);
     if (ret->pin != UB_PIN_MOVABLE)
         return;
     ret->executor = (uint8_t)judge_call(id, value);

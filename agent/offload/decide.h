@@ -24,6 +24,14 @@ void ub_offload_start(uint32_t mode);
  * The verdict on call `id` with the values that common/calls.def names, made from where `sp` points, which
  * blocks or has just done so. Slow path only; signal-safe; leaves errno alone.
  */
-void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, struct ub_verdict *ret);
+/* `end`: the callback's own frame, on the stack that `sp` is on; 0: the level says where. */
+void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
+               struct ub_verdict *ret);
+
+/* Whether callbacks of this kind are ever moved. */
+bool ub_decide_kind_moves(uint32_t library, uint32_t kind);
+
+/* Whether this call is, whatever its arguments. */
+bool ub_decide_call_moves(uint32_t id);
 
 #endif

@@ -92,6 +92,9 @@ static inline bool ub_fiber_contains(const struct ub_fiber *f, uintptr_t sp)
 /* The deepest that any stack of the pool was ever used, in bytes (whole pages). Slow path only. */
 size_t ub_fiber_deepest(const struct ub_fiber_pool *pool);
 
+/* The C++ runtime's __cxa_get_globals, where one was found in the process (patch.c); NULL. */
+extern struct ub_fiber_exceptions *(*ub_runtime_exceptions)(void);
+
 /* Unmaps what is free; the others are lost with their thread. Not while another thread uses fibers. */
 void ub_fiber_pool_free(struct ub_fiber_pool *pool);
 

@@ -161,3 +161,39 @@ def test_kinds_of_locks(tmp_path, locks, how, held):
     found = [s for s in recording.slow if s["duration_ns"] >= 120_000_000 and s.get("offload")]
     assert len(found) == 1, recording.slow
     assert found[0]["offload"].get("reason") == ("lock" if held else None), found[0]["offload"]
+
+
+OTHER = r"""
+#include <signal.h>
+#include <time.h>
+#include <uv.h>
+static int n;
+void lua_newstate(void) {}
+static void on_signal(int sig) {}
+static void on_timer(uv_timer_t *t)
+{
+    struct timespec ts = {0, 120000000};
+    if (++n == 20) nanosleep(&ts, NULL);
+    if (n == 40) uv_stop(t->loop);
+}
+int main(int argc, char **argv)
+{
+    uv_timer_t t;
+    struct sigaction act = {.sa_handler = on_signal};
+    if (argc > 1) sigaction(SIGUSR2, &act, NULL);
+    uv_timer_init(uv_default_loop(), &t);
+    uv_timer_start(&t, on_timer, 5, 5);
+    return !uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+}
+"""
+
+
+@pytest.mark.parametrize("reason,flags,args", [("runtime", ["-rdynamic"], []), ("eintr", [], ["x"]), (None, [], [])])
+def test_whole_program(tmp_path, reason, flags, args):
+    """An interpreter in the process; a handler that interrupts calls; neither."""
+    (tmp_path / "other.c").write_text(OTHER)
+    subprocess.run(["cc", "-g", tmp_path / "other.c", "-o", tmp_path / "other", "-luv", *flags], check=True)
+    done, recording = helpers.record(tmp_path, tmp_path / "other", *args, threshold="50ms", options=("--offload",))
+    assert done.returncode == 0, done.stderr
+    found = [s for s in recording.slow if s["duration_ns"] >= 120_000_000 and s.get("offload")]
+    assert [s["offload"].get("reason") for s in found] == [reason], recording.slow

@@ -14,6 +14,18 @@ static void libuv_handles(void **state)
     assert_int_equal(offsetof(uv_poll_t, io_watcher.fd), UB_UV_POLL_FD);
 }
 
+static void libuv_loops(void **state)
+{
+    assert_int_equal(offsetof(uv_handle_t, loop), UB_UV_HANDLE_LOOP);
+    assert_int_equal(offsetof(uv_handle_t, flags), UB_UV_HANDLE_FLAGS);
+    assert_int_equal(offsetof(uv_fs_t, loop), UB_UV_FS_LOOP);
+    assert_int_equal(offsetof(uv_work_t, loop), UB_UV_WORK_LOOP);
+    assert_int_equal(offsetof(uv_getaddrinfo_t, loop), UB_UV_WORK_LOOP);
+    assert_int_equal(offsetof(uv_getnameinfo_t, loop), UB_UV_WORK_LOOP);
+    assert_int_equal(offsetof(uv_random_t, loop), UB_UV_WORK_LOOP);
+    assert_true(sizeof(uv_poll_t) <= 256 && sizeof(uv_timer_t) <= 256); /* room in struct ub_host */
+}
+
 static void libuv_process_options(void **state)
 {
     assert_int_equal(offsetof(uv_process_options_t, exit_cb), 0);
@@ -24,6 +36,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(libuv_handles),
+        cmocka_unit_test(libuv_loops),
         cmocka_unit_test(libuv_process_options),
     };
 

@@ -1,0 +1,82 @@
+#include "moves.h"
+
+#include "../calls/timing.h"
+#include "../real.h"
+#include "block.h"
+#include "suspend.h"
+
+#include <string.h>
+
+static struct ub_real direct;
+
+/* An argument as a word: all are integers, pointers, or unions of pointers. */
+#define WORD(x)                                                                                                        \
+    __extension__({                                                                                                    \
+        __typeof__(x) value_ = (x);                                                                                    \
+        uint64_t word_ = 0;                                                                                            \
+                                                                                                                       \
+        memcpy(&word_, &value_, sizeof(value_));                                                                       \
+        word_;                                                                                                         \
+    })
+#define PUT(x)                                         word[n_++] = WORD(x);
+#define WORDS_(_1, _2, _3, _4, _5, _6, _7, _8, N, ...) N
+#define WORDS1(a)                                      PUT(a)
+#define WORDS2(a, ...)                                 PUT(a) WORDS1(__VA_ARGS__)
+#define WORDS3(a, ...)                                 PUT(a) WORDS2(__VA_ARGS__)
+#define WORDS4(a, ...)                                 PUT(a) WORDS3(__VA_ARGS__)
+#define WORDS5(a, ...)                                 PUT(a) WORDS4(__VA_ARGS__)
+#define WORDS6(a, ...)                                 PUT(a) WORDS5(__VA_ARGS__)
+#define WORDS7(a, ...)                                 PUT(a) WORDS6(__VA_ARGS__)
+#define WORDS8(a, ...)                                 PUT(a) WORDS7(__VA_ARGS__)
+#define WORDS(...)                                     WORDS_(__VA_ARGS__, WORDS8, WORDS7, WORDS6, WORDS5, WORDS4, WORDS3, WORDS2, WORDS1)(__VA_ARGS__)
+
+#define MOVED(type, name, params, args, ...)                                                                           \
+    static type moved_##name params                                                                                    \
+    {                                                                                                                  \
+        uint64_t word[UB_POOL_WORDS] = {0};                                                                            \
+        uint32_t n_ = 0;                                                                                               \
+        const uint64_t value[UB_CALLS_VALUES] = {__VA_ARGS__};                                                         \
+        int64_t ret;                                                                                                   \
+                                                                                                                       \
+        WORDS args if (ub_unlikely(ub_thread.start != 0) &&                                                            \
+                       ub_suspend_call(UB_CALL_ID_##name, (void *)direct.name, word, value, &ret)) return (type)ret;   \
+        return direct.name args;                                                                                       \
+    }
+
+/* clang-format off */
+#define CALLS(X) \
+    X(int, close, (int fd), (fd), (uint64_t)fd) \
+    X(int, __close, (int fd), (fd), (uint64_t)fd) \
+    X(ssize_t, read, (int fd, void *buf, size_t n), (fd, buf, n), (uint64_t)fd) \
+    X(ssize_t, __read, (int fd, void *buf, size_t n), (fd, buf, n), (uint64_t)fd) \
+    X(ssize_t, __read_chk, (int fd, void *buf, size_t n, size_t size), (fd, buf, n, size), (uint64_t)fd) \
+    X(ssize_t, readv, (int fd, const struct iovec *v, int count), (fd, v, count), (uint64_t)fd) \
+    X(ssize_t, write, (int fd, const void *buf, size_t n), (fd, buf, n), (uint64_t)fd) \
+    X(ssize_t, __write, (int fd, const void *buf, size_t n), (fd, buf, n), (uint64_t)fd) \
+    X(ssize_t, writev, (int fd, const struct iovec *v, int count), (fd, v, count), (uint64_t)fd) \
+    X(ssize_t, recv, (int fd, void *buf, size_t n, int flags), (fd, buf, n, flags), (uint64_t)fd) \
+    X(ssize_t, __recv_chk, (int fd, void *buf, size_t n, size_t size, int flags), (fd, buf, n, size, flags), (uint64_t)fd) \
+    X(ssize_t, recvfrom, (int fd, void *buf, size_t n, int flags, UB_ADDRESS_RET address, socklen_t *len), (fd, buf, n, flags, address, len), (uint64_t)fd) \
+    X(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), (uint64_t)fd) \
+    X(int, accept, (int fd, UB_ADDRESS_RET address, socklen_t *len), (fd, address, len), (uint64_t)fd) \
+    X(int, accept4, (int fd, UB_ADDRESS_RET address, socklen_t *len, int flags), (fd, address, len, flags), (uint64_t)fd) \
+    X(ssize_t, send, (int fd, const void *buf, size_t n, int flags), (fd, buf, n, flags), (uint64_t)fd) \
+    X(int, flock, (int fd, int operation), (fd, operation), (uint64_t)fd) \
+    X(int, fcntl, (int fd, int command, void *arg), (fd, command, arg), (uint64_t)fd, (uint64_t)command) \
+    X(int, fcntl64, (int fd, int command, void *arg), (fd, command, arg), (uint64_t)fd, (uint64_t)command) \
+    X(unsigned int, sleep, (unsigned int seconds), (seconds), 0) \
+    X(int, usleep, (useconds_t us), (us), 0) \
+    X(int, nanosleep, (const struct timespec *time, struct timespec *rest), (time, rest), 0) \
+    X(int, __nanosleep, (const struct timespec *time, struct timespec *rest), (time, rest), 0) \
+    X(int, clock_nanosleep, (clockid_t clock, int flags, const struct timespec *time, struct timespec *rest), (clock, flags, time, rest), 0) \
+    X(pid_t, waitpid, (pid_t pid, int *status, int flags), (pid, status, flags), 0) \
+    X(pid_t, __waitpid, (pid_t pid, int *status, int flags), (pid, status, flags), 0)
+/* clang-format on */
+CALLS(MOVED)
+
+void ub_moves_start(void)
+{
+    direct = ub_real;
+#define TAKE_OVER(type, name, ...) ub_real.name = moved_##name;
+    CALLS(TAKE_OVER)
+}

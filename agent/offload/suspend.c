@@ -1,0 +1,581 @@
+/*
+ * Longer than most files here: what a task goes through from its callback's beginning to its
+ * end changes its state together, and is read together.
+ */
+#include "suspend.h"
+
+#include "../raw.h"
+#include "../patch.h"
+#include "block.h"
+#include "decide.h"
+#include "uvhost.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HOSTS_MAX 4u
+#define EXIT_NS   5000000000ull /* at most so long for what is being sent as the program ends */
+
+/* What belongs to a thread that runs loops. Reached by the number of its slot. */
+struct mine {
+    int32_t tid;
+    struct ub_task *current; /* whose stack this is, as long as it is */
+    struct ub_fiber_pool fibers;
+    struct ub_fiber_exceptions *exceptions;
+    struct ub_host *host[HOSTS_MAX];
+    uint32_t suspended; /* of all hosts */
+};
+
+static struct mine *mine_of[UB_SLOT_MAX];
+
+static void *map(size_t size)
+{
+    long at =
+        ub_raw6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return at < 0 && at > -4096 ? NULL : (void *)at;
+}
+
+/* NULL: this thread runs no loop, or (a forked child) is not watched yet. */
+static struct mine *my(bool make)
+{
+    const struct ub_thread *t = &ub_thread;
+    struct mine *m;
+    uint32_t index;
+
+    if (!t->slot || t->generation != ub_process->generation)
+        return NULL;
+    index = (uint32_t)(t->slot - ub_process->arena->slot);
+    m = mine_of[index];
+    if (m && m->tid == t->slot->tid)
+        return m;
+    if (!make || !(m = map(sizeof(*m)))) /* another thread's, which has ended: what it had is lost with it */
+        return NULL;
+    m->tid = t->slot->tid;
+    m->fibers.size = ub_fiber_stack_size();
+    m->fibers.head = sizeof(struct ub_task);
+    if (ub_runtime_exceptions)
+        m->exceptions = ub_runtime_exceptions();
+    mine_of[index] = m;
+    return m;
+}
+
+static uint64_t now_ns(void)
+{
+    return ub_clock_monotonic_ns();
+}
+
+/* ---- hosts ----------------------------------------------------------------------------- */
+
+/* High, where the program's numbers do not get to as a rule. */
+static int make_timer(void)
+{
+    long fd = ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), high;
+
+    if (fd < 0)
+        return -1;
+    high = ub_raw3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, 900);
+    if (high < 0)
+        return (int)fd;
+    ub_raw1(SYS_close, fd);
+    return (int)high;
+}
+
+struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make)
+{
+    struct mine *m = my(make);
+    struct ub_host *h, **free = NULL;
+
+    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+        if (m->host[i] && m->host[i]->loop == loop)
+            return m->host[i];
+        if (!free && (!m->host[i] || !m->host[i]->loop))
+            free = &m->host[i];
+    }
+    if (!make || !free || !(h = *free ? *free : map(sizeof(*h))))
+        return NULL;
+    *free = h;
+    h->inbox = (struct ub_inbox){.fd = make_timer()};
+    h->ops = ops;
+    h->loop = loop;
+    h->generation = ub_process->generation;
+    h->held = false;
+    h->suspended = NULL;
+    h->count = h->pendings = 0;
+    if (h->inbox.fd >= 0 && ops->attach(h))
+        return h;
+    ub_suspend_forget(h);
+    return NULL;
+}
+
+void ub_suspend_forget(struct ub_host *h)
+{
+    if (h->inbox.fd >= 0)
+        ub_raw1(SYS_close, h->inbox.fd);
+    h->loop = NULL;
+}
+
+/* The timer fires at the next deadline; at once, if something is done already. */
+static void arm(struct ub_host *h)
+{
+    struct itimerspec at = {0};
+    uint64_t next = 0;
+    bool done = ub_pool_has_done(&h->inbox);
+
+    for (const struct ub_task *task = h->suspended; task; task = task->next) {
+        done |= task->done;
+        if (task->deadline_ns && !task->done && (!next || task->deadline_ns < next))
+            next = task->deadline_ns;
+    }
+    if (done)
+        next = 1;
+    at.it_value.tv_sec = (time_t)(next / 1000000000u);
+    at.it_value.tv_nsec = (long)(next % 1000000000u);
+    ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
+    if (!done && ub_pool_has_done(&h->inbox)) { /* came between the look and the setting */
+        at.it_value = (struct timespec){.tv_nsec = 1};
+        ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
+    }
+}
+
+/* ---- calls ------------------------------------------------------------------------------ */
+
+static struct ub_task *task_of(struct ub_job *job)
+{
+    return (struct ub_task *)((char *)job - offsetof(struct ub_task, job));
+}
+
+/* An earlier call on the same descriptor that is not over. `before`: only those suspended before it. */
+static struct ub_task *busy(const struct ub_host *h, int fd, uint32_t direction, const struct ub_task *before)
+{
+    for (struct ub_task *task = h->suspended; fd >= 0 && task && task != before; task = task->next) {
+        if (task->fd == fd && task->direction & direction && !task->done)
+            return task;
+    }
+    return NULL;
+}
+
+static void make_inline(struct ub_job *job)
+{
+    const uint64_t *w = job->word;
+
+    errno = job->error;
+    job->result = job->function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
+    job->error = errno;
+}
+
+/* Starts what waits for nothing any more, in order. A full pool: the call is made here and now, as without us. */
+static void start_calls(struct ub_host *h)
+{
+    for (struct ub_task *task = h->suspended; task; task = task->next) {
+        if (task->started || busy(h, task->fd, task->direction, task))
+            continue;
+        task->started = true;
+        task->job.inbox = &h->inbox;
+        if (!task->deadline_ns && ub_pool_submit(&task->job) < 0) {
+            make_inline(&task->job);
+            task->done = true;
+        }
+    }
+}
+
+/* What the pool and the clock have ended. */
+static void collect(struct ub_host *h)
+{
+    uint64_t now = now_ns();
+
+    for (struct ub_job *job = ub_pool_collect(&h->inbox), *next; job; job = next) {
+        next = job->next;
+        task_of(job)->done = true;
+    }
+    for (struct ub_task *task = h->suspended; task; task = task->next) {
+        if (task->deadline_ns && task->deadline_ns <= now)
+            task->done = true;
+    }
+    start_calls(h);
+}
+
+static void wait_for_timer(const struct ub_host *h)
+{
+    struct pollfd p = {.fd = h->inbox.fd, .events = POLLIN};
+    struct timespec beat = {.tv_nsec = 20000000}; /* our descriptor may be gone */
+
+    ub_raw6(SYS_ppoll, (long)&p, 1, (long)&beat, 0, 0, 0);
+}
+
+/* An earlier call on this descriptor has to be over before one that stays: waits as the loop would have without us. */
+static void settle(struct ub_host *h, int fd, uint32_t direction)
+{
+    int saved = errno;
+
+    while (busy(h, fd, direction, NULL)) {
+        arm(h);
+        wait_for_timer(h);
+        collect(h);
+    }
+    arm(h);
+    errno = saved;
+}
+
+/* ---- tasks --------------------------------------------------------------------------------- */
+
+static struct ub_task *suspended_task(const struct ub_host *h, uint64_t key)
+{
+    struct ub_task *task = h->suspended;
+
+    while (task && task->key != key)
+        task = task->next;
+    return task;
+}
+
+static void append(struct ub_host *h, struct ub_task *task)
+{
+    struct ub_task **end = &h->suspended;
+
+    while (*end)
+        end = &(*end)->next;
+    task->next = NULL;
+    *end = task;
+}
+
+static void take_out(struct ub_host *h, struct ub_task *task)
+{
+    struct ub_task **at = &h->suspended;
+
+    while (*at != task)
+        at = &(*at)->next;
+    *at = task->next;
+}
+
+static void drop_pending(struct ub_host *h, uint64_t key)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < h->pendings; i++) {
+        if (h->pending[i].key != key)
+            h->pending[kept++] = h->pending[i];
+    }
+    h->pendings = kept;
+}
+
+void ub_suspend_touched(void *handle)
+{
+    struct mine *m = my(false);
+
+    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+        if (m->host[i] && m->host[i]->pendings)
+            drop_pending(m->host[i], (uint64_t)(uintptr_t)handle);
+    }
+}
+
+static uint64_t call_directly(struct ub_thread *t, uint64_t function, const struct ub_shape *shape, const uint64_t *w)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    bool timed = t->start && t->generation == ub_process->generation && ub_span_begin(t, sp, function, shape, w);
+    uint64_t ret = ((ub_fiber_function *)function)(w[0], w[1], w[2], w[3], w[4], w[5]);
+
+    if (timed)
+        ub_span_end(t, sp, shape);
+    return ret;
+}
+
+/* Until it is suspended or over. True: over. */
+static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
+{
+    struct ub_thread *t = &ub_thread;
+    struct ub_host *h = task->host;
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    struct ub_task *outer = m->current;
+    bool timed = t->start && t->generation == ub_process->generation &&
+                 ub_span_begin(t, sp, task->function, task->shape, task->argument);
+    enum ub_fiber_state state;
+
+    m->current = task;
+    state = ub_fiber_resume(&task->fiber, m->exceptions);
+    m->current = outer;
+    if (timed)
+        ub_span_end(t, sp, task->shape);
+    if (state != UB_FIBER_SUSPENDED)
+        return true;
+    append(h, task);
+    m->suspended++;
+    h->count++;
+    if (!h->held)
+        h->ops->hold(h, true);
+    h->held = true;
+    start_calls(h);
+    arm(h);
+    return false;
+}
+
+/* The callback is over: what came for its handle meanwhile is next. */
+static void finish(struct mine *m, struct ub_task *task)
+{
+    struct ub_host *h = task->host;
+    struct ub_task copy = {.key = task->key, .held_close = task->held_close, .shape = task->shape};
+    uint64_t ret, word[UB_FIBER_WORDS] = {task->key};
+
+    ub_fiber_give(&m->fibers, &task->fiber);
+    if (copy.held_close) {
+        static const struct ub_shape closing = {.kind = UB_CALLBACK_CLOSE, .library = UB_LOOP_LIBUV};
+
+        drop_pending(h, copy.key);
+        call_directly(&ub_thread, copy.held_close, &closing, word);
+        return;
+    }
+    for (uint32_t i = 0; i < h->pendings && !suspended_task(h, copy.key); i++) {
+        struct ub_pending p = h->pending[i];
+
+        if (p.key != copy.key)
+            continue;
+        h->pendings--;
+        for (uint32_t k = i; k < h->pendings; k++)
+            h->pending[k] = h->pending[k + 1];
+        i = UINT32_MAX; /* from the start again: the callback may change all of it */
+        if (!ub_suspend_dispatch(&ub_thread, (uintptr_t)__builtin_frame_address(0), p.function, p.shape, p.argument,
+                                 &ret))
+            call_directly(&ub_thread, p.function, p.shape, p.argument);
+    }
+}
+
+/* Left by a longjmp or an exception: nobody told us then. */
+static void abandon(struct mine *m)
+{
+    struct ub_task *task = m->current;
+
+    m->current = NULL;
+    if (m->exceptions && task->fiber.state == UB_FIBER_RUNNING)
+        *m->exceptions = task->fiber.callers;
+    finish(m, task);
+}
+
+/* Behind one of the same handle. False: no room. Timers and asyncs that fire again have fired once. */
+static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const struct ub_shape *shape,
+                    const uint64_t word[UB_FIBER_WORDS])
+{
+    struct ub_pending *p;
+
+    for (uint32_t i = 0; i < h->pendings; i++) {
+        if (h->pending[i].key == key && (shape->kind == UB_CALLBACK_TIMER || shape->kind == UB_CALLBACK_ASYNC))
+            return true;
+    }
+    if (h->pendings == UB_HOST_PENDING)
+        return false;
+    p = &h->pending[h->pendings++];
+    *p = (struct ub_pending){.key = key, .function = function, .shape = shape};
+    for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
+        p->argument[i] = word[i];
+    return true;
+}
+
+bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
+                         const uint64_t word[UB_FIBER_WORDS], uint64_t *ret)
+{
+    struct mine *m = my(true);
+    struct ub_task *task, *earlier;
+    struct ub_host *h;
+    uint64_t key;
+
+    if (!m)
+        return false;
+    if (m->current && ub_fiber_contains(&m->current->fiber, sp)) { /* a loop inside a callback: nothing moves there */
+        uintptr_t outer = m->current->nested_sp;
+
+        task = m->current;
+        if (!outer)
+            task->nested_sp = sp;
+        *ret = ((ub_fiber_function *)function)(word[0], word[1], word[2], word[3], word[4], word[5]);
+        task->nested_sp = outer;
+        return true;
+    }
+    if (m->current)
+        abandon(m);
+    h = ub_uv_host(shape, word, &key);
+    if (!h)
+        return false;
+    earlier = h->count ? suspended_task(h, key) : NULL;
+    *ret = 0;
+    if (earlier && shape->kind == UB_CALLBACK_CLOSE) {
+        earlier->held_close = function;
+        return true;
+    }
+    if (earlier && put_off(h, key, function, shape, word))
+        return true;
+    while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
+        wait_for_timer(h);
+        ub_suspend_wake(h);
+    }
+    if (!ub_decide_kind_moves(shape->library, shape->kind))
+        return false;
+    task = (struct ub_task *)ub_fiber_take(&m->fibers);
+    if (!task)
+        return false;
+    task->host = h;
+    task->shape = shape;
+    task->function = function;
+    task->key = key;
+    task->nested_sp = task->held_close = 0;
+    for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
+        task->argument[i] = word[i];
+    ub_fiber_start(&task->fiber, (ub_fiber_function *)function, word);
+    if (run(m, task)) {
+        *ret = task->fiber.result;
+        finish(m, task);
+    }
+    return true;
+}
+
+/* ---- waking ------------------------------------------------------------------------------------ */
+
+/* In the order of their suspension, of those that are done. */
+static void resume_done(struct mine *m, struct ub_host *h)
+{
+    struct ub_task *task = h->suspended;
+
+    while (task) {
+        if (!task->done) {
+            task = task->next;
+            continue;
+        }
+        take_out(h, task);
+        m->suspended--;
+        h->count--;
+        if (run(m, task))
+            finish(m, task);
+        task = h->suspended; /* anything may have changed */
+    }
+}
+
+void ub_suspend_wake(struct ub_host *h)
+{
+    struct mine *m = my(false);
+
+    if (h->generation !=
+        ub_process->generation) { /* a forked child: the timer and what is suspended are its parent's */
+        if (h->held)
+            h->ops->hold(h, false);
+        h->held = false;
+        return;
+    }
+    if (!m)
+        return;
+    collect(h);
+    resume_done(m, h);
+    arm(h);
+    if (h->held && h->count == 0) {
+        h->ops->hold(h, false);
+        h->held = false;
+    }
+}
+
+void ub_suspend_drain(struct ub_host *h)
+{
+    while (h->count && h->generation == ub_process->generation && my(false)) {
+        wait_for_timer(h);
+        ub_suspend_wake(h);
+    }
+}
+
+/*
+ * The program ends while something is being sent: what it had asked for before is still made, as far as the other
+ * side takes it within a moment. Whatever else is suspended ends with the program.
+ */
+__attribute__((destructor)) static void send_the_rest(void)
+{
+    struct mine *m = ub_offload_mode > UB_OFFLOAD_DRY_RUN ? my(false) : NULL;
+    uint64_t until = now_ns() + EXIT_NS;
+
+    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+        struct ub_host *h = m->host[i];
+        struct ub_task *task = h && h->loop ? h->suspended : NULL;
+
+        while (task && now_ns() < until) {
+            if (task->done || task->direction != UB_DIRECTION_WRITE) {
+                task = task->next;
+                continue;
+            }
+            arm(h);
+            wait_for_timer(h);
+            collect(h);
+        }
+    }
+}
+
+/* ---- a call -------------------------------------------------------------------------------------- */
+
+/* The program is left here, and comes back here. */
+static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
+{
+    uint64_t begun = now_ns();
+
+    task->started = task->done = false;
+    ub_fiber_suspend(&task->fiber);
+    if (ub_process->arena) {
+        __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&ub_process->arena->h.moved_ns, now_ns() - begun, __ATOMIC_RELAXED);
+    }
+    if (task->job.signal)
+        ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);
+}
+
+static struct ub_host *busy_host(const struct mine *m, int fd, uint32_t direction)
+{
+    for (uint32_t i = 0; m->suspended && i < HOSTS_MAX; i++) {
+        if (m->host[i] && m->host[i]->loop && busy(m->host[i], fd, direction, NULL))
+            return m->host[i];
+    }
+    return NULL;
+}
+
+bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
+                     int64_t *ret)
+{
+    struct mine *m = my(false);
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    struct ub_verdict verdict;
+    struct ub_block block;
+    struct ub_task *task;
+    struct ub_host *earlier;
+
+    if (!m || (!m->current && !m->suspended))
+        return false;
+    task = m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current : NULL;
+    ub_block_look(id, word, &block);
+    earlier = busy_host(m, block.fd, block.direction);
+    if (!earlier && (!task || !block.may_move))
+        return false;
+    if (task && task->nested_sp && sp < task->nested_sp)
+        task = NULL;
+    if (!earlier && (!task || !ub_block_proven(id, word, &block, ret))) {
+        if (!block.made)
+            return false;
+        return true; /* it did not block: that was it */
+    }
+    if (task && block.may_move)
+        ub_decide(&ub_thread, id, value, sp, task->fiber.high, &verdict);
+    if (!task || !block.may_move || verdict.pin != UB_PIN_MOVABLE || (earlier && earlier != task->host)) {
+        if (earlier)
+            settle(earlier, block.fd, block.direction);
+        if (!block.function)
+            return false;
+        *ret = block.function(block.word[0], block.word[1], block.word[2], block.word[3], block.word[4], 0, 0, 0);
+        return true; /* of which a part was made already */
+    }
+    task->job = (struct ub_job){.function = block.function ? block.function : (ub_job_function *)function,
+                                .error = errno,
+                                .lane = UB_LANE_WAIT};
+    for (uint32_t i = 0; i < UB_POOL_WORDS; i++)
+        task->job.word[i] = block.function ? block.word[i] : word[i];
+    task->fd = block.fd;
+    task->direction = block.direction;
+    task->deadline_ns = block.deadline_ns;
+    wait_for_call(task);
+    *ret = block.deadline_ns ? 0 : task->job.result;
+    errno = task->job.error;
+    return true;
+}

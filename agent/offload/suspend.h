@@ -1,0 +1,91 @@
+/*
+ * Callbacks on fibers: where one comes to a call that is sure to block, the fiber is left, its loop
+ * goes on, and when the call is done the fiber is resumed, on its own thread.
+ *
+ * Nothing here is reached unless offload moves calls: then the originals of the hooked calls
+ * (real.h) lead here, and thunks find ub_process.callbacks unlike their generation.
+ */
+#ifndef UB_AGENT_SUSPEND_H
+#define UB_AGENT_SUSPEND_H
+
+#include "../span.h"
+#include "fiber.h"
+#include "pool.h"
+
+#define UB_HOST_PENDING 1024u
+
+enum ub_direction {
+    UB_DIRECTION_NONE = 0,
+    UB_DIRECTION_READ = 1,
+    UB_DIRECTION_WRITE = 2,
+    UB_DIRECTION_LOCK = 4,
+    UB_DIRECTION_ALL = 7, /* closing it */
+};
+
+/* One callback on a fiber. */
+struct ub_task {
+    struct ub_fiber fiber; /* first: the pool of fibers makes room for all of this */
+    struct ub_host *host;
+    struct ub_task *next; /* of the host's suspended ones, in the order of their suspension */
+    const struct ub_shape *shape;
+    uint64_t function, argument[UB_FIBER_WORDS];
+    uint64_t key;         /* the handle or request: its callbacks run one at a time */
+    struct ub_job job;    /* the call that it waits for */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC, of a sleep; 0: none */
+    int fd;               /* of the call, -1 */
+    uint32_t direction;   /* of it: enum ub_direction */
+    bool started, done;   /* the call */
+    uintptr_t nested_sp;  /* of the callback that runs inside this one; 0 */
+    uint64_t held_close;  /* close callback of the handle, which came meanwhile; 0 */
+};
+
+/* A callback that is due while another one of the same handle is suspended. */
+struct ub_pending {
+    uint64_t key, function, argument[UB_FIBER_WORDS];
+    const struct ub_shape *shape;
+};
+
+struct ub_host_ops {
+    bool (*attach)(struct ub_host *h);           /* from now on the loop calls ub_suspend_wake, see `hold` */
+    void (*hold)(struct ub_host *h, bool alive); /* the loop must not end, and has to look from time to time */
+};
+
+/* One loop of a library, in one thread. */
+struct ub_host {
+    void *loop; /* NULL: free */
+    const struct ub_host_ops *ops;
+    struct ub_inbox inbox;
+    struct ub_task *suspended;
+    uint32_t count;      /* of them */
+    uint32_t generation; /* of the process that made it: not a forked child's */
+    bool held;           /* the loop is */
+    uint32_t pendings;
+    struct ub_pending pending[UB_HOST_PENDING];
+    uint64_t room[64]; /* the backend's own handles */
+};
+
+/*
+ * A callback is due on the frame `sp`. True: it was called, or will be; *ret is what the loop gets. False: to be called
+ * as ever. Slow path only; may allocate.
+ */
+bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
+                         const uint64_t word[UB_FIBER_WORDS], uint64_t *ret);
+
+/* The program calls `id`. True: it was made, with *ret and errno. Slow path only. */
+bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
+                     int64_t *ret);
+
+/* Whatever is done goes on. */
+void ub_suspend_wake(struct ub_host *h);
+
+/* Until nothing is suspended, on the spot: the loop is about to return to who ran it. */
+void ub_suspend_drain(struct ub_host *h);
+
+/* The loop's, or NULL. `make`: a new one if need be. */
+struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make);
+void ub_suspend_forget(struct ub_host *h);
+
+/* A handle was stopped, started anew or closed: what is due of it is no longer. */
+void ub_suspend_touched(void *handle);
+
+#endif
