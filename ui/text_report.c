@@ -244,6 +244,23 @@ static void put_why(const struct ub_text_view *view, const struct ub_site *site)
     fputc('\n', view->pen.out);
 }
 
+/* " timer on_flush()": which callback of the loop, where callbacks are known by themselves. */
+static void put_callback(const struct ub_text_view *view, const json_t *slow)
+{
+    const char *kind = ub_json_string(slow, "kind");
+    const char *function = ub_json_string(json_object_get(slow, "callback"), "function");
+    char name[1024];
+
+    if (!kind || strcmp(kind, "turn") == 0)
+        return;
+    fputc(' ', view->pen.out);
+    ub_escape_put(view->pen.out, kind, UB_TEXT_NAME_COLUMNS);
+    if (!function)
+        return;
+    fputc(' ', view->pen.out);
+    ub_escape_put(view->pen.out, ub_text_function_name(function, name, sizeof(name)), UB_TEXT_NAME_COLUMNS);
+}
+
 static void put_site_id(const struct ub_text_view *view, const struct ub_site *site)
 {
     const char *loop = ub_json_string(site->worst, "loop"), *thread = ub_json_string(site->worst, "thread");
@@ -261,6 +278,7 @@ static void put_site_id(const struct ub_text_view *view, const struct ub_site *s
     if (loop) {
         fputs("  ", view->pen.out);
         ub_escape_put(view->pen.out, loop, UB_TEXT_NAME_COLUMNS);
+        put_callback(view, site->worst);
     }
     fputc('\n', view->pen.out);
 }

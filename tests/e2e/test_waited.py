@@ -232,6 +232,7 @@ def test_what_waited(tmp_path, library):
     text = helpers.unblock("report", tmp_path / "r0.jsonl").stdout
     assert f"{waiting['became_ready']} descriptors" in text and "waited, up to 6" in text, text
     assert library == "turn" or f"{TIMERS} timers" in text, text
+    assert library == "turn" or f"  {library} timer tick()\n" in text, text  # the call site's last line
 
 
 @pytest.mark.parametrize("library", ["libuv", "glib"])
