@@ -60,8 +60,8 @@ void ub_bpf_wake(struct ub_bpf *b);
 /*
  * While every watched thread sleeps in its wait, system calls need not be seen, and
  * those of the whole machine cost nothing: a thread that wakes begins its turn there.
- * That it did is a record; then the tracer has to end the doze, and until it has (a
- * millisecond) a wait that does not sleep goes unseen. `quiet` says whether nothing
+ * That it did is a record; then the tracer has to end the doze, and until it has
+ * a wait that does not sleep goes unseen. `quiet` says whether nothing
  * runs, asked once more when no turn can begin unnoticed. 0 or -errno: it is as it was.
  */
 int ub_bpf_doze(struct ub_bpf *b, bool (*quiet)(void *self), void *self);

@@ -22,6 +22,7 @@
 #include "neighbour.h"
 #include "account.h"
 #include "stack.h"
+#include "waits.h"
 #include "turns.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
