@@ -40,6 +40,7 @@ SECTIONS = {
     "offloop": micro.offloop,
     "call": micro.call,
     "loopcall": micro.loopcall,
+    "fibers": micro.fibers,
     "step": steps.steps,
     "latency": watcher.latency,
     "stolen": watcher.stolen,

@@ -79,3 +79,15 @@ def call(quick):
 
 def loopcall(quick):
     return measure("loopcall", 3000000, quick, "interposed call on the loop's thread", 30)
+
+
+def fibers(quick):
+    """A callback on a stack of its own: the switch, and what a callback pays that never suspends."""
+    said = [json.loads(run([helpers.program("fibers"), 1000000])) for _ in range(pairs.rounds(quick))]
+    rows = []
+    for key, what, limit in (("switch_ns", "fiber: switch", 8), ("enter_ns", "fiber: a callback that does not suspend", 60),
+                             ("fresh_ns", "fiber: the same on a stack never used", None)):
+        median, low, high = pairs.interval([s[key] for s in said])
+        rows.append({"what": what, "ours": f"{median:.1f} ns [{low:.1f}, {high:.1f}]", "limit": limit, "judged": median,
+                     "unit": " ns"})
+    return rows, said
