@@ -22,7 +22,7 @@ ALL_CFLAGS = $(STD) $(CFLAGS) $(WARN) -MMD -MP
 AGENT_CFLAGS := -fPIC -fvisibility=hidden -ftls-model=initial-exec -fexceptions -fcf-protection=full \
                 -fno-stack-protector -fno-plt -U_FORTIFY_SOURCE
 AGENT_LDFLAGS := -shared -Wl,-soname,libunblock.so -Wl,-z,initfirst -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete \
-                 -Wl,--no-undefined
+                 -Wl,--no-undefined -Wl,-Bsymbolic -Wl,-e,ub_attach_entry
 
 TRACER_LIBS := -lunwind-x86_64 -lunwind -lbpf -ldw -lelf -ljansson -lzstd -liberty -lncursesw -ltinfo -linih -lpthread -lm
 TRACER_CFLAGS := -I/usr/include/libiberty
@@ -31,11 +31,12 @@ AGENT_SRC  := $(wildcard agent/*.c agent/*/*.c)
 AGENT_ASM  := $(wildcard agent/*.S agent/*/*.S)
 # tracer/bpf/*.bpf.c is built by `make bpf`.
 TRACER_SRC := $(filter-out %.bpf.c,$(wildcard tracer/*.c tracer/bpf/*.c))
+TRACER_ASM := $(wildcard tracer/*.S)
 UI_SRC     := $(wildcard ui/*.c)
 UI_LIB_SRC := $(filter-out ui/main.c,$(UI_SRC))
 
 AGENT_OBJ  := $(AGENT_SRC:%.c=$(BUILD)/obj/%.o) $(AGENT_ASM:%.S=$(BUILD)/obj/%.o)
-TRACER_OBJ := $(TRACER_SRC:%.c=$(BUILD)/obj/%.o)
+TRACER_OBJ := $(TRACER_SRC:%.c=$(BUILD)/obj/%.o) $(TRACER_ASM:%.S=$(BUILD)/obj/%.o)
 UI_LIB_OBJ := $(UI_LIB_SRC:%.c=$(BUILD)/obj/%.o)
 
 AGENT      := $(BUILD)/lib/unblock/libunblock.so
@@ -94,6 +95,11 @@ $(BUILD)/obj/agent/%.o: agent/%.S | $(BUILD)/.deps
 	$(call say,AS,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) $(AGENT_CFLAGS) -c $< -o $@
+
+$(BUILD)/obj/tracer/%.o: tracer/%.S | $(BUILD)/.deps
+	$(call say,AS,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
 	$(call say,CC,$<)
@@ -206,7 +212,8 @@ soak: all programs $(UNIT_BIN)
 # Everything of ours is built once more, with clang's instrumentation.
 FUZZ_CC     := clang
 FUZZ_CFLAGS := -g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-FUZZ_LIB_OBJ := $(filter-out $(BUILD)/fuzz/ui/cmd_%,$(UI_LIB_SRC:%.c=$(BUILD)/fuzz/%.o)) $(TRACER_SRC:%.c=$(BUILD)/fuzz/%.o)
+FUZZ_LIB_OBJ := $(filter-out $(BUILD)/fuzz/ui/cmd_%,$(UI_LIB_SRC:%.c=$(BUILD)/fuzz/%.o)) $(TRACER_SRC:%.c=$(BUILD)/fuzz/%.o) \
+                $(TRACER_ASM:%.S=$(BUILD)/obj/%.o)
 
 $(BUILD)/fuzz/%.o: %.c
 	$(call say,FUZZCC,$<)

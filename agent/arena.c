@@ -100,9 +100,19 @@ void ub_arena_map_whole(void)
     mapped = sizeof(struct ub_arena);
 }
 
+/*
+ * An arena that was left keeps its place: a thread may have been stopped in the
+ * middle of a hook, and its last stores must meet memory. The next one is mapped there.
+ */
+static struct ub_arena *place;
+
 static int map(int fd, int flags, size_t size, struct ub_arena **ret)
 {
-    long at = ub_raw6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
+    long at;
+
+    if (place)
+        flags |= MAP_FIXED;
+    at = ub_raw6(SYS_mmap, (long)place, (long)size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
 
     if (at < 0 && at > -4096)
         return (int)at;
@@ -264,6 +274,43 @@ static void fill_header(struct ub_arena *arena, enum ub_arena_mode mode, uint32_
     ub_store_release(&arena->h.magic, UB_ARENA_MAGIC);
 }
 
+/* The cold parts that were mapped before, from the new file. */
+static int map_cold_again(int fd, struct ub_arena *arena)
+{
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        long at = (long)cold_part[i].cold;
+        long offset = (long)offsetof(struct ub_arena, cold) + i * (long)sizeof(struct ub_slot_cold);
+
+        if (!at)
+            continue;
+        at = ub_raw6(SYS_mmap, at, sizeof(struct ub_slot_cold), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+                     offset);
+        if (at < 0 && at > -4096)
+            return (int)at;
+        ub_raw3(SYS_madvise, at, sizeof(struct ub_slot_cold), MADV_DONTDUMP);
+        cold_part[i].arena = arena;
+    }
+    return 0;
+}
+
+static void blank(void *at, size_t size)
+{
+    ub_raw6(SYS_mmap, (long)at, (long)size, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+void ub_arena_leave(struct ub_arena *arena)
+{
+    if (arena == alone)
+        return;
+    place = arena;
+    blank(arena, mapped);
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        if (cold_part[i].cold)
+            blank(cold_part[i].cold, sizeof(struct ub_slot_cold));
+    }
+}
+
 int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
 {
     int fd = create_file(ret_inode), r;
@@ -271,8 +318,10 @@ int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
     if (fd < 0)
         return fd;
     r = map(fd, 0, mapped, ret);
-    if (r == 0)
+    if (r == 0 && !place)
         r = map_all_if_need_be(fd, ret);
+    if (r == 0 && place)
+        r = map_cold_again(fd, *ret);
     if (r < 0) {
         ub_raw1(SYS_close, fd);
         return r;

@@ -42,6 +42,13 @@ struct ub_slot_cold *ub_arena_cold(struct ub_arena *arena, uint32_t index);
 
 void ub_arena_unmap(struct ub_arena *arena);
 
+/*
+ * Nobody watches any more: private empty memory takes the place of what was
+ * shared, for threads that are just writing to it; the next arena is mapped
+ * over it. Slow path only; signal-safe.
+ */
+void ub_arena_leave(struct ub_arena *arena);
+
 /* "PID:FD:INODE:helper" in `buf` (64 bytes). */
 void ub_arena_address(char *buf, pid_t pid, int fd, uint64_t inode);
 

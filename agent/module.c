@@ -46,3 +46,11 @@ bool ub_module_is_loop_library(const void *address)
     }
     return false;
 }
+
+bool ub_module_is_injected(const void *address)
+{
+    static const char folder[] = "/proc/self/fd/";
+    Dl_info info;
+
+    return dladdr(address, &info) != 0 && info.dli_fname && strncmp(info.dli_fname, folder, sizeof(folder) - 1) == 0;
+}

@@ -14,6 +14,9 @@ const char *ub_module_name(const void *address);
 /* Signal-safe. */
 bool ub_module_is_libc(const void *address);
 
+/* Loaded by an injector, out of a memory file (common/attach.h). Slow path only. */
+bool ub_module_is_injected(const void *address);
+
 /* The object is an event-loop library: a wait in it is a loop's even when it waits for one descriptor. Signal-safe. */
 bool ub_module_is_loop_library(const void *address);
 

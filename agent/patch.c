@@ -1,4 +1,4 @@
-#include "patch.h"
+#include "patch_impl.h"
 
 #include "loops/loop.h"
 #include "module.h"
@@ -33,6 +33,7 @@ struct copy {
 static struct {
     uint32_t busy; /* one thread at a time; the others pass by */
     bool on, complete;
+    bool libc;          /* attached: libc's names are hooked in the slots, too */
     uint32_t unsettled; /* times in a row */
     struct copy copy[UB_LOOPS_MAX][UB_LOOP_COPIES];
     bool foreign[UB_LOOPS_MAX]; /* another module defines its names, too (a program that was linked to it statically) */
@@ -52,6 +53,7 @@ struct module {
     const ElfW(Rela) * rela, *plt;
     size_t relas, plts;
     uintptr_t relro, relro_end;
+    bool opened; /* the pages between them are writable until close_relro() */
 };
 
 /* ---- modules --------------------------------------------------------------------- */
@@ -212,24 +214,43 @@ static bool contains(const struct module *m, uintptr_t address)
 
 /* ---- writing ---------------------------------------------------------------------- */
 
-/* In RELRO pages: those the loader has made read-only after relocating. */
-static bool write_protected(void **at, void *value)
+/* RELRO pages: those the loader has made read-only after relocating. Opened once a module, not once a slot. */
+static bool open_relro(struct module *m)
 {
-    uintptr_t page = (uintptr_t)at & ~(PAGE - 1);
+    if (m->opened)
+        return true;
+    if (ub_process_quiet() != UB_QUIET_NOT ||
+        ub_raw3(SYS_mprotect, m->relro, m->relro_end - m->relro, PROT_READ | PROT_WRITE) < 0)
+        return false;
+    return m->opened = true;
+}
 
-    if (ub_process_quiet() != UB_QUIET_NOT || ub_raw3(SYS_mprotect, page, PAGE, PROT_READ | PROT_WRITE) < 0)
+static void close_relro(struct module *m)
+{
+    if (m->opened)
+        ub_raw3(SYS_mprotect, m->relro, m->relro_end - m->relro, PROT_READ);
+    m->opened = false;
+}
+
+static bool may_write(struct module *m, void **at)
+{
+    return (uintptr_t)at < m->relro || (uintptr_t)at >= m->relro_end || open_relro(m);
+}
+
+/* Whatever it holds. */
+static bool write_slot(struct module *m, void **at, void *value)
+{
+    if (!may_write(m, at))
         return false;
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
-    ub_raw3(SYS_mprotect, page, PAGE, PROT_READ);
     return true;
 }
 
-static bool write_slot(const struct module *m, void **at, void *value)
+/* Only if it still holds `old`: the loader may just be binding it, on another thread. */
+static void exchange_slot(struct module *m, void **at, void *old, void *value)
 {
-    if ((uintptr_t)at >= m->relro && (uintptr_t)at < m->relro_end)
-        return write_protected(at, value);
-    __atomic_store_n(at, value, __ATOMIC_RELEASE);
-    return true;
+    if (may_write(m, at))
+        __atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
 
 struct place {
@@ -261,8 +282,12 @@ bool ub_patch_pointer(void **at, void *value)
     struct iovec local = {&value, sizeof(value)}, remote = {at, sizeof(value)};
 
     dl_iterate_phdr(find_place, &place);
-    if (place.found)
-        return place.writable && write_slot(&place.module, at, value);
+    if (place.found) {
+        bool written = place.writable && write_slot(&place.module, at, value);
+
+        close_relro(&place.module);
+        return written;
+    }
     /* Heap or stack, most likely; written in a way that cannot fault. */
     return ub_process_quiet() == UB_QUIET_NOT && ub_raw6(SYS_process_vm_writev, ub_raw0(SYS_getpid), (long)&local, 1,
                                                          (long)&remote, 1, 0) == (long)sizeof(value);
@@ -296,8 +321,15 @@ static bool has_part(const struct module *m, const struct ub_loop_ops *ops)
     return ops->program ? defines_some(m, ops) : defined(m, ops->hooks[0].name) != NULL;
 }
 
+struct look {
+    bool first;     /* at the modules that were there before us */
+    bool back;      /* what was in the slots is put back */
+    bool unsettled; /* some module is still being loaded */
+};
+
 static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
 {
+    struct look *look = data;
     struct module m;
 
     if (!read_module(info, &m))
@@ -307,7 +339,7 @@ static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
         uint32_t n;
 
         if (!is_file_of(ub_loops[loop], m.name)) {
-            patch.foreign[loop] |= !patch.complete && defines_some(&m, ub_loops[loop]);
+            patch.foreign[loop] |= look->first && defines_some(&m, ub_loops[loop]);
             continue;
         }
         for (n = 0; n < UB_LOOP_COPIES; n++) {
@@ -319,7 +351,7 @@ static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
             continue;
         }
         if (!is_settled(&m)) {
-            *(bool *)data = true;
+            look->unsettled = true;
             continue;
         }
         if (!has_part(&m, ub_loops[loop]))
@@ -394,33 +426,59 @@ static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, cons
     return NULL;
 }
 
-static void patch_slot(const struct module *m, const ElfW(Rela) * rela)
+/* What is to stand in a slot in place of `value`; NULL: leave it. */
+static void *instead(const struct module *m, const char *name, uintptr_t value)
+{
+    void *hook = patch.libc ? ub_patch_libc_hook(name, value, contains(m, value)) : NULL;
+
+    for (uint32_t loop = 0; !hook && loop < ub_loops_count; loop++) {
+        const struct ub_loop_ops *ops = ub_loops[loop];
+        const struct ub_loop_hook *h = hook_named(ops, name);
+        int copy;
+
+        if (!h || !is_caller(ops, h, m->name))
+            continue;
+        copy = copy_of(m, loop, (uint32_t)(h - ops->hooks), value);
+        return copy >= 0 ? h->hook[copy] : NULL;
+    }
+    return hook;
+}
+
+/* What stood there before one of our hooks did; NULL: `value` is none. */
+static void *before(const char *name, uintptr_t value)
+{
+    void *original = patch.libc ? ub_patch_libc_original(name, value) : NULL;
+
+    for (uint32_t loop = 0; !original && loop < ub_loops_count; loop++) {
+        const struct ub_loop_ops *ops = ub_loops[loop];
+        const struct ub_loop_hook *h = hook_named(ops, name);
+
+        for (uint32_t n = 0; h && n < UB_LOOP_COPIES; n++) {
+            if (value == (uintptr_t)h->hook[n])
+                original = ops->originals[h - ops->hooks][n];
+        }
+    }
+    return original;
+}
+
+static void patch_slot(struct module *m, const ElfW(Rela) * rela, bool back)
 {
     const ElfW(Sym) *symbol = &m->symbols[ELF64_R_SYM(rela->r_info)];
     const char *name = m->strings + symbol->st_name;
-    void **at = (void **)(m->base + rela->r_offset);
+    void **at = (void **)(m->base + rela->r_offset), *old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    void *value = back ? before(name, (uintptr_t)old) : instead(m, name, (uintptr_t)old);
 
-    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
-        const struct ub_loop_ops *ops = ub_loops[loop];
-        const struct ub_loop_hook *hook = hook_named(ops, name);
-        int copy;
-
-        if (!hook || !is_caller(ops, hook, m->name))
-            continue;
-        copy = copy_of(m, loop, (uint32_t)(hook - ops->hooks), (uintptr_t)__atomic_load_n(at, __ATOMIC_RELAXED));
-        if (copy >= 0 && hook->hook[copy])
-            write_slot(m, at, hook->hook[copy]);
-        return;
-    }
+    if (value)
+        exchange_slot(m, at, old, value);
 }
 
-static void patch_table(const struct module *m, const ElfW(Rela) * rela, size_t count)
+static void patch_table(struct module *m, const ElfW(Rela) * rela, size_t count, bool back)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t type = ELF64_R_TYPE(rela[i].r_info);
 
         if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT)
-            patch_slot(m, &rela[i]);
+            patch_slot(m, &rela[i], back);
     }
 }
 
@@ -461,34 +519,37 @@ static void look_for_runtime(const struct module *m)
 
 static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
 {
+    struct look *look = data;
     struct module m;
 
-    if (!read_module(info, &m) || strncmp(m.name, "libunblock.", 11) == 0 || !any_copy(&m))
+    if (!read_module(info, &m) || m.dynamic == _DYNAMIC || (!patch.libc && !look->back && !any_copy(&m)) ||
+        (patch.libc && strncmp(m.name, "libc.so.", 8) == 0))
         return 0;
     if (!is_settled(&m)) {
-        *(bool *)data = true;
+        look->unsettled = true;
         return 0;
     }
     if (ub_offload_mode != UB_OFFLOAD_OFF)
         look_for_runtime(&m);
-    patch_table(&m, m.plt, m.plts);
-    patch_table(&m, m.rela, m.relas);
+    patch_table(&m, m.plt, m.plts, look->back);
+    patch_table(&m, m.rela, m.relas, look->back);
+    close_relro(&m);
     return 0;
 }
 
 /* True: some module is still being loaded. */
-static bool look_around(void)
+static bool look_around(bool first)
 {
-    bool unsettled = false;
+    struct look look = {.first = first};
 
     for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
         for (uint32_t n = 0; n < UB_LOOP_COPIES; n++)
             patch.copy[loop][n].seen = false;
     }
-    dl_iterate_phdr(meet_library, &unsettled);
+    dl_iterate_phdr(meet_library, &look);
     forget_copies();
-    dl_iterate_phdr(patch_module, &unsettled);
-    return unsettled;
+    dl_iterate_phdr(patch_module, &look);
+    return look.unsettled;
 }
 
 /*
@@ -518,7 +579,7 @@ void ub_patch_start(void)
     patch.on = true;
     find_counter();
     ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
-    look_around();
+    look_around(true);
     patch.complete = true;
 }
 
@@ -529,8 +590,39 @@ void ub_patch_again(void)
     if (!patch.on || !__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return;
     count = ub_load_relaxed(ub_patch_modules);
-    patch.unsettled = look_around() ? patch.unsettled + 1 : 0;
+    patch.unsettled = look_around(false) ? patch.unsettled + 1 : 0;
     if (patch.unsettled % UB_UNSETTLED_MAX == 0)
         ub_store_relaxed(&ub_patch_seen, count);
+    ub_store_release(&patch.busy, 0);
+}
+
+void ub_patch_attach(void *libc)
+{
+    uint32_t idle = 0, count;
+
+    if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return;
+    if (libc)
+        ub_patch_libc_prepare(libc);
+    patch.libc |= libc != NULL;
+    patch.on = patch.complete = true;
+    find_counter();
+    count = ub_load_relaxed(ub_patch_modules);
+    patch.unsettled = look_around(true) ? 1 : 0;
+    if (!patch.unsettled)
+        ub_store_relaxed(&ub_patch_seen, count);
+    ub_store_release(&patch.busy, 0);
+}
+
+void ub_patch_detach(void)
+{
+    struct look look = {.back = true};
+    uint32_t idle = 0;
+
+    patch.on = false;
+    if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return; /* another thread is just hooking: its hooks stay, asleep */
+    dl_iterate_phdr(patch_module, &look);
+    ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
     ub_store_release(&patch.busy, 0);
 }

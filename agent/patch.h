@@ -15,6 +15,16 @@
 /* In the constructor. Slow path only. */
 void ub_patch_start(void);
 
+/*
+ * Attached: at once, and not in the constructor. `libc`: a handle of it, its
+ * names are hooked in the slots, too; NULL: they are bound to us already. Slow path only.
+ */
+void ub_patch_attach(void *libc);
+
+/* Puts back what was in the slots. Whoever looks in vain at a busy moment leaves hooks that do nothing. Slow path only.
+ */
+void ub_patch_detach(void);
+
 /* Looks for modules that came since. Slow path only; not in signal handlers. */
 void ub_patch_again(void);
 

@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include "arena.h"
+#include "module.h"
 #include "offload/decide.h"
 #include "patch.h"
 #include "raw.h"
@@ -19,8 +20,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/single_threaded.h>
 
 static struct ub_process unwatched;
+
+/* After leaving: like it, but what it points to can be written to by whoever was in the middle of something. */
+static struct ub_process dormant;
+
 struct ub_process *ub_process = &unwatched;
 
 __thread struct ub_thread ub_thread __attribute__((aligned(UB_CACHE_LINE))); /* one line, not two */
@@ -94,7 +100,7 @@ static bool map_page(struct ub_process **ret)
     return true;
 }
 
-/* 2 us while the process has one thread, 10 ms later: so only here and in a forked child. */
+/* 2 us while the process has one thread, 10 ms later: so only there (in the constructor, in a forked child). */
 static void register_barrier(struct ub_process *page)
 {
     if (page->quiet)
@@ -105,18 +111,19 @@ static void register_barrier(struct ub_process *page)
 /* Where only ancestors may read a process (Yama), a helper is none, unlike `unblock run`. */
 static void admit_helper(const struct ub_process *page)
 {
-    if (inherited.arena && inherited.arena->h.mode == UB_ARENA_HELPER && !page->quiet)
+    if (inherited.arena && inherited.arena->h.mode == UB_ARENA_HELPER && inherited.watcher > 0 && !page->quiet)
         ub_raw6(SYS_prctl, PR_SET_PTRACER, inherited.watcher, 0, 0, 0, 0);
 }
 
-static void fill_page(struct ub_process *page)
+static void fill_page(struct ub_process *page, bool single_threaded)
 {
     page->arena = inherited.arena;
     page->clock = inherited.arena ? inherited.arena->h.clock : 0;
     page->quiet = inherited.quiet;
     page->pid = (int32_t)ub_raw0(SYS_getpid);
-    page->sampler = 0;
-    register_barrier(page);
+    page->sampler = page->barrier = 0;
+    if (single_threaded)
+        register_barrier(page);
     admit_helper(page);
     page->callbacks = inherited.generation | (ub_offload_mode > UB_OFFLOAD_DRY_RUN ? UB_CALLBACKS_MAY_MOVE : 0);
     ub_store_release(&page->generation, inherited.generation);
@@ -166,6 +173,8 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     const char *off = variable(environment, "UNBLOCK");
     struct ub_process *page;
 
+    if (ub_module_is_injected((const void *)start))
+        return; /* attach.c has the word */
     ub_real_resolve();
     ub_sample_main_stack(argv);
     if ((off && off[0] == '0' && off[1] == '\0') || (argc > 0 && is_unblock(argv[0])))
@@ -180,7 +189,7 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     off = off && off[0] == '0' && off[1] == '\0' ? off : NULL;
     if (!off)
         ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF);
-    fill_page(page);
+    fill_page(page, true);
     ub_process = page;
     if (!off)
         ub_patch_start();
@@ -266,7 +275,7 @@ static void reenter_after_fork(struct ub_process *page)
         return; /* another thread is at it: this one is watched from its next wait on */
     if (ub_load_relaxed(&page->generation) == 0 && inherited.quiet != UB_QUIET_STRICT) {
         inherited.generation++;
-        fill_page(page);
+        fill_page(page, true);
     }
     ub_store_release(&entering, 0);
 }
@@ -275,9 +284,12 @@ bool ub_process_wake(void)
 {
     struct ub_process *page = ub_process;
 
-    if (page == &unwatched || (!inherited.arena && !inherited.tree) ||
-        (inherited.arena && ub_load_relaxed(&inherited.arena->h.closed)))
+    if (page == &unwatched || page == &dormant || (!inherited.arena && !inherited.tree))
         return false;
+    if (inherited.arena && ub_load_relaxed(&inherited.arena->h.closed)) {
+        ub_process_leave();
+        return false;
+    }
     if (ub_load_acquire(&page->generation) == 0)
         reenter_after_fork(page);
     return ub_load_acquire(&page->generation) != 0;
@@ -342,6 +354,8 @@ void ub_process_ring(void)
 
     if (!arena)
         return;
+    if (ub_unlikely(ub_load_relaxed(&arena->h.closed)) && ub_process_leave())
+        return;
     __atomic_fetch_add(&arena->h.doorbell, 1, __ATOMIC_RELEASE);
     if (page->quiet) /* and leave the flag to those who can wake the watcher; it does not sleep deeply beside us */
         return;
@@ -381,4 +395,87 @@ void ub_process_lose_sampler(void)
         return;
     ub_process->sampler = 0;
     clear_flags_of_own_slots(UB_SLOT_SAMPLER);
+}
+
+/* One at a time, and only one comes at a time: the others pass by. */
+static bool take_turn(uint32_t *busy)
+{
+    uint32_t idle = 0;
+
+    return __atomic_compare_exchange_n(busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static uint32_t coming_or_going;
+
+bool ub_process_leave(void)
+{
+    struct ub_arena *arena = inherited.arena;
+
+    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN || !take_turn(&coming_or_going))
+        return false; /* work that was moved elsewhere has to come back */
+    if (ub_process != &unwatched && ub_process != &dormant && arena) {
+        bool quiet = inherited.quiet != UB_QUIET_NOT;
+
+        if (!quiet)
+            ub_sample_uninstall();
+        /* The page stays as it is: threads that have looked at it go on with it for a moment. */
+        dormant.arena = arena;
+        dormant.quiet = inherited.quiet;
+        dormant.pid = (int32_t)ub_raw0(SYS_getpid);
+        ub_store_release(&ub_process, &dormant);
+        inherited.arena = NULL;
+        inherited.tree = false;
+        if (!quiet) {
+            ub_patch_detach();
+            __atomic_fetch_add(&arena->h.left, 1, __ATOMIC_RELEASE);
+            ub_raw3(SYS_futex, &arena->h.left, FUTEX_WAKE, 1);
+            ub_arena_leave(arena);
+        }
+    }
+    ub_store_release(&coming_or_going, 0);
+    return true;
+}
+
+/* Nobody watches any more, or whoever wanted to was killed before it could. */
+static bool is_abandoned(const struct ub_arena *arena)
+{
+    int32_t watcher = ub_load_relaxed(&arena->h.watcher_pid);
+
+    return ub_load_relaxed(&arena->h.closed) || watcher <= 0 || ub_raw2(SYS_kill, watcher, 0) == -ESRCH;
+}
+
+int ub_process_attach(struct ub_attach *a, void *libc)
+{
+    static struct ub_process *page;
+    struct ub_arena *arena;
+    int r = 0;
+
+    if (inherited.quiet != UB_QUIET_NOT || seccomp_filtered())
+        return -EPERM;
+    if (inherited.arena) {
+        a->watcher = inherited.arena->h.watcher_pid;
+        if (!is_abandoned(inherited.arena))
+            return -EBUSY;
+        ub_process_leave();
+    }
+    if (!take_turn(&coming_or_going))
+        return -EAGAIN;
+    if (ub_process != &unwatched && ub_process != &dormant)
+        page = ub_process; /* preloaded, and nobody has come so far */
+    if (!page && !map_page(&page))
+        r = -ENOSYS;
+    if (r == 0)
+        r = ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
+    if (r == 0) {
+        ub_store_release(&a->state, UB_ATTACH_CREATED); /* it is taken over while we go on */
+        inherited.arena = arena;
+        inherited.tree = false;
+        inherited.watcher = 0;
+        inherited.generation++;
+        fill_page(page, __libc_single_threaded);
+        ub_patch_attach(libc);
+        ub_store_release(&ub_process, page);
+    }
+    ub_store_release(&coming_or_going, 0);
+    return r;
 }

@@ -5,6 +5,7 @@
 #define UB_AGENT_PROCESS_H
 
 #include "../common/arena.h"
+#include "../common/attach.h"
 
 /*
  * A seccomp filter may kill the program for a call that it never makes itself.
@@ -82,6 +83,22 @@ void ub_process_count_image(uint32_t image);
 
 /* Wakes the watcher (futex, unless hushed). Signal-safe. */
 void ub_process_ring(void);
+
+/*
+ * Goes dormant: the program's signal and slots are as without us, hooks that
+ * are still called go straight on, and the arena is given up. Once a process;
+ * attaching wakes it again. False: not now (calls are moved off the loop, or
+ * another thread is at it). Slow path only; leaves errno alone.
+ */
+bool ub_process_leave(void);
+
+/*
+ * Loaded late, or dormant: makes an arena for whoever attaches, and is there.
+ * `libc`: a handle of it where the loader binds nothing to us, NULL where it
+ * does. -EBUSY: a->watcher watches; -EPERM: a seccomp filter; -EAGAIN: another
+ * thread is just leaving; other -errno. Slow path only.
+ */
+int ub_process_attach(struct ub_attach *a, void *libc);
 
 /* The program has taken SIGURG for itself: tell the watcher to sample otherwise. Signal-safe. */
 void ub_process_lose_sampler(void);

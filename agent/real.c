@@ -37,9 +37,11 @@ struct ub_real ub_real = {
 };
 long (*ub_real_syscall_pointer)(long nr, ...) = ub_raw_syscall;
 
+static void *where = RTLD_NEXT;
+
 static void *next(const char *name, void *missing)
 {
-    void *f = dlsym(RTLD_NEXT, name);
+    void *f = dlsym(where, name);
 
     return f ? f : missing;
 }
@@ -51,7 +53,7 @@ static void *next(const char *name, void *missing)
  */
 static void resolve_syscall(void)
 {
-    void *f = dlsym(RTLD_NEXT, "syscall");
+    void *f = dlsym(where, "syscall");
 
     if (f && !ub_module_is_libc(f))
         memcpy(&ub_real_syscall_pointer, &f, sizeof(f));
@@ -69,4 +71,10 @@ void ub_real_resolve(void)
 #undef UB_EXPORT
 #undef UB_HOOK
     resolve_syscall();
+}
+
+void ub_real_resolve_in(void *libc)
+{
+    where = libc;
+    ub_real_resolve();
 }

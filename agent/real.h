@@ -67,4 +67,7 @@ extern long (*ub_real_syscall_pointer)(long nr, ...); /* by itself: calls/syscal
  */
 void ub_real_resolve(void);
 
+/* The same where there is no next: loaded late, everything is libc's. Slow path only. */
+void ub_real_resolve_in(void *libc);
+
 #endif

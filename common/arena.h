@@ -60,6 +60,7 @@ struct ub_arena_header {
     uint32_t elsewhere;                                        /* images that stepped aside: another PID namespace */
     uint32_t not_entered[UB_IMAGE_KINDS];                      /* programs executed without us, by enum ub_image */
     uint32_t call_stacks;                                      /* ever taken from the pool of stacks */
+    uint32_t left; /* processes whose agent has gone dormant because of `closed` */
 
     /* Written by the agents as well: calls that were moved off their loops. */
     uint64_t moved __attribute__((aligned(UB_CACHE_LINE)));

@@ -4,9 +4,11 @@
 #include "doctor.h"
 
 #include "dump.h"
+#include "inject.h"
 #include "procfile.h"
 
 #include "../common/arena.h"
+#include "../common/attach.h"
 #include "../common/image.h"
 
 #include <dirent.h>
@@ -130,12 +132,28 @@ static void tell_runtime(const struct seen *s, ub_doctor_tell *tell, void *self)
 
 static bool agent_inside(const struct seen *s)
 {
-    return s->maps && strstr(s->maps, "/libunblock.so");
+    return s->maps && strstr(s->maps, UB_ATTACH_LIBRARY);
+}
+
+/* What `attach` would say, without touching the process. */
+static void tell_attach(const struct seen *s, const struct ub_dump_target *t, ub_doctor_tell *tell, void *self)
+{
+    long detail;
+    enum ub_inject_obstacle o = ub_inject_look(s->pid, &detail);
+    const char *const mend[UB_PLACES] = {ub_inject_obstacle_mend(o), ub_inject_obstacle_mend(o),
+                                         ub_inject_obstacle_mend(o)};
+
+    if (o == UB_INJECT_POSSIBLE)
+        ub_doctor_say(tell, self, "attach", UB_HEALTH_OK, NULL, "unblock attach %d can enter it while it runs",
+                      (int)t->pid);
+    else
+        ub_doctor_say(tell, self, "attach", UB_HEALTH_LIMITED, mend, "it cannot be entered while it runs: %s",
+                      ub_inject_obstacle_text(o));
 }
 
 static void tell_agent(const struct seen *s, ub_doctor_tell *tell, void *self)
 {
-    static const char *const mend[] = {"start it by unblock run, or with LD_PRELOAD=.../libunblock.so",
+    static const char *const mend[] = {"unblock attach PID, start it by unblock run, or LD_PRELOAD=.../libunblock.so",
                                        "ENV LD_PRELOAD=/unblock/lib/unblock/libunblock.so in the image",
                                        "env LD_PRELOAD=/unblock/lib/unblock/libunblock.so and an init container"};
 
@@ -146,8 +164,10 @@ static void tell_agent(const struct seen *s, ub_doctor_tell *tell, void *self)
     else if (strstr(s->maps, UB_ARENA_NAME))
         ub_doctor_say(tell, self, "loaded", UB_HEALTH_OK, NULL, "the agent is in it and watched");
     else
-        ub_doctor_say(tell, self, "loaded", UB_HEALTH_INFO, NULL,
-                      "the agent is in it but not watched: UNBLOCK=0, no loop so far, or see unblock ps");
+        ub_doctor_say(
+            tell, self, "loaded", UB_HEALTH_INFO, NULL,
+            "the agent is in it but not watched: left asleep by attach, UNBLOCK=0, no loop so far, or see unblock "
+            "ps");
 }
 
 static void tell_access(const struct seen *s, const struct ub_dump_target *t, ub_doctor_tell *tell, void *self)
@@ -251,6 +271,7 @@ int ub_doctor_process(pid_t pid, ub_doctor_tell *tell, void *self)
     tell_image(&s, tell, self);
     tell_runtime(&s, tell, self);
     tell_access(&s, &target, tell, self);
+    tell_attach(&s, &target, tell, self);
     tell_agent(&s, tell, self);
     tell_status(&s, tell, self);
     tell_namespaces(&s, tell, self);

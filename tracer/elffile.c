@@ -2,6 +2,8 @@
 #include "elffile_impl.h"
 #include "filemap.h"
 
+#include "../common/attach.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,6 +16,7 @@
 #define BUCKETS       512u
 #define FAILURES_MAX  4096u /* remembered ones; past that they are simply tried again */
 #define VDSO_SIZE_MAX (1u << 20)
+#define ATTACHED      "/memfd:" UB_ATTACH_LIBRARY
 
 /*
  * A file that was looked at: open (`elf`), or not an ELF file of ours (`error`).
@@ -180,6 +183,51 @@ static bool is_elsewhere(int r)
            r == -ENAMETOOLONG || r == -ESRCH || r == -ENXIO;
 }
 
+static int read_memory(pid_t pid, uint64_t start, uint8_t *bytes, size_t size)
+{
+    struct iovec local = {bytes, size}, remote = {(void *)(uintptr_t)start, size};
+    UB_CLEANUP(ub_filemap_close) int mem = -1;
+    char name[40];
+
+    if (process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)size)
+        return 0;
+    /* Denied by a seccomp filter, perhaps: /proc/PID/mem is plain reading. */
+    snprintf(name, sizeof(name), "/proc/%d/mem", (int)pid);
+    mem = open(name, O_RDONLY | O_CLOEXEC);
+    if (mem < 0)
+        return -errno;
+    if (pread(mem, bytes, size, (off_t)start) != (ssize_t)size)
+        return -EIO;
+    return 0;
+}
+
+static char *stand_in;
+
+void ub_elf_stand_in(const char *path)
+{
+    stand_in = strdup(path);
+}
+
+/*
+ * The agent in a process that it was brought into lies in a memory file, which
+ * nobody but root can open. The file it was made from will do, if its first
+ * bytes, the build-id among them, are what the process has in memory.
+ */
+static int try_stand_in(pid_t pid, uint64_t map_start, const char *name, dev_t dev, ino_t ino, struct ub_elf **ret)
+{
+    UB_CLEANUP(ub_filemap_close) int fd = -1;
+    uint8_t here[1024], there[1024];
+    struct stat st;
+    int r = stand_in ? ub_filemap_find(0, stand_in, &fd, &st) : -ENOENT;
+
+    if (r < 0)
+        return r;
+    if (pread(fd, here, sizeof(here), 0) != (ssize_t)sizeof(here) ||
+        read_memory(pid, map_start, there, sizeof(there)) < 0 || memcmp(here, there, sizeof(here)) != 0)
+        return -ENOENT;
+    return open_verified(fd, &st, name, dev, ino, ret);
+}
+
 static int search(pid_t pid, const char *path, const char *name, uint64_t map_start, uint64_t map_end, dev_t dev,
                   ino_t ino, struct ub_elf **ret)
 {
@@ -207,6 +255,8 @@ static int search(pid_t pid, const char *path, const char *name, uint64_t map_st
         return r;
     snprintf(link, sizeof(link), "/proc/%d/exe", (int)pid);
     r = try_path(0, link, name, dev, ino, ret);
+    if (is_elsewhere(r) && strncmp(path, ATTACHED, strlen(ATTACHED)) == 0)
+        r = try_stand_in(pid, map_start, name, dev, ino, ret);
     return is_elsewhere(r) ? first : r;
 }
 
@@ -224,6 +274,8 @@ static char *name_before_deletion(const char *path)
 
     if (len > cut && strcmp(path + len - cut, suffix) == 0)
         len -= cut;
+    if (len == strlen(ATTACHED) && strncmp(path, ATTACHED, len) == 0)
+        return strdup(UB_ATTACH_LIBRARY);
     return strndup(path, len);
 }
 
@@ -277,24 +329,6 @@ int ub_elf_open_file(const char *path, struct ub_elf **ret_elf)
 }
 
 /* ---- vdso ---- */
-
-static int read_memory(pid_t pid, uint64_t start, uint8_t *bytes, size_t size)
-{
-    struct iovec local = {bytes, size}, remote = {(void *)(uintptr_t)start, size};
-    UB_CLEANUP(ub_filemap_close) int mem = -1;
-    char name[40];
-
-    if (process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)size)
-        return 0;
-    /* Denied by a seccomp filter, perhaps: /proc/PID/mem is plain reading. */
-    snprintf(name, sizeof(name), "/proc/%d/mem", (int)pid);
-    mem = open(name, O_RDONLY | O_CLOEXEC);
-    if (mem < 0)
-        return -errno;
-    if (pread(mem, bytes, size, (off_t)start) != (ssize_t)size)
-        return -EIO;
-    return 0;
-}
 
 /* Takes over `bytes` when it succeeds with a new one. */
 static int adopt_vdso(uint8_t *bytes, size_t size, struct ub_elf **ret)

@@ -60,6 +60,9 @@ struct ub_elf {
 int ub_elf_open(pid_t pid, const char *path, uint64_t map_start, uint64_t map_end, dev_t dev, ino_t ino,
                 struct ub_elf **ret_elf);
 
+/* Where the agent's file is, for processes that it was brought into; see elffile.c. Once, before any thread. */
+void ub_elf_stand_in(const char *path);
+
 /* The vdso of process `pid`, copied from its memory at [start, end). */
 int ub_elf_open_vdso(pid_t pid, uint64_t start, uint64_t end, struct ub_elf **ret_elf);
 

@@ -130,7 +130,10 @@ static void announce_process(struct ub_explain *x, struct ub_process *p)
         return;
     p->announced = true;
     ub_explain_emit(x, ub_preamble_process(p->pid, p->ppid, p->exe ? p->exe : "?",
-                                           x->w->agentless ? "traced" : "preloaded", x->w->redact));
+                                           x->w->agentless  ? "traced"
+                                           : x->w->attached ? "attached"
+                                                            : "preloaded",
+                                           x->w->redact));
     ub_static_pool_find(p);
 }
 

@@ -245,6 +245,7 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->offload = options->offload;
     w->bpf = options->bpf;
     w->agentless = options->agentless;
+    w->attached = options->attached;
     w->queue_tail = &w->queue_head;
     pthread_mutex_init(&w->queue_lock, NULL);
     pthread_cond_init(&w->queue_filled, NULL);
@@ -300,6 +301,7 @@ void ub_watch_stop(struct ub_watch *w, bool has_status, int status, struct ub_wa
     if (ub_watch_from_kernel(w))
         ub_bpf_wake(w->bpf);
     pthread_join(w->watcher, NULL);
+    ub_store_release(&w->arena->h.asleep, 1); /* whose turn begins next comes by, and sees that it is over */
 
     finish = ub_event_new(UB_EVENT_FINISH);
     if (!finish)

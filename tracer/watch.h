@@ -26,6 +26,7 @@ struct ub_watch_options {
     char *const *argv;
     bool adopt; /* the arena is there already: `arena_fd`, made by an agent that started us. Stays the caller's */
     int arena_fd;
+    bool attached;      /* that agent was brought into a running process */
     struct ub_bpf *bpf; /* may be NULL; stays the caller's */
     bool agentless;     /* nothing is loaded into the programs: turns come from `bpf`, or from /proc without it */
 };

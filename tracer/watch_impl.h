@@ -45,7 +45,8 @@ struct ub_watched {
 struct ub_watch {
     struct ub_arena *arena;
     int arena_fd;
-    bool adopted;       /* an agent made it and started us: a helper */
+    bool adopted;       /* an agent made it, and started us (a helper) */
+    bool attached;      /* or was brought into its process by us */
     struct ub_bpf *bpf; /* NULL: none */
     bool agentless;     /* nothing is loaded into the programs: the slots are written by `bpf`, or by `outside` */
     struct ub_outside *outside; /* NULL: none */

@@ -24,6 +24,8 @@ struct ub_command {
 
 int ub_cmd_run(int argc, char **argv);
 int ub_cmd_trace(int argc, char **argv);
+int ub_cmd_attach(int argc, char **argv);
+int ub_cmd_detach(int argc, char **argv);
 int ub_cmd_report(int argc, char **argv);
 int ub_cmd_doctor(int argc, char **argv);
 int ub_cmd_dump(int argc, char **argv);

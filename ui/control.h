@@ -19,7 +19,7 @@
 struct ub_control;
 
 struct ub_control_options {
-    const char *mode;            /* "run", "trace" or "preload" */
+    const char *mode;            /* "run", "trace", "attach" or "preload" */
     pid_t pid;                   /* of the program's first process */
     const char *recording;       /* its path, NULL: none */
     const char *recording_error; /* why there is none, NULL */

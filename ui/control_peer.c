@@ -132,7 +132,7 @@ static void answer(struct ub_control_peer *k, const struct ub_control_source *fr
         k->closing = true;
         from->options->detach(from->options->self);
     } else {
-        refuse(k, "unknown request: this watcher knows status, follow and detach (a helper only)");
+        refuse(k, "unknown request: this watcher knows status, follow and detach (a helper and attach only)");
     }
 }
 

@@ -17,6 +17,8 @@
 
 static const struct ub_command commands[] = {
     {"run", "start a program and watch its event loops", ub_cmd_run},
+    {"attach", "enter a running process and watch its event loops", ub_cmd_attach},
+    {"detach", "take the agent out of a process again", ub_cmd_detach},
     {"trace", "watch running processes from the kernel; nothing enters them", ub_cmd_trace},
     {"report", "what a recording tells: verdict, call sites, stacks, advice", ub_cmd_report},
     {"top", "a live view of a watched program, or of a recording as it grows", ub_cmd_top},
@@ -34,6 +36,7 @@ static void help(FILE *out)
           "call and with which stack, in programs that nobody changed or rebuilt.\n"
           "\n"
           "  unblock run -- redis-server            watch a program from its start\n"
+          "  unblock attach 4242                    enter a running process and watch it\n"
           "  unblock trace 4242                     watch a running process from the kernel\n"
           "  unblock report unblock-*.jsonl         read what was recorded\n"
           "  unblock dump 4242                      what a running process does right now\n"

@@ -85,6 +85,7 @@ static void open_control(struct ub_watching *w, pid_t pid)
                                                .pid = pid,
                                                .recording = realpath(w->path, w->full_path) ? w->full_path : w->path,
                                                .recording_lost = recording_lost,
+                                               .detach = w->detach,
                                                .self = w};
 
     w->control = ub_control_new(&options);

@@ -22,6 +22,7 @@ struct ub_watching {
     struct ub_watch *watch; /* NULL: not yet, or no longer */
     struct ub_model *model;
     struct ub_watch_totals totals; /* when it has stopped */
+    void (*detach)(void *self);    /* somebody asks for the end of it (control.h); NULL: they cannot */
 
     /* its own */
     struct ub_recording_writer *writer;

@@ -225,7 +225,11 @@ static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
 bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
 {
     /* First: in a forked child select's sets cannot be read before. */
-    if (!ub_process->generation && !ub_process_wake())
+    if (!ub_process->generation && !ub_process_wake()) {
+        t->start = 0; /* left in the middle of a turn: its calls are timed no more */
+        return false;
+    }
+    if (ub_process->arena && ub_unlikely(ub_load_relaxed(&ub_process->arena->h.closed)) && ub_process_leave())
         return false;
     if (!plausible(wait))
         return false;

@@ -186,7 +186,7 @@ def test_help_teaches(workdir):
 
 
 def test_unknown_command(workdir):
-    for word, says in (("rnu", "did you mean run?"), ("reprot", "did you mean report?"), ("attach", "see unblock --help"),
+    for word, says in (("rnu", "did you mean run?"), ("reprot", "did you mean report?"), ("observe", "see unblock --help"),
                        ("--verbose", "options come after the command"), ("/bin/true", "unblock run -- /bin/true")):
         done = unblock(word)
         assert done.returncode == 2

@@ -1,0 +1,123 @@
+/*
+ * What the injector (tracer/inject*.c), the code that it puts into a running
+ * process (tracer/inject_stub.S) and the agent (agent/attach.c) say to each
+ * other. The room is memory of the target's that stays: a page of code, then
+ * this structure, then what the code needs while it runs. It is used again by
+ * the next attach or detach.
+ *
+ * Read by assembler, too: offsets are asserted below.
+ */
+#ifndef UB_ATTACH_H
+#define UB_ATTACH_H
+
+#define UB_ROOM_ATTACH 4096 /* offsets in the room */
+#define UB_ROOM_XSTATE 8192
+#define UB_ROOM_STACK  (8192 + 16384)
+#define UB_ROOM_IMAGE  (8192 + 16384 + 262144) /* the agent's file; unmapped once it is loaded */
+#define UB_ROOM_BYTES  UB_ROOM_IMAGE
+
+#define UB_ATTACH_DLOPEN     16
+#define UB_ATTACH_DLERROR    24
+#define UB_ATTACH_ERRNO      32
+#define UB_ATTACH_BASE       40
+#define UB_ATTACH_ENTRY      48
+#define UB_ATTACH_IMAGE      56
+#define UB_ATTACH_IMAGE_SIZE 64
+#define UB_ATTACH_RESUME_IP  72
+#define UB_ATTACH_RESUME_AX  80
+#define UB_ATTACH_EINTR_IP   88
+#define UB_ATTACH_ALL        96
+#define UB_ATTACH_MASK       104
+#define UB_ATTACH_PENDING    112
+#define UB_ATTACH_SP         120
+#define UB_ATTACH_STATE      12
+#define UB_ATTACH_RESULT     128
+#define UB_ATTACH_STEP       132
+#define UB_ATTACH_CAUGHT     168
+#define UB_ATTACH_NAME       192
+#define UB_ATTACH_PATH       208
+#define UB_ATTACH_TEXT       240
+#define UB_ATTACH_TEXT_BYTES 256
+
+#define UB_ATTACH_DONE 3 /* enum ub_attach_state, for the assembler */
+
+/* How far the code came before it failed: enum ub_attach_step. */
+#define UB_ATTACH_STEP_FILE  1
+#define UB_ATTACH_STEP_WRITE 2
+#define UB_ATTACH_STEP_LOAD  3
+#define UB_ATTACH_STEP_AGENT 4
+
+#ifndef __ASSEMBLER__
+
+#include "base.h"
+
+#define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
+#define UB_ATTACH_VERSION 1u
+#define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
+
+enum ub_attach_state {
+    UB_ATTACH_IDLE = 0,
+    UB_ATTACH_ASKED = 1,   /* the thread is on its way into the room's code */
+    UB_ATTACH_CREATED = 2, /* the arena is there: the injector is to take `arena_fd` and to set `adopted` */
+    UB_ATTACH_IS_DONE = UB_ATTACH_DONE,
+};
+
+enum ub_attach_verb {
+    UB_ATTACH_ENTER = 1,
+    UB_ATTACH_LEAVE = 2,
+};
+
+struct ub_attach {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t state; /* enum ub_attach_state */
+    /* Functions of the target's libc. */
+    uint64_t dl_open, dl_error, errno_location;
+    uint64_t base;  /* where the agent is loaded; 0: not yet, `image` is to be */
+    uint64_t entry; /* of the agent's file: offset of its entry point */
+    uint64_t image, image_size;
+    /* How the thread goes on: at `resume_ip` with rax `resume_ax`; at `eintr_ip` with -EINTR if a signal of the
+     * program's own has arrived meanwhile (0: as otherwise). */
+    uint64_t resume_ip, resume_ax, eintr_ip;
+    uint64_t all_signals; /* all ones */
+    uint64_t mask, pending, sp;
+    int32_t result; /* -errno */
+    uint32_t step;  /* UB_ATTACH_STEP_*: what failed */
+    uint32_t verb;  /* enum ub_attach_verb */
+    int32_t arena_fd;
+    uint64_t arena_inode;
+    uint32_t adopted; /* the injector has the arena */
+    int32_t watcher;  /* ENTER: -EBUSY is because of this process */
+    uint64_t done_ns; /* CLOCK_MONOTONIC at the agent's last instructions */
+    uint64_t caught;  /* signals for which the program has handlers */
+    uint64_t reserved[2];
+    char name[16];                   /* of the memfd */
+    char path[32];                   /* "/proc/self/fd/", completed by the code */
+    char text[UB_ATTACH_TEXT_BYTES]; /* dlerror() */
+};
+#define UB_ATTACH_AT(member, offset)                                                                                   \
+    _Static_assert(offsetof(struct ub_attach, member) == (offset), "attach: the assembler knows it")
+UB_ATTACH_AT(state, UB_ATTACH_STATE);
+UB_ATTACH_AT(dl_open, UB_ATTACH_DLOPEN);
+UB_ATTACH_AT(dl_error, UB_ATTACH_DLERROR);
+UB_ATTACH_AT(errno_location, UB_ATTACH_ERRNO);
+UB_ATTACH_AT(base, UB_ATTACH_BASE);
+UB_ATTACH_AT(entry, UB_ATTACH_ENTRY);
+UB_ATTACH_AT(image, UB_ATTACH_IMAGE);
+UB_ATTACH_AT(image_size, UB_ATTACH_IMAGE_SIZE);
+UB_ATTACH_AT(resume_ip, UB_ATTACH_RESUME_IP);
+UB_ATTACH_AT(resume_ax, UB_ATTACH_RESUME_AX);
+UB_ATTACH_AT(eintr_ip, UB_ATTACH_EINTR_IP);
+UB_ATTACH_AT(all_signals, UB_ATTACH_ALL);
+UB_ATTACH_AT(mask, UB_ATTACH_MASK);
+UB_ATTACH_AT(pending, UB_ATTACH_PENDING);
+UB_ATTACH_AT(sp, UB_ATTACH_SP);
+UB_ATTACH_AT(result, UB_ATTACH_RESULT);
+UB_ATTACH_AT(step, UB_ATTACH_STEP);
+UB_ATTACH_AT(caught, UB_ATTACH_CAUGHT);
+UB_ATTACH_AT(name, UB_ATTACH_NAME);
+UB_ATTACH_AT(path, UB_ATTACH_PATH);
+UB_ATTACH_AT(text, UB_ATTACH_TEXT);
+
+#endif
+#endif

@@ -1,0 +1,111 @@
+"""Entering running processes: shared by tests/e2e/test_attach.py and tests/servers/test_attach.py."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import helpers
+from helpers import program, wait_until
+
+HELD = re.compile(r"kept from its work for ([0-9.]+) ms in (\d+) pieces")
+
+
+class Target:
+    """tests/programs/attached, which says at its end what it noticed."""
+
+    def __init__(self, *words, **popen):
+        self.process = subprocess.Popen([program("attached"), *map(str, words)], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, text=True, env=helpers.clean_environment(), **popen)
+        self.pid = self.process.pid
+        self.line = None
+
+    def ready(self):
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        out, _ = self.process.communicate(timeout=helpers.PATIENCE)
+        assert self.process.returncode == 0, self.process.returncode
+        return json.loads(out.splitlines()[-1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+def nothing_noticed(said):
+    """What the program says of itself is what it would have said alone."""
+    assert {k: said[k] for k in ("eintr", "odd", "changed", "early")} == \
+        {"eintr": 0, "odd": 0, "changed": 0, "early": 0}, said
+
+
+def attach(pid, path, *options, **popen):
+    """`unblock attach` in the background; `inside` tells when it is in."""
+    return helpers.start("attach", "-v", "-t", "20ms", "-o", path, "--live", "none", *options, pid, **popen)
+
+
+def maps(pid):
+    return [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+
+
+def has_arena(pid):
+    return any("unblock-arena" in line[-1] for line in maps(pid))
+
+
+def is_watched(attached, path, pid):
+    """The watch has begun: its recording has a header, and the process has the arena."""
+    assert attached.poll() is None, attached.communicate()
+    return Path(path).exists() and Path(path).stat().st_size > 0 and has_arena(pid)
+
+
+def enter(pid, path, *options):
+    attached = attach(pid, path, *options)
+    wait_until(lambda: is_watched(attached, path, pid), what="the agent to be in")
+    return attached
+
+
+def leave(attached, how=signal.SIGINT):
+    """Ends the watching; what it said."""
+    attached.send_signal(how)
+    _, err = attached.communicate(timeout=helpers.PATIENCE)
+    assert attached.returncode == 0, err
+    return err
+
+
+def held_ms(err):
+    match = HELD.search(err)
+    assert match, err
+    return float(match.group(1))
+
+
+def open_files(pid):
+    return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def agent_ranges(pid):
+    return [tuple(int(x, 16) for x in line[0].split("-")) for line in maps(pid) if "libunblock.so" in line[-1]]
+
+
+def words_into_agent(pid, file):
+    """Pointers into the agent in the writable or once writable data of the modules named so."""
+    ranges = agent_ranges(pid)
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    found = 0
+    with open(f"/proc/{pid}/mem", "rb") as mem:
+        for line in maps(pid):
+            start, end = (int(x, 16) for x in line[0].split("-"))
+            if not line[-1].endswith(file) or "x" in line[1]:
+                continue
+            mem.seek(start)
+            data = mem.read(end - start)
+            for i in range(0, len(data) - 7, 8):
+                found += low <= int.from_bytes(data[i:i + 8], "little") < high
+    return found

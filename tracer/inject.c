@@ -1,0 +1,428 @@
+/*
+ * The order of things; see inject.h. Twice a thread is asked to do something
+ * for us: to map memory (the first time only), and to load and call the agent.
+ */
+#include "inject_impl.h"
+
+#include "symbols.h"
+
+#include "../common/arena.h"
+#include "../common/clock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define POLL_MIN_NS     200000u
+#define POLL_MAX_NS     10000000u
+#define BUSY_AFTER_NS   100000000u /* nobody was met asleep for so long: it is busy, and followed */
+#define BUSY_EVERY_NS   250000000u
+#define SINGLE_AFTER_NS 300000000u /* then a wait for one descriptor will do: GLib's loops often have no more */
+#define ANSWER_NS       10000000000u
+#define TRIES           5
+#define AGENT_MAX       (16 << 20)
+
+struct inject {
+    const struct ub_inject_options *options;
+    struct ub_inject_result *ret;
+    struct ub_maps *maps;
+    struct ub_room room;
+    struct ub_attach ask;
+    uint8_t *image; /* the agent's file; NULL: it is in there already */
+    size_t image_size;
+    int lock;
+};
+
+static int fail(struct inject *x, int error, const char *what)
+{
+    snprintf(x->ret->why, sizeof(x->ret->why), "%s: %s", what, strerror(-error));
+    return error;
+}
+
+/* One injector a process: the name of an abstract socket, which goes with us whatever happens. */
+static int lock_target(struct inject *x)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int n = snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1, "unblock-attach-%d", (int)x->options->pid);
+
+    x->lock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (x->lock >= 0 && bind(x->lock, (struct sockaddr *)&address,
+                             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) == 0)
+        return 0;
+    if (x->lock >= 0 && errno == EADDRINUSE) {
+        snprintf(x->ret->why, sizeof(x->ret->why), "another unblock is just entering or leaving it: try again");
+        return -EAGAIN;
+    }
+    return 0; /* no sockets here: two at a time are then our user's affair */
+}
+
+/* ---- what is known beforehand --------------------------------------------------------- */
+
+static int find_functions(struct inject *x)
+{
+    static const char *const name[] = {"dlopen", "dlerror", "__errno_location"};
+    const struct ub_map *libc = ub_inject_module(x->maps, "libc.so.6");
+    uint64_t at[UB_ARRAY_LEN(name)], size;
+
+    for (size_t i = 0; i < UB_ARRAY_LEN(name); i++) {
+        if (!libc || ub_symbols_lookup(libc->elf, name[i], &at[i], &size) < 0) {
+            snprintf(x->ret->why, sizeof(x->ret->why), "its libc has no %s that could be found", name[i]);
+            return -ENOEXEC;
+        }
+        at[i] += libc->bias;
+    }
+    x->ask.dl_open = at[0];
+    x->ask.dl_error = at[1];
+    x->ask.errno_location = at[2];
+    return 0;
+}
+
+/* The agent in the target, from an earlier time or preloaded. */
+static void find_agent(struct inject *x)
+{
+    const struct ub_map *m = ub_inject_module(x->maps, "memfd:" UB_ATTACH_LIBRARY);
+
+    if (!m)
+        m = ub_inject_module(x->maps, UB_ATTACH_LIBRARY);
+    if (!m)
+        return;
+    x->ask.base = m->bias;
+    x->ask.entry = m->elf->entry;
+}
+
+static int read_agent(struct inject *x)
+{
+    int fd = open(x->options->agent, O_RDONLY | O_CLOEXEC);
+    struct ub_elf *elf;
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > AGENT_MAX) {
+        int r = fd < 0 ? -errno : -EFBIG;
+
+        if (fd >= 0)
+            close(fd);
+        return fail(x, r, x->options->agent);
+    }
+    x->image_size = (size_t)st.st_size;
+    x->image = malloc(x->image_size);
+    if (!x->image || read(fd, x->image, x->image_size) != st.st_size) {
+        close(fd);
+        return fail(x, -EIO, x->options->agent);
+    }
+    close(fd);
+    if (ub_elf_open_file(x->options->agent, &elf) < 0)
+        return fail(x, -ENOEXEC, x->options->agent);
+    x->ask.entry = elf->entry;
+    return 0;
+}
+
+/* ---- holding a thread ---------------------------------------------------------------- */
+
+static bool is_over(const struct inject *x, uint64_t now, int *ret)
+{
+    if (x->options->cancelled && x->options->cancelled(x->options->self))
+        *ret = -ECANCELED;
+    else if (x->options->deadline_ns && now >= x->options->deadline_ns)
+        *ret = -ETIME;
+    else
+        return false;
+    return true;
+}
+
+/* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM with `why`. */
+static int hold_one(struct inject *x, struct ub_hold *h)
+{
+    uint64_t begun = ub_clock_monotonic_ns(), followed = begun, pause = POLL_MIN_NS;
+    int r;
+
+    for (;;) {
+        uint64_t now = ub_clock_monotonic_ns();
+        bool busy = now - begun > BUSY_AFTER_NS && now - followed > BUSY_EVERY_NS;
+
+        *h = (struct ub_hold){.pid = x->options->pid, .single = now - begun > SINGLE_AFTER_NS};
+        if (busy)
+            followed = now;
+        r = ub_hold_find(h, busy);
+        if (r == 0)
+            r = ub_hold_take(h);
+        x->ret->stops += h->stops;
+        if (r == -EPERM) {
+            snprintf(x->ret->why, sizeof(x->ret->why),
+                     "it may not be traced: another tracer holds it, or a security module (Yama, AppArmor, SELinux) "
+                     "forbids it");
+            return r;
+        }
+        if (r != -EAGAIN || is_over(x, now, &r))
+            return r;
+        nanosleep(&(struct timespec){0, (long)pause}, NULL);
+        pause = pause * 2 < POLL_MAX_NS ? pause * 2 : POLL_MAX_NS;
+    }
+}
+
+static void count_hold(struct inject *x, const struct ub_hold *h, uint64_t until_ns)
+{
+    uint64_t held = until_ns > h->taken_ns ? until_ns - h->taken_ns : 0;
+
+    x->ret->holds++;
+    x->ret->held_all_ns += held;
+    if (held > x->ret->held_ns)
+        x->ret->held_ns = held;
+}
+
+/* ---- the first thing asked: memory ------------------------------------------------------ */
+
+static int map_room_once(struct inject *x)
+{
+    struct ub_hold h;
+    uint64_t ip;
+    int r = ub_room_plan(&x->room, x->maps, x->image_size, x->ret->why);
+
+    if (r < 0)
+        return r;
+    r = hold_one(x, &h);
+    if (r < 0)
+        return r;
+    r = ub_room_dig(&x->room, &h, &ip);
+    if (r < 0) {
+        ub_hold_drop(&h);
+        return fail(x, r, "its code cannot be written");
+    }
+    r = ub_hold_go(&h, ip);
+    count_hold(x, &h, ub_clock_monotonic_ns());
+    return r == 0 ? ub_room_wait(&x->room) : r;
+}
+
+/* Where we wanted to be another thread may have mapped something meanwhile: then once more elsewhere. */
+static int map_room(struct inject *x)
+{
+    uint64_t found = x->room.at;
+    int r = map_room_once(x);
+
+    for (int i = 0; i < 2 && (r == -ETIMEDOUT || r == -EAGAIN); i++) {
+        struct ub_maps *fresh;
+
+        x->room.at = found;
+        if (ub_maps_load(x->options->pid, NULL, &fresh) < 0)
+            return -ESRCH;
+        ub_maps_unref(x->maps);
+        x->maps = fresh;
+        r = map_room_once(x);
+    }
+    if (r == -EACCES && !*x->ret->why)
+        return fail(x, r, "it may not map executable memory (SELinux execmem, or the like)");
+    if (r == -ETIMEDOUT || r == -EAGAIN)
+        return fail(x, -ENOMEM, "no memory could be mapped in it (ulimit -v?)");
+    return r;
+}
+
+static int prepare_room(struct inject *x)
+{
+    int r = 0;
+
+    ub_room_find(&x->room, x->maps);
+    if (!x->room.at || x->image)
+        r = map_room(x);
+    if (r == 0 && x->image)
+        r = ub_room_write(&x->room, x->room.image, x->image, x->image_size);
+    return r;
+}
+
+/* ---- the second: the agent ---------------------------------------------------------------- */
+
+static int take_arena(struct inject *x, const struct ub_attach *a)
+{
+    const int32_t self = getpid();
+    struct stat st;
+    char path[64];
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)x->options->pid, (int)a->arena_fd);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) < 0 || st.st_ino != a->arena_inode) {
+        close(fd);
+        return -ENOENT;
+    }
+    /* From now on it is ours: another who comes is told so. */
+    if (pwrite(fd, &self, sizeof(self), offsetof(struct ub_arena_header, watcher_pid)) != (ssize_t)sizeof(self)) {
+        close(fd);
+        return -EIO;
+    }
+    x->ret->arena_fd = fd;
+    return 0;
+}
+
+static uint64_t attach_at(const struct inject *x)
+{
+    return x->room.at + UB_ROOM_ATTACH;
+}
+
+/* The thread is on its way. 0 with its last word in *ret. */
+static int wait_for_answer(struct inject *x, struct ub_attach *ret)
+{
+    uint64_t until = ub_clock_monotonic_ns() + ANSWER_NS;
+    const uint32_t yes = 1;
+    bool taken = false;
+
+    do {
+        if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
+            return -ESRCH;
+        if (ret->state == UB_ATTACH_CREATED && !taken) {
+            taken = true;
+            if (take_arena(x, ret) == 0)
+                ub_room_write(&x->room, attach_at(x) + offsetof(struct ub_attach, adopted), &yes, sizeof(yes));
+        }
+    } while (ret->state != UB_ATTACH_IS_DONE && ub_clock_monotonic_ns() < until);
+    return ret->state == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
+}
+
+static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach *ret)
+{
+    struct ub_hold h;
+    int r = hold_one(x, &h);
+
+    if (r < 0)
+        return r;
+    x->ask.magic = UB_ATTACH_MAGIC;
+    x->ask.version = UB_ATTACH_VERSION;
+    x->ask.state = UB_ATTACH_ASKED;
+    x->ask.verb = verb;
+    x->ask.all_signals = UINT64_MAX;
+    x->ask.resume_ip = h.resume_ip;
+    x->ask.resume_ax = h.resume_ax;
+    x->ask.eintr_ip = h.eintr_ip;
+    x->ask.caught = h.caught;
+    x->ask.image = x->image ? x->room.image : 0;
+    x->ask.image_size = x->image_size;
+    memcpy(x->ask.name, UB_ATTACH_LIBRARY, sizeof(UB_ATTACH_LIBRARY));
+    memcpy(x->ask.path, "/proc/self/fd/", sizeof("/proc/self/fd/"));
+    r = ub_room_write(&x->room, attach_at(x), &x->ask, sizeof(x->ask));
+    if (r == 0)
+        r = ub_room_write_code(&x->room, h.tid, x->room.at, ub_stub_enter, (size_t)(ub_stub_enter_end - ub_stub_enter));
+    if (r < 0) {
+        ub_hold_drop(&h);
+        return fail(x, r, "the memory mapped in it cannot be written");
+    }
+    ub_room_fill_up(&x->room);
+    x->ret->tid = h.tid;
+    r = ub_hold_go(&h, x->room.at);
+    if (r == 0)
+        r = wait_for_answer(x, ret);
+    count_hold(x, &h, r == 0 && ret->done_ns ? ret->done_ns : ub_clock_monotonic_ns());
+    return r;
+}
+
+static void drop_arena(struct inject *x)
+{
+    if (x->ret->arena_fd >= 0)
+        close(x->ret->arena_fd);
+    x->ret->arena_fd = -1;
+}
+
+static int explain(struct inject *x, const struct ub_attach *a)
+{
+    static const char *const step[] = {"", "no memory file for the agent", "the memory file for the agent",
+                                       "the loader refuses the agent", "the agent"};
+
+    x->ret->watcher = a->watcher;
+    if (a->step == UB_ATTACH_STEP_LOAD)
+        snprintf(x->ret->why, sizeof(x->ret->why), "%s: %.*s", step[a->step], (int)sizeof(a->text), a->text);
+    else
+        snprintf(x->ret->why, sizeof(x->ret->why), "%s: %s", step[a->step < UB_ARRAY_LEN(step) ? a->step : 0],
+                 strerror(-a->result));
+    return a->result;
+}
+
+static int ask(struct inject *x, enum ub_attach_verb verb)
+{
+    struct ub_attach answer;
+    int r = -EAGAIN;
+
+    for (int i = 0; i < TRIES && (r == -EAGAIN || r == -ETIMEDOUT); i++) {
+        drop_arena(x);
+        r = ask_once(x, verb, &answer);
+        if (r < 0)
+            return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;
+        r = answer.result < 0 ? explain(x, &answer) : 0;
+        if (answer.base && x->image) { /* loaded, whatever it said then */
+            x->ask.base = answer.base;
+            x->ret->loaded = true;
+            free(x->image);
+            x->image = NULL;
+            x->image_size = 0;
+        }
+    }
+    if (r == 0 && verb == UB_ATTACH_ENTER && x->ret->arena_fd < 0)
+        r = fail(x, -EPROTO, "the agent handed over no memory");
+    return r;
+}
+
+/* ---- both ------------------------------------------------------------------------------------ */
+
+static int prepare(struct inject *x)
+{
+    int r = lock_target(x);
+
+    x->room.pid = x->options->pid;
+    x->ret->arena_fd = -1;
+    if (r == 0)
+        r = ub_maps_load(x->options->pid, NULL, &x->maps);
+    if (r == 0) {
+        r = find_functions(x);
+        find_agent(x);
+    }
+    return r;
+}
+
+static void clear(struct inject *x, int r)
+{
+    if (r < 0)
+        drop_arena(x);
+    if (x->lock >= 0)
+        close(x->lock);
+    ub_maps_unref(x->maps);
+    free(x->image);
+}
+
+int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_result *ret)
+{
+    struct inject x = {.options = options, .ret = ret, .lock = -1};
+    int r;
+
+    memset(ret, 0, sizeof(*ret));
+    r = prepare(&x);
+    if (r == 0 && !x.ask.base)
+        r = read_agent(&x);
+    if (r == 0)
+        r = prepare_room(&x);
+    if (r == 0)
+        r = ask(&x, UB_ATTACH_ENTER);
+    clear(&x, r);
+    return r;
+}
+
+int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_result *ret)
+{
+    struct inject x = {.options = options, .ret = ret, .lock = -1};
+    int r;
+
+    memset(ret, 0, sizeof(*ret));
+    r = prepare(&x);
+    if (r == 0 && !x.ask.base)
+        r = -ENOENT;
+    if (r == 0)
+        r = prepare_room(&x);
+    if (r == 0)
+        r = ask(&x, UB_ATTACH_LEAVE);
+    clear(&x, r);
+    return r;
+}

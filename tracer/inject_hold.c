@@ -1,0 +1,369 @@
+/*
+ * Stopping a thread in a wait call of its event loop. There it holds no lock of
+ * libc's or the loader's, so what we have it do next cannot wait for itself.
+ * (Anywhere else: 10 of 30 dlopens hung on malloc's lock in a trial. A futex is
+ * not such a place either.)
+ *
+ * A sleeping thread is interrupted; one that is too busy to be met asleep is
+ * followed from system call to system call for some milliseconds.
+ */
+#include "inject_impl.h"
+
+#include "capture.h"
+#include "procfile.h"
+#include "sleeptime.h"
+
+#include "../common/clock.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STOP_SPIN_NS 300000u     /* a thread that sleeps stops within 30 us on a quiet machine */
+#define STOP_MAX_NS  5000000000u /* in a page fault on a slow disk, for instance */
+#define FOLLOW_NS    15000000u
+#define FOLLOW_STOPS 1000u
+
+/* The kernel's, for its own use (include/linux/errno.h); seen by tracers only. */
+#define RESTARTSYS           512
+#define RESTARTNOINTR        513
+#define RESTARTNOHAND        514
+#define RESTART_RESTARTBLOCK 516
+
+/* ---- which thread ---------------------------------------------------------------- */
+
+static bool is_wait(int64_t nr, uint64_t first, uint64_t second, bool single)
+{
+    switch (nr) {
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+    case SYS_io_uring_enter:
+        return true;
+    case SYS_poll:
+    case SYS_ppoll:
+        return second > 1 || (single && second == 1); /* with one it is a synchronous call's timeout, most likely */
+    case SYS_select:
+    case SYS_pselect6:
+        return first > 1;
+    default:
+        return false;
+    }
+}
+
+/* Better ones first: 0 is none. */
+static int rank(const struct ub_hold *h, pid_t tid, const struct ub_capture *c)
+{
+    bool epoll = c->nr == SYS_epoll_wait || c->nr == SYS_epoll_pwait || c->nr == SYS_epoll_pwait2;
+
+    if (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single))
+        return 0;
+    return 1 + 2 * epoll + (tid == h->pid);
+}
+
+int ub_hold_find(struct ub_hold *h, bool busy)
+{
+    struct ub_capture *c = malloc(sizeof(*c));
+    const struct dirent *entry;
+    int best = 0, running = 0;
+    pid_t runs = 0;
+    char path[64];
+    DIR *dir;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)h->pid);
+    dir = opendir(path);
+    if (!dir || !c) {
+        free(c);
+        if (dir)
+            closedir(dir);
+        return dir ? -ENOMEM : -ESRCH;
+    }
+    while ((entry = readdir(dir))) {
+        pid_t tid = atoi(entry->d_name);
+        int r;
+
+        if (tid <= 0 || ub_capture_peek(h->pid, tid, c) < 0)
+            continue;
+        r = rank(h, tid, c);
+        if (r > best) {
+            best = r;
+            h->tid = tid;
+        }
+        if (c->state == UB_THREAD_RUNNING && (running++ == 0 || tid == h->pid))
+            runs = tid;
+    }
+    closedir(dir);
+    free(c);
+    if (best == 0 && busy && runs) {
+        h->tid = runs;
+        return 0;
+    }
+    return best ? 0 : -EAGAIN;
+}
+
+/* ---- stopping it ----------------------------------------------------------------- */
+
+static void release(const struct ub_hold *h, int sig)
+{
+    ptrace(PTRACE_DETACH, h->tid, 0, (void *)(intptr_t)sig);
+}
+
+/* 0 with a status: it has stopped; -ESRCH: it has ended; -ETIMEDOUT. */
+static int wait_for_stop(const struct ub_hold *h, int *ret_status)
+{
+    uint64_t begun = ub_clock_monotonic_ns();
+
+    for (;;) {
+        pid_t r = waitpid(h->tid, ret_status, __WALL | WNOHANG);
+        uint64_t spent = ub_clock_monotonic_ns() - begun;
+
+        if (r == h->tid)
+            return WIFSTOPPED(*ret_status) ? 0 : -ESRCH;
+        if (r < 0 && errno != EINTR)
+            return -ESRCH;
+        if (spent > STOP_MAX_NS)
+            return -ETIMEDOUT;
+        if (spent > STOP_SPIN_NS)
+            nanosleep(&(struct timespec){0, 50000}, NULL);
+        else
+            sched_yield();
+    }
+}
+
+static uint64_t mask_of(const char *status, const char *key)
+{
+    const char *p = strstr(status, key);
+
+    return p ? strtoull(p + strlen(key), NULL, 16) : 0;
+}
+
+/* Whether a signal is about to be delivered that the program handles: then an interrupted call ends for its sake. */
+static bool signal_is_due(struct ub_hold *h)
+{
+    char status[4096];
+    uint64_t pending;
+
+    if (ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid) == 0)
+        return true;
+    pending = mask_of(status, "\nSigPnd:\t") | mask_of(status, "\nShdPnd:\t");
+    h->caught = mask_of(status, "\nSigCgt:\t");
+    return (pending & ~mask_of(status, "\nSigBlk:\t") & h->caught) != 0;
+}
+
+static bool was_interrupted(int64_t ax)
+{
+    return ax == -EINTR || ax == -RESTARTSYS || ax == -RESTARTNOINTR || ax == -RESTARTNOHAND ||
+           ax == -RESTART_RESTARTBLOCK;
+}
+
+static bool follows_syscall_instruction(const struct ub_hold *h)
+{
+    uint8_t code[2];
+
+    return ub_capture_memory(h->pid, h->regs.rip - 2, code, 2) == 2 && code[0] == 0x0f && code[1] == 0x05;
+}
+
+/*
+ * A call that answers EINTR although no signal has come is made again. The other
+ * interrupted ones the kernel restarts by itself, if they are left as they are.
+ */
+static void undo_eintr(struct ub_hold *h)
+{
+    struct user_regs_struct regs = h->regs;
+
+    if ((int64_t)regs.orig_rax < 0 || (int64_t)regs.rax != -EINTR || signal_is_due(h) ||
+        !follows_syscall_instruction(h))
+        return;
+    regs.rip -= 2;
+    regs.rax = regs.orig_rax;
+    regs.orig_rax = (unsigned long long)-1;
+    ptrace(PTRACE_SETREGS, h->tid, 0, &regs);
+}
+
+/* ---- timeouts -------------------------------------------------------------------- */
+
+/* How long it has waited already, as far as that can be known of a sleeping thread. */
+struct waited {
+    uint64_t slept_ns, at_ns;
+    struct ub_schedstat sched;
+    bool known;
+};
+
+/* The register that holds the timeout in milliseconds; NULL: none, or the kernel itself keeps what is left of it. */
+static unsigned long long *timeout_register(struct user_regs_struct *regs, int64_t nr)
+{
+    if (nr == SYS_epoll_wait || nr == SYS_epoll_pwait)
+        return &regs->r10;
+    return nr == SYS_poll ? &regs->rdx : NULL;
+}
+
+static void look_how_long(const struct ub_hold *h, struct waited *w)
+{
+    w->at_ns = ub_clock_monotonic_ns();
+    w->known = ub_capture_schedstat(h->pid, h->tid, &w->sched) == 0 && ub_sleep_time(h->pid, h->tid, &w->slept_ns) == 0;
+}
+
+/*
+ * The call is made again with what is left of its timeout: in full it would end
+ * late, and a timeout reported early is a lie. The register is dead after the
+ * call, as the ABI has it.
+ */
+static void shorten_timeout(struct ub_hold *h, int64_t nr, const struct waited *w)
+{
+    unsigned long long *timeout = timeout_register(&h->regs, nr);
+    struct ub_schedstat now;
+    int64_t left_ms;
+
+    if (!timeout || (int32_t)*timeout <= 0 || !w->known || ub_capture_schedstat(h->pid, h->tid, &now) < 0 ||
+        now.slices > w->sched.slices + 1) /* it has run since: this wait is a new one */
+        return;
+    left_ms = (int32_t)*timeout - (int64_t)((w->slept_ns + ub_clock_monotonic_ns() - w->at_ns) / 1000000);
+    *timeout = left_ms > 0 ? (unsigned long long)left_ms : 0;
+}
+
+/* ---- the two ways to a wait -------------------------------------------------------- */
+
+/* It was interrupted: in a wait? */
+static bool in_wait(struct ub_hold *h, const struct waited *w)
+{
+    int64_t nr = (int64_t)h->regs.orig_rax, ax = (int64_t)h->regs.rax;
+
+    if (!is_wait(nr, h->regs.rdi, h->regs.rsi, h->single) || !follows_syscall_instruction(h))
+        return false;
+    h->waiting = was_interrupted(ax);
+    h->resume_ip = h->waiting ? h->regs.rip - 2 : h->regs.rip;
+    h->resume_ax = h->waiting ? (uint64_t)nr : (uint64_t)ax;
+    h->eintr_ip = h->waiting ? h->regs.rip : 0;
+    if (h->waiting)
+        shorten_timeout(h, nr, w);
+    return true;
+}
+
+/* From system call to system call, until it is about to wait. 0, -EAGAIN, -ESRCH. */
+static int follow(struct ub_hold *h)
+{
+    uint64_t until = ub_clock_monotonic_ns() + FOLLOW_NS;
+    int sig = 0, status, r;
+
+    for (uint32_t i = 0; i < FOLLOW_STOPS; i++) {
+        struct __ptrace_syscall_info info;
+
+        if (ptrace(PTRACE_SYSCALL, h->tid, 0, (void *)(intptr_t)sig) < 0)
+            return -ESRCH;
+        r = wait_for_stop(h, &status);
+        if (r < 0)
+            return r;
+        sig = 0;
+        h->stops++;
+        if (status >> 16 == PTRACE_EVENT_STOP)
+            return -EAGAIN; /* it is being stopped */
+        if (WSTOPSIG(status) != (SIGTRAP | 0x80)) {
+            sig = WSTOPSIG(status);
+            continue;
+        }
+        if (ptrace(PTRACE_GET_SYSCALL_INFO, h->tid, (void *)sizeof(info), &info) < 0)
+            return -EAGAIN;
+        if (info.op == PTRACE_SYSCALL_INFO_ENTRY &&
+            is_wait((int64_t)info.entry.nr, info.entry.args[0], info.entry.args[1], h->single)) {
+            if (ptrace(PTRACE_GETREGS, h->tid, 0, &h->regs) < 0 || !follows_syscall_instruction(h))
+                return -EAGAIN;
+            h->waiting = true;
+            h->resume_ip = h->regs.rip - 2;
+            h->resume_ax = info.entry.nr;
+            h->eintr_ip = h->regs.rip;
+            return 0;
+        }
+        if (ub_clock_monotonic_ns() > until)
+            return -EAGAIN;
+    }
+    return -EAGAIN;
+}
+
+/* It has stopped because we asked. */
+static int settle(struct ub_hold *h, const struct waited *w, bool ran)
+{
+    int r;
+
+    if (ptrace(PTRACE_GETREGS, h->tid, 0, &h->regs) < 0)
+        return -ESRCH;
+    if (in_wait(h, w)) {
+        if (!signal_is_due(h))
+            return 0;
+        release(h, 0);
+        return -EAGAIN;
+    }
+    undo_eintr(h);
+    r = ran ? follow(h) : -EAGAIN;
+    if (r == -EAGAIN)
+        release(h, 0);
+    if (r == 0 && signal_is_due(h)) { /* also learns which ones it handles */
+        release(h, 0);
+        return -EAGAIN;
+    }
+    return r;
+}
+
+int ub_hold_take(struct ub_hold *h)
+{
+    struct ub_capture *c = malloc(sizeof(*c));
+    struct waited waited = {0};
+    bool ran = false;
+    int status, r = -ENOMEM;
+
+    if (c)
+        r = ub_capture_peek(h->pid, h->tid, c);
+    if (r == 0) {
+        ran = c->state == UB_THREAD_RUNNING;
+        if (!ran && (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single)))
+            r = -EAGAIN; /* asleep elsewhere: not every call there is takes an interruption well */
+    }
+    free(c);
+    if (r < 0)
+        return r;
+    if (!ran)
+        look_how_long(h, &waited);
+    h->taken_ns = ub_clock_monotonic_ns();
+    h->stops = 0;
+    if (ptrace(PTRACE_SEIZE, h->tid, 0, (void *)PTRACE_O_TRACESYSGOOD) < 0)
+        return errno == ESRCH ? -ESRCH : -EPERM;
+    if (ptrace(PTRACE_INTERRUPT, h->tid, 0, 0) < 0)
+        return -ESRCH;
+    r = wait_for_stop(h, &status);
+    if (r < 0)
+        return r;
+    if (status >> 16 != PTRACE_EVENT_STOP) { /* a signal was quicker */
+        release(h, WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
+        return -EAGAIN;
+    }
+    if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
+        release(h, 0);
+        return -EAGAIN;
+    }
+    return settle(h, &waited, ran);
+}
+
+int ub_hold_go(struct ub_hold *h, uint64_t ip)
+{
+    h->regs.rip = ip;
+    h->regs.rax = h->resume_ax;
+    h->regs.orig_rax = (unsigned long long)-1; /* the kernel restarts nothing; before a call: it is left out */
+    if (ptrace(PTRACE_SETREGS, h->tid, 0, &h->regs) < 0)
+        return -errno;
+    release(h, 0);
+    return 0;
+}
+
+void ub_hold_drop(struct ub_hold *h)
+{
+    undo_eintr(h);
+    release(h, 0);
+}

@@ -1,0 +1,82 @@
+/* What the files of the injector share. */
+#ifndef UB_TRACER_INJECT_IMPL_H
+#define UB_TRACER_INJECT_IMPL_H
+
+#include "../common/attach.h"
+#include "inject.h"
+#include "maps.h"
+
+#include <sys/user.h>
+
+/* ---- inject_hold.c: stopping a thread where it holds no lock of libc's ------------ */
+
+struct ub_hold {
+    pid_t pid, tid;
+    bool single; /* also waits for a single descriptor will do */
+    struct user_regs_struct regs;
+    uint64_t resume_ip, resume_ax, eintr_ip; /* see struct ub_attach */
+    uint64_t caught;                         /* signals that the program handles */
+    uint64_t taken_ns;                       /* CLOCK_MONOTONIC before it was stopped */
+    uint32_t stops;
+    bool waiting; /* it was interrupted in its wait, or stands before it; else the wait has just returned */
+};
+
+/* A thread that waits in a loop just now, or (`busy`) the one that most likely runs one. 0 or -EAGAIN; -ESRCH. */
+int ub_hold_find(struct ub_hold *h, bool busy);
+
+/*
+ * Stops h->tid at a wait. 0: held, until ub_hold_go or ub_hold_drop; -EAGAIN: it
+ * was not to be had just now, and goes on undisturbed; -ESRCH; -EPERM: may not be traced.
+ */
+int ub_hold_take(struct ub_hold *h);
+
+/* Lets it go on at `ip`, as if its call were made by way of there. It is not held any more. 0 or -errno. */
+int ub_hold_go(struct ub_hold *h, uint64_t ip);
+
+/* Lets it go on as if nothing had been. */
+void ub_hold_drop(struct ub_hold *h);
+
+/* ---- inject_room.c: memory in the target ------------------------------------------- */
+
+struct ub_room {
+    pid_t pid;
+    uint64_t at;    /* 0: none yet */
+    uint64_t image; /* where the agent's file is to be put; 0: nowhere */
+    uint64_t image_size;
+    uint64_t cave;  /* where the code that maps the room is put */
+    bool cave_used; /* it still lies there */
+};
+
+/* Looks for a room of an earlier time. */
+void ub_room_find(struct ub_room *room, const struct ub_maps *maps);
+
+/* Chooses places for the room (unless it is there) and an image of `image_size`. 0; -ENOSPC: there is none, with `why`.
+ */
+int ub_room_plan(struct ub_room *room, const struct ub_maps *maps, uint64_t image_size, char *why);
+
+/* The thread is held: puts the code into the cave. 0 or -errno; *ret_ip is where to let it go on. */
+int ub_room_dig(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_ip);
+
+/* Waits until the planned memory is mapped. 0; -EACCES: no executable memory; -ETIMEDOUT. */
+int ub_room_wait(struct ub_room *room);
+
+/* Takes the code out of the cave; a thread is held, and not in there. */
+void ub_room_fill_up(struct ub_room *room);
+
+int ub_room_read(const struct ub_room *room, uint64_t at, void *buf, size_t size);
+int ub_room_write(const struct ub_room *room, uint64_t at, const void *buf, size_t size);
+
+/* Writes where the program itself may not: code. `tid` is held by us, or 0: then it may fail where holding would help.
+ */
+int ub_room_write_code(const struct ub_room *room, pid_t tid, uint64_t at, const void *buf, size_t size);
+
+/* inject_stub.S */
+extern const uint8_t ub_stub_room[], ub_stub_room_words[], ub_stub_room_end[];
+extern const uint8_t ub_stub_enter[], ub_stub_enter_end[];
+
+/* ---- inject_look.c ------------------------------------------------------------------- */
+
+/* The map of a module by the beginning of its file name; NULL. */
+const struct ub_map *ub_inject_module(const struct ub_maps *maps, const char *name);
+
+#endif
