@@ -69,7 +69,6 @@ static bool init_is_preloaded(void)
         return false;
     while (matched < sizeof(key) - 1 && (n = ub_raw3(SYS_read, fd, text, sizeof(text))) > 0) {
         for (long i = 0; i < n && matched < sizeof(key) - 1; i++)
-            /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): the system call has filled it */
             matched = text[i] == key[matched] ? matched + 1 : text[i] == key[0];
     }
     ub_raw1(SYS_close, fd);

@@ -11,7 +11,7 @@ mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 mapfile -t python < <(git ls-files '*.py')
 
 read -r -a libraries <<<"$(pkg-config --cflags libunwind libelf libdw jansson libzstd 2>/dev/null)"
-flags=(-std=gnu17 -D_GNU_SOURCE -I/usr/include/libiberty "${libraries[@]}")
+flags=(-std=gnu17 -D_GNU_SOURCE -Wno-unknown-attributes -I/usr/include/libiberty "${libraries[@]}")
 
 lint_clang-format() {
     clang-format --dry-run -Werror "${sources[@]}"

@@ -190,7 +190,7 @@ static void *control_main(void *self)
     struct ub_control *c = self;
     struct pollfd p[CLIENTS_MAX + 2];
     uint64_t count;
-    bool stopping;
+    bool stopping = false; /* what interrupts the poll comes back to the loop's condition */
 
     do {
         int timeout_ms;
