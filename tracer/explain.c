@@ -209,8 +209,13 @@ static void keep_library(struct ub_thread_record *t, const struct ub_event *e)
  */
 static bool is_judged(const struct ub_explain *x, const struct ub_event *e)
 {
-    return ub_load_relaxed(&x->w->arena->slot[e->slot].flags) & UB_SLOT_EPOLL ||
-           !__atomic_load_n(&e->process->python, __ATOMIC_RELAXED);
+    const char *slash = e->process->exe ? strrchr(e->process->exe, '/') : NULL;
+
+    if (ub_load_relaxed(&x->w->arena->slot[e->slot].flags) & UB_SLOT_EPOLL)
+        return true;
+    /* The interpreter is looked for only when a stall is: the program's name is known before. */
+    return !__atomic_load_n(&e->process->python, __ATOMIC_RELAXED) &&
+           (slash == NULL || strncmp(slash + 1, "python", 6) != 0);
 }
 
 /* Once a thread: by the look at it in its wait, or by the first stall that the agent says was a loop's. */

@@ -144,10 +144,19 @@ void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_
  * is what the program registered. Where that is no code of the program's own
  * (GIO's completion of a task) the outermost frame of the program says more.
  */
+/* The thread says itself whose step it is; frames that are read while it runs may lack the outermost. */
+static bool look_lacks_step(const struct ub_stall *s)
+{
+    return s->code && s->named && s->callback &&
+           !json_equal(json_object_get(s->named, "function"), json_object_get(s->callback, "function"));
+}
+
 json_t *ub_callback_json(const struct ub_stall *s)
 {
     json_t *o;
 
+    if (look_lacks_step(s))
+        return json_copy(s->named);
     if (!s->named || (s->has_python && (s->callback || !s->code)))
         return s->callback ? json_copy(s->callback) : json_object();
     if (s->named_user || !s->callback)

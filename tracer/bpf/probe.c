@@ -47,7 +47,7 @@ static int probe_capabilities(char *why)
              ptrace ? "" : ", and CAP_SYS_PTRACE for the stacks of others' processes",
              bpf && !ub_bpf_forced_off("capabilities")       ? "CAP_BPF only"
              : perfmon && !ub_bpf_forced_off("capabilities") ? "CAP_PERFMON only"
-                                                      : "neither");
+                                                             : "neither");
     return -EPERM;
 }
 
