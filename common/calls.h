@@ -22,6 +22,7 @@
 #define UB_CALLS_VALUES  4u
 #define UB_CALLS_TEXTS   3u
 #define UB_CALLS_TEXT    96u /* bytes of a path, host name or descriptor's link, cut */
+#define UB_CALLS_TOLD    4   /* threshold >> this: calls that took less in all are told without strings */
 
 /*
  * Shorter calls are not kept: to keep one costs a microsecond. A hundred short
@@ -31,7 +32,7 @@ static inline uint64_t ub_calls_floor(uint64_t threshold, uint64_t tenth_ms)
 {
     uint64_t low = threshold >> 8 > tenth_ms ? threshold >> 8 : tenth_ms;
 
-    return low < threshold >> 4 ? low : threshold >> 4;
+    return low < threshold >> UB_CALLS_TOLD ? low : threshold >> UB_CALLS_TOLD;
 }
 
 /* Numbers of the calls: their places in calls.def. */
@@ -51,14 +52,14 @@ struct ub_timed_call {
     uint64_t ra;             /* return address */
     uint64_t first;          /* ticks when the first of them began */
     uint64_t total, longest; /* ticks */
-    uint64_t start;          /* ticks when the longest one began; what follows is of that one */
+    uint64_t start;          /* ticks when the longest one began; what follows is of that one (strings: or a shorter) */
     uint64_t value[UB_CALLS_VALUES];
     uint32_t text_len[UB_CALLS_TEXTS]; /* 0: could not be read */
     uint8_t pin;                       /* enum ub_pin: of the longest one; UB_PIN_UNKNOWN: offload is off */
     uint8_t executor;                  /* enum ub_executor */
-    uint16_t reserved;
-    uint64_t movable; /* ticks of those that offload would have moved */
-    uint64_t lock;    /* UB_PIN_LOCK: return address of the call that took the lock; 0: not known */
+    uint16_t told;                     /* with strings, times and links */
+    uint64_t movable;                  /* ticks of those that offload would have moved */
+    uint64_t lock;                     /* UB_PIN_LOCK: return address of the call that took the lock; 0: not known */
     uint8_t text[UB_CALLS_TEXTS][UB_CALLS_TEXT]; /* one for each f, p and a among the letters, in their order */
 };
 _Static_assert(sizeof(struct ub_timed_call) == 8 + 7 * 8 + 32 + 16 + 288, "calls: agent and tracer agree on it");

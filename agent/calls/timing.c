@@ -99,7 +99,8 @@ static uint64_t single_descriptor(uint64_t fds, uint64_t count)
     return (uint64_t)only.fd;
 }
 
-static void fill(struct ub_timed_call *c, const uint64_t *value)
+/* `all`: with what takes system calls (strings, times, links of descriptors), which may be more than the call took. */
+static void fill(struct ub_timed_call *c, const uint64_t *value, bool all)
 {
     const char *letters = table[c->id].letters;
     uint32_t text = 0;
@@ -111,6 +112,11 @@ static void fill(struct ub_timed_call *c, const uint64_t *value)
         c->value[i] = value[i];
         if (i >= strlen(letters))
             continue;
+        if (!all) {
+            if (letters[i] == 't')
+                c->value[i] = UINT64_MAX;
+            continue;
+        }
         if (letters[i] == 'q')
             c->value[i] = single_descriptor(value[i], value[i + 1]);
         if ((letters[i] == 'f' || letters[i] == 'q') && text < UB_CALLS_TEXTS) {
@@ -259,8 +265,10 @@ static bool is_longest(const struct ub_call_report *r, const struct ub_timed_cal
 static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint64_t begun, uint64_t spent,
                 uintptr_t ra, const uint64_t *value)
 {
+    uint64_t threshold = ub_load_relaxed(&ub_process->arena->h.threshold);
     struct ub_verdict verdict = {.pin = UB_PIN_UNKNOWN};
     struct ub_timed_call *c;
+    bool longest;
 
     if (ub_offload_mode != UB_OFFLOAD_OFF)
         ub_decide(t, id, value, (uintptr_t)__builtin_frame_address(0), 0, &verdict);
@@ -276,15 +284,20 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     c->total += spent;
     if (verdict.pin == UB_PIN_MOVABLE)
         c->movable += spent;
-    if (spent < c->longest)
-        return;
-    c->longest = spent;
-    c->pin = verdict.pin;
-    c->executor = verdict.executor;
-    c->lock = verdict.lock;
-    c->start = begun;
-    fill(c, value);
-    if (spent >= ub_load_relaxed(&ub_process->arena->h.threshold) / 2 && is_longest(r, c))
+    longest = spent >= c->longest;
+    if (longest) {
+        c->longest = spent;
+        c->pin = verdict.pin;
+        c->executor = verdict.executor;
+        c->lock = verdict.lock;
+        c->start = begun;
+    }
+    /* Little is spent on what will hardly be told: a send that was a moment without a CPU is no stall. */
+    if (longest || (!c->told && c->total >= threshold >> UB_CALLS_TOLD)) {
+        c->told = c->total >= threshold >> UB_CALLS_TOLD;
+        fill(c, value, c->told);
+    }
+    if (longest && spent >= threshold / 2 && is_longest(r, c))
         keep_stack(r, t->slot->tid, begun);
 }
 
