@@ -1,3 +1,10 @@
+/*
+ * GOT patching: which modules there are, which of their slots are a loop
+ * library's, asyncio's or a lock's, and what is written into them.
+ *
+ * Longer than most files here: finding a module's tables, opening its pages and
+ * writing its slots share one picture of the module, and none of it is of use alone.
+ */
 #include "patch_impl.h"
 
 #include "loops/loop.h"

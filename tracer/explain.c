@@ -254,7 +254,7 @@ static void on_loop(struct ub_explain *x, const struct ub_event *e)
     ub_stall_qualified(x, t);
 }
 
-static json_t *histogram_json(const struct ub_histogram *h)
+json_t *ub_explain_histogram(const struct ub_histogram *h)
 {
     json_t *list = json_array();
 
@@ -279,7 +279,7 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
                      e->tid, "loop", t->loop, "callbacks", (json_int_t)s->turns, "turns", (json_int_t)s->turns,
                      "total_ns", (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "busy_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "max_ns",
-                     (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", histogram_json(&s->histogram));
+                     (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", ub_explain_histogram(&s->histogram));
     json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
     if (s->kinds)
         json_object_set_new(line, "kinds", ub_callback_kinds(s));

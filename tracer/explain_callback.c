@@ -234,18 +234,6 @@ json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e)
     return list;
 }
 
-static json_t *histogram_json(const struct ub_histogram *h)
-{
-    json_t *list = json_array();
-
-    for (uint32_t i = 0; i < UB_HISTOGRAM_BUCKETS; i++) {
-        if (h->count[i])
-            json_array_append_new(list, json_pack("[I, I]", (json_int_t)ub_ticks_span_to_ns(ub_histogram_upper(i)),
-                                                  (json_int_t)h->count[i]));
-    }
-    return list;
-}
-
 json_t *ub_callback_kinds(const struct ub_stats *s)
 {
     json_t *kinds = json_object();
@@ -257,7 +245,7 @@ json_t *ub_callback_kinds(const struct ub_stats *s)
                               (json_int_t)ub_ticks_span_to_ns(k->max_ticks));
 
         if (k->has_histogram)
-            json_object_set_new(o, "histogram", histogram_json(&k->histogram));
+            json_object_set_new(o, "histogram", ub_explain_histogram(&k->histogram));
         json_object_set_new(kinds, ub_callback_kind_name(k->kind), o);
     }
     return kinds;

@@ -107,6 +107,9 @@ struct ub_explain {
 /* Hands a line to every sink and drops the reference. */
 void ub_explain_emit(struct ub_explain *x, json_t *line);
 
+/* [[upper bound in ns, count], ...] of the buckets that are not empty. */
+json_t *ub_explain_histogram(const struct ub_histogram *h);
+
 /* The id of a stack; writes its `stack` line the first time. */
 json_int_t ub_explain_stack(struct ub_explain *x, const struct ub_named_stack *s);
 

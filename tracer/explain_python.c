@@ -81,6 +81,11 @@ static void set_waiting(json_t *line, const struct ub_stall *s, uint64_t end_ns)
     json_t *waiting = json_object_get(line, "waiting");
     json_int_t known = json_integer_value(json_object_get(waiting, "delay_ns"));
 
+    if (!waiting &&
+        (s->waiting.tasks || s->waiting.timers)) { /* nothing else is known: its wait was not seen to return */
+        waiting = json_object();
+        json_object_set_new(line, "waiting", waiting);
+    }
     if (s->waiting.tasks)
         json_object_set_new(waiting, "tasks", json_integer(s->waiting.tasks));
     if (s->waiting.timers)

@@ -188,20 +188,6 @@ static void show_dump(const struct attach *a)
 
 /* ---- entering ------------------------------------------------------------------ */
 
-static int open_signals(void)
-{
-    sigset_t stops;
-
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGINT);
-    sigaddset(&stops, SIGTERM);
-    sigaddset(&stops, SIGHUP);
-    sigaddset(&stops, SIGQUIT);
-    sigaddset(&stops, SIGUSR1);           /* the control thread's: detach */
-    sigprocmask(SIG_BLOCK, &stops, NULL); /* all threads inherit it */
-    return signalfd(-1, &stops, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 static bool was_stopped(struct attach *a)
 {
     struct signalfd_siginfo info;
@@ -332,7 +318,7 @@ static int attach(struct attach *a)
     uint64_t worst_ns;
     bool ended;
 
-    a->signals = open_signals();
+    a->signals = ub_watching_signals(SIGUSR1 /* the control thread's: detach */);
     read_command(a);
     if (a->set.live != UB_LIVE_NONE)
         show_dump(a);

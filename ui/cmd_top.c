@@ -1,5 +1,7 @@
 /*
  * unblock top: a live view of a watched program or of a recording.
+ *
+ * A little long for one file: keys, source and screen share the view's state.
  */
 #include "command.h"
 #include "options.h"

@@ -168,19 +168,6 @@ static int tell_kernel(struct trace *t)
     return r;
 }
 
-static int open_signals(void)
-{
-    sigset_t stops;
-
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGINT);
-    sigaddset(&stops, SIGTERM);
-    sigaddset(&stops, SIGHUP);
-    sigaddset(&stops, SIGQUIT);
-    sigprocmask(SIG_BLOCK, &stops, NULL); /* all threads inherit it */
-    return signalfd(-1, &stops, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 /* Whether processes to be watched may come unannounced. */
 static bool rescans(const struct trace *t)
 {
@@ -249,7 +236,7 @@ static int trace(struct trace *t)
     char why[UB_BPF_WHY_MAX] = "";
     struct ub_watch_options watch = {.argc = t->argc, .argv = t->argv, .agentless = true};
     pid_t first = t->targets.count > 0 ? t->targets.process[0].pid : getpid();
-    int signals = open_signals(), r = ub_bpf_open(&options, &t->bpf, why);
+    int signals = ub_watching_signals(0), r = ub_bpf_open(&options, &t->bpf, why);
     uint64_t worst_ns;
 
     if (r < 0 && !reduced_view(t, *why != '\0' ? why : strerror(-r)))

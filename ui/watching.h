@@ -59,6 +59,13 @@ uint64_t ub_watching_too_long(const struct ub_watching *w);
 /* Says that it was too long, in the last line, whatever else is silent; the exit status. */
 int ub_watching_fail(const struct ub_watching *w, uint64_t worst_ns);
 
+/*
+ * The signals that end a watch on a process that is not ours, as a descriptor to be
+ * polled: blocked in this thread and all that it starts. `more`: one more, or 0.
+ * -1 and errno.
+ */
+int ub_watching_signals(int more);
+
 void ub_watching_clear(struct ub_watching *w);
 
 #endif

@@ -4,7 +4,8 @@ Each program says the same without unblock, and with it; and in the latter case 
 them, were not). Checked that it can fail: its case does with each of these rules taken out: the queue of a handle, what
 is put off being dropped when its handle is stopped, the held close, our handles hidden from uv_walk, the drain of uv_run, the swap of
 exceptions, errno's seed, the signal raised again, the rest of a send at exit, EINTR. Not so, as something else catches it: the
-hold on the loop (the drain does), the order of reads on a pipe (the kernel keeps it), a fiber that was left (it leaks).
+hold on the loop (the drain does), the order of reads on a pipe (the kernel keeps it), a fiber that was left (it leaks),
+the wait of a close for the read on its descriptor (the words are the same in either order).
 """
 
 import json
