@@ -140,17 +140,21 @@ void ub_callback_keep(struct ub_explain *x, struct ub_stall *s, const struct ub_
 }
 
 /*
+ * The thread says itself whose step it is; frames that are read while it runs
+ * may lack the outermost. A step of a library's (aiohttp's of a connection) gives
+ * way to the program's function that it runs.
+ */
+static bool look_lacks_step(const struct ub_stall *s)
+{
+    return s->code && s->named_user && s->callback &&
+           !json_equal(json_object_get(s->named, "function"), json_object_get(s->callback, "function"));
+}
+
+/*
  * The function that the library was given goes before what the stack shows: it
  * is what the program registered. Where that is no code of the program's own
  * (GIO's completion of a task) the outermost frame of the program says more.
  */
-/* The thread says itself whose step it is; frames that are read while it runs may lack the outermost. */
-static bool look_lacks_step(const struct ub_stall *s)
-{
-    return s->code && s->named && s->callback &&
-           !json_equal(json_object_get(s->named, "function"), json_object_get(s->callback, "function"));
-}
-
 json_t *ub_callback_json(const struct ub_stall *s)
 {
     json_t *o;
