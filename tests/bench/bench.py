@@ -21,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers"
 
 import pytest  # noqa: E402
 
+import callbacks  # noqa: E402
 import helpers  # noqa: E402
 import kernel  # noqa: E402
 import micro  # noqa: E402
@@ -41,6 +42,9 @@ SECTIONS = {
     "call": micro.call,
     "loopcall": micro.loopcall,
     "fibers": micro.fibers,
+    "callback": callbacks.callbacks,
+    "uprobe": callbacks.uprobes,
+    "uftrace-callback": callbacks.uftrace,
     "step": steps.steps,
     "latency": watcher.latency,
     "stolen": watcher.stolen,
