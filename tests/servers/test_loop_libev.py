@@ -1,0 +1,57 @@
+"""libev: nghttpd, asked by nghttp. See loop_libraries.py."""
+
+import random
+import re
+import subprocess
+
+from loop_libraries import kinds, slow_one, SLOW_MS
+from servers import Server, SlowDisk, tool
+
+
+class Nghttpd(Server):
+    slow = False
+
+    def command(self):
+        root = self.folder / "root"
+        if self.slow:
+            self.disk = SlowDisk(self.folder)
+            root = self.disk.path
+        root.mkdir(exist_ok=True)
+        (root / "small").write_text("hello\n")
+        (root / "big").write_bytes(random.Random(6).randbytes(300_000))
+        (root / "late").write_bytes(random.Random(7).randbytes(3_000))
+        return [tool("nghttpd"), "--no-tls", "-d", root, self.port]
+
+    def get(self, *paths, options=()):
+        done = subprocess.run([tool("nghttp"), *options, *(f"http://127.0.0.1:{self.port}/{p}" for p in paths)],
+                              capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.replace(str(self.port).encode(), b"PORT")
+
+
+class SlowNghttpd(Nghttpd):
+    slow = True
+
+
+def test_nghttpd_same_answers(either):
+    def talk(nghttpd):
+        said = [nghttpd.get("small"), nghttpd.get("big"), nghttpd.get("none"), nghttpd.get("small", "big", "small")]
+        verbose = nghttpd.get("small", "none", options=["-nv"]).decode()
+        said += re.findall(r"(?m):status: \d+|content-length: \d+|^.* frame <.*>", re.sub(r"\[ *[\d.]+\]|\x1b\[[\d;]*m", "", verbose))
+        return said
+
+    said = either(Nghttpd, talk)
+    assert said[0] == b"hello\n" and len(said[1]) == 300_000 and ":status: 404" in said[4:]
+
+
+def test_nghttpd_file_on_a_slow_disk(server):
+    nghttpd = server(SlowNghttpd)
+    for _ in range(6):
+        assert nghttpd.get("small") == b"hello\n"
+    nghttpd.disk.slow(open=SLOW_MS)
+    assert nghttpd.get("late") == (nghttpd.disk.disk / "late").read_bytes()
+    recording = nghttpd.stop()
+    assert kinds(recording, "libev")["io"] >= 12
+    slow, call = slow_one(recording, "libev", "io", "openat")
+    assert f"{nghttpd.disk.path}/late" in call["args"], call
+    assert slow["callback"]["fd"] >= 0, slow["callback"]  # the client's connection
