@@ -66,6 +66,7 @@ servers  redis-tools         cmd:redis-benchmark
 servers  nginx               cmd:nginx
 servers  memcached           cmd:memcached
 servers  nodejs              cmd:node
+servers  haproxy             cmd:haproxy
 servers  wrk                 cmd:wrk
 servers  gunicorn            cmd:gunicorn
 servers  python3-aiohttp     py:aiohttp

@@ -74,6 +74,8 @@ static const struct {
     {"ngx_event_expire_timers", false, UB_ROLE_LOOP},
     {"ngx_worker_process_cycle", false, UB_ROLE_LOOP},
     {"run_poll_loop", false, UB_ROLE_LOOP},
+    {"process_runnable_tasks", false, UB_ROLE_LOOP},
+    {"run_tasks_from_lists", false, UB_ROLE_LOOP},
     {"main", false, UB_ROLE_LOOP},
     {"_start", false, UB_ROLE_LIBRARY},
     {"v8::", true, UB_ROLE_RUNTIME},
