@@ -7,6 +7,7 @@
  * is errno. The thread may hold no lock of libc's: that is what the wait call is for.
  */
 #include "module.h"
+#include "patch.h"
 #include "process.h"
 #include "raw.h"
 #include "real.h"
@@ -14,52 +15,65 @@
 #include <dlfcn.h>
 #include <errno.h>
 
-#define ADOPTION_NS 4000000u /* that long the program is held at the most for the injector to take the arena */
-
 int ub_attach_entry(struct ub_attach *a);
 
-/* The descriptor is gone again before the program runs on: it may count them, or close what it does not know. */
-static int hand_over(struct ub_attach *a)
+/* Brought in by the injector: the loader binds nothing to us. */
+static bool is_injected(void)
 {
-    uint64_t until = ub_clock_monotonic_ns() + ADOPTION_NS;
+    return ub_module_is_injected((const void *)ub_attach_entry);
+}
 
-    while (!ub_load_acquire(&a->adopted) && ub_clock_monotonic_ns() < until)
-        ub_raw0(SYS_sched_yield);
-    ub_raw1(SYS_close, a->arena_fd);
-    if (ub_load_acquire(&a->adopted))
+/* Once: libc stays what it is. */
+static int prepare(void)
+{
+    static bool prepared;
+    void *libc;
+
+    if (prepared || !is_injected())
         return 0;
-    ub_process_leave();
-    return -ETIMEDOUT;
+    libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+    if (!libc)
+        return -ENOEXEC;
+    ub_real_resolve_in(libc);
+    ub_patch_libc_prepare(libc);
+    dlclose(libc);
+    prepared = true;
+    return 0;
 }
 
 static int enter(struct ub_attach *a)
 {
-    bool injected = ub_module_is_injected((const void *)ub_attach_entry);
-    void *libc = NULL;
-    int r;
+    int r = prepare();
 
-    if (injected) {
-        libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
-        if (!libc)
-            return -ENOEXEC;
-        ub_real_resolve_in(libc);
+    return r == 0 ? ub_process_attach(a, is_injected()) : r;
+}
+
+static int obey(struct ub_attach *a)
+{
+    if (a->magic != UB_ATTACH_MAGIC || a->version != UB_ATTACH_VERSION)
+        return -EPROTO;
+    switch (a->verb) {
+    case UB_ATTACH_LOAD:
+        return 0; /* it has happened */
+    case UB_ATTACH_PREPARE:
+        return prepare();
+    case UB_ATTACH_ENTER:
+        return enter(a);
+    case UB_ATTACH_ADOPTED:
+        ub_process_hands_over();
+        return 0;
+    case UB_ATTACH_LEAVE:
+        ub_process_leave();
+        return 0;
+    default:
+        return -EPROTO;
     }
-    r = ub_process_attach(a, libc);
-    if (libc)
-        dlclose(libc);
-    return r == 0 ? hand_over(a) : r;
 }
 
 __attribute__((used)) int ub_attach_entry(struct ub_attach *a)
 {
-    int r = -EPROTO;
+    int r = obey(a);
 
-    if (a->magic == UB_ATTACH_MAGIC && a->version == UB_ATTACH_VERSION && a->verb == UB_ATTACH_ENTER)
-        r = enter(a);
-    else if (a->magic == UB_ATTACH_MAGIC && a->version == UB_ATTACH_VERSION && a->verb == UB_ATTACH_LEAVE) {
-        ub_process_leave();
-        r = 0;
-    }
     a->done_ns = ub_clock_monotonic_ns();
     return r;
 }

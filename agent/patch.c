@@ -433,6 +433,15 @@ static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, cons
     return NULL;
 }
 
+static bool has_copy(uint32_t loop)
+{
+    for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
+        if (patch.copy[loop][n].there)
+            return true;
+    }
+    return false;
+}
+
 /* What is to stand in a slot in place of `value`; NULL: leave it. */
 static void *instead(const struct module *m, const char *name, uintptr_t value)
 {
@@ -440,7 +449,7 @@ static void *instead(const struct module *m, const char *name, uintptr_t value)
 
     for (uint32_t loop = 0; !hook && loop < ub_loops_count; loop++) {
         const struct ub_loop_ops *ops = ub_loops[loop];
-        const struct ub_loop_hook *h = hook_named(ops, name);
+        const struct ub_loop_hook *h = has_copy(loop) ? hook_named(ops, name) : NULL;
         int copy;
 
         if (!h || !is_caller(ops, h, m->name))
@@ -603,15 +612,13 @@ void ub_patch_again(void)
     ub_store_release(&patch.busy, 0);
 }
 
-void ub_patch_attach(void *libc)
+void ub_patch_attach(bool libc)
 {
     uint32_t idle = 0, count;
 
     if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return;
-    if (libc)
-        ub_patch_libc_prepare(libc);
-    patch.libc |= libc != NULL;
+    patch.libc |= libc;
     patch.on = patch.complete = true;
     find_counter();
     count = ub_load_relaxed(ub_patch_modules);

@@ -16,10 +16,13 @@
 void ub_patch_start(void);
 
 /*
- * Attached: at once, and not in the constructor. `libc`: a handle of it, its
- * names are hooked in the slots, too; NULL: they are bound to us already. Slow path only.
+ * Attached: at once, and not in the constructor. `libc`: its names are hooked in the slots, too (they must have been
+ * prepared); else they are bound to us already. Slow path only.
  */
-void ub_patch_attach(void *libc);
+void ub_patch_attach(bool libc);
+
+/* Finds libc's functions by `libc`, a handle of it. Once. Slow path only. */
+void ub_patch_libc_prepare(void *libc);
 
 /* Puts back what was in the slots. Whoever looks in vain at a busy moment leaves hooks that do nothing. Slow path only.
  */

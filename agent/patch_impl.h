@@ -16,7 +16,4 @@ void *ub_patch_libc_hook(const char *name, uintptr_t value, bool unbound);
 /* What was there before our hook was, NULL: `value` is no hook of ours. Signal-safe. */
 void *ub_patch_libc_original(const char *name, uintptr_t value);
 
-/* Finds libc's functions by `libc`, a handle of it. Slow path only. */
-void ub_patch_libc_prepare(void *libc);
-
 #endif

@@ -21,6 +21,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/single_threaded.h>
+#include <sys/stat.h>
+
+#define HAND_OVER_NS 2000000000u /* an injector that has not come until then is gone */
 
 static struct ub_process unwatched;
 
@@ -352,7 +355,7 @@ void ub_process_ring(void)
     struct ub_process *page = ub_process;
     struct ub_arena *arena = page->arena;
 
-    if (!arena)
+    if (!arena || ub_process_hands_over())
         return;
     if (ub_unlikely(ub_load_relaxed(&arena->h.closed)) && ub_process_leave())
         return;
@@ -397,6 +400,51 @@ void ub_process_lose_sampler(void)
     clear_flags_of_own_slots(UB_SLOT_SAMPLER);
 }
 
+/*
+ * The arena's descriptor, after attaching: open until the injector has taken the arena, which the program does not
+ * wait for (it would for milliseconds where the CPUs are busy). Then the next wait call closes it; and leaves,
+ * if nobody has come.
+ */
+static struct {
+    int32_t fd; /* one more than the descriptor; 0: none is open */
+    uint64_t inode, until_ns;
+} handing;
+
+/* The program may have closed it, and opened another under its number. */
+static void close_handed(int fd)
+{
+    struct stat st = {0};
+
+    if (ub_raw2(SYS_fstat, fd, &st) == 0 && st.st_ino == handing.inode)
+        ub_raw1(SYS_close, fd);
+}
+
+static bool is_vforked(void)
+{
+    int32_t pid = ub_process->pid; /* 0: a forked child, which has descriptors and memory of its own */
+
+    return pid && pid != (int32_t)ub_raw0(SYS_getpid);
+}
+
+bool ub_process_hands_over(void)
+{
+    int32_t fd = ub_load_acquire(&handing.fd);
+    struct ub_arena *arena = inherited.arena;
+    bool taken;
+
+    if (ub_likely(!fd))
+        return false;
+    taken = arena && ub_load_relaxed(&arena->h.watcher_pid) > 0;
+    if ((!taken && ub_clock_monotonic_ns() < handing.until_ns) || is_vforked())
+        return true;
+    if (__atomic_compare_exchange_n(&handing.fd, &fd, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+        close_handed(fd - 1);
+        if (!taken && arena)
+            ub_store_relaxed(&arena->h.closed, 1);
+    }
+    return false;
+}
+
 /* One at a time, and only one comes at a time: the others pass by. */
 static bool take_turn(uint32_t *busy)
 {
@@ -413,6 +461,10 @@ bool ub_process_leave(void)
 
     if (ub_offload_mode > UB_OFFLOAD_DRY_RUN || !take_turn(&coming_or_going))
         return false; /* work that was moved elsewhere has to come back */
+    if (handing.fd && !is_vforked()) {
+        close_handed(handing.fd - 1);
+        handing.fd = 0;
+    }
     if (ub_process != &unwatched && ub_process != &dormant && arena) {
         bool quiet = inherited.quiet != UB_QUIET_NOT;
 
@@ -444,7 +496,7 @@ static bool is_abandoned(const struct ub_arena *arena)
     return ub_load_relaxed(&arena->h.closed) || watcher <= 0 || ub_raw2(SYS_kill, watcher, 0) == -ESRCH;
 }
 
-int ub_process_attach(struct ub_attach *a, void *libc)
+int ub_process_attach(struct ub_attach *a, bool injected)
 {
     static struct ub_process *page;
     struct ub_arena *arena;
@@ -467,13 +519,16 @@ int ub_process_attach(struct ub_attach *a, void *libc)
     if (r == 0)
         r = ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
     if (r == 0) {
-        ub_store_release(&a->state, UB_ATTACH_CREATED); /* it is taken over while we go on */
+        handing.inode = a->arena_inode;
+        handing.until_ns = ub_clock_monotonic_ns() + HAND_OVER_NS;
+        ub_store_release(&handing.fd, a->arena_fd + 1);
+        arena->h.asleep = 1; /* a turn comes by to close it */
         inherited.arena = arena;
         inherited.tree = false;
         inherited.watcher = 0;
         inherited.generation++;
         fill_page(page, __libc_single_threaded);
-        ub_patch_attach(libc);
+        ub_patch_attach(injected);
         ub_store_release(&ub_process, page);
     }
     ub_store_release(&coming_or_going, 0);

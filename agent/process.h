@@ -94,11 +94,16 @@ bool ub_process_leave(void);
 
 /*
  * Loaded late, or dormant: makes an arena for whoever attaches, and is there.
- * `libc`: a handle of it where the loader binds nothing to us, NULL where it
- * does. -EBUSY: a->watcher watches; -EPERM: a seccomp filter; -EAGAIN: another
+ * `injected`: the loader binds nothing to us. -EBUSY: a->watcher watches; -EPERM: a seccomp filter; -EAGAIN: another
  * thread is just leaving; other -errno. Slow path only.
  */
-int ub_process_attach(struct ub_attach *a, void *libc);
+int ub_process_attach(struct ub_attach *a, bool injected);
+
+/*
+ * After attaching: whether the arena's descriptor is still open because nobody has taken the arena yet. Closes it when
+ * somebody has; gives up after some seconds. Slow path only; signal-safe; leaves errno alone.
+ */
+bool ub_process_hands_over(void);
 
 /* The program has taken SIGURG for itself: tell the watcher to sample otherwise. Signal-safe. */
 void ub_process_lose_sampler(void);

@@ -52,19 +52,22 @@
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 1u
+#define UB_ATTACH_VERSION 2u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
 enum ub_attach_state {
     UB_ATTACH_IDLE = 0,
-    UB_ATTACH_ASKED = 1,   /* the thread is on its way into the room's code */
-    UB_ATTACH_CREATED = 2, /* the arena is there: the injector is to take `arena_fd` and to set `adopted` */
+    UB_ATTACH_ASKED = 1, /* the thread is on its way into the room's code */
     UB_ATTACH_IS_DONE = UB_ATTACH_DONE,
 };
 
 enum ub_attach_verb {
     UB_ATTACH_ENTER = 1,
     UB_ATTACH_LEAVE = 2,
+    /* What takes time and changes nothing, each in a wait of the loop of its own, so that none is kept long: */
+    UB_ATTACH_LOAD = 3,    /* the library is loaded, nothing more */
+    UB_ATTACH_PREPARE = 4, /* libc's functions are looked up */
+    UB_ATTACH_ADOPTED = 5, /* the injector has the arena: its descriptor is closed, where no turn has done so */
 };
 
 struct ub_attach {
@@ -81,12 +84,12 @@ struct ub_attach {
     uint64_t resume_ip, resume_ax, eintr_ip;
     uint64_t all_signals; /* all ones */
     uint64_t mask, pending, sp;
-    int32_t result; /* -errno */
-    uint32_t step;  /* UB_ATTACH_STEP_*: what failed */
-    uint32_t verb;  /* enum ub_attach_verb */
-    int32_t arena_fd;
+    int32_t result;   /* -errno */
+    uint32_t step;    /* UB_ATTACH_STEP_*: what failed */
+    uint32_t verb;    /* enum ub_attach_verb */
+    int32_t arena_fd; /* ENTER: the injector is to take it, and to write its pid into it */
     uint64_t arena_inode;
-    uint32_t adopted; /* the injector has the arena */
+    uint32_t reserved0;
     int32_t watcher;  /* ENTER: -EBUSY is because of this process */
     uint64_t done_ns; /* CLOCK_MONOTONIC at the agent's last instructions */
     uint64_t caught;  /* signals for which the program has handlers */

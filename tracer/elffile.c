@@ -235,6 +235,9 @@ static int search(pid_t pid, const char *path, const char *name, uint64_t map_st
     char link[80];
     int r, first;
 
+    /* Before the memory file itself, which has no symbols (inject.c). */
+    if (strncmp(path, ATTACHED, strlen(ATTACHED)) == 0 && try_stand_in(pid, map_start, name, dev, ino, ret) == 0)
+        return 0;
     first = try_path(pid, path, path, dev, ino, ret);
     if (!is_elsewhere(first))
         return first;
@@ -255,8 +258,6 @@ static int search(pid_t pid, const char *path, const char *name, uint64_t map_st
         return r;
     snprintf(link, sizeof(link), "/proc/%d/exe", (int)pid);
     r = try_path(0, link, name, dev, ino, ret);
-    if (is_elsewhere(r) && strncmp(path, ATTACHED, strlen(ATTACHED)) == 0)
-        r = try_stand_in(pid, map_start, name, dev, ino, ret);
     return is_elsewhere(r) ? first : r;
 }
 

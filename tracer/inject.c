@@ -1,9 +1,10 @@
 /*
- * The order of things; see inject.h. Twice a thread is asked to do something
- * for us: to map memory (the first time only), and to load and call the agent.
+ * The order of things; see inject.h. A thread is asked several times to do something for us, each time at another wait:
+ * to map memory, to load the agent, to have it look up libc (these the first time only), to let it go to work.
  */
 #include "inject_impl.h"
 
+#include "capture.h"
 #include "symbols.h"
 
 #include "../common/arena.h"
@@ -28,7 +29,10 @@
 #define SINGLE_AFTER_NS 300000000u /* then a wait for one descriptor will do: GLib's loops often have no more */
 #define ANSWER_NS       10000000000u
 #define TRIES           5
+#define TURN_NS         20000000u /* a loop that turns has done so by then */
+#define FINISH_NS       200000000u
 #define AGENT_MAX       (16 << 20)
+#define PAGE            4096u
 
 struct inject {
     const struct ub_inject_options *options;
@@ -36,8 +40,11 @@ struct inject {
     struct ub_maps *maps;
     struct ub_room room;
     struct ub_attach ask;
-    uint8_t *image; /* the agent's file; NULL: it is in there already */
+    struct ub_attach arena; /* the answer that has told of the arena */
+    uint64_t deadline_ns;   /* 0: none */
+    uint8_t *image;         /* the agent's file; NULL: it is in there already */
     size_t image_size;
+    pid_t last; /* the thread that was asked last; 0: none so far */
     int lock;
 };
 
@@ -98,6 +105,24 @@ static void find_agent(struct inject *x)
     x->ask.entry = m->elf->entry;
 }
 
+/*
+ * Only what the loader maps: the rest (three quarters: debug information, the table of sections) would be written to
+ * the memory file while the program's thread is with us.
+ */
+static void cut_image(struct inject *x, const struct ub_elf *elf)
+{
+    uint64_t end = 0;
+
+    for (uint32_t i = 0; i < elf->segment_count; i++) {
+        const struct ub_elf_segment *s = &elf->segment[i];
+
+        if (s->offset + s->filesz > end)
+            end = s->offset + s->filesz;
+    }
+    if (end > 0 && end < x->image_size)
+        x->image_size = end;
+}
+
 static int read_agent(struct inject *x)
 {
     int fd = open(x->options->agent, O_RDONLY | O_CLOEXEC);
@@ -120,6 +145,7 @@ static int read_agent(struct inject *x)
     close(fd);
     if (ub_elf_open_file(x->options->agent, &elf) < 0)
         return fail(x, -ENOEXEC, x->options->agent);
+    cut_image(x, elf);
     x->ask.entry = elf->entry;
     return 0;
 }
@@ -130,11 +156,35 @@ static bool is_over(const struct inject *x, uint64_t now, int *ret)
 {
     if (x->options->cancelled && x->options->cancelled(x->options->self))
         *ret = -ECANCELED;
-    else if (x->options->deadline_ns && now >= x->options->deadline_ns)
+    else if (x->deadline_ns && now >= x->deadline_ns)
         *ret = -ETIME;
     else
         return false;
     return true;
+}
+
+/*
+ * The thread that was asked last has said that it is done a few instructions before it leaves our code and the room:
+ * before another is sent there, it must be seen elsewhere. (If it is the same one it has come back to its wait.)
+ */
+static bool is_back(const struct inject *x, pid_t next)
+{
+    struct ub_capture *c;
+    uint64_t at;
+    bool back;
+    int r;
+
+    if (x->last == 0 || x->last == next)
+        return true;
+    c = malloc(sizeof(*c));
+    if (!c)
+        return false;
+    r = ub_capture_peek(x->options->pid, x->last, c);
+    at = c->reg[UB_REG_RIP];
+    back = r == -ESRCH ||
+           (r == 0 && c->state == UB_THREAD_BLOCKED && at - x->room.at >= UB_ROOM_BYTES && at - x->room.cave >= PAGE);
+    free(c);
+    return back;
 }
 
 /* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM with `why`. */
@@ -147,10 +197,12 @@ static int hold_one(struct inject *x, struct ub_hold *h)
         uint64_t now = ub_clock_monotonic_ns();
         bool busy = now - begun > BUSY_AFTER_NS && now - followed > BUSY_EVERY_NS;
 
-        *h = (struct ub_hold){.pid = x->options->pid, .single = now - begun > SINGLE_AFTER_NS};
+        *h = (struct ub_hold){.pid = x->options->pid, .last = x->last, .single = now - begun > SINGLE_AFTER_NS};
         if (busy)
             followed = now;
         r = ub_hold_find(h, busy);
+        if (r == 0 && !is_back(x, h->tid))
+            r = -EAGAIN;
         if (r == 0)
             r = ub_hold_take(h);
         x->ret->stops += h->stops;
@@ -169,12 +221,15 @@ static int hold_one(struct inject *x, struct ub_hold *h)
 
 static void count_hold(struct inject *x, const struct ub_hold *h, uint64_t until_ns)
 {
-    uint64_t held = until_ns > h->taken_ns ? until_ns - h->taken_ns : 0;
+    uint64_t held = until_ns > h->taken_ns ? until_ns - h->taken_ns : 0, stopped;
 
     x->ret->holds++;
     x->ret->held_all_ns += held;
     if (held > x->ret->held_ns)
         x->ret->held_ns = held;
+    stopped = h->stopped_ns < held ? h->stopped_ns : held; /* it may be back before we are */
+    if (stopped > x->ret->stopped_ns)
+        x->ret->stopped_ns = stopped;
 }
 
 /* ---- the first thing asked: memory ------------------------------------------------------ */
@@ -195,6 +250,7 @@ static int map_room_once(struct inject *x)
         ub_hold_drop(&h);
         return fail(x, r, "its code cannot be written");
     }
+    x->last = h.tid;
     r = ub_hold_go(&h, ip);
     count_hold(x, &h, ub_clock_monotonic_ns());
     return r == 0 ? ub_room_wait(&x->room) : r;
@@ -270,17 +326,11 @@ static uint64_t attach_at(const struct inject *x)
 static int wait_for_answer(struct inject *x, struct ub_attach *ret)
 {
     uint64_t until = ub_clock_monotonic_ns() + ANSWER_NS;
-    const uint32_t yes = 1;
-    bool taken = false;
 
     do {
+        nanosleep(&(struct timespec){0, 20000}, NULL); /* it may need our CPU */
         if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
             return -ESRCH;
-        if (ret->state == UB_ATTACH_CREATED && !taken) {
-            taken = true;
-            if (take_arena(x, ret) == 0)
-                ub_room_write(&x->room, attach_at(x) + offsetof(struct ub_attach, adopted), &yes, sizeof(yes));
-        }
     } while (ret->state != UB_ATTACH_IS_DONE && ub_clock_monotonic_ns() < until);
     return ret->state == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
 }
@@ -312,9 +362,9 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
         ub_hold_drop(&h);
         return fail(x, r, "the memory mapped in it cannot be written");
     }
-    ub_room_fill_up(&x->room);
-    x->ret->tid = h.tid;
+    x->ret->tid = x->last = h.tid;
     r = ub_hold_go(&h, x->room.at);
+    ub_room_fill_up(&x->room); /* it has come from there to its wait, and does not go there again */
     if (r == 0)
         r = wait_for_answer(x, ret);
     count_hold(x, &h, r == 0 && ret->done_ns ? ret->done_ns : ub_clock_monotonic_ns());
@@ -344,11 +394,10 @@ static int explain(struct inject *x, const struct ub_attach *a)
 
 static int ask(struct inject *x, enum ub_attach_verb verb)
 {
-    struct ub_attach answer;
+    struct ub_attach answer = {0};
     int r = -EAGAIN;
 
     for (int i = 0; i < TRIES && (r == -EAGAIN || r == -ETIMEDOUT); i++) {
-        drop_arena(x);
         r = ask_once(x, verb, &answer);
         if (r < 0)
             return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;
@@ -361,8 +410,53 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
             x->image_size = 0;
         }
     }
-    if (r == 0 && verb == UB_ATTACH_ENTER && x->ret->arena_fd < 0)
-        r = fail(x, -EPROTO, "the agent handed over no memory");
+    if (r == 0 && verb == UB_ATTACH_ENTER) {
+        r = take_arena(x, &answer);
+        if (r < 0) /* it goes out again by itself */
+            fail(x, r, "the agent's memory cannot be opened");
+        else
+            x->arena = answer;
+    }
+    return r;
+}
+
+static bool is_handed_over(const struct inject *x)
+{
+    struct stat st;
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)x->options->pid, (int)x->arena.arena_fd);
+    return stat(path, &st) != 0 || st.st_ino != x->arena.arena_inode;
+}
+
+/* The next turn of a loop closes the arena's descriptor in the process; an idle one is asked to, if it can be had soon.
+ */
+static void finish(struct inject *x)
+{
+    uint64_t now = ub_clock_monotonic_ns(), until = now + TURN_NS;
+
+    while (!is_handed_over(x)) {
+        nanosleep(&(struct timespec){0, 500000}, NULL);
+        now = ub_clock_monotonic_ns();
+        if (now < until)
+            continue;
+        x->deadline_ns = now + FINISH_NS;
+        ask(x, UB_ATTACH_ADOPTED);
+        return;
+    }
+}
+
+/* In its order: each in another wait of the loop, so that none is kept long. */
+static int load_and_enter(struct inject *x)
+{
+    int r = x->image ? ask(x, UB_ATTACH_LOAD) : 0;
+
+    if (r == 0)
+        r = ask(x, UB_ATTACH_PREPARE);
+    if (r == 0)
+        r = ask(x, UB_ATTACH_ENTER);
+    if (r == 0)
+        finish(x);
     return r;
 }
 
@@ -372,6 +466,7 @@ static int prepare(struct inject *x)
 {
     int r = lock_target(x);
 
+    x->deadline_ns = x->options->deadline_ns;
     x->room.pid = x->options->pid;
     x->ret->arena_fd = -1;
     if (r == 0)
@@ -405,7 +500,7 @@ int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_re
     if (r == 0)
         r = prepare_room(&x);
     if (r == 0)
-        r = ask(&x, UB_ATTACH_ENTER);
+        r = load_and_enter(&x);
     clear(&x, r);
     return r;
 }

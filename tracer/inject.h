@@ -60,6 +60,7 @@ struct ub_inject_result {
     bool loaded;             /* the agent was not in there before */
     uint64_t held_ns;        /* how long the thread was kept from its work the longest time */
     uint64_t held_all_ns;    /* all of it */
+    uint64_t stopped_ns;     /* how long it was stopped by us the longest time; the rest it worked for us */
     uint32_t holds;          /* how often */
     uint32_t stops;          /* system calls at which it was looked at, on the way to its wait */
     char why[UB_INJECT_WHY]; /* for a failure */

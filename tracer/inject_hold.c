@@ -67,7 +67,7 @@ static int rank(const struct ub_hold *h, pid_t tid, const struct ub_capture *c)
 
     if (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single))
         return 0;
-    return 1 + 2 * epoll + (tid == h->pid);
+    return 1 + 2 * epoll + (tid == h->pid) + 4 * (tid == h->last);
 }
 
 int ub_hold_find(struct ub_hold *h, bool busy)
@@ -359,6 +359,7 @@ int ub_hold_go(struct ub_hold *h, uint64_t ip)
     if (ptrace(PTRACE_SETREGS, h->tid, 0, &h->regs) < 0)
         return -errno;
     release(h, 0);
+    h->stopped_ns = ub_clock_monotonic_ns() - h->taken_ns;
     return 0;
 }
 

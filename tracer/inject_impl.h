@@ -13,10 +13,12 @@
 struct ub_hold {
     pid_t pid, tid;
     bool single; /* also waits for a single descriptor will do */
+    pid_t last;  /* the one to be preferred; 0: none */
     struct user_regs_struct regs;
     uint64_t resume_ip, resume_ax, eintr_ip; /* see struct ub_attach */
     uint64_t caught;                         /* signals that the program handles */
     uint64_t taken_ns;                       /* CLOCK_MONOTONIC before it was stopped */
+    uint64_t stopped_ns;                     /* how long it was, when it goes on */
     uint32_t stops;
     bool waiting; /* it was interrupted in its wait, or stands before it; else the wait has just returned */
 };

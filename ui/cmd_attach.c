@@ -221,8 +221,11 @@ static int enter(struct attach *a)
     r = ub_inject_enter(&options, &result);
     a->arena_fd = r == 0 ? result.arena_fd : -1;
     if (r == 0 && a->set.verbose)
-        ub_say("attach", "process %d, thread %d was kept from its work for %.2f ms in %u pieces, recording %s",
-               (int)a->target.pid, (int)result.tid, (double)result.held_all_ns / 1e6, result.holds, a->w.path);
+        ub_say("attach",
+               "process %d, thread %d was kept from its work for %.2f ms in %u pieces, %.2f ms at most at a time (of "
+               "that %.2f ms at most stopped), recording %s",
+               (int)a->target.pid, (int)result.tid, (double)result.held_all_ns / 1e6, result.holds,
+               (double)result.held_ns / 1e6, (double)result.stopped_ns / 1e6, a->w.path);
     if (r == -EBUSY)
         say_watched(a, result.watcher, "");
     else if (r == -ETIME)

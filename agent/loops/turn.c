@@ -229,6 +229,7 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
         t->start = 0; /* left in the middle of a turn: its calls are timed no more */
         return false;
     }
+    ub_process_hands_over();
     if (ub_process->arena && ub_unlikely(ub_load_relaxed(&ub_process->arena->h.closed)) && ub_process_leave())
         return false;
     if (!plausible(wait))

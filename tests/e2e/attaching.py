@@ -10,7 +10,8 @@ from pathlib import Path
 import helpers
 from helpers import program, wait_until
 
-HELD = re.compile(r"kept from its work for ([0-9.]+) ms in (\d+) pieces")
+HELD = re.compile(r"kept from its work for ([0-9.]+) ms in \d+ pieces, ([0-9.]+) ms at most at a time "
+                  r"\(of that ([0-9.]+) ms at most stopped\)")
 
 
 class Target:
@@ -80,10 +81,23 @@ def leave(attached, how=signal.SIGINT):
     return err
 
 
-def held_ms(err):
-    match = HELD.search(err)
-    assert match, err
-    return float(match.group(1))
+class Held:
+    """How long loops were kept from their work, of many entries."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, err):
+        match = HELD.search(err)
+        assert match, err
+        self.rows.append([float(x) for x in match.groups()])
+
+    def __str__(self):
+        def spread(column):
+            values = sorted(row[column] for row in self.rows)
+            return (f"p50 {values[len(values) // 2]:.2f} p90 {values[len(values) * 9 // 10]:.2f} "
+                    f"max {values[-1]:.2f} ms")
+        return f"held at a time {spread(1)}, stopped {spread(2)}, in all {spread(0)}, {len(self.rows)} entries"
 
 
 def open_files(pid):

@@ -11,7 +11,7 @@ import pytest
 
 import attaching
 import helpers
-from attaching import Target, attach, enter, held_ms, leave, nothing_noticed
+from attaching import Held, Target, attach, enter, leave, nothing_noticed
 from helpers import PYTHON, Recording, one_line, program, unblock, wait_until
 
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
@@ -191,19 +191,18 @@ def test_a_stuck_loop_is_shown_and_waited_for(tmp_path):
                                    ["raw", "malloc", "dlopen", "fork", "signals", "threads"]], ids="-".join)
 def test_cycles(tmp_path, words):
     """In and out again and again, beside threads that hold every lock there is."""
-    held = []
+    held = Held()
     with Target(0, *words) as target:
         target.ready()
         for i in range(200 if SOAK else 5):
-            held.append(held_ms(leave(enter(target.pid, tmp_path / f"{i}.jsonl"))))
+            held.add(leave(enter(target.pid, tmp_path / f"{i}.jsonl")))
             assert target.process.poll() is None
         said = target.end()
     if "fork" in words:
         said["eintr"] = 0  # a fork on another thread interrupts waits, with us or without
     nothing_noticed(said)
     assert said["ticks"] > 0
-    held.sort()
-    print(f"held {'-'.join(words)}: p50 {held[len(held) // 2]:.2f} ms, max {held[-1]:.2f} ms of {len(held)}")
+    print(f"{'-'.join(words)}: {held}")
 
 
 @pytest.mark.parametrize("how", ["timeout", "poll"])
@@ -237,6 +236,23 @@ def test_killed_at_any_moment(tmp_path):
     # A wait that was interrupted when its injector died answers EINTR, as with any tracer that dies.
     assert said["eintr"] <= rounds / 10, said
     said["eintr"] = 0
+    nothing_noticed(said)
+
+
+def test_killed_leaves_no_descriptor(tmp_path):
+    """Killed while it enters: the arena's descriptor, open until somebody takes the arena, is closed all the same."""
+    rand = random.Random(time.time_ns())
+    with Target(0) as target:
+        target.ready()
+        files = attaching.open_files(target.pid)
+        for i in range(200 if SOAK else 10):
+            attached = attach(target.pid, tmp_path / f"{i}.jsonl", stderr=subprocess.DEVNULL)
+            time.sleep(rand.uniform(0.01, 0.06))
+            attached.kill()
+            attached.communicate()
+        wait_until(lambda: attaching.open_files(target.pid) == files, what="the descriptor to be closed")
+        said = target.end()
+    said["eintr"] = 0  # as above
     nothing_noticed(said)
 
 
