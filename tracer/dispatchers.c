@@ -80,6 +80,8 @@ static const struct {
     {"_start", false, UB_ROLE_LIBRARY},
     {"v8::", true, UB_ROLE_RUNTIME},
     {"node::", true, UB_ROLE_RUNTIME},
+    {"non-virtual thunk to node::", true, UB_ROLE_RUNTIME},
+    {"llhttp_", true, UB_ROLE_RUNTIME},
     {"Builtins_", true, UB_ROLE_RUNTIME},
     {"_Py", true, UB_ROLE_RUNTIME},
 };

@@ -24,6 +24,14 @@ void ub_frames_clear(struct ub_named_stack *s)
     s->count = 0;
 }
 
+/* node's own scripts, and V8's code without a place: what runs the program's, like its C++ parts. */
+static enum ub_role script_role(const struct ub_symbol *symbol)
+{
+    if (!symbol->file || strncmp(symbol->file, "node:", 5) == 0)
+        return UB_ROLE_RUNTIME;
+    return strstr(symbol->file, "/node_modules/") ? UB_ROLE_LIBRARY : UB_ROLE_USER;
+}
+
 static void add(struct ub_named_stack *s, const struct ub_frame *raw, const struct ub_map *map,
                 const struct ub_symbol *symbol)
 {
@@ -37,6 +45,8 @@ static void add(struct ub_named_stack *s, const struct ub_frame *raw, const stru
     f->role = ub_dispatchers_role(module, symbol->nearest ? NULL : symbol->function, &f->libc);
     if (f->role == UB_ROLE_USER && map && map->elf)
         f->role = ub_dispatchers_path_role(map->elf->path);
+    if (symbol->language == UB_LANGUAGE_JS)
+        f->role = script_role(symbol);
     f->python = 0;
 }
 

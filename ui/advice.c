@@ -123,7 +123,7 @@ static const char *loop_library(const struct ub_advice_query *query)
     return "turn";
 }
 
-static bool has_python(const struct ub_advice_query *query)
+static bool has_language(const struct ub_advice_query *query, const char *language)
 {
     const json_t *frame;
     uint32_t i;
@@ -131,7 +131,7 @@ static bool has_python(const struct ub_advice_query *query)
 
     for (i = 0; i < query->stacks; i++) {
         json_array_foreach (query->stack[i], k, frame) {
-            if (ub_json_is(frame, "language", "python"))
+            if (ub_json_is(frame, "language", language))
                 return true;
         }
     }
@@ -141,7 +141,8 @@ static bool has_python(const struct ub_advice_query *query)
 static bool fits(const struct ub_advice *row, const struct ub_advice_query *query, const char *loop)
 {
     if (row->program && !in_list(row->program, query->program) &&
-        !(strcmp(row->program, "python*") == 0 && has_python(query))) /* Python inside of uwsgi and the like */
+        !(strcmp(row->program, "python*") == 0 &&
+          has_language(query, "python"))) /* Python inside of uwsgi and the like */
         return false;
     if (row->loop && !in_list(row->loop, loop))
         return false;
@@ -153,6 +154,8 @@ static bool fits(const struct ub_advice *row, const struct ub_advice_query *quer
     if (row->fd != UB_ADVICE_FD_ANY && row->fd != fd_kind(query->call))
         return false;
     if (row->whole && !json_is_array(json_object_get(query->slow, "callbacks")))
+        return false;
+    if (row->script && !has_language(query, "js"))
         return false;
     if (row->package && !package_on_stack(query, row->package))
         return false;

@@ -37,6 +37,7 @@ struct ub_advice {
      */
     const char *python, *python_direct;
     const char *package; /* one of these Python packages is on the stack */
+    bool script;         /* functions of JavaScript are known by name */
     bool whole;          /* a turn that was slow although no callback in it was */
 };
 

@@ -182,7 +182,7 @@ const struct ub_advice ub_advice_table[] = {
      .cause = "lock",
      .text = "event threads wait for each other: fewer or more threads (-t), not more than CPUs"},
 
-    /* node: JavaScript frames are not in a native stack. */
+    /* node: JavaScript functions have names only with --js. */
     {.program = NODE,
      .function = "node::SyncProcessRunner::*",
      .title = "spawnSync",
@@ -212,8 +212,13 @@ const struct ub_advice ub_advice_table[] = {
      .text = "zlib.gzip and the like with a callback instead of *Sync run in the thread pool"},
     {.program = NODE,
      .cause = "cpu",
-     .text = "worker_threads for computation, or pieces with setImmediate between; JavaScript functions are not known "
-             "here: node --cpu-prof"},
+     .script = true,
+     .text = "worker_threads for computation, or pieces with setImmediate between"},
+    {.program = NODE,
+     .cause = "cpu",
+     .text =
+         "worker_threads for computation, or pieces with setImmediate between; unblock run --js names the functions of "
+         "JavaScript"},
     {.program = NODE,
      .call = WRITES,
      .text = "console output to a pipe, file or terminal is synchronous: write less, or through a stream of your own"},

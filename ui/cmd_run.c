@@ -26,7 +26,7 @@
 
 struct run {
     struct ub_settings set;
-    bool want_bpf;
+    bool want_bpf, want_js;
     int offload; /* enum ub_offload_mode */
 
     /* while it runs */
@@ -64,14 +64,14 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
     /* enum ub_offload_mode. Moving calls is unfinished (agent/offload/README.md): for who works on it. */
     static const char *const offload_modes[] = {"off", "dry-run", NULL};
     static const char *const unfinished_modes[] = {"off", "dry-run", "eager", NULL};
-    struct ub_option option[UB_SETTINGS_MAX + 2];
+    struct ub_option option[UB_SETTINGS_MAX + 3];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
                                        .about = about,
                                        .more = more,
                                        .stop_at_word = true,
                                        .option = option,
-                                       .count = count + 2};
+                                       .count = count + 3};
     int r;
 
     option[count] =
@@ -90,6 +90,12 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .help = "off (default), or dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
                 "the loop,\nwhat that would save, or what keeps it there. Nothing\nis moved",
         .env = "UNBLOCK_OFFLOAD"};
+    option[count + 2] =
+        (struct ub_option){.name = "js",
+                           .kind = UB_OPTION_FLAG,
+                           .value = &run->want_js,
+                           .help = "names of JavaScript functions: adds options to\nNODE_OPTIONS, with which each node "
+                                   "writes and leaves a\nfile /tmp/perf-PID.map, and runs a little slower"};
     r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -126,6 +132,26 @@ static int exec_failed(const struct run *run, int error)
         ub_say("run", "%s cannot be executed: %s", name, strerror(-error));
         return UB_EXIT_NOT_EXECUTABLE;
     }
+}
+
+/*
+ * V8 tells the names of the code it makes only when asked at the start, and gives interpreted functions frames of their
+ * own likewise. This is the one option that changes what the program does: nothing of it without --js.
+ */
+static int ask_node_for_names(void)
+{
+    static const char words[] = "--perf-basic-prof --interpreted-frames-native-stack";
+    const char *existing = getenv("NODE_OPTIONS");
+    char *value = NULL;
+    int r;
+
+    if (existing == NULL || *existing == '\0')
+        return setenv("NODE_OPTIONS", words, 1) == 0 ? 0 : -errno;
+    if (asprintf(&value, "%s %s", existing, words) < 0)
+        return -ENOMEM;
+    r = setenv("NODE_OPTIONS", value, 1) == 0 ? 0 : -errno;
+    free(value);
+    return r;
 }
 
 static int look_at_target(struct run *run)
@@ -258,6 +284,10 @@ static int run_command(struct run *run, int argc)
 
     if (r != 0)
         return r;
+    if (run->want_js && ask_node_for_names() < 0) {
+        ub_say("run", "NODE_OPTIONS cannot be set: out of memory");
+        return UB_EXIT_RUN_FAILED;
+    }
     if (start_child(run, argc) < 0)
         return UB_EXIT_RUN_FAILED;
     wait_for_child(run);

@@ -1,12 +1,16 @@
 """Node: libuv inside the executable, entered through epoll_pwait; the script itself is the oracle.
 
-process.hrtime is CLOCK_MONOTONIC, as the recording's start_ns. The stacks are native ones.
+process.hrtime is CLOCK_MONOTONIC, as the recording's start_ns. The stacks are native ones, but for those with --js.
 """
 
 import os
 import re
 import subprocess
+from pathlib import Path
 
+import pytest
+
+import helpers
 import servers
 from servers import Server, Truth, has_function, http_get, tool
 
@@ -103,3 +107,62 @@ def test_same_replies(either):
 
     replies = either(Node, talk)
     assert replies[:2] == [(b"HTTP/1.1 200 OK", b"GET hello\n"), (b"HTTP/1.1 404 Not Found", b"GET x\n")]
+
+
+NAMED = r"""
+const http = require('http');
+function computeTotals(ms) {
+    const end = Date.now() + ms;
+    let n = 0;
+    while (Date.now() < end) n++;
+    return n;
+}
+function onRequest(request, response) {
+    if (request.url === '/slow') computeTotals(400);
+    const body = `${process.env.NODE_OPTIONS}\n`;
+    response.writeHead(200, {'Content-Length': body.length, Date: 'never'});
+    response.end(body);
+}
+http.createServer(onRequest).listen(Number(process.argv[2]), '127.0.0.1');
+process.on('SIGTERM', () => process.exit(0));
+"""
+
+
+class NamedNode(Server):
+    def command(self):
+        self.script = servers.script_truth(self.folder, NAMED, "named.js")
+        return [tool("node", "nodejs"), self.script, self.port]
+
+    def environment(self):
+        return {"NODE_OPTIONS": "--max-http-header-size=9000"}
+
+
+@pytest.mark.parametrize("options", [("--js",), ()])
+def test_names_of_functions(server, options):
+    """With --js function, file and line of the definition; without it node's options are left alone, no name is
+    invented, and the report says how to get them."""
+    node = server(NamedNode, options=("-q", *options))
+    pid = node.pid
+    perf_map = Path(f"/tmp/perf-{pid}.map")
+    connection = node.connect()
+    for _ in range(30):
+        said = http_get(connection, "/hello", node.port)[1].decode().split()
+    assert said == ["--max-http-header-size=9000",
+                    *(["--perf-basic-prof", "--interpreted-frames-native-stack"] if options else [])]
+    assert perf_map.exists() == bool(options)
+    http_get(connection, "/slow", node.port)
+    recording = node.stop()
+    perf_map.unlink(missing_ok=True)
+    slow = max((s for s in recording.slow if not s.get("startup")), key=lambda s: s["duration_ns"])
+    assert slow["duration_ns"] > 390_000_000 and slow["cause"] in ("cpu", "runqueue"), slow
+    scripted = [f for stack in [s["stack"] for s in slow["samples"] if "stack" in s] for f in recording.stacks[stack]
+                if f.get("language") == "js"]
+    text = helpers.unblock("report", node.path).stdout
+    if options:
+        own = {(f["function"], f["file"], f["line"]) for f in scripted if not f["file"].startswith("node:")}
+        lines = {"computeTotals": 3, "onRequest": 9}
+        assert {(name, str(node.script), line) for name, line in lines.items()} <= own, own
+        assert slow["callback"]["function"] == "onRequest" and slow["callback"]["line"] == 9, slow["callback"]
+        assert re.search(r"named\.js:3 +computeTotals .*\n +named\.js:9 +onRequest", text) and "--js" not in text, text
+    else:
+        assert not scripted and "unblock run --js names the functions of JavaScript" in text, text
