@@ -44,7 +44,8 @@ struct inject {
     uint64_t deadline_ns;   /* 0: none */
     uint8_t *image;         /* the agent's file; NULL: it is in there already */
     size_t image_size;
-    pid_t last; /* the thread that was asked last; 0: none so far */
+    bool code_written; /* the room\'s, without a thread in our hands */
+    pid_t last;        /* the thread that was asked last; 0: none so far */
     int lock;
 };
 
@@ -288,6 +289,9 @@ static int prepare_room(struct inject *x)
         r = map_room(x);
     if (r == 0 && x->image)
         r = ub_room_write(&x->room, x->room.image, x->image, x->image_size);
+    /* The same bytes as ever: no matter if a thread is still on its way out of there. Else they are written later. */
+    x->code_written =
+        r == 0 && ub_room_write_code(&x->room, 0, x->room.at, ub_stub_enter, ub_stub_enter_end - ub_stub_enter) == 0;
     return r;
 }
 
@@ -356,7 +360,7 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
     memcpy(x->ask.name, UB_ATTACH_LIBRARY, sizeof(UB_ATTACH_LIBRARY));
     memcpy(x->ask.path, "/proc/self/fd/", sizeof("/proc/self/fd/"));
     r = ub_room_write(&x->room, attach_at(x), &x->ask, sizeof(x->ask));
-    if (r == 0)
+    if (r == 0 && !x->code_written)
         r = ub_room_write_code(&x->room, h.tid, x->room.at, ub_stub_enter, (size_t)(ub_stub_enter_end - ub_stub_enter));
     if (r < 0) {
         ub_hold_drop(&h);

@@ -17,7 +17,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STOP_SPIN_NS 300000u     /* a thread that sleeps stops within 30 us on a quiet machine */
+#define STOP_SPIN_NS 60000u      /* a thread that sleeps stops within 30 us on a quiet machine */
 #define STOP_MAX_NS  5000000000u /* in a page fault on a slow disk, for instance */
 #define FOLLOW_NS    15000000u
 #define FOLLOW_STOPS 1000u
@@ -133,9 +132,9 @@ static int wait_for_stop(const struct ub_hold *h, int *ret_status)
         if (spent > STOP_MAX_NS)
             return -ETIMEDOUT;
         if (spent > STOP_SPIN_NS)
-            nanosleep(&(struct timespec){0, 50000}, NULL);
+            nanosleep(&(struct timespec){0, 20000}, NULL); /* not sched_yield(): it may take a whole slice */
         else
-            sched_yield();
+            __builtin_ia32_pause();
     }
 }
 

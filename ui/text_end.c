@@ -123,11 +123,11 @@ void ub_text_no_loop(const struct ub_text_view *view, const char *prefix)
 {
     if (json_array_size(ub_model_notes(view->m)) > 0)
         return;
-    fprintf(
-        view->pen.out,
-        "%sno thread came back to one wait call (epoll, poll, select) often enough: it is no event loop, it ended too "
-        "soon, or unblock was not loaded into it (statically linked, set-user-ID)\n",
-        prefix);
+    fprintf(view->pen.out,
+            "%sno thread came back to one wait call (epoll, poll, select) often enough: it is no event loop, it was "
+            "watched too "
+            "briefly, or unblock was not loaded into it (statically linked, set-user-ID)\n",
+            prefix);
 }
 
 char *ub_text_program(const struct ub_text_view *view)

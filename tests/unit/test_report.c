@@ -76,7 +76,7 @@ static void test_report_without_loop(void **state)
                      "no stalls\n\n"
                      "no event loop was seen\n"
                      "no thread came back to one wait call (epoll, poll, select) often enough: it is no event loop, it "
-                     "ended too soon, or unblock was not loaded into it (statically linked, set-user-ID)\n\n");
+                     "was watched too briefly, or unblock was not loaded into it (statically linked, set-user-ID)\n\n");
     ub_model_free(m);
 }
 
@@ -151,10 +151,11 @@ static void test_verdict_without_loop(void **state)
     struct ub_model *m = new_model();
 
     feed(m, json_of("{'type':'end','exit':0,'slow':0}"));
-    expect_verdict(m, NULL,
-                   "unblock: prog: no event loop was seen\n"
-                   "unblock: no thread came back to one wait call (epoll, poll, select) often enough: it is no event "
-                   "loop, it ended too soon, or unblock was not loaded into it (statically linked, set-user-ID)\n");
+    expect_verdict(
+        m, NULL,
+        "unblock: prog: no event loop was seen\n"
+        "unblock: no thread came back to one wait call (epoll, poll, select) often enough: it is no event "
+        "loop, it was watched too briefly, or unblock was not loaded into it (statically linked, set-user-ID)\n");
     /* The recording knows better. */
     feed(m, json_of("{'type':'note','level':'warning','text':'the agent was not loaded'}"));
     expect_verdict(m, NULL,
