@@ -18,7 +18,7 @@ STALLS = "nanosleep,pipe_read,fsync,flock,getaddrinfo,mutex,cpu,pagefault,waitpi
 LIBRARIES = {
     "libuv": ("callbacks_uv", 19),
     "libevent": ("callbacks_event", 6),
-    "libev": ("callbacks_ev", 8),
+    "libev": ("callbacks_ev", 9),
     "glib": ("callbacks_glib", 6),
     "sd-event": ("callbacks_sd", 7),
 }

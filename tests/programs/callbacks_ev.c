@@ -15,6 +15,8 @@ static ev_check check;
 static ev_async async;
 static ev_child child;
 static ev_periodic periodic;
+static ev_stat stat_watcher;
+static char watched[512];
 static int io_pipe[2];
 
 static NOINLINE void on_io(struct ev_loop *l, ev_io *w, int events)
@@ -60,6 +62,11 @@ static NOINLINE void on_child(struct ev_loop *l, ev_child *w, int events)
     stalls_here(s, "child");
 }
 
+static NOINLINE void on_stat(struct ev_loop *l, ev_stat *w, int events)
+{
+    stalls_here(s, "fs_poll");
+}
+
 static void kick_io(struct stalls *s_)
 {
     if (write(io_pipe[1], "x", 1) != 1)
@@ -101,6 +108,14 @@ static void kick_child(struct stalls *s_)
     ev_child_start(loop, &child);
 }
 
+static void kick_file(struct stalls *s_)
+{
+    FILE *f = fopen(watched, "ae");
+
+    fputs("x", f);
+    fclose(f);
+}
+
 static const struct stalls_kind kinds[] = {
     {"timer", "on_tick", NULL},
     {"io", "on_io", kick_io},
@@ -110,6 +125,7 @@ static const struct stalls_kind kinds[] = {
     {"check", "on_check", kick_check},
     {"async", "on_async", kick_async},
     {"child", "on_child", kick_child},
+    {"fs_poll", "on_stat", kick_file},
 };
 
 static NOINLINE void on_tick(struct ev_loop *l, ev_periodic *w, int events)
@@ -134,6 +150,10 @@ int main(int argc, char **argv)
     ev_idle_init(&idle, on_idle);
     ev_prepare_init(&prepare, on_prepare);
     ev_check_init(&check, on_check);
+    snprintf(watched, sizeof(watched), "%s/watched", s->dir);
+    kick_file(s);
+    ev_stat_init(&stat_watcher, on_stat, watched, 0.01);
+    ev_stat_start(loop, &stat_watcher);
     ev_periodic_init(&periodic, on_tick, 0., STALLS_TICK_NS / 1e9, NULL);
     ev_periodic_start(loop, &periodic);
     ev_run(loop, 0);
