@@ -21,8 +21,10 @@
 #define UB_CALLS_STACKS  64u /* of the whole run */
 #define UB_CALLS_VALUES  4u
 #define UB_CALLS_TEXTS   3u
-#define UB_CALLS_TEXT    96u /* bytes of a path, host name or descriptor's link, cut */
-#define UB_CALLS_TOLD    4   /* threshold >> this: calls that took less in all are told without strings */
+#define UB_CALLS_TEXT    96u  /* bytes of a path, host name or descriptor's link, cut */
+#define UB_CALLS_FRAMES  32u  /* Python frames of a stack, innermost first; a deeper one lacks the outer */
+#define UB_CALLS_FRAME   112u /* bytes of each: all that is read of one lies in them */
+#define UB_CALLS_TOLD    4    /* threshold >> this: calls that took less in all are told without strings */
 
 /*
  * Shorter calls are not kept: to keep one costs a microsecond. A hundred short
@@ -82,16 +84,23 @@ struct ub_calls {
     uint64_t writing; /* the turn whose report is being written, 0 */
 };
 
+/* A Python frame of the thread that called, as the interpreter has it: the tracer knows what is where. */
+struct ub_call_frame {
+    uint64_t address;
+    uint8_t bytes[UB_CALLS_FRAME]; /* from its beginning */
+};
+
 /* DWARF's numbering, as in slot.h; the registers that a caller keeps are all that is needed (and valid). */
 struct ub_call_stack {
     uint32_t seq;   /* odd: being written */
     uint32_t bytes; /* valid bytes of `stack`, from reg[RSP] upwards */
     uint64_t turn;  /* whose it is: turn and thread */
     int32_t tid;
-    uint32_t reserved0;
+    uint32_t frames; /* entries of `frame` */
     uint64_t reg[17];
     uint64_t reserved;
     uint8_t stack[16ul * 1024ul];
+    struct ub_call_frame frame[UB_CALLS_FRAMES];
 };
 
 #endif

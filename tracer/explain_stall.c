@@ -318,6 +318,7 @@ static void add_own_sample(struct ub_explain *x, struct ub_stall *s, const struc
     if (!e->call_capture || s->count == UB_LOOKS_KEPT || (s->has_stack && (s->blocked_looks > 0 || !dominant)))
         return;
     own.capture = e->call_capture;
+    own.python = e->call_python;
     if (!unwind_look(x, &own))
         return;
     s->call = NULL;

@@ -13,6 +13,8 @@
 
 #include "maps.h"
 
+#include "../common/calls.h"
+
 struct ub_python;
 
 /* Whose code it is, judged by its file. */
@@ -133,6 +135,13 @@ uint32_t ub_python_version(const struct ub_python *py);
  * 0; -ENOENT: the thread runs no Python; -EFAULT: what was read made no sense; -ESRCH.
  */
 int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running, struct ub_python_look *ret);
+
+/*
+ * The frames that a thread itself has kept, innermost first, of a call that is over: as ub_python_look fills them in.
+ * How many there are; 0: none made sense, or their code is gone.
+ */
+uint32_t ub_python_own(struct ub_python *py, const struct ub_call_frame *frame, uint32_t count,
+                       struct ub_python_look *ret);
 
 /* The code object at an address that the process itself has named, NULL: there is none. */
 const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t address);

@@ -137,6 +137,25 @@ static uint64_t generator_of(const struct ub_python_layout *l, const uint8_t *by
     return 0;
 }
 
+/* What one frame says. 1; 0: it is no frame of Python code, but where the interpreter was entered; -1: it makes no
+ * sense. */
+static int decode(struct ub_python *py, uint64_t address, const uint8_t *bytes, size_t size,
+                  struct ub_python_frame *ret)
+{
+    const struct ub_python_layout *l = &py->layout;
+    uint64_t code_bytes;
+
+    if (l->owner_c >= 0 && (int8_t)bytes[l->frame_owner] == l->owner_c)
+        return 0;
+    *ret = (struct ub_python_frame){.address = address, .generator = generator_of(l, bytes, size, address)};
+    ret->code = ub_python_code(py, ub_python_u64(bytes, size, l->frame_code), &code_bytes);
+    if (!ret->code)
+        return -1;
+    ret->offset = offset_of(l, bytes, size, code_bytes);
+    ret->entry = l->owner_c < 0 && (l->frame_entry == UB_PYTHON_NONE || bytes[l->frame_entry]);
+    return 1;
+}
+
 uint32_t ub_python_walk(struct ub_python *py, uint64_t frame, struct ub_python_frame *ret, uint32_t max,
                         bool *ret_complete)
 {
@@ -147,30 +166,52 @@ uint32_t ub_python_walk(struct ub_python *py, uint64_t frame, struct ub_python_f
 
     *ret_complete = false;
     for (uint32_t step = 0; frame && step < STEPS_MAX; step++) {
-        struct ub_python_frame *f = &ret[count];
-        uint64_t code_bytes, code;
+        int kind;
 
         if (count == max || frame % 8 || !ub_python_read(py, frame, bytes, size))
             return count;
-        code = ub_python_u64(bytes, size, l->frame_code);
-        if (l->owner_c >= 0 && (int8_t)bytes[l->frame_owner] == l->owner_c) {
-            if (count > 0)
-                ret[count - 1].entry = true;
-        } else {
-            *f = (struct ub_python_frame){.address = frame, .generator = generator_of(l, bytes, size, frame)};
-            f->code = ub_python_code(py, code, &code_bytes);
-            if (!f->code)
-                return count;
-            f->offset = offset_of(l, bytes, size, code_bytes);
-            f->entry = l->owner_c < 0 && (l->frame_entry == UB_PYTHON_NONE || bytes[l->frame_entry]);
-            count++;
-        }
+        kind = decode(py, frame, bytes, size, &ret[count]);
+        if (kind < 0)
+            return count;
+        if (kind == 0 && count > 0)
+            ret[count - 1].entry = true;
+        count += (uint32_t)kind;
         frame = ub_python_u64(bytes, size, l->frame_back);
     }
     *ret_complete = frame == 0;
     if (count > 0 && frame == 0)
         ret[count - 1].entry = true;
     return count;
+}
+
+_Static_assert(UB_CALLS_FRAMES < UB_PYTHON_FRAMES_MAX, "what a thread has kept fits a look");
+
+uint32_t ub_python_own(struct ub_python *py, const struct ub_call_frame *frame, uint32_t count,
+                       struct ub_python_look *ret)
+{
+    const struct ub_python_layout *l = &py->layout;
+    size_t size = l->frame_size < UB_CALLS_FRAME ? l->frame_size : UB_CALLS_FRAME;
+    uint64_t back = 0;
+
+    memset(ret, 0, offsetof(struct ub_python_look, frame));
+    ret->proof = UB_PYTHON_STILL;
+    if ((l->frame_owner != UB_PYTHON_NONE && l->frame_owner >= size) ||
+        (l->frame_entry != UB_PYTHON_NONE && l->frame_entry >= size))
+        return 0;
+    for (uint32_t i = 0; !py->gone && i < count; i++) {
+        int kind = decode(py, frame[i].address, frame[i].bytes, size, &ret->frame[ret->count]);
+
+        if (kind < 0)
+            return ret->count;
+        if (kind == 0 && ret->count > 0)
+            ret->frame[ret->count - 1].entry = true;
+        ret->count += (uint32_t)kind;
+        back = ub_python_u64(frame[i].bytes, size, l->frame_back);
+    }
+    ret->complete = back == 0;
+    if (ret->count > 0 && ret->complete)
+        ret->frame[ret->count - 1].entry = true;
+    return ret->count;
 }
 
 /* ---- a look ---------------------------------------------------------- */

@@ -97,7 +97,8 @@ struct ub_event {
     char *fd_link;                /* what its descriptor is a link to: cheap to read; explained later, if it still is */
     int fd;                       /* -1: none */
     struct ub_call_report *calls; /* END: the turn's blocking calls, as the thread itself timed them */
-    struct ub_capture *call_capture; /* END: where the longest of them was called */
+    struct ub_capture *call_capture;    /* END: where the longest of them was called, */
+    struct ub_python_look *call_python; /* and its Python frames */
     struct ub_stats *stats;
     struct ub_uv_pool *pool;        /* POOL */
     struct ub_uv_pool_now pool_now; /* SAMPLE */

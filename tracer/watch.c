@@ -38,6 +38,7 @@ void ub_event_free(struct ub_event *e)
     free(e->fd_link);
     free(e->calls);
     free(e->call_capture);
+    free(e->call_python);
     if (e->stats)
         free(e->stats->kind);
     free(e->stats);

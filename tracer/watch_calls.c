@@ -60,7 +60,19 @@ static struct ub_capture *capture_of(const struct ub_call_stack *s, const struct
     return c;
 }
 
-static struct ub_capture *take_stack(const struct ub_watch *w, const struct ub_call_report *r, pid_t tid)
+static struct ub_python_look *python_of(struct ub_watch *w, struct ub_watched *t, const struct ub_call_stack *s)
+{
+    struct ub_call_frame frame[UB_CALLS_FRAMES];
+    uint32_t count = ub_load_relaxed(&s->frames);
+
+    if (count == 0 || count > UB_CALLS_FRAMES)
+        return NULL;
+    memcpy(frame, s->frame, sizeof(frame));
+    return ub_watch_python_own(w, t, frame, count);
+}
+
+static struct ub_capture *take_stack(struct ub_watch *w, struct ub_watched *t, const struct ub_call_report *r,
+                                     struct ub_python_look **ret_python)
 {
     const struct ub_timed_call *call = call_that_began(r, r->stack_call);
     const struct ub_call_stack *s;
@@ -71,20 +83,23 @@ static struct ub_capture *take_stack(const struct ub_watch *w, const struct ub_c
         return NULL;
     s = &w->arena->call_stack[r->stack - 1];
     seq = ub_load_acquire(&s->seq);
-    if (seq & 1 || s->turn != r->turn || s->tid != tid)
+    if (seq & 1 || s->turn != r->turn || s->tid != t->tid)
         return NULL;
     c = capture_of(s, call);
+    *ret_python = c ? python_of(w, t, s) : NULL;
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (c && ub_load_relaxed(&s->seq) == seq) {
         small = realloc(c, offsetof(struct ub_capture, bytes) + c->region[0].len); /* 70 KB, mostly unused */
         /* cppcheck-suppress memleak */
         return small ? small : c;
     }
-    free(c); /* another turn's by now */
+    free(*ret_python); /* another turn's by now */
+    *ret_python = NULL;
+    free(c);
     return NULL;
 }
 
-void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e)
+void ub_watch_calls(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e)
 {
     const struct ub_calls *calls = &w->arena->cold[slot].calls;
     struct ub_call_report *r = NULL;
@@ -100,5 +115,5 @@ void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, str
     }
     e->calls = r;
     if (r)
-        e->call_capture = take_stack(w, r, e->tid);
+        e->call_capture = take_stack(w, &w->watched[slot], r, &e->call_python);
 }

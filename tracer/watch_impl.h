@@ -120,6 +120,11 @@ void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_
  */
 struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
 
+/* watch_python.c: the frames that the thread itself has kept of a call. NULL: they make no sense. The caller frees it.
+ */
+struct ub_python_look *ub_watch_python_own(struct ub_watch *w, struct ub_watched *t, const struct ub_call_frame *frame,
+                                           uint32_t count);
+
 /* watch_python.c: what takes longer: the request that is served, who waits. */
 void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_python_look *look);
 
@@ -134,7 +139,7 @@ struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const 
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
 
 /* watch_calls.c: the blocking calls that the thread of `slot` timed in the turn that began at `start`, into `e`. */
-void ub_watch_calls(const struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
+void ub_watch_calls(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
 
 /* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says
  * nothing. */

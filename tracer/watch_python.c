@@ -106,6 +106,18 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
     return trimmed(look);
 }
 
+struct ub_python_look *ub_watch_python_own(struct ub_watch *w, struct ub_watched *t, const struct ub_call_frame *frame,
+                                           uint32_t count)
+{
+    struct ub_python *py = t->process ? python_of(w, t->process) : NULL;
+    struct ub_python_look *look = py ? malloc(sizeof(*look)) : NULL;
+
+    if (look && ub_python_own(py, frame, count, look) > 0)
+        return trimmed(look);
+    free(look);
+    return NULL;
+}
+
 void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_python_look *look)
 {
     struct ub_python *py = python_of(w, t->process);

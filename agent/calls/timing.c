@@ -5,6 +5,7 @@
 #include "timing.h"
 
 #include "../offload/decide.h"
+#include "../python/stack.h"
 #include "../raw.h"
 
 #include <fcntl.h>
@@ -49,11 +50,7 @@ const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_
     return turn && r->turn == turn && r->count > 0 ? r : NULL;
 }
 
-/*
- * Memory of the program, which may be gone by now or never was: read by a call
- * that cannot fault. Returns the bytes read; none where the agent makes no calls.
- */
-static uint32_t copy(void *to, uint64_t from, size_t size)
+uint32_t ub_timing_copy(void *to, uint64_t from, size_t size)
 {
     const struct ub_process *page = ub_process;
     struct iovec local = {to, size}, remote[2];
@@ -94,7 +91,7 @@ static uint64_t single_descriptor(uint64_t fds, uint64_t count)
 {
     struct pollfd only;
 
-    if (count != 1 || copy(&only, fds, sizeof(only)) != sizeof(only) || only.fd < 0)
+    if (count != 1 || ub_timing_copy(&only, fds, sizeof(only)) != sizeof(only) || only.fd < 0)
         return UINT64_MAX;
     return (uint64_t)only.fd;
 }
@@ -124,11 +121,11 @@ static void fill(struct ub_timed_call *c, const uint64_t *value, bool all)
             text++;
         }
         if ((letters[i] == 'p' || letters[i] == 'a') && text < UB_CALLS_TEXTS) {
-            c->text_len[text] = copy(c->text[text], value[i], UB_CALLS_TEXT);
+            c->text_len[text] = ub_timing_copy(c->text[text], value[i], UB_CALLS_TEXT);
             text++;
         }
         if (letters[i] == 't')
-            c->value[i] = copy(&time, value[i], sizeof(time)) == sizeof(time)
+            c->value[i] = ub_timing_copy(&time, value[i], sizeof(time)) == sizeof(time)
                               ? (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec
                               : UINT64_MAX;
     }
@@ -237,7 +234,7 @@ static __attribute__((noinline)) void capture(struct ub_call_stack *s)
                      :
                      : "r"(reg)
                      : "rax", "memory");
-    s->bytes = copy(s->stack, s->reg[7], sizeof(s->stack));
+    s->bytes = ub_timing_copy(s->stack, s->reg[7], sizeof(s->stack));
 }
 
 static void keep_stack(struct ub_call_report *r, int32_t tid, uint64_t begun)
@@ -249,6 +246,7 @@ static void keep_stack(struct ub_call_report *r, int32_t tid, uint64_t begun)
     s->turn = r->turn;
     s->tid = tid;
     capture(s);
+    s->frames = ub_python_stack(s->frame, UB_CALLS_FRAMES);
     r->stack_call = begun;
     ub_store_release(&s->seq, s->seq + 1);
 }

@@ -20,6 +20,12 @@
 void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
                     const uint64_t *value);
 
+/*
+ * Memory of the program, which may be gone by now or never was: read by a call
+ * that cannot fault. Returns the bytes read; none where the agent makes no calls. Signal-safe.
+ */
+uint32_t ub_timing_copy(void *to, uint64_t from, size_t size);
+
 /* Ticks where the clock is not the TSC. Signal-safe. */
 uint64_t ub_timing_now(void);
 

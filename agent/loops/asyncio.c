@@ -13,6 +13,8 @@
 #include "asyncio_layout.h"
 #include "loop.h"
 
+#include "../python/stack.h"
+
 #define OBJECT_TYPE 8u /* PyObject.ob_type */
 
 /* The interpreter in a process that this copy is of. */
@@ -83,8 +85,8 @@ FUNCTIONS(HOOK_1)
 static const struct ub_loop_hook hooks[] = { FUNCTIONS(UB_LOOP_ROW) };
 /* clang-format on */
 
-enum { DATA_VERSION, DATA_COROUTINE, DATA_GENERATOR };
-static const char *const data[] = {"Py_Version", "PyCoro_Type", "PyGen_Type", NULL};
+enum { DATA_VERSION, DATA_COROUTINE, DATA_GENERATOR, DATA_STATE };
+static const char *const data[] = {"Py_Version", "PyCoro_Type", "PyGen_Type", "PyGILState_GetThisThreadState", NULL};
 _Static_assert(UB_ARRAY_LEN(data) <= UB_LOOP_DATA_MAX + 1, "patch.c has room for so many");
 
 /* Py_Version is there since 3.11. */
@@ -105,9 +107,12 @@ static uint32_t code_at(uint32_t copy, const unsigned long *version)
 
 static void found(uint32_t copy, void *const *values)
 {
+    const unsigned long *version = values[DATA_VERSION];
+
     python[copy].coroutine = values[DATA_COROUTINE];
     python[copy].generator = values[DATA_GENERATOR];
     python[copy].code_at = code_at(copy, values[DATA_VERSION]);
+    ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE]);
 }
 
 static const char *const files[] = {"libpython", "python", NULL};

@@ -275,6 +275,45 @@ static void test_code_that_changed(void **state)
     assert_string_equal(before->function, "App.handle"); /* earlier looks still refer to it */
 }
 
+static void keep_frames(struct ub_call_frame *frame)
+{
+    uint64_t from[3] = {at(FRAMES), at(COROUTINE) + 80, at(FRAMES) + 0x100};
+
+    for (uint32_t i = 0; i < 3; i++) {
+        frame[i].address = from[i];
+        memcpy(frame[i].bytes, (const void *)(uintptr_t)from[i], sizeof(frame[i].bytes));
+    }
+}
+
+/* What a thread has kept of a call is read as a look is; any bytes may stand there. */
+static void test_kept_frames(void **state)
+{
+    static struct ub_call_frame frame[UB_CALLS_FRAMES];
+    static struct ub_python_look look;
+
+    keep_frames(frame);
+    assert_int_equal(ub_python_own(py, frame, 3, &look), 3);
+    assert_true(look.complete);
+    assert_string_equal(look.frame[2].code->function, "App.handle");
+    assert_int_equal(ub_python_line(&look.frame[0]), 42);
+    assert_int_equal(look.frame[1].generator, at(COROUTINE));
+    assert_int_equal(ub_python_own(py, frame, 2, &look), 2);
+    assert_false(look.complete); /* it goes on, but no more was kept */
+    put(CODE + 8, at(TYPE_STR)); /* the code object is gone by now */
+    assert_int_equal(ub_python_own(py, frame, 3, &look), 0);
+    put(CODE + 8, at(TYPE_CODE));
+    py->layout.frame_owner = UB_CALLS_FRAME; /* as a process may describe itself */
+    assert_int_equal(ub_python_own(py, frame, 3, &look), 0);
+    py->layout.frame_owner = ub_python_3_11.frame_owner;
+    srand(5);
+    for (int i = 0; i < 20000; i++) {
+        keep_frames(frame);
+        for (int k = 0; k < 8; k++)
+            frame[rand() % 3].bytes[rand() % (int)UB_CALLS_FRAME] = (uint8_t)rand();
+        assert_true(ub_python_own(py, frame, 3, &look) <= 3);
+    }
+}
+
 static double seconds(void)
 {
     struct timespec ts;
@@ -386,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_look, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_gil, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_code_that_changed, new_reader, drop_reader),
+        cmocka_unit_test_setup_teardown(test_kept_frames, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_rings_end, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_hostile_memory, new_reader, drop_reader),
     };

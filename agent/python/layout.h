@@ -1,0 +1,28 @@
+/*
+ * The chain of a thread's Python frames, by CPython's minor version: offsets in
+ * bytes (tests/e2e/test_python_layouts.py compares them with the tracer's, and
+ * those with the headers). What a frame says is the tracer's to read.
+ */
+#ifndef UB_AGENT_PYTHON_LAYOUT_H
+#define UB_AGENT_PYTHON_LAYOUT_H
+
+#include "../../common/base.h"
+
+#define UB_PYTHON_NO_CFRAME   UINT32_MAX
+#define UB_PYTHON_FRAME_LEAST 80u /* bytes that a frame has at least */
+
+struct ub_python_chain {
+    uint32_t frame;  /* PyThreadState.frame, .cframe, .current_frame */
+    uint32_t cframe; /* _PyCFrame.current_frame */
+    uint32_t back;   /* frame.previous, .f_back */
+};
+
+/* clang-format off */
+#define UB_PYTHON_CHAINS \
+    UB_PYTHON_CHAIN(0,      24, UB_PYTHON_NO_CFRAME, 24) /* 3.8 to 3.10: their version is in no symbol */ \
+    UB_PYTHON_CHAIN(0x030b, 56, 8,                   48) \
+    UB_PYTHON_CHAIN(0x030c, 56, 0,                   8) \
+    UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8)
+/* clang-format on */
+
+#endif

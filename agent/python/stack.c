@@ -1,0 +1,80 @@
+#include "stack.h"
+
+#include "../calls/timing.h"
+#include "../loops/loop.h"
+#include "../module.h"
+#include "layout.h"
+
+#include <string.h>
+
+/* Interpreters in this process, as loops/asyncio.c met them. */
+static struct {
+    void *(*state)(void);
+    const char *module; /* the loader's name of where `state` is: it is called only while that is there */
+    struct ub_python_chain chain;
+} python[UB_LOOP_COPIES];
+
+static const struct {
+    uint32_t version;
+    struct ub_python_chain chain;
+} chains[] = {
+#define UB_PYTHON_CHAIN(version, ...) {version, {__VA_ARGS__}},
+    UB_PYTHON_CHAINS
+#undef UB_PYTHON_CHAIN
+};
+
+void ub_python_stack_found(uint32_t copy, uint32_t version, const void *state)
+{
+    python[copy].state = NULL;
+    for (uint32_t i = 0; state && i < UB_ARRAY_LEN(chains); i++) {
+        if (chains[i].version != version)
+            continue;
+        python[copy].chain = chains[i].chain;
+        python[copy].module = ub_module_name(state);
+        if (python[copy].module)
+            memcpy(&python[copy].state, &state, sizeof(state));
+    }
+}
+
+static uint64_t word(const uint8_t *bytes, uint32_t at)
+{
+    uint64_t value;
+
+    memcpy(&value, bytes + at, sizeof(value));
+    return value;
+}
+
+/* Reads that cannot fault: while an interpreter ends, its daemon threads' states are freed under them. */
+static uint32_t walk(const struct ub_python_chain *chain, uint64_t state, struct ub_call_frame *frame, uint32_t max)
+{
+    uint64_t at = 0;
+    uint32_t n = 0;
+
+    if (ub_timing_copy(&at, state + chain->frame, sizeof(at)) != sizeof(at))
+        return 0;
+    if (at && chain->cframe != UB_PYTHON_NO_CFRAME && ub_timing_copy(&at, at + chain->cframe, sizeof(at)) != sizeof(at))
+        return 0;
+    while (at && at % 8 == 0 && n < max &&
+           ub_timing_copy(frame[n].bytes, at, UB_CALLS_FRAME) >= UB_PYTHON_FRAME_LEAST) {
+        frame[n].address = at;
+        at = word(frame[n++].bytes, chain->back);
+    }
+    return n;
+}
+
+uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
+{
+    for (uint32_t i = 0; i < UB_LOOP_COPIES; i++) {
+        void *(*get)(void) = python[i].state;
+        const void *address = NULL;
+        uint64_t state;
+
+        memcpy(&address, &get, sizeof(address));
+        if (!get || ub_module_name(address) != python[i].module)
+            continue;
+        state = (uint64_t)(uintptr_t)get();
+        if (state)
+            return walk(&python[i].chain, state, frame, max);
+    }
+    return 0;
+}
