@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 import jsonschema
 import pytest
@@ -80,6 +82,11 @@ int main(void) {
     return 0;
 }
 """
+
+CROWDED = NEIGHBOUR.replace("setpriority(PRIO_PROCESS, 0, -15);", "").replace(
+    "if (i % 13 == 12) on_work(); }", """
+        if (i == 25) { printf("soon\\n"); fflush(stdout); usleep(1000); epoll_wait(ep, &out, 1, 50); on_work();
+                       printf("done\\n"); fflush(stdout); } }""")
 
 FAULTS = r"""
 #define _GNU_SOURCE
@@ -230,6 +237,25 @@ def test_neighbour(tmp_path, tracer):
     for slow in named:
         assert slow["neighbour"]["thread"] == "the_hog"
         assert slow["neighbour"]["waited_ns"] <= slow["runqueue_ns"] * 1.1
+
+
+def test_a_sample_without_the_tracer(tmp_path, tracer):
+    """A turn on a crowded CPU while the tracer gets none at all (it is stopped): its stack is there all the same."""
+    traced = tracer(build(tmp_path, CROWDED, "gcc"), threshold="10ms")
+    out = traced.program.stdout
+    assert out.readline().strip().isdigit() and out.readline() == "soon\n"
+    traced.tracer.process.send_signal(signal.SIGSTOP)
+    helpers.wait_until(lambda: helpers.process_state(traced.tracer.process.pid) == "T", what="the tracer to be stopped")
+    stopped = time.monotonic_ns()
+    assert out.readline() == "done\n"
+    traced.tracer.process.send_signal(signal.SIGCONT)
+    status, _, err, recording = traced.wait()
+    assert status == 0, err
+    slow = max(recording.slow, key=lambda s: s["duration_ns"])
+    assert slow["duration_ns"] >= 30_000_000, recording.slow
+    if slow["start_ns"] < stopped:
+        pytest.skip("the turn began before the tracer was stopped: the machine is too busy")
+    assert any("on_work" in stack for stack in recording.functions(slow)), slow
 
 
 def test_page_faults(tmp_path, tracer):

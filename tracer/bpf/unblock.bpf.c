@@ -90,6 +90,9 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
     if (preempt || state == TASK_RUNNING) {
         t->off_how = OFF_RUNNABLE;
         wants_cpu(t, now);
+        /* On a machine so busy the tracer may come too late to have it sampled by its clock. */
+        if (now - t->start >= threshold_ns && now >= t->next_sample)
+            sample_now(t, regs, now);
         return;
     }
     if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
