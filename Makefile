@@ -41,6 +41,10 @@ UI_LIB_OBJ := $(UI_LIB_SRC:%.c=$(BUILD)/obj/%.o)
 
 AGENT      := $(BUILD)/lib/unblock/libunblock.so
 COMMAND    := $(BUILD)/bin/unblock
+
+# For each CPython whose headers are there: what the agent needs of it to move asyncio's calls (agent/offload/python).
+PYTHON_HEADERS ?= $(wildcard /usr/include/python3.11 /usr/include/python3.12)
+PYTHON_OBJECTS := $(patsubst %,$(BUILD)/lib/unblock/%.so,$(notdir $(PYTHON_HEADERS)))
 CORE_LIB   := $(BUILD)/obj/libcore.a
 
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
@@ -56,7 +60,7 @@ PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
-all: $(AGENT) $(COMMAND)
+all: $(AGENT) $(COMMAND) $(PYTHON_OBJECTS)
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -108,6 +112,12 @@ $(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
 
 # The page of the HTML report is part of the command.
 $(BUILD)/obj/ui/html_page.o $(BUILD)/fuzz/ui/html_page.o: $(wildcard ui/html/*)
+
+$(BUILD)/lib/unblock/python3.%.so: agent/offload/python/tstate.c agent/offload/python/python.h | $(BUILD)/.deps
+	$(call say,CC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(WARN) -fPIC -shared -fvisibility=hidden -fexceptions \
+	    -isystem $(filter %/python3.$*,$(PYTHON_HEADERS)) $< -o $@
 
 # The export list comes from the list of hooks: a name is hooked if and only if it is exported.
 $(BUILD)/obj/agent/exports.map: agent/hooks.def common/calls.def agent/exports.sh
@@ -241,6 +251,7 @@ install: all man
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/unblock/pytest
 	install -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/unblock
 	install -m 755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/unblock/libunblock.so
+	for object in $(PYTHON_OBJECTS); do install -m 755 $$object $(DESTDIR)$(PREFIX)/lib/unblock/; done
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
 	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(COMMAND) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/unblock

@@ -11,7 +11,7 @@ mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
 mapfile -t python < <(git ls-files '*.py')
 
 read -r -a libraries <<<"$(pkg-config --cflags libunwind libelf libdw jansson libzstd 2>/dev/null)"
-flags=(-std=gnu17 -D_GNU_SOURCE -Wno-unknown-attributes -I/usr/include/libiberty "${libraries[@]}")
+flags=(-std=gnu17 -D_GNU_SOURCE -Wno-unknown-attributes -I/usr/include/libiberty -isystem /usr/include/python3.11 "${libraries[@]}")
 
 lint_clang-format() {
     clang-format --dry-run -Werror "${sources[@]}"
@@ -26,7 +26,7 @@ lint_cppcheck() {
     cppcheck --quiet --std=c11 --language=c --enable=warning,portability --inline-suppr --error-exitcode=1 \
         --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=ctuuninitvar \
         --suppress='nullPointerRedundantCheck:agent/*' --suppress='nullPointerArithmeticRedundantCheck:agent/*' \
-        -D__x86_64__ -D_GNU_SOURCE "${units[@]}"
+        -D__x86_64__ -D_GNU_SOURCE -DPY_VERSION_HEX=0x030b0000 "${units[@]}"
 }
 
 lint_shellcheck() {

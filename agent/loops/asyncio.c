@@ -10,6 +10,8 @@
  * is read is two words of the coroutine that is passed. Handle._run, replaced by a
  * method of ours, would show other callbacks as well, but it is a change of the program.
  */
+#include "../offload/decide.h"
+#include "../offload/pysteps.h"
 #include "asyncio_layout.h"
 #include "loop.h"
 
@@ -48,6 +50,14 @@ static bool begin(uint32_t copy, uintptr_t sp, uintptr_t coroutine)
            ub_span_begin(t, sp, code_of(copy, coroutine), &step, argument);
 }
 
+/* The interpreter's, or the way round by a fiber. */
+static uint64_t resume(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uintptr_t coroutine, uint64_t a, uint64_t b)
+{
+    if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))
+        return ub_pysteps_run(call, coroutine, a, b);
+    return call(coroutine, a, b);
+}
+
 /* The call needs its result kept across the end of the span: both have three words of arguments at most. */
 static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t copy, uintptr_t coroutine, uint64_t a,
                      uint64_t b)
@@ -56,8 +66,8 @@ static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t c
     uint64_t ret;
 
     if (!begin(copy, sp, coroutine))
-        return call(coroutine, a, b);
-    ret = call(coroutine, a, b);
+        return resume(call, coroutine, a, b);
+    ret = resume(call, coroutine, a, b);
     ub_span_end(&ub_thread, sp, &step);
     return ret;
 }
@@ -113,6 +123,8 @@ static void found(uint32_t copy, void *const *values)
     python[copy].generator = values[DATA_GENERATOR];
     python[copy].code_at = code_at(copy, values[DATA_VERSION]);
     ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE]);
+    if (version && copy == 0)
+        ub_pysteps_found(*version);
 }
 
 static const char *const files[] = {"libpython", "python", NULL};

@@ -80,6 +80,14 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
 
 /* ---- sleeps -------------------------------------------------------------------------------- */
 
+/* From now; a wall clock that is set meanwhile would move the end: the call's own affair. */
+static uint64_t until(const uint64_t *word, const struct timespec *ts)
+{
+    uint64_t end = (uint64_t)ts->tv_sec * 1000000000u + (uint64_t)ts->tv_nsec, now = ub_clock_monotonic_ns();
+
+    return (int)word[0] == CLOCK_MONOTONIC && end > now ? end - now : 0;
+}
+
 /* How long, in ns; 0: that cannot be told, or it is not for a timer of ours. Reads the program's own memory, as the
  * call would. */
 static uint64_t sleep_ns(uint32_t id, const uint64_t *word)
@@ -93,7 +101,7 @@ static uint64_t sleep_ns(uint32_t id, const uint64_t *word)
     case UB_CALL_ID_usleep:
         return (uint32_t)word[0] * 1000ull;
     case UB_CALL_ID_clock_nanosleep:
-        if ((int)word[1] != 0 || ((int)word[0] != CLOCK_MONOTONIC && (int)word[0] != CLOCK_REALTIME))
+        if (((int)word[1] & ~TIMER_ABSTIME) || ((int)word[0] != CLOCK_MONOTONIC && (int)word[0] != CLOCK_REALTIME))
             return 0;
         remote.iov_base = (void *)word[2];
         break;
@@ -104,6 +112,8 @@ static uint64_t sleep_ns(uint32_t id, const uint64_t *word)
         ts = &time; /* else the call itself says what is wrong with the pointer */
     if (!ts || ts->tv_sec < 0 || ts->tv_sec > 1000000000 || (unsigned long)ts->tv_nsec > 999999999)
         return 0;
+    if (id == UB_CALL_ID_clock_nanosleep && (int)word[1] == TIMER_ABSTIME)
+        return until(word, ts);
     return (uint64_t)ts->tv_sec * 1000000000u + (uint64_t)ts->tv_nsec;
 }
 

@@ -26,7 +26,7 @@ void ub_offload_start(uint32_t mode)
     ub_loops_count += UB_LOOPS_OF_LOCKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
-    ub_loops_count++; /* libuv as a host */
+    ub_loops_count += 2; /* libuv as a host; the locks of an interpreter */
     ub_moves_start();
 }
 

@@ -3,11 +3,19 @@
 #include "../calls/timing.h"
 #include "../real.h"
 #include "block.h"
+#include "pysteps.h"
 #include "suspend.h"
 
 #include <string.h>
 
 static struct ub_real direct;
+
+static bool call(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, int64_t *ret)
+{
+    if (ub_pysteps_concerned())
+        return ub_pysteps_call(id, function, word, ret);
+    return ub_suspend_call(id, function, word, value, ret);
+}
 
 /* An argument as a word: all are integers, pointers, or unions of pointers. */
 #define WORD(x)                                                                                                        \
@@ -39,7 +47,7 @@ static struct ub_real direct;
         int64_t ret;                                                                                                   \
                                                                                                                        \
         WORDS args if (ub_unlikely(ub_thread.start != 0) &&                                                            \
-                       ub_suspend_call(UB_CALL_ID_##name, (void *)direct.name, word, value, &ret)) return (type)ret;   \
+                       call(UB_CALL_ID_##name, (void *)direct.name, word, value, &ret)) return (type)ret;              \
         return direct.name args;                                                                                       \
     }
 

@@ -1,0 +1,197 @@
+"""Steps of tasks that block, each case printing what it did: alone and with its calls moved it has to be the same.
+The ticker's gap goes to standard error."""
+import asyncio
+import contextvars
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+
+VAR = contextvars.ContextVar("var", default=None)
+
+
+async def state(i):
+    """Context, exception in hand, the task's own name: its own, before and after."""
+    VAR.set(i)
+    try:
+        raise KeyError(i)
+    except KeyError:
+        time.sleep(0.2)
+        assert sys.exc_info()[1].args == (i,)
+    assert VAR.get() == i and asyncio.current_task().get_name() == f"t{i}"
+    assert contextvars.Context().run(lambda: (time.sleep(0.1), VAR.get())[1]) is None
+    assert VAR.get() == i
+    return i
+
+
+async def states():
+    return await asyncio.gather(*[asyncio.create_task(state(i), name=f"t{i}") for i in range(8)])
+
+
+async def recv():
+    a, b = socket.socketpair()
+    with a, b:
+        threading.Timer(0.3, lambda: b.send(b"hello")).start()
+        return a.recv(10)
+
+
+async def one_socket():
+    """Two readers of one socket: first come, first served."""
+    a, b = socket.socketpair()
+
+    async def read():
+        return a.recv(1)
+    with a, b:
+        threading.Thread(target=lambda: [(time.sleep(0.1), b.send(c)) for c in (b"1", b"2", b"3")]).start()
+        return await asyncio.gather(read(), read(), read())
+
+
+async def raises():
+    async def fail():
+        time.sleep(0.1)
+        raise ValueError("as ever")
+    return [str(e) for e in await asyncio.gather(fail(), fail(), return_exceptions=True)]
+
+
+async def cancel():
+    """Takes effect at the next await, and is counted once."""
+    async def inner():
+        time.sleep(0.3)
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError as e:
+            return ["cancelled", asyncio.current_task().cancelling(), e.args]
+        return "not cancelled"
+    task = asyncio.create_task(inner())
+    await asyncio.sleep(0.05)
+    task.cancel("enough")
+    return await task
+
+
+async def generators():
+    def numbers():
+        for i in range(3):
+            time.sleep(0.06)
+            yield i
+
+    async def agen():
+        for i in numbers():
+            await asyncio.sleep(0)
+            yield i
+
+    async def use():
+        return [i async for i in agen()]
+    return await asyncio.gather(use(), use())
+
+
+async def deep():
+    def down(n):
+        if n == 0:
+            time.sleep(0.1)
+            return 0
+        return 1 + down(n - 1)
+
+    async def use():
+        return down(800)
+    return await asyncio.gather(*[use() for _ in range(5)])
+
+
+async def rlock():
+    """An RLock lets its thread in again: a step that has it must not be left."""
+    lock, count = threading.RLock(), [0]
+
+    async def add():
+        with lock:
+            n = count[0]
+            time.sleep(0.06)
+            count[0] = n + 1
+    await asyncio.gather(*[add() for _ in range(5)])
+    return count
+
+
+async def importing():
+    """Half of a module must not be seen."""
+    async def use():
+        import slow_module
+        return slow_module.VALUE
+    return await asyncio.gather(use(), use())
+
+
+async def alarm():
+    """A handler's exception comes out of the call that it interrupts."""
+    def ring(*_):
+        raise TimeoutError("rung")
+    signal.signal(signal.SIGALRM, ring)
+
+    async def wait():
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            time.sleep(2)
+        except TimeoutError as e:
+            return str(e)
+        return "slept"
+    return await wait()
+
+
+async def stress():
+    """Random things in many tasks: none lost, none doubled."""
+    done = [0] * TASKS
+    lock = threading.Lock()
+
+    async def task(i):
+        rng = random.Random(i)
+        for _ in range(OPERATIONS):
+            what = rng.randrange(6)
+            if what == 0:
+                time.sleep(0.06)
+            elif what == 1:
+                await asyncio.sleep(rng.random() / 100)
+            elif what == 2:
+                a, b = socket.socketpair()
+                with a, b:
+                    threading.Timer(0.01, b.send, (b"x",)).start()
+                    assert a.recv(1) == b"x"
+            elif what == 3:
+                with lock:
+                    VAR.set(i)
+            elif what == 4:
+                try:
+                    time.sleep(0.055)
+                    raise KeyError(i)
+                except KeyError as e:
+                    assert e.args == (i,)
+            else:
+                await asyncio.gather(asyncio.sleep(0), asyncio.to_thread(sum, [1, 2]))
+            assert VAR.get() in (None, i)
+            done[i] += 1
+        return i
+    assert await asyncio.gather(*[task(i) for i in range(TASKS)]) == list(range(TASKS))
+    return sum(done)
+
+
+async def main(case):
+    gaps, last = [], time.monotonic()
+    await asyncio.sleep(0)
+    for _ in range(12):
+        await asyncio.sleep(0.002)  # until the loop is known to be one
+
+    async def ticker():
+        nonlocal last
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+    ticking = asyncio.create_task(ticker())
+    await asyncio.sleep(0.02)
+    print(case.__name__, await case())
+    await asyncio.sleep(0.02)
+    ticking.cancel()
+    print(f"{max(gaps) * 1000:.0f}", file=sys.stderr)
+
+
+TASKS, OPERATIONS = (int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 3 else (1, 1)
+asyncio.run(main(globals()[sys.argv[1]]))
