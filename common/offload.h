@@ -16,17 +16,18 @@ enum ub_offload_mode {
 #define UB_PIN_LIST(X)                                                                                                 \
     X(UNKNOWN, "")                                                                                                     \
     X(MOVABLE, "")                                                                                                     \
-    X(LOOP, "loop")       /* not in a callback of a loop library: a loop written by hand, Python's, a static one */    \
-    X(LIBRARY, "library") /* callbacks of this library are not moved yet */                                            \
-    X(KIND, "kind")       /* callbacks of this kind never are */                                                       \
-    X(NESTED, "nested")   /* a loop inside a callback */                                                               \
-    X(SIGNAL, "signal")   /* in a signal handler */                                                                    \
-    X(STACK, "stack")     /* on a stack of the program's own making (a coroutine, an alternate signal stack) */        \
-    X(SECCOMP, "seccomp") /* a filter: what a thread of ours may do is not known */                                    \
-    X(RUNTIME, "runtime") /* an interpreter or a collector that knows its own stacks only */                           \
-    X(EINTR, "eintr")     /* the program wants its calls interrupted by signals */                                     \
-    X(LOCK, "lock")       /* this thread holds a lock */                                                               \
-    X(CALL, "call")       /* this call is not on the list of those that may move */
+    X(LOOP, "loop")         /* not in a callback of a loop library: a loop written by hand, Python's, a static one */  \
+    X(LIBRARY, "library")   /* callbacks of this library are not moved yet */                                          \
+    X(KIND, "kind")         /* callbacks of this kind never are */                                                     \
+    X(NESTED, "nested")     /* a loop inside a callback */                                                             \
+    X(SIGNAL, "signal")     /* in a signal handler */                                                                  \
+    X(STACK, "stack")       /* on a stack of the program's own making (a coroutine, an alternate signal stack) */      \
+    X(SECCOMP, "seccomp")   /* a filter: what a thread of ours may do is not known */                                  \
+    X(RUNTIME, "runtime")   /* an interpreter or a collector that knows its own stacks only */                         \
+    X(EINTR, "eintr")       /* the program wants its calls interrupted by signals */                                   \
+    X(LOCK, "lock")         /* this thread holds a lock */                                                             \
+    X(IDENTITY, "identity") /* this thread has credentials, namespaces or a folder of its own */                       \
+    X(CALL, "call")         /* this call is not on the list of those that may move */
 
 enum ub_pin {
 #define X(name, text) UB_PIN_##name,

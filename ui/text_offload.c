@@ -19,6 +19,7 @@ static const struct {
     {"runtime", "an interpreter or collector in the process knows its own stacks only"},
     {"eintr", "the program wants its calls interrupted by signals"},
     {"lock", "a lock is held"},
+    {"identity", "this thread has credentials, namespaces or a folder of its own"},
     {"call", "this call is not on the list of those that may move"},
 };
 

@@ -4,6 +4,7 @@
 #include "../patch.h"
 #include "../raw.h"
 #include "fiber.h"
+#include "identity.h"
 #include "locks.h"
 #include "moves.h"
 
@@ -26,7 +27,7 @@ void ub_offload_start(uint32_t mode)
     ub_loops_count += UB_LOOPS_OF_LOCKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
-    ub_loops_count += 2; /* libuv as a host; the locks of an interpreter */
+    ub_loops_count += 3; /* libuv as a host; the locks of an interpreter; descriptors */
     ub_moves_start();
 }
 
@@ -265,4 +266,6 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     ret->executor = (uint8_t)judge_call(id, value);
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
+    else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools())
+        ret->pin = UB_PIN_IDENTITY;
 }

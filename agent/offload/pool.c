@@ -33,6 +33,13 @@ static struct lane {
     {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER, .settled = PTHREAD_COND_INITIALIZER},
 };
 
+static int32_t some_thread;
+
+int32_t ub_pool_thread(void)
+{
+    return ub_load_relaxed(&some_thread);
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec ts;
@@ -121,6 +128,7 @@ static void *work(void *of)
     struct lane *lane = of;
 
     ub_raw2(SYS_prctl, 15 /* PR_SET_NAME */, "unblock-pool");
+    ub_store_relaxed(&some_thread, (int32_t)ub_raw0(SYS_gettid));
     pthread_mutex_lock(&lane->lock);
     for (;;) {
         struct ub_job *job = next_job(lane);
@@ -191,6 +199,7 @@ static void after_fork(void)
 /* The threads are the parent's, and so is what they were doing. */
 static void in_child(void)
 {
+    ub_store_relaxed(&some_thread, 0);
     for (uint32_t i = 0; i < UB_LANES; i++) {
         uint32_t most = lanes[i].most;
 

@@ -61,6 +61,9 @@ static inline bool ub_pool_has_done(const struct ub_inbox *inbox)
     return ub_load_acquire(&inbox->done) != NULL;
 }
 
+/* The number of one of the threads, 0: there is none yet. */
+int32_t ub_pool_thread(void);
+
 /* At most so many threads in each lane (tests; UINT32_MAX: as many as there may be). Before the first job. */
 void ub_pool_limit(uint32_t threads);
 

@@ -532,6 +532,24 @@ static struct ub_host *busy_host(const struct mine *m, int fd, uint32_t directio
     return NULL;
 }
 
+void ub_suspend_settle_numbers(unsigned first, unsigned last)
+{
+    struct mine *m = my(false);
+
+    for (uint32_t i = 0; m && m->suspended && i < HOSTS_MAX; i++) {
+        struct ub_host *h = m->host[i];
+        struct ub_task *task = h && h->loop ? h->suspended : NULL;
+
+        while (task) {
+            bool uses = task->fd >= 0 && (unsigned)task->fd >= first && (unsigned)task->fd <= last && !task->done;
+
+            if (uses)
+                settle(h, task->fd, UB_DIRECTION_ALL);
+            task = uses ? h->suspended : task->next; /* those that are done stay in the list until they are resumed */
+        }
+    }
+}
+
 bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
                      int64_t *ret)
 {

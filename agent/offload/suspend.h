@@ -75,6 +75,9 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
 bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
                      int64_t *ret);
 
+/* The program gives these numbers of descriptors another meaning: moved calls that use them come first. */
+void ub_suspend_settle_numbers(unsigned first, unsigned last);
+
 /* Whatever is done goes on. */
 void ub_suspend_wake(struct ub_host *h);
 
