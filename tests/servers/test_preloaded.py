@@ -140,11 +140,11 @@ def app(environ, start_response):
 
 def test_gunicorn(server):
     g = server(preloaded(Gunicorn))
-    for i in range(90):
+    for _ in range(180):  # whoever is asked: each worker must have become a loop
         http_get(g.connect(), "/", g.port, close=True)
     helpers.wait_until(lambda: helpers_of(g.folder), what="a helper")
     time.sleep(0.3)
-    for _ in range(6):
+    for _ in range(12):
         http_get(g.connect(), "/slow", g.port, close=True)
     workers = helpers.children(g.pid)
     assert len(workers) == 3

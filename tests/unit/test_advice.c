@@ -102,6 +102,22 @@ static void test_nothing_to_say(void **state)
     assert_null(advise(NULL, "call", NULL, NULL, ""));
 }
 
+/* One look in four at a collection says nothing of the loop around it; two do. */
+static void test_a_single_look_says_little(void **state)
+{
+    struct ub_advice_query query = {.program = "node", .loop = "turn", .cause = UB_CAUSE_CPU, .stacks = 4};
+    json_t *loop = json_of("[{'function':'Builtins_JSEntry'}]");
+    json_t *collection = json_of("[{'function':'v8::internal::Heap::CollectGarbage'}]");
+
+    query.stack[0] = query.stack[1] = query.stack[2] = loop;
+    query.stack[3] = collection;
+    assert_null(ub_advice_find(&query)->title);
+    query.stack[2] = collection;
+    assert_string_equal(ub_advice_find(&query)->title, "garbage collection");
+    json_decref(loop);
+    json_decref(collection);
+}
+
 /* A nearest symbol is no proof that the function is on the stack. */
 static void test_guessed_names_do_not_count(void **state)
 {
@@ -251,15 +267,11 @@ static void test_no_row_hides_another(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_is_advised),
-        cmocka_unit_test(test_nothing_to_say),
-        cmocka_unit_test(test_guessed_names_do_not_count),
-        cmocka_unit_test(test_call_by_its_library_name),
-        cmocka_unit_test(test_python_names),
-        cmocka_unit_test(test_a_turn_of_many_steps),
-        cmocka_unit_test(test_python_gil),
-        cmocka_unit_test(test_rules_of_the_table),
-        cmocka_unit_test(test_no_row_hides_another),
+        cmocka_unit_test(test_what_is_advised),           cmocka_unit_test(test_nothing_to_say),
+        cmocka_unit_test(test_a_single_look_says_little), cmocka_unit_test(test_guessed_names_do_not_count),
+        cmocka_unit_test(test_call_by_its_library_name),  cmocka_unit_test(test_python_names),
+        cmocka_unit_test(test_a_turn_of_many_steps),      cmocka_unit_test(test_python_gil),
+        cmocka_unit_test(test_rules_of_the_table),        cmocka_unit_test(test_no_row_hides_another),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
