@@ -155,10 +155,35 @@ static bool look_lacks_step(const struct ub_stall *s)
  * is what the program registered. Where that is no code of the program's own
  * (GIO's completion of a task) the outermost frame of the program says more.
  */
-json_t *ub_callback_json(const struct ub_stall *s)
+/*
+ * Likewise a step of a library's: what the look took for the callback must be one of its coroutines; else the innermost
+ * of these. NULL: nothing better than the look is known.
+ */
+static json_t *coroutine_of_step(const struct ub_stall *s)
 {
+    const json_t *chain = s->task ? json_object_get(s->task, "await") : NULL, *one, *name;
+    size_t i;
     json_t *o;
 
+    if (!s->code || s->named_user || !s->callback || json_array_size(chain) == 0)
+        return NULL;
+    json_array_foreach (chain, i, one) {
+        if (json_equal(json_object_get(one, "function"), json_object_get(s->callback, "function")))
+            return NULL;
+    }
+    o = json_copy(json_array_get(chain, json_array_size(chain) - 1));
+    name = json_object_get(s->callback, "name");
+    if (name)
+        json_object_set(o, "name", (json_t *)name);
+    return o;
+}
+
+json_t *ub_callback_json(const struct ub_stall *s)
+{
+    json_t *o = coroutine_of_step(s);
+
+    if (o)
+        return o;
     if (look_lacks_step(s))
         return json_copy(s->named);
     if (!s->named || (s->has_python && (s->callback || !s->code)))
