@@ -1,6 +1,8 @@
 /*
  * The arena, the process page and slots. Everything here runs once a process
  * or once a thread, in the constructor or on a thread's first wait.
+ *
+ * Longer than most files here: starting, forking, attaching and leaving are one state machine of the page.
  */
 #include "process.h"
 

@@ -67,13 +67,18 @@ static int take_signal(int error)
     return ub_raw4(SYS_rt_sigtimedwait, &set, 0, &at_once, 8) == sig ? sig : 0;
 }
 
-static void call(struct ub_job *job)
+void ub_pool_call_here(struct ub_job *job)
 {
     const uint64_t *w = job->word;
 
     errno = job->error;
     job->result = job->function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
     job->error = errno;
+}
+
+static void call(struct ub_job *job)
+{
+    ub_pool_call_here(job);
     job->signal = take_signal(job->error);
 }
 
@@ -289,6 +294,36 @@ int ub_pool_submit(struct ub_job *job)
     pthread_cond_signal(&lane->more);
     pthread_mutex_unlock(&lane->lock);
     return 0;
+}
+
+/* High, where the program's numbers do not get to as a rule. */
+int ub_inbox_timer(void)
+{
+    long fd = ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), high;
+
+    if (fd < 0)
+        return -1;
+    high = ub_raw3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, 900);
+    if (high < 0)
+        return (int)fd;
+    ub_raw1(SYS_close, fd);
+    return (int)high;
+}
+
+void ub_inbox_arm(const struct ub_inbox *inbox, uint64_t next_ns)
+{
+    bool done = ub_pool_has_done(inbox);
+    struct itimerspec at = {0};
+
+    if (done)
+        next_ns = 1;
+    at.it_value.tv_sec = (time_t)(next_ns / 1000000000u);
+    at.it_value.tv_nsec = (long)(next_ns % 1000000000u);
+    ub_raw4(SYS_timerfd_settime, inbox->fd, TFD_TIMER_ABSTIME, &at, 0);
+    if (!done && ub_pool_has_done(inbox)) { /* came between the look and the setting */
+        at.it_value = (struct timespec){.tv_nsec = 1};
+        ub_raw4(SYS_timerfd_settime, inbox->fd, TFD_TIMER_ABSTIME, &at, 0);
+    }
 }
 
 struct ub_job *ub_pool_collect(struct ub_inbox *inbox)

@@ -61,6 +61,16 @@ static inline bool ub_pool_has_done(const struct ub_inbox *inbox)
     return ub_load_acquire(&inbox->done) != NULL;
 }
 
+/* A timer for an inbox, -1: none can be had. */
+int ub_inbox_timer(void);
+
+/* It fires at `next_ns` (CLOCK_MONOTONIC; 1: at once, 0: at no time), and at once if something is done. The loop's
+ * thread only. */
+void ub_inbox_arm(const struct ub_inbox *inbox, uint64_t next_ns);
+
+/* Makes the call here and now, as a thread of the pool would, but for signals. */
+void ub_pool_call_here(struct ub_job *job);
+
 /* The number of one of the threads, 0: there is none yet. */
 int32_t ub_pool_thread(void);
 

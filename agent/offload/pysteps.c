@@ -1,3 +1,7 @@
+/*
+ * Longer than most files here: what a step goes through from its coroutine's call to its end changes its state
+ * together, and is read together.
+ */
 #include "pysteps.h"
 
 #include "../module.h"
@@ -102,38 +106,16 @@ bool ub_pysteps_concerned(void)
 
 /* ---- waiting ------------------------------------------------------------------------------ */
 
-static int make_timer(void)
-{
-    long fd = ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), high;
-
-    if (fd < 0)
-        return -1;
-    high = ub_raw3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, 900);
-    if (high < 0)
-        return (int)fd;
-    ub_raw1(SYS_close, fd);
-    return (int)high;
-}
-
 /* The timer fires at the next deadline; at once, if something is done already. */
 static void arm(struct mine *m, struct host *h)
 {
-    struct itimerspec at = {0};
     uint64_t next = 0;
 
     for (const struct step *s = m->suspended; s; s = s->next) {
         if (s->host == h && s->deadline_ns && !s->done && (!next || s->deadline_ns < next))
             next = s->deadline_ns;
     }
-    if (ub_pool_has_done(&h->inbox))
-        next = 1;
-    at.it_value.tv_sec = (time_t)(next / 1000000000u);
-    at.it_value.tv_nsec = (long)(next % 1000000000u);
-    ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
-    if (ub_pool_has_done(&h->inbox)) { /* came between the look and the setting */
-        at.it_value = (struct timespec){.tv_nsec = 1};
-        ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
-    }
+    ub_inbox_arm(&h->inbox, next);
 }
 
 /* An earlier call on the same descriptor that is not over. `before`: only those suspended before it. */
@@ -146,15 +128,6 @@ static struct step *busy(const struct mine *m, int fd, uint32_t direction, const
     return NULL;
 }
 
-static void make_inline(struct ub_job *job)
-{
-    const uint64_t *w = job->word;
-
-    errno = job->error;
-    job->result = job->function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
-    job->error = errno;
-}
-
 /* Starts what waits for nothing any more, in order. A full pool: the call is made here and now, as without us. */
 static void start_calls(struct mine *m)
 {
@@ -164,7 +137,7 @@ static void start_calls(struct mine *m)
         s->started = true;
         s->job.inbox = &s->host->inbox;
         if (!s->deadline_ns && ub_pool_submit(&s->job) < 0) {
-            make_inline(&s->job);
+            ub_pool_call_here(&s->job);
             s->deadline_ns = 1; /* over: the timer says so at once */
         }
     }
@@ -248,7 +221,7 @@ static struct host *host_of(struct mine *m, void *loop)
     if (!empty)
         return NULL;
     if (empty->inbox.fd < 0)
-        empty->inbox.fd = make_timer();
+        empty->inbox.fd = ub_inbox_timer();
     if (empty->inbox.fd < 0 || !python->watch(loop, empty->inbox.fd, empty))
         return NULL;
     python->hold(loop);

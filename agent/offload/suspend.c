@@ -72,20 +72,6 @@ static uint64_t now_ns(void)
 
 /* ---- hosts ----------------------------------------------------------------------------- */
 
-/* High, where the program's numbers do not get to as a rule. */
-static int make_timer(void)
-{
-    long fd = ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), high;
-
-    if (fd < 0)
-        return -1;
-    high = ub_raw3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, 900);
-    if (high < 0)
-        return (int)fd;
-    ub_raw1(SYS_close, fd);
-    return (int)high;
-}
-
 struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make)
 {
     struct mine *m = my(make);
@@ -100,7 +86,7 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
     if (!make || !free || !(h = *free ? *free : map(sizeof(*h))))
         return NULL;
     *free = h;
-    h->inbox = (struct ub_inbox){.fd = make_timer()};
+    h->inbox = (struct ub_inbox){.fd = ub_inbox_timer()};
     h->ops = ops;
     h->loop = loop;
     h->generation = ub_process->generation;
@@ -123,9 +109,8 @@ void ub_suspend_forget(struct ub_host *h)
 /* The timer fires at the next deadline; at once, if something is done already. */
 static void arm(struct ub_host *h)
 {
-    struct itimerspec at = {0};
     uint64_t next = 0;
-    bool done = ub_pool_has_done(&h->inbox);
+    bool done = false;
 
     for (const struct ub_task *task = h->suspended; task; task = task->next) {
         done |= task->done;
@@ -134,13 +119,7 @@ static void arm(struct ub_host *h)
     }
     if (done)
         next = 1;
-    at.it_value.tv_sec = (time_t)(next / 1000000000u);
-    at.it_value.tv_nsec = (long)(next % 1000000000u);
-    ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
-    if (!done && ub_pool_has_done(&h->inbox)) { /* came between the look and the setting */
-        at.it_value = (struct timespec){.tv_nsec = 1};
-        ub_raw4(SYS_timerfd_settime, h->inbox.fd, TFD_TIMER_ABSTIME, &at, 0);
-    }
+    ub_inbox_arm(&h->inbox, next);
 }
 
 /* ---- calls ------------------------------------------------------------------------------ */
@@ -160,15 +139,6 @@ static struct ub_task *busy(const struct ub_host *h, int fd, uint32_t direction,
     return NULL;
 }
 
-static void make_inline(struct ub_job *job)
-{
-    const uint64_t *w = job->word;
-
-    errno = job->error;
-    job->result = job->function(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]);
-    job->error = errno;
-}
-
 /* Starts what waits for nothing any more, in order. A full pool: the call is made here and now, as without us. */
 static void start_calls(struct ub_host *h)
 {
@@ -178,7 +148,7 @@ static void start_calls(struct ub_host *h)
         task->started = true;
         task->job.inbox = &h->inbox;
         if (!task->deadline_ns && ub_pool_submit(&task->job) < 0) {
-            make_inline(&task->job);
+            ub_pool_call_here(&task->job);
             task->done = true;
         }
     }
