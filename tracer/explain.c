@@ -175,8 +175,10 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
 {
     struct ub_maps *maps;
 
-    if (!e->capture || ub_process_refresh(e->process) < 0)
+    x->named.count = 0;
+    if (!e->capture)
         return;
+    ub_process_refresh(e->process); /* a process that is gone keeps its last maps */
     maps = ub_process_maps(e->process);
     if (maps && ub_unwind(x->unwinder, maps, e->capture, &x->raw) == 0) {
         free(t->wait_stack);
@@ -185,8 +187,8 @@ static void keep_wait_stack(struct ub_explain *x, struct ub_thread_record *t, co
             *t->wait_stack = x->raw;
         ub_frames_name(maps, &x->raw, &x->named);
         t->loop = ub_dispatchers_loop(&x->named);
-        keep_wait_python(x, t, e->python);
     }
+    keep_wait_python(x, t, e->python); /* the frames were read when the wait was seen: they need no stack */
     ub_maps_unref(maps);
 }
 

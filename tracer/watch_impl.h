@@ -120,6 +120,9 @@ void ub_watch_collect(struct ub_watch *w, uint32_t slot, uint64_t start, uint64_
  */
 struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t, const struct ub_capture *c, bool late);
 
+/* watch_python.c: it runs a Python whose frames can be read. */
+bool ub_watch_is_python(struct ub_watch *w, struct ub_watched *t);
+
 /* watch_python.c: the frames that the thread itself has kept of a call. NULL: they make no sense. The caller frees it.
  */
 struct ub_python_look *ub_watch_python_own(struct ub_watch *w, struct ub_watched *t, const struct ub_call_frame *frame,

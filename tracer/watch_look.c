@@ -336,12 +336,16 @@ int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, u
     if (r < 0 && e->capture->error == 0)
         e->capture->error = r;
     if (ub_load_acquire(&slot->start) != t->start || ub_load_acquire(&slot->state) != UB_SLOT_LIVE ||
-        (int64_t)(ub_ticks_now() - due) < 0 || (r == -EAGAIN && kind == UB_EVENT_LOOP)) {
+        (int64_t)(ub_ticks_now() - due) < 0 || (r < 0 && kind == UB_EVENT_LOOP)) {
         ub_event_free(e); /* over meanwhile, or another image: what was taken belongs to something else */
         return -EAGAIN;
     }
     e->end = ub_ticks_now();
     complete(w, index, e);
+    if (kind == UB_EVENT_LOOP && !e->python && ub_watch_is_python(w, t)) {
+        ub_event_free(e); /* its frames say whether this is a loop: the next wait will do */
+        return -EAGAIN;
+    }
     if (whole)
         make_whole(t, e);
     ub_watch_queue(w, e);

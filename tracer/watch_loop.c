@@ -34,6 +34,7 @@
 #define UB_DOZE_SECONDS    1u
 #define UB_POLL_MIN_NS     1000000u     /* without deep sleep: not more often than this */
 #define UB_LOOP_TRIES      64u          /* rounds in which a loop is looked for in its wait, to know its stack there */
+#define UB_JUDGE_TRIES     4096u        /* the same where that stack says whether it is a loop at all */
 #define UB_TURN_TRIES      6u           /* to meet a turn of short segments in one of them */
 #define UB_LOOKS_MAX       20u          /* doublings; an hour's threshold shifted by more would overflow */
 #define UB_LOOK_FAR_NS     60000000000u /* beyond this doubling stops: a look a minute */
@@ -283,11 +284,15 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
 /*
  * A thread now counts as a loop. Its stack while it waits tells later which
  * frames of a stall belong to the loop and which to the callback; a loop too
- * busy to be met in its wait is announced without.
+ * busy to be met in its wait is announced without. In a Python program that
+ * polls, that look also tells the loop from subprocess.communicate: a starved
+ * watcher must not guess it, so it tries on for longer.
  */
 static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, uint64_t now)
 {
     struct ub_watched *t = &w->watched[index];
+    bool judged = ub_load_relaxed(&w->arena->slot[index].flags) & UB_SLOT_EPOLL || !ub_watch_is_python(w, t);
+    uint32_t tries = judged ? UB_LOOP_TRIES : UB_JUDGE_TRIES;
     struct ub_event *e;
 
     t->loop_tries++;
@@ -295,7 +300,7 @@ static void announce_loop(struct ub_watch *w, uint32_t index, uint64_t start, ui
         t->start = 0;
         t->loop_announced = ub_watch_look(w, index, UB_EVENT_LOOP, now, false) == 0;
     }
-    if (t->loop_announced || t->loop_tries < UB_LOOP_TRIES)
+    if (t->loop_announced || t->loop_tries < tries)
         return;
     t->loop_announced = true;
     e = new_event(t, index, UB_EVENT_LOOP);
@@ -317,7 +322,7 @@ static void retire(struct ub_watch *w, uint32_t index)
         drain(w, index, 0);
         ub_watch_release(w, index);
         if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED) {
-            t->loop_tries = UB_LOOP_TRIES; /* over before it was met: announced late rather than never */
+            t->loop_tries = UB_JUDGE_TRIES; /* over before it was met: announced late rather than never */
             announce_loop(w, index, 1, 0);
         }
         queue_stats(w, index);

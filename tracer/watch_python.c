@@ -52,6 +52,11 @@ static struct ub_python *python_of(struct ub_watch *w, struct ub_process *p)
     return p->python;
 }
 
+bool ub_watch_is_python(struct ub_watch *w, struct ub_watched *t)
+{
+    return t->process && python_of(w, t->process);
+}
+
 const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_watched *t, uint64_t address)
 {
     struct ub_python *py = t->process ? python_of(w, t->process) : NULL;

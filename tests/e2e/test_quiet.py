@@ -288,6 +288,22 @@ def test_python_subprocess_many_times(tmp_path):
     quiet(tmp_path, helpers.PYTHON, "-c", communicate(12, 0.05))
 
 
+def test_python_subprocess_on_a_full_cpu(tmp_path):
+    """The reports are worked out when there is time: the process may be gone by then, what was seen of it is not."""
+    before = os.sched_getaffinity(0)
+    cpu = {min(before)}
+    busy = [subprocess.Popen(["taskset", "-c", *map(str, cpu), "sh", "-c", "while :; do :; done"]) for _ in range(4)]
+    try:
+        os.sched_setaffinity(0, cpu)
+        _, recording = helpers.record(tmp_path, helpers.PYTHON, "-c", communicate(12, 0.05), threshold=THRESHOLD)
+    finally:
+        os.sched_setaffinity(0, before)
+        for b in busy:
+            b.kill()
+            b.wait()
+    assert [s for s in recording.slow if s["cause"] == "call"] == []
+
+
 POLL_LOOP = """
 import os, select, sys, time
 r, w = os.pipe()
