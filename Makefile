@@ -180,14 +180,17 @@ $(BUILD)/tests/programs/fibers: $(AGENT)
 check-unit: $(UNIT_BIN) programs
 	$(Q)for t in $(UNIT_BIN); do echo "== $$t"; $$t || exit 1; done
 
+# The machine may be shared: what failed is run once more, and that is printed (tests/e2e/retried.py). RETRY= is without.
+RETRY ?= --reruns 1 --reruns-delay 2
+
 check-e2e: all programs
-	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e
+	$(Q)$(PYTHON) -m pytest -q -rs $(RETRY) -p no:cacheprovider tests/e2e
 
 check: all check-unit check-e2e
 
 check-servers: all programs
 	$(Q)tests/deps.sh servers
-	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/servers
+	$(Q)$(PYTHON) -m pytest -q -rs $(RETRY) -p no:cacheprovider tests/servers
 
 # The consumers that are no Debian packages; only these tests ever need them.
 # Later versions of otlp-transformer no longer ship OpenTelemetry's definitions.

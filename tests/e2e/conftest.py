@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import helpers  # noqa: E402
+from retried import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
 
 
 def pytest_configure(config):

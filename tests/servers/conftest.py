@@ -10,6 +10,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
 import helpers  # noqa: E402
 import oracle  # noqa: E402
+from retried import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
 import servers  # noqa: E402
 
 
