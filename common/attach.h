@@ -23,7 +23,6 @@
 #define UB_ATTACH_ENTRY      48
 #define UB_ATTACH_IMAGE      56
 #define UB_ATTACH_IMAGE_SIZE 64
-#define UB_ATTACH_RESUME_IP  72
 #define UB_ATTACH_RESUME_AX  80
 #define UB_ATTACH_EINTR_IP   88
 #define UB_ATTACH_ALL        96
@@ -39,7 +38,9 @@
 #define UB_ATTACH_TEXT       240
 #define UB_ATTACH_TEXT_BYTES 256
 
-#define UB_ATTACH_DONE 3 /* enum ub_attach_state, for the assembler */
+/* enum ub_attach_state, for the assembler. */
+#define UB_ATTACH_RUNNING 2
+#define UB_ATTACH_DONE    3
 
 /* How far the code came before it failed: enum ub_attach_step. */
 #define UB_ATTACH_STEP_FILE  1
@@ -52,14 +53,24 @@
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 2u
+#define UB_ATTACH_VERSION 3u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
+/*
+ * The two lowest bits of `state`; those above count the requests. A thread that
+ * is sent into the room knows the number of its own: it begins by exchanging
+ * that number's ASKED for RUNNING, and if another stands there (its injector was
+ * killed, and the next one has taken the room) goes straight on with its wait.
+ * From DONE on it uses nothing but its own stack and the code.
+ */
 enum ub_attach_state {
     UB_ATTACH_IDLE = 0,
-    UB_ATTACH_ASKED = 1, /* the thread is on its way into the room's code */
+    UB_ATTACH_ASKED = 1, /* `tid` is on its way into the room's code, or its injector was killed before it sent it */
+    UB_ATTACH_IS_RUNNING = UB_ATTACH_RUNNING,
     UB_ATTACH_IS_DONE = UB_ATTACH_DONE,
 };
+#define UB_ATTACH_STATE_MASK 3u
+#define UB_ATTACH_NEXT       4u /* the next request's number */
 
 enum ub_attach_verb {
     UB_ATTACH_ENTER = 1,
@@ -73,15 +84,16 @@ enum ub_attach_verb {
 struct ub_attach {
     uint64_t magic;
     uint32_t version;
-    uint32_t state; /* enum ub_attach_state */
+    uint32_t state; /* enum ub_attach_state, and the number of the request */
     /* Functions of the target's libc. */
     uint64_t dl_open, dl_error, errno_location;
     uint64_t base;  /* where the agent is loaded; 0: not yet, `image` is to be */
     uint64_t entry; /* of the agent's file: offset of its entry point */
     uint64_t image, image_size;
-    /* How the thread goes on: at `resume_ip` with rax `resume_ax`; at `eintr_ip` with -EINTR if a signal of the
-     * program's own has arrived meanwhile (0: as otherwise). */
-    uint64_t resume_ip, resume_ax, eintr_ip;
+    uint64_t reserved0;
+    /* How the thread goes on: with rax `resume_ax`; at `eintr_ip` with -EINTR if a signal of the program's own has
+     * arrived meanwhile (0: as otherwise). */
+    uint64_t resume_ax, eintr_ip;
     uint64_t all_signals; /* all ones */
     uint64_t mask, pending, sp;
     int32_t result;   /* -errno */
@@ -89,7 +101,7 @@ struct ub_attach {
     uint32_t verb;    /* enum ub_attach_verb */
     int32_t arena_fd; /* ENTER: the injector is to take it, and to write its pid into it */
     uint64_t arena_inode;
-    uint32_t reserved0;
+    int32_t tid;      /* the thread that is asked */
     int32_t watcher;  /* ENTER: -EBUSY is because of this process */
     uint64_t done_ns; /* CLOCK_MONOTONIC at the agent's last instructions */
     uint64_t caught;  /* signals for which the program has handlers */
@@ -108,7 +120,6 @@ UB_ATTACH_AT(base, UB_ATTACH_BASE);
 UB_ATTACH_AT(entry, UB_ATTACH_ENTRY);
 UB_ATTACH_AT(image, UB_ATTACH_IMAGE);
 UB_ATTACH_AT(image_size, UB_ATTACH_IMAGE_SIZE);
-UB_ATTACH_AT(resume_ip, UB_ATTACH_RESUME_IP);
 UB_ATTACH_AT(resume_ax, UB_ATTACH_RESUME_AX);
 UB_ATTACH_AT(eintr_ip, UB_ATTACH_EINTR_IP);
 UB_ATTACH_AT(all_signals, UB_ATTACH_ALL);

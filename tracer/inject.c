@@ -94,16 +94,17 @@ static int find_functions(struct inject *x)
 }
 
 /* The agent in the target, from an earlier time or preloaded. */
-static void find_agent(struct inject *x)
+static bool find_agent(struct inject *x)
 {
     const struct ub_map *m = ub_inject_module(x->maps, "memfd:" UB_ATTACH_LIBRARY);
 
     if (!m)
         m = ub_inject_module(x->maps, UB_ATTACH_LIBRARY);
     if (!m)
-        return;
+        return false;
     x->ask.base = m->bias;
     x->ask.entry = m->elf->entry;
+    return true;
 }
 
 /*
@@ -151,7 +152,40 @@ static int read_agent(struct inject *x)
     return 0;
 }
 
-/* ---- holding a thread ---------------------------------------------------------------- */
+/* ---- what an earlier injector has left ------------------------------------------------- */
+
+static uint64_t attach_at(const struct inject *x)
+{
+    return x->room.at + UB_ROOM_ATTACH;
+}
+
+static uint32_t state_of(const struct ub_attach *a)
+{
+    return a->state & UB_ATTACH_STATE_MASK;
+}
+
+/*
+ * Whether a thread may be about to run, or running, what an earlier injector asked of it before it was killed. One that
+ * sleeps outside of the room and has not begun was never sent there. `a` is what the room says, and is read again.
+ */
+static bool is_still_asked(const struct inject *x, struct ub_attach *a)
+{
+    struct ub_capture *c;
+    bool elsewhere;
+    int r;
+
+    if (state_of(a) != UB_ATTACH_ASKED && state_of(a) != UB_ATTACH_IS_RUNNING)
+        return false;
+    c = malloc(sizeof(*c));
+    if (!c)
+        return true;
+    r = ub_capture_peek(x->options->pid, a->tid, c); /* a child forked meanwhile does not have that thread */
+    elsewhere = r == 0 && c->state == UB_THREAD_BLOCKED && c->reg[UB_REG_RIP] - x->room.at >= PAGE;
+    free(c);
+    if (r == -ESRCH || ub_room_read(&x->room, attach_at(x), a, sizeof(*a)) < 0)
+        return false;
+    return state_of(a) == UB_ATTACH_IS_RUNNING || (state_of(a) == UB_ATTACH_ASKED && !elsewhere);
+}
 
 static bool is_over(const struct inject *x, uint64_t now, int *ret)
 {
@@ -164,29 +198,33 @@ static bool is_over(const struct inject *x, uint64_t now, int *ret)
     return true;
 }
 
-/*
- * The thread that was asked last has said that it is done a few instructions before it leaves our code and the room:
- * before another is sent there, it must be seen elsewhere. (If it is the same one it has come back to its wait.)
- */
-static bool is_back(const struct inject *x, pid_t next)
+/* The process as it is once no thread of it is at what was asked earlier. */
+static int load_maps(struct inject *x)
 {
-    struct ub_capture *c;
-    uint64_t at;
-    bool back;
-    int r;
+    struct ub_attach before;
+    int r, old = 0;
 
-    if (x->last == 0 || x->last == next)
-        return true;
-    c = malloc(sizeof(*c));
-    if (!c)
-        return false;
-    r = ub_capture_peek(x->options->pid, x->last, c);
-    at = c->reg[UB_REG_RIP];
-    back = r == -ESRCH ||
-           (r == 0 && c->state == UB_THREAD_BLOCKED && at - x->room.at >= UB_ROOM_BYTES && at - x->room.cave >= PAGE);
-    free(c);
-    return back;
+    for (;;) {
+        r = ub_maps_load(x->options->pid, NULL, &x->maps);
+        if (r < 0)
+            return r;
+        ub_room_find(&x->room, x->maps);
+        if (!x->room.at)
+            return 0;
+        if (ub_room_read(&x->room, attach_at(x), &before, sizeof(before)) < 0)
+            return -ESRCH;
+        x->ask.state = before.state;
+        if (!is_still_asked(x, &before) && (!before.base || find_agent(x) || old++ > 1))
+            return 0; /* loaded, but not in the maps: it has just happened */
+        if (is_over(x, ub_clock_monotonic_ns(), &r))
+            return r;
+        ub_maps_unref(x->maps);
+        x->maps = NULL;
+        nanosleep(&(struct timespec){0, POLL_MAX_NS}, NULL);
+    }
 }
+
+/* ---- holding a thread ---------------------------------------------------------------- */
 
 /* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM with `why`. */
 static int hold_one(struct inject *x, struct ub_hold *h)
@@ -202,8 +240,6 @@ static int hold_one(struct inject *x, struct ub_hold *h)
         if (busy)
             followed = now;
         r = ub_hold_find(h, busy);
-        if (r == 0 && !is_back(x, h->tid))
-            r = -EAGAIN;
         if (r == 0)
             r = ub_hold_take(h);
         x->ret->stops += h->stops;
@@ -252,7 +288,7 @@ static int map_room_once(struct inject *x)
         return fail(x, r, "its code cannot be written");
     }
     x->last = h.tid;
-    r = ub_hold_go(&h, ip);
+    r = ub_hold_go(&h, ip, 0);
     count_hold(x, &h, ub_clock_monotonic_ns());
     return r == 0 ? ub_room_wait(&x->room) : r;
 }
@@ -284,12 +320,11 @@ static int prepare_room(struct inject *x)
 {
     int r = 0;
 
-    ub_room_find(&x->room, x->maps);
     if (!x->room.at || x->image)
         r = map_room(x);
     if (r == 0 && x->image)
         r = ub_room_write(&x->room, x->room.image, x->image, x->image_size);
-    /* The same bytes as ever: no matter if a thread is still on its way out of there. Else they are written later. */
+    /* Where that is not to be had without a thread in our hands they are written later. */
     x->code_written =
         r == 0 && ub_room_write_code(&x->room, 0, x->room.at, ub_stub_enter, ub_stub_enter_end - ub_stub_enter) == 0;
     return r;
@@ -321,11 +356,6 @@ static int take_arena(struct inject *x, const struct ub_attach *a)
     return 0;
 }
 
-static uint64_t attach_at(const struct inject *x)
-{
-    return x->room.at + UB_ROOM_ATTACH;
-}
-
 /* The thread is on its way. 0 with its last word in *ret. */
 static int wait_for_answer(struct inject *x, struct ub_attach *ret)
 {
@@ -335,8 +365,8 @@ static int wait_for_answer(struct inject *x, struct ub_attach *ret)
         nanosleep(&(struct timespec){0, 20000}, NULL); /* it may need our CPU */
         if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
             return -ESRCH;
-    } while (ret->state != UB_ATTACH_IS_DONE && ub_clock_monotonic_ns() < until);
-    return ret->state == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
+    } while (state_of(ret) != UB_ATTACH_IS_DONE && ub_clock_monotonic_ns() < until);
+    return state_of(ret) == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
 }
 
 static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach *ret)
@@ -348,10 +378,10 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
         return r;
     x->ask.magic = UB_ATTACH_MAGIC;
     x->ask.version = UB_ATTACH_VERSION;
-    x->ask.state = UB_ATTACH_ASKED;
+    x->ask.state = ((x->ask.state & ~UB_ATTACH_STATE_MASK) + UB_ATTACH_NEXT) | UB_ATTACH_ASKED;
+    x->ask.tid = h.tid;
     x->ask.verb = verb;
     x->ask.all_signals = UINT64_MAX;
-    x->ask.resume_ip = h.resume_ip;
     x->ask.resume_ax = h.resume_ax;
     x->ask.eintr_ip = h.eintr_ip;
     x->ask.caught = h.caught;
@@ -367,8 +397,7 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
         return fail(x, r, "the memory mapped in it cannot be written");
     }
     x->ret->tid = x->last = h.tid;
-    r = ub_hold_go(&h, x->room.at);
-    ub_room_fill_up(&x->room); /* it has come from there to its wait, and does not go there again */
+    r = ub_hold_go(&h, x->room.at, x->ask.state);
     if (r == 0)
         r = wait_for_answer(x, ret);
     count_hold(x, &h, r == 0 && ret->done_ns ? ret->done_ns : ub_clock_monotonic_ns());
@@ -474,7 +503,7 @@ static int prepare(struct inject *x)
     x->room.pid = x->options->pid;
     x->ret->arena_fd = -1;
     if (r == 0)
-        r = ub_maps_load(x->options->pid, NULL, &x->maps);
+        r = load_maps(x);
     if (r == 0) {
         r = find_functions(x);
         find_agent(x);

@@ -350,9 +350,11 @@ int ub_hold_take(struct ub_hold *h)
     return settle(h, &waited, ran);
 }
 
-int ub_hold_go(struct ub_hold *h, uint64_t ip)
+int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request)
 {
     h->regs.rip = ip;
+    h->regs.rcx = h->resume_ip;
+    h->regs.r11 = request ? request : h->regs.eflags;
     h->regs.rax = h->resume_ax;
     h->regs.orig_rax = (unsigned long long)-1; /* the kernel restarts nothing; before a call: it is left out */
     if (ptrace(PTRACE_SETREGS, h->tid, 0, &h->regs) < 0)

@@ -15,7 +15,7 @@ struct ub_hold {
     bool single; /* also waits for a single descriptor will do */
     pid_t last;  /* the one to be preferred; 0: none */
     struct user_regs_struct regs;
-    uint64_t resume_ip, resume_ax, eintr_ip; /* see struct ub_attach */
+    uint64_t resume_ip, resume_ax, eintr_ip; /* where it goes on, with which rax; see struct ub_attach */
     uint64_t caught;                         /* signals that the program handles */
     uint64_t taken_ns;                       /* CLOCK_MONOTONIC before it was stopped */
     uint64_t stopped_ns;                     /* how long it was, when it goes on */
@@ -32,8 +32,11 @@ int ub_hold_find(struct ub_hold *h, bool busy);
  */
 int ub_hold_take(struct ub_hold *h);
 
-/* Lets it go on at `ip`, as if its call were made by way of there. It is not held any more. 0 or -errno. */
-int ub_hold_go(struct ub_hold *h, uint64_t ip);
+/*
+ * Lets it go on at `ip`, as if its call were made by way of there, with `request` (not 0) in r11 and the place to go on
+ * at in rcx (see inject_stub.S). It is not held any more. 0 or -errno.
+ */
+int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request);
 
 /* Lets it go on as if nothing had been. */
 void ub_hold_drop(struct ub_hold *h);
@@ -45,8 +48,7 @@ struct ub_room {
     uint64_t at;    /* 0: none yet */
     uint64_t image; /* where the agent's file is to be put; 0: nowhere */
     uint64_t image_size;
-    uint64_t cave;  /* where the code that maps the room is put */
-    bool cave_used; /* it still lies there */
+    uint64_t cave; /* where the code that maps the room is put */
 };
 
 /* Looks for a room of an earlier time. */
@@ -61,9 +63,6 @@ int ub_room_dig(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_ip)
 
 /* Waits until the planned memory is mapped. 0; -EACCES: no executable memory; -ETIMEDOUT. */
 int ub_room_wait(struct ub_room *room);
-
-/* Takes the code out of the cave; a thread is held, and not in there. */
-void ub_room_fill_up(struct ub_room *room);
 
 int ub_room_read(const struct ub_room *room, uint64_t at, void *buf, size_t size);
 int ub_room_write(const struct ub_room *room, uint64_t at, const void *buf, size_t size);

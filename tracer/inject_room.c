@@ -1,8 +1,10 @@
 /*
  * Memory in the target. The first piece of code has no memory of its own to lie
  * in: it is put behind the end of some module's code, into the zeroes that fill
- * up that segment's last page, maps the room, and is taken out again. What the
- * kernel copies for that is one private page.
+ * up that segment's last page, and maps the room. It stays there: when a thread
+ * that was sent there has surely gone on (a signal handler of the program's may
+ * have come in between) is not to be known. What the kernel copies for that is
+ * one private page.
  */
 #include "inject_impl.h"
 
@@ -27,7 +29,7 @@
 #define MAPPED_NS  2000000000u /* on a machine so busy that the thread gets no CPU for long */
 #define STUB_BYTES ((size_t)(ub_stub_room_end - ub_stub_room))
 #define WORDS_AT   ((size_t)(ub_stub_room_words - ub_stub_room))
-#define STUB_WORDS 5
+#define STUB_WORDS 4
 
 int ub_room_read(const struct ub_room *room, uint64_t at, void *buf, size_t size)
 {
@@ -62,12 +64,21 @@ static int poke(pid_t tid, uint64_t at, const uint8_t *buf, size_t size)
     return 0;
 }
 
+static bool is_there(const struct ub_room *room, uint64_t at, const void *buf, size_t size)
+{
+    uint8_t now[PAGE];
+
+    return size <= sizeof(now) && ub_room_read(room, at, now, size) == 0 && memcmp(now, buf, size) == 0;
+}
+
 int ub_room_write_code(const struct ub_room *room, pid_t tid, uint64_t at, const void *buf, size_t size)
 {
     char path[64];
     ssize_t n;
     int fd;
 
+    if (is_there(room, at, buf, size))
+        return 0;
     snprintf(path, sizeof(path), "/proc/%d/mem", (int)room->pid);
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd >= 0) {
@@ -81,12 +92,16 @@ int ub_room_write_code(const struct ub_room *room, pid_t tid, uint64_t at, const
 
 /* ---- places ------------------------------------------------------------------------ */
 
-static bool is_ours(const struct ub_room *room, uint64_t attach_at)
+/* And its code is ours, or not written yet: a thread may still be on its way out of it, so it is never another's. */
+static bool is_ours(const struct ub_room *room, uint64_t at)
 {
+    static const uint8_t none[64];
     struct ub_attach a;
 
-    return ub_room_read(room, attach_at, &a, sizeof(a)) == 0 && a.magic == UB_ATTACH_MAGIC &&
-           a.version == UB_ATTACH_VERSION;
+    return ub_room_read(room, at + UB_ROOM_ATTACH, &a, sizeof(a)) == 0 && a.magic == UB_ATTACH_MAGIC &&
+           a.version == UB_ATTACH_VERSION &&
+           (is_there(room, at, ub_stub_enter, (size_t)(ub_stub_enter_end - ub_stub_enter)) ||
+            is_there(room, at, none, sizeof(none)));
 }
 
 void ub_room_find(struct ub_room *room, const struct ub_maps *maps)
@@ -95,7 +110,7 @@ void ub_room_find(struct ub_room *room, const struct ub_maps *maps)
         const struct ub_map *m = &maps->map[i];
 
         if (m->kind == UB_MAP_ANON && m->prot == (PROT_READ | PROT_EXEC) && m->end - m->start == PAGE &&
-            is_ours(room, m->start + UB_ROOM_ATTACH)) {
+            is_ours(room, m->start)) {
             room->at = m->start;
             return;
         }
@@ -119,7 +134,7 @@ static uint64_t gap_below(const struct ub_maps *maps, uint64_t limit, uint64_t s
     return 0;
 }
 
-/* Zeroes, or what an injector that was killed has left. */
+/* Zeroes, or what an earlier injector has left. */
 static bool is_free(const uint8_t *bytes, size_t size)
 {
     if (memcmp(bytes, ub_stub_room, WORDS_AT) == 0)
@@ -183,13 +198,12 @@ int ub_room_dig(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_ip)
     uint8_t code[256];
     uint64_t data = is_whole(room) ? room->at + UB_ROOM_ATTACH : room->image;
     const uint64_t word[STUB_WORDS] = {room->at, is_whole(room) ? PAGE : 0 /* nothing is mapped then */, data,
-                                       room->image + room->image_size - data, h->resume_ip};
+                                       room->image + room->image_size - data};
     int r;
 
     memcpy(code, ub_stub_room, STUB_BYTES);
     memcpy(code + WORDS_AT, word, sizeof(word));
     r = ub_room_write_code(room, h->tid, room->cave, code, STUB_BYTES);
-    room->cave_used |= r == 0;
     *ret_ip = room->cave;
     return r;
 }
@@ -224,12 +238,4 @@ int ub_room_wait(struct ub_room *room)
         r = -EACCES;
     ub_maps_unref(maps);
     return r;
-}
-
-void ub_room_fill_up(struct ub_room *room)
-{
-    static const uint8_t zeroes[256];
-
-    if (room->cave_used)
-        room->cave_used = ub_room_write_code(room, 0, room->cave, zeroes, STUB_BYTES) < 0;
 }

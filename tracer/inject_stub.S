@@ -4,9 +4,12 @@
  *
  * Both pieces begin where a wait call was interrupted or is about to be made,
  * and end with all registers and the stack as they were, by a jump to where
- * that call is made again, or has returned. They leave the red zone alone and
- * need some 400 bytes below it, less than any signal does. Calls and returns
- * are balanced (shadow stacks).
+ * that call is made again, or has returned. That place is in rcx, and the number
+ * of the request in r11: a system call leaves nothing of these two registers, so
+ * they are free here. What a thread must not lose is thus in none of the memory
+ * that another injector may write to when ours was killed. They leave the red
+ * zone alone and need some 400 bytes below it, less than any signal does. Calls
+ * and returns are balanced (shadow stacks).
  */
 #include "../common/attach.h"
 
@@ -70,12 +73,10 @@ ub_stub_room:
         pop     %rax
         popfq
         lea     RED_ZONE(%rsp), %rsp
-        jmp     *ub_stub_room_resume(%rip)
+        notrack jmp *%rcx
         .p2align 3
 ub_stub_room_words:
         .quad   0, 0, 0, 0
-ub_stub_room_resume:
-        .quad   0
 ub_stub_room_end:
 
 /*
@@ -103,8 +104,15 @@ ub_stub_enter:
         push    %r13
         push    %r14
         push    %r15
-#define SAVED_RAX 112 /* from the top of these */
+#define SAVED_R11   32 /* from the top of these */
+#define SAVED_RCX   96
+#define SAVED_RAX   112
+#define SAVED_FLAGS 120
         lea     ub_stub_enter + UB_ROOM_ATTACH(%rip), %rbx
+        mov     %r11d, %eax
+        lea     1(%r11), %edx           /* RUNNING */
+        lock cmpxchg %edx, UB_ATTACH_STATE(%rbx)
+        jne     leave                   /* the room is another's by now */
         mov     %rsp, UB_ATTACH_SP(%rbx)
 
         mov     $2, %edi                /* SIG_SETMASK */
@@ -250,17 +258,23 @@ finish:
         mov     UB_ATTACH_EINTR_IP(%rbx), %rcx
         test    %rcx, %rcx
         jz      6f
-        mov     %rcx, UB_ATTACH_RESUME_IP(%rbx)
+        mov     %rcx, SAVED_RCX(%rsp)
         mov     $-4, %rdx               /* EINTR */
 6:      mov     %rdx, SAVED_RAX(%rsp)
-        movl    $UB_ATTACH_DONE, UB_ATTACH_STATE(%rbx)
+        mov     SAVED_FLAGS(%rsp), %rdx
+        mov     %rdx, SAVED_R11(%rsp)   /* as a system call leaves it */
 
+        /* From here on the room may be another's. The mask last: a signal handler may take its time, or not return. */
+        push    UB_ATTACH_MASK(%rbx)
+        orl     $UB_ATTACH_DONE, UB_ATTACH_STATE(%rbx)
         mov     $2, %edi
-        lea     UB_ATTACH_MASK(%rbx), %rsi
+        mov     %rsp, %rsi
         xor     %edx, %edx
         mov     $8, %r10d
         mov     $SYS_rt_sigprocmask, %eax
         syscall
+        pop     %rcx
+leave:
         pop     %r15
         pop     %r14
         pop     %r13
@@ -278,7 +292,7 @@ finish:
         pop     %rax
         popfq
         lea     RED_ZONE(%rsp), %rsp
-        jmp     *ub_stub_enter + UB_ROOM_ATTACH + UB_ATTACH_RESUME_IP(%rip)
+        notrack jmp *%rcx
 ub_stub_enter_end:
 
         .section .note.GNU-stack, "", @progbits

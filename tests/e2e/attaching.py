@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,43 @@ class Held:
             return (f"p50 {values[len(values) // 2]:.2f} p90 {values[len(values) * 9 // 10]:.2f} "
                     f"max {values[-1]:.2f} ms")
         return f"held at a time {spread(1)}, stopped {spread(2)}, in all {spread(0)}, {len(self.rows)} entries"
+
+
+ASKED, RUNNING, DONE = 1, 2, 3  # enum ub_attach_state, common/attach.h
+TID_AT = 152  # offsetof(struct ub_attach, tid)
+
+
+def room_at(pid):
+    """Where the injector's memory in there keeps its requests; 0: nowhere."""
+    with open(f"/proc/{pid}/mem", "rb") as mem:
+        for line in maps(pid):
+            start, end = (int(x, 16) for x in line[0].split("-"))
+            if line[1] == "r-xp" and end - start == 4096 and len(line) == 5:
+                mem.seek(end)
+                if mem.read(8) == b"UBATTACH":
+                    return end
+    return 0
+
+
+def room(pid):
+    """State of the last request, its number, its thread."""
+    at = room_at(pid)
+    if not at:
+        return 0, 0, 0
+    with open(f"/proc/{pid}/mem", "rb") as mem:
+        mem.seek(at)
+        request = mem.read(TID_AT + 4)
+    state, = struct.unpack_from("<I", request, 12)
+    return state & 3, state >> 2, struct.unpack_from("<i", request, TID_AT)[0]
+
+
+def set_room(pid, state, number, tid):
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as mem:
+        at = room_at(pid)
+        mem.seek(at + TID_AT)
+        mem.write(struct.pack("<i", tid))
+        mem.seek(at + 12)
+        mem.write(struct.pack("<I", number << 2 | state))
 
 
 def open_files(pid):

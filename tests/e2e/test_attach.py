@@ -222,7 +222,7 @@ def test_killed_at_any_moment(tmp_path):
     """SIGKILL of `unblock attach` at random moments of its entering: the program goes on, and can be entered again."""
     rand = random.Random(time.time_ns())
     rounds = 1000 if SOAK else 40
-    with Target(0, "raw") as target:
+    with Target(0, "raw", "two") as target:
         target.ready()
         for i in range(rounds):
             attached = attach(target.pid, tmp_path / f"{i}.jsonl", stderr=subprocess.DEVNULL)
@@ -237,6 +237,52 @@ def test_killed_at_any_moment(tmp_path):
     assert said["eintr"] <= rounds / 10, said
     said["eintr"] = 0
     nothing_noticed(said)
+
+
+def test_killed_while_its_thread_is_at_it(tmp_path):
+    """
+    SIGKILL of `unblock attach` while a thread of the program waits inside the agent's dlopen (another one's constructor
+    takes its time): whoever comes next uses neither that thread's place nor its request, though another loop is to be had.
+    """
+    library = tmp_path / "slow.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-xc", "-", "-o", library], text=True, check=True,
+                   input="#include <unistd.h>\n__attribute__((constructor)) static void slow(void) { usleep(400000); }\n")
+    go = tmp_path / "slow.so.go"
+    for i in range(30 if SOAK else 2):
+        with Target(0, "two", f"load={library}") as target:
+            target.ready()
+            go.touch()
+            wait_until(lambda: any("slow.so" in line[-1] for line in attaching.maps(target.pid)), what="the constructor")
+            attached = attach(target.pid, tmp_path / f"{i}a.jsonl", stderr=subprocess.DEVNULL)
+            wait_until(lambda: attaching.room(target.pid)[0] == attaching.RUNNING, what="a thread in the room")
+            attached.kill()
+            attached.communicate()
+            inside = attaching.room(target.pid)
+            go.unlink()
+            leave(enter(target.pid, tmp_path / f"{i}b.jsonl"))
+            said = target.end()
+        assert inside[0] == attaching.RUNNING, "it was over before the injector was dead"
+        said["eintr"] = 0  # as above
+        nothing_noticed(said)
+
+
+def test_what_a_killed_one_has_left(tmp_path):
+    """Asked, but the thread was never sent; or sent, and a fork has left it behind: neither is waited for."""
+    with Target(0) as target:
+        target.ready()
+        leave(enter(target.pid, tmp_path / "a.jsonl"))
+        for state, tid in ((attaching.ASKED, target.pid), (attaching.RUNNING, 4194303)):
+            last, number, _ = attaching.room(target.pid)
+            assert last == attaching.DONE
+            attaching.set_room(target.pid, state, number + 1, tid)
+            leave(enter(target.pid, tmp_path / f"{tid}.jsonl"))
+            assert attaching.room(target.pid)[1] > number + 1
+        # One that is at it is waited for.
+        attaching.set_room(target.pid, attaching.RUNNING, 1000, target.pid)
+        waits = unblock("attach", "--duration", "300ms", "-o", tmp_path / "c.jsonl", target.pid)
+        assert waits.returncode == 125 and "within --duration" in waits.stderr, waits.stderr
+        assert attaching.room(target.pid) == (attaching.RUNNING, 1000, target.pid)
+        nothing_noticed(target.end())
 
 
 def test_killed_leaves_no_descriptor(tmp_path):

@@ -9,6 +9,8 @@
  *   poll     like timeout, with poll and two descriptors
  *   malloc dlopen fork signals threads   hammer beside the loop
  *   child    a forked child runs the same loop
+ *   two      another thread runs a loop of the same kind
+ *   load=FILE  a thread loads and unloads that library again and again, once FILE.go is there
  *   stuck    sleeps for 1.5 s before its first wait, and each 10th tick for 1.5 s
  *
  * SIGTERM ends it. One line of JSON: ticks, what it saw: eintr (EINTR without a
@@ -36,7 +38,7 @@
 static volatile sig_atomic_t over, alarms;
 static unsigned ticks, eintr, odd, changed, early;
 static double late_ms;
-static int stall_ms, stuck, epoll_fd, timer_fd;
+static int stall_ms, stuck;
 
 static void on_term(int sig)
 {
@@ -72,7 +74,7 @@ static NOINLINE void on_tick(void)
 }
 
 /* epoll_wait with a value of its own in each register that a system call leaves alone. */
-static long raw_wait(struct epoll_event *event, unsigned *ret_changed)
+static long raw_wait(int epoll_fd, struct epoll_event *event, unsigned *ret_changed)
 {
     static const uint64_t pattern[4]
         __attribute__((aligned(32))) = {0x1122334455667788, 0x99aabbccddeeff00, 0x0123456789abcdef, 0xfedcba9876543210};
@@ -122,7 +124,7 @@ static long raw_wait(struct epoll_event *event, unsigned *ret_changed)
     return ret;
 }
 
-static void loop(int raw)
+static void loop(int raw, int epoll_fd, int timer_fd)
 {
     struct epoll_event event;
     uint64_t count;
@@ -132,7 +134,7 @@ static void loop(int raw)
         long n;
 
         errno = 77;
-        n = raw ? raw_wait(&event, &changed) : epoll_wait(epoll_fd, &event, 1, -1);
+        n = raw ? raw_wait(epoll_fd, &event, &changed) : epoll_wait(epoll_fd, &event, 1, -1);
         if (n == 1) {
             odd += event.data.u64 != 42 || (!raw && errno != 77);
             if (read(timer_fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
@@ -195,6 +197,23 @@ static void *hammer_dlopen(void *arg)
     return NULL;
 }
 
+/* A constructor that takes long keeps everybody else's dlopen waiting. */
+static void *load_slowly(void *arg)
+{
+    const char *file = arg;
+    char go[4096];
+
+    snprintf(go, sizeof(go), "%s.go", file);
+    for (;;) {
+        void *handle = access(go, F_OK) == 0 ? dlopen(file, RTLD_NOW) : NULL;
+
+        if (handle)
+            dlclose(handle);
+        sleep_ms(1);
+    }
+    return NULL;
+}
+
 static void *hammer_fork(void *arg)
 {
     (void)arg;
@@ -221,14 +240,14 @@ static void *hammer_threads(void *arg)
     return NULL;
 }
 
-static void start_thread(void *(*run)(void *))
+static void start_thread(void *(*run)(void *), void *arg)
 {
     sigset_t all, old;
     pthread_t t;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_create(&t, NULL, run, NULL);
+    pthread_create(&t, NULL, run, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -243,20 +262,32 @@ static void start_alarms(void)
         timer_settime(timer, 0, &every, NULL);
 }
 
-static void make_loop(void)
+static void make_loop(int *ret_epoll_fd, int *ret_timer_fd)
 {
     struct itimerspec every = {{0, 5000000}, {0, 5000000}};
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = 42};
 
-    epoll_fd = epoll_create1(0);
-    timer_fd = timerfd_create(CLOCK_MONOTONIC, 0);
-    timerfd_settime(timer_fd, 0, &every, NULL);
-    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event);
+    *ret_epoll_fd = epoll_create1(0);
+    *ret_timer_fd = timerfd_create(CLOCK_MONOTONIC, 0);
+    timerfd_settime(*ret_timer_fd, 0, &every, NULL);
+    epoll_ctl(*ret_epoll_fd, EPOLL_CTL_ADD, *ret_timer_fd, &event);
+}
+
+/* By a wait call at another place, without a return address in common: whoever goes on as the other one crashes. */
+static void *second_loop(void *arg)
+{
+    int epoll_fd, timer_fd;
+
+    (void)arg;
+    make_loop(&epoll_fd, &timer_fd);
+    loop(1, epoll_fd, timer_fd);
+    return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    int raw = 0, timeout = 0, by_poll = 0;
+    int epoll_fd, timer_fd;
+    int raw = 0, timeout = 0, by_poll = 0, two = 0;
 
     signal(SIGTERM, on_term);
     for (int i = 1; i < argc; i++) {
@@ -265,15 +296,18 @@ int main(int argc, char **argv)
         raw |= !strcmp(argv[i], "raw");
         timeout |= !strcmp(argv[i], "timeout");
         by_poll |= !strcmp(argv[i], "poll");
+        two |= !strcmp(argv[i], "two");
         stuck |= !strcmp(argv[i], "stuck");
         if (!strcmp(argv[i], "malloc"))
-            start_thread(hammer_malloc);
+            start_thread(hammer_malloc, NULL);
         if (!strcmp(argv[i], "dlopen"))
-            start_thread(hammer_dlopen);
+            start_thread(hammer_dlopen, NULL);
         if (!strcmp(argv[i], "fork"))
-            start_thread(hammer_fork);
+            start_thread(hammer_fork, NULL);
         if (!strcmp(argv[i], "threads"))
-            start_thread(hammer_threads);
+            start_thread(hammer_threads, NULL);
+        if (!strncmp(argv[i], "load=", 5))
+            start_thread(load_slowly, argv[i] + 5);
         if (!strcmp(argv[i], "signals"))
             start_alarms();
         if (!strcmp(argv[i], "child") && fork() == 0)
@@ -281,13 +315,15 @@ int main(int argc, char **argv)
     }
     if (stuck)
         sleep_ms(1500);
-    make_loop();
+    make_loop(&epoll_fd, &timer_fd);
+    if (two)
+        start_thread(second_loop, NULL);
     puts("ready");
     fflush(stdout);
     if (timeout || by_poll)
         wait_for_nothing(by_poll);
     else
-        loop(raw);
+        loop(raw, epoll_fd, timer_fd);
     printf("{\"ticks\": %u, \"eintr\": %u, \"odd\": %u, \"changed\": %u, \"early\": %u, \"late_ms\": %.1f}\n", ticks,
            eintr, odd, changed, early, late_ms);
     fflush(stdout);
