@@ -11,6 +11,7 @@
 #include "callbacks.h"
 #include "calls.h"
 #include "histogram.h"
+#include "inputs.h"
 #include "ring.h"
 
 enum ub_slot_state {
@@ -78,6 +79,7 @@ struct ub_slot_cold {
     struct ub_ring ring;
     struct ub_calls calls;
     struct ub_spans spans;
+    struct ub_inputs inputs;
     struct ub_sample sample;
 } __attribute__((aligned(4096)));
 

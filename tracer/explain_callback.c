@@ -8,6 +8,7 @@
 #include "dispatchers.h"
 #include "fdinfo.h"
 #include "site.h"
+#include "timed_calls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,6 +101,31 @@ static void set_fd(json_t *o, const struct ub_event *e, bool redact)
     json_object_set_new(o, "fd", json_integer(e->callback.fd));
     if (!redact && e->kind == UB_EVENT_SAMPLE && ub_fd_describe(e->pid, e->callback.fd, path, sizeof(path)) == 0)
         json_object_set_new(o, "fd_path", json_string(path));
+}
+
+/*
+ * Not said of Python's loops: who is served there are tasks, and a task that goes on has read nothing in this turn.
+ * A socket's peer is looked up here, where that may take time; by now the number may mean another file.
+ */
+json_t *ub_callback_input(const struct ub_explain *x, const struct ub_event *e)
+{
+    const struct ub_input_seen *in = &e->input;
+    char path[UB_FD_TEXT_MAX], *now;
+    json_t *o;
+
+    if (x->thread[e->slot].python_version)
+        return NULL;
+    o = json_pack("{s:i, s:s, s:I, s:I}", "fd", in->input.fd, "call", ub_timed_call_name(in->input.call), "at_ns",
+                  (json_int_t)ub_ticks_span_to_ns(in->input.at - e->start), "others", (json_int_t)in->others);
+    if (x->w->redact || !in->link)
+        return o;
+    now = ub_fd_link(e->pid, in->input.fd);
+    if (now && strcmp(now, in->link) == 0 && ub_fd_describe(e->pid, in->input.fd, path, sizeof(path)) == 0)
+        json_object_set_new(o, "fd_path", json_string(path));
+    else
+        json_object_set_new(o, "fd_path", json_string(in->link));
+    free(now);
+    return o;
 }
 
 /* A step of a task: by its coroutine's function. */

@@ -37,6 +37,7 @@ struct ub_stall {
     bool named_user;                   /* it is the program's own, and its name is known */
     const struct ub_python_code *code; /* of the coroutine, where `what` is a step of a task; NULL */
     json_t *callback;                  /* owned; the best known from stacks */
+    json_t *input;                     /* owned; what it had read from last when that look was taken, NULL */
     json_t *call;                      /* owned; of the blocking call seen, NULL */
     json_t *calls;                     /* owned; those that the thread itself timed, NULL */
     uint64_t calls_ns;                 /* their sum */
@@ -146,6 +147,8 @@ json_t *ub_callback_json(const struct ub_stall *s);
 void ub_callback_site(struct ub_explain *x, const struct ub_event *e, uint64_t function,
                       const struct ub_python_code *code, const char *call, const char *cause, const char *program,
                       char ret[9]);
+/* What the thread had read from last; NULL: not known. */
+json_t *ub_callback_input(const struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_kinds(const struct ub_stats *s);
 

@@ -25,6 +25,7 @@ void ub_stall_clear(struct ub_stall *s)
         json_decref(s->look[i].sample);
     json_decref(s->named);
     json_decref(s->callback);
+    json_decref(s->input);
     json_decref(s->call);
     json_decref(s->task);
     json_decref(s->holder);
@@ -177,6 +178,10 @@ static void represent(struct ub_explain *x, struct ub_stall *s, const struct ub_
         return;
     s->has_stack |= stack;
     s->has_python |= python;
+    if (e->input.input.at) {
+        json_decref(s->input);
+        s->input = ub_callback_input(x, e);
+    }
     if (callback >= 0) {
         json_decref(s->callback);
         s->callback = ub_frame_place(&x->named.frame[callback], x->w->redact);
@@ -472,6 +477,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     json_object_set_new(line, "callback", ub_callback_json(s));
     if (whole)
         set_whole(x, s, e, line);
+    else if (s->input && s->what.kind == UB_CALLBACK_TURN)
+        json_object_set(line, "input", s->input);
     ub_stall_python_set(line, s, end_ns, x->w->redact);
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));

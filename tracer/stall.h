@@ -52,6 +52,13 @@ struct ub_waited {
     uint64_t delay; /* ticks: none of them waited longer for this stall */
 };
 
+/* What a thread has read from last in its turn, files apart. */
+struct ub_input_seen {
+    struct ub_input input; /* `at` 0: nothing is known */
+    uint32_t others;       /* further descriptors that it read from in this turn, earlier */
+    char *link;            /* owned: what the descriptor is a link to */
+};
+
 struct ub_accounting {
     struct ub_schedstat sched;
     uint64_t at_ns; /* CLOCK_MONOTONIC; 0: not known */
@@ -96,6 +103,7 @@ struct ub_event {
     char *args;                    /* of the blocking call, as text */
     char *fd_link;                /* what its descriptor is a link to: cheap to read; explained later, if it still is */
     int fd;                       /* -1: none */
+    struct ub_input_seen input;   /* SAMPLE of a turn */
     struct ub_call_report *calls; /* END: the turn's blocking calls, as the thread itself timed them */
     struct ub_capture *call_capture;    /* END: where the longest of them was called, */
     struct ub_python_look *call_python; /* and its Python frames */

@@ -36,6 +36,7 @@ void ub_event_free(struct ub_event *e)
     free(e->python);
     free(e->args);
     free(e->fd_link);
+    free(e->input.link);
     free(e->calls);
     free(e->call_capture);
     free(e->call_python);

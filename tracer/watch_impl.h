@@ -144,6 +144,10 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
 /* watch_calls.c: the blocking calls that the thread of `slot` timed in the turn that began at `start`, into `e`. */
 void ub_watch_calls(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *e);
 
+/* watch_input.c: what the thread of `slot` has read from last between `start` and `end`: its turn's beginning and a
+ * look. */
+void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end, struct ub_input_seen *ret);
+
 /* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says
  * nothing. */
 void ub_watch_callback(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *ret);

@@ -290,6 +290,10 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
         ub_watch_account(&w->watched[index], true, &e->account);
         e->loop_over = loop_over(e->pid, slot);
         describe_call(w, e);
+        if (e->callback.kind == UB_CALLBACK_TURN)
+            ub_watch_input(w, index, e->start, e->end, &e->input);
+        if (ub_load_acquire(&slot->start) != e->start)
+            e->input.input.at = 0; /* its descriptor may be another by now */
         if (!ub_watch_pool_state(w, e->pid, &e->pool_now))
             ub_static_pool_read(e->process, &e->pool_now);
     }
@@ -306,6 +310,7 @@ static void make_whole(const struct ub_watched *t, struct ub_event *e)
     e->baseline = t->turn_baseline;
     e->callback = (struct ub_callback){.fd = -1};
     e->code = NULL;
+    e->input.input.at = 0; /* nor is what was read */
 }
 
 int ub_watch_look(struct ub_watch *w, uint32_t index, enum ub_event_kind kind, uint64_t due, bool whole)

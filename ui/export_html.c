@@ -264,7 +264,7 @@ static void set_label(json_t *o, const char *key, char *line)
 
 static void set_labels(const struct page *page, json_t *o, const struct ub_site *site)
 {
-    static const char *const keys[] = {"await", "cost", "pool", "serves"};
+    static const char *const keys[] = {"await", "cost", "pool", "serves", "input"};
     struct ub_text_view view;
     size_t i, size;
 
@@ -281,8 +281,10 @@ static void set_labels(const struct page *page, json_t *o, const struct ub_site 
             ub_text_cost_of_longest(&view, site);
         else if (i == 2)
             ub_text_pool(&view, site->worst);
-        else
+        else if (i == 3)
             ub_text_request(&view, site->worst);
+        else
+            ub_text_input(&view, site->worst);
         if (fclose(out) == 0)
             set_label(o, keys[i], line);
         free(line);

@@ -163,6 +163,40 @@ void ub_text_request(const struct ub_text_view *view, const json_t *slow)
     fputc('\n', view->pen.out);
 }
 
+static void put_descriptor(const struct ub_text_view *view, const json_t *of, uint64_t fd)
+{
+    const char *path = ub_json_string(of, "fd_path");
+
+    fprintf(view->pen.out, "fd %" PRIu64, fd);
+    if (!path)
+        return;
+    fputs(" = ", view->pen.out);
+    ub_escape_put_path(view->pen.out, path, UB_TEXT_PATH_COLUMNS);
+}
+
+/*
+ * The callback's own descriptor where it has one; of a hand-written loop, that it had read from last, which as a rule
+ * is whom it served: "fd 8 = socket 127.0.0.1:40112, read from last (0.05 ms into the turn), after 2 others".
+ */
+void ub_text_input(const struct ub_text_view *view, const json_t *slow)
+{
+    const json_t *input = json_object_get(slow, "input"), *callback = json_object_get(slow, "callback");
+    uint64_t fd, others = ub_json_u64_or(input, "others", 0);
+
+    if (!ub_json_u64(input ? input : callback, "fd", &fd))
+        return;
+    ub_pen_label(&view->pen, "input");
+    put_descriptor(view, input ? input : callback, fd);
+    if (input) {
+        fputs(", read from last (", view->pen.out);
+        ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(input, "at_ns", 0));
+        fputs(" into the turn)", view->pen.out);
+    }
+    if (others > 0)
+        fprintf(view->pen.out, ", after %" PRIu64 " other%s", others, others == 1 ? "" : "s");
+    fputc('\n', view->pen.out);
+}
+
 void ub_text_block(const struct ub_text_view *view, const json_t *slow)
 {
     UB_CLEANUP(ub_chain_clear) struct ub_chain chain;
@@ -178,6 +212,7 @@ void ub_text_block(const struct ub_text_view *view, const json_t *slow)
     if (chain.count > 0 || !ub_text_is_whole_turn(slow))
         ub_text_where(view, &chain);
     ub_text_request(view, slow);
+    ub_text_input(view, slow);
     ub_text_await(view, slow);
     ub_text_cost(view, slow, ub_model_site_of(view->m, slow));
     ub_text_pool(view, slow);

@@ -300,6 +300,7 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     if (chain.count > 0 || !ub_text_is_whole_turn(site->worst))
         ub_text_where(view, &chain);
     ub_text_request(view, site->worst);
+    ub_text_input(view, site->worst);
     ub_text_await(view, site->worst);
     ub_text_cost_of_longest(view, site);
     ub_text_pool(view, site->worst);

@@ -39,6 +39,20 @@ const char *ub_timing_syscall(uint32_t id);
 /* The descriptor of a stream, UINT64_MAX for none. */
 uint64_t ub_timing_stream(FILE *stream);
 
+/* A call on the loop's thread that may have brought something, or has closed where it came from. Signal-safe. */
+__attribute__((always_inline)) static inline void ub_timing_input(const struct ub_thread *t, uint32_t id,
+                                                                  uint64_t ended, int32_t fd, intptr_t result)
+{
+    /* In a forked child the slot is its parent's. */
+    if (ub_unlikely(t->generation != ub_process->generation))
+        return;
+    if (UB_CALL_IS_CLOSE(id))
+        id |= UB_INPUT_CLOSED;
+    else if (result < 0)
+        return;
+    ub_inputs_note(&t->cold->inputs, t->start, ended, fd, id);
+}
+
 /*
  * A hook is two functions, so that the one that is called mostly (no turn runs)
  * saves no registers: UB_HOOK_FAST is the body of the hook, UB_HOOK_TIMED that of
@@ -61,6 +75,11 @@ uint64_t ub_timing_stream(FILE *stream);
         type ret_ = (call);                                                                                            \
                                                                                                                        \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
+        if (UB_CALL_IS_CLOSE(id) || UB_CALL_IS_INPUT(id)) {                                                            \
+            const uint64_t of_[] = {__VA_ARGS__};                                                                      \
+                                                                                                                       \
+            ub_timing_input(t_, (id), ended_, (int32_t)of_[0], (intptr_t)ret_);                                        \
+        }                                                                                                              \
         if (ub_unlikely(ended_ - begun_ >= floor_)) {                                                                  \
             int errno_ = errno;                                                                                        \
             const uint64_t value_[UB_CALLS_VALUES] = {__VA_ARGS__};                                                    \

@@ -80,6 +80,7 @@ def test_service_that_waits_for_a_fifo(server):
     # Below the loop and its scheduler comes what was scheduled.
     assert slow["callback"]["function"] == "task_run_applet", slow["callback"]
     assert has_function(recording, slow, "hlua_applet_http_fct"), recording.functions(slow)
+    assert slow["input"]["fd_path"] == "socket %s:%d" % connection.getsockname(), slow["input"]
 
 
 def test_same_replies(either):

@@ -81,7 +81,8 @@ def test_log_that_is_not_read(server):
     slow = only([s for s in servers.stalls(recording) if s["duration_ns"] > hung_at_least_ns], "the hanging log")
     assert slow["pid"] == pid and slow["tid"] != pid, "a worker thread"
     assert slow["cause"] == "call" and slow["call"]["name"] in ("write", "writev"), slow
-    assert (slow["loop"], slow["kind"]) == ("libevent", "io") and slow["callback"]["fd"] > 2, slow  # the client's
+    assert (slow["loop"], slow["kind"]) == ("libevent", "io") and slow["callback"]["fd"] > 2, slow
+    assert slow["callback"]["fd_path"] == "socket %s:%d" % connection.getsockname(), slow["callback"]
     assert slow["call"]["fd"] == 2 and "pipe" in slow["call"]["fd_path"], slow["call"]
     assert abs(slow["start_ns"] + slow["duration_ns"] - read_from) < 30_000_000
     assert has_function(recording, slow, "write", "__write", "__libc_write", "__GI___libc_write")

@@ -130,6 +130,8 @@ def test_access_log_that_is_not_read(server, load):
     assert slow["pid"] == worker
     assert slow["cause"] == "call" and slow["call"]["name"] == "write", slow
     assert slow["call"]["fd_path"].endswith("log.fifo"), slow["call"]
+    # Whose request was being logged.
+    assert slow["input"]["fd_path"] == "socket %s:%d" % connection.getsockname(), slow["input"]
     # It began after our request was sent and ended after we read.
     assert begun < slow["start_ns"] < begun + 20_000_000 + noise
     assert ended - 2_000_000 < slow["start_ns"] + slow["duration_ns"] < ended + 20_000_000 + noise

@@ -103,6 +103,7 @@ def test_stalls_under_load(server, load):
         reply = client.ask(*words)
         assert reply == "OK" if name != "keys" else len(reply) >= 1000000
         ended = servers.now_ns()
+        redis.peer = "socket %s:%d" % client.connection.getsockname()
         truth[name] = (begun, ended, client.slowlog_ns(*words[:2] if name == "sleep" else words[:1]),
                        run_delay_ns(redis.pid) - noise)
         time.sleep(0.2)
@@ -128,6 +129,9 @@ def test_stalls_under_load(server, load):
         # Below the dispatcher aeProcessEvents comes redis's own reading of a client.
         assert slow["callback"]["function"] in ("readQueryFromClient", "connSocketEventHandler", "call",
                                                 "processInputBuffer"), slow["callback"]
+        # Whom it served: it had read our command last.
+        if any("stack" in s for s in slow["samples"]):
+            assert slow["input"]["fd_path"] == redis.peer and slow["input"]["call"] == "read", slow["input"]
     assert truth["sleep"][2] >= 200_000_000
 
     # What else redis did in its loop: the populating and printing of the SLOWLOG, its own cron, nothing invented.

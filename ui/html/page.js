@@ -238,7 +238,7 @@ function details() {
   if (one) fact("when", `${clock(data.begin + t.at[i])} UTC, ${t.name} pid ${t.pid}`);
   fact("why", s.why + (s.n > 1 ? " (the longest of " + s.n.toLocaleString("en") + ")" : ""));
   if (s.where.length) fact("where", frameRows(s));
-  for (const k of ["await", "cost", "pool", "serves"]) if (s[k]) fact(k, s[k]);
+  for (const k of ["await", "cost", "pool", "serves", "input"]) if (s[k]) fact(k, s[k]);
   fact("lost", `${dur(s.total)} in ${count(s.n, "stall")}, p50 ${dur(s.p50)}, p99 ${dur(s.p99)}, longest ${dur(s.max)}` + (s.ongoing ? ", " + s.ongoing + " not over" : ""));
   if (s.do) fact("do", s.do);
   fact("site", el("code", { text: s.id + (s.program ? "  " + s.program : "") + (s.loop ? "  " + s.loop : "") }));

@@ -1,0 +1,69 @@
+/*
+ * What a thread has read from last (common/inputs.h), out of the arena, while it
+ * is slow. The thread may go on while we read, and may be hostile: entries that
+ * change under our hands are dropped, and what an entry's descriptor is says
+ * only /proc.
+ */
+#include "fdinfo.h"
+#include "timed_calls.h"
+#include "watch_impl.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+
+static bool copy_entry(const struct ub_input *from, struct ub_input *to)
+{
+    to->at = ub_load_acquire(&from->at);
+    to->fd = ub_load_relaxed(&from->fd);
+    to->call = ub_load_relaxed(&from->call);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return to->at != 0 && ub_load_relaxed(&from->at) == to->at;
+}
+
+/* Files are always ready: nobody waits for them, so they are not what the callback serves. */
+static bool is_waited_for(pid_t pid, int fd)
+{
+    char path[64];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fd);
+    return fd >= 0 && stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !S_ISBLK(st.st_mode);
+}
+
+/* Newer entries come first: whether one of them is of this descriptor, too. */
+static bool is_told(const struct ub_input *newer, uint32_t count, int fd)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (newer[i].fd == fd)
+            return true;
+    }
+    return false;
+}
+
+void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end, struct ub_input_seen *ret)
+{
+    const struct ub_inputs *inputs = &w->arena->cold[slot].inputs;
+    uint32_t newest = ub_load_acquire(&inputs->count), known = 0;
+    struct ub_input seen[UB_INPUTS];
+    pid_t pid = w->watched[slot].pid;
+
+    for (uint32_t back = 1; back <= UB_INPUTS; back++) {
+        struct ub_input *e = &seen[known];
+
+        if (!copy_entry(&inputs->input[(newest - back) % UB_INPUTS], e))
+            continue;
+        if ((int64_t)(e->at - start) < 0)
+            break; /* of an earlier turn */
+        if ((int64_t)(end - e->at) < 0)
+            continue; /* it went on after the look */
+        if (is_told(seen, known++, e->fd) || e->call & UB_INPUT_CLOSED || !ub_timed_call_name(e->call) ||
+            !is_waited_for(pid, e->fd))
+            continue;
+        if (ret->input.at)
+            ret->others++;
+        else
+            ret->input = *e;
+    }
+    if (ret->input.at)
+        ret->link = ub_fd_link(pid, ret->input.fd);
+}
