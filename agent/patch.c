@@ -553,6 +553,16 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
     return 0;
 }
 
+static void patch_others(bool back)
+{
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; ub_loops[loop]->other && n < UB_LOOP_COPIES; n++) {
+            if (patch.copy[loop][n].there)
+                ub_loops[loop]->other(n, back);
+        }
+    }
+}
+
 /* True: some module is still being loaded. */
 static bool look_around(bool first)
 {
@@ -565,6 +575,7 @@ static bool look_around(bool first)
     dl_iterate_phdr(meet_library, &look);
     forget_copies();
     dl_iterate_phdr(patch_module, &look);
+    patch_others(false);
     return look.unsettled;
 }
 
@@ -637,6 +648,7 @@ void ub_patch_detach(void)
     if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return; /* another thread is just hooking: its hooks stay, asleep */
     dl_iterate_phdr(patch_module, &look);
+    patch_others(true);
     ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
     ub_store_release(&patch.busy, 0);
 }

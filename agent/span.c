@@ -249,6 +249,23 @@ void ub_span_end(struct ub_thread *t, uintptr_t sp, const struct ub_shape *shape
     publish(t, s, s->depth ? &s->level[s->depth - 1].callback : NULL, now);
 }
 
+void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t function, uint64_t object)
+{
+    struct ub_spans *s = &t->cold->spans;
+    struct ub_callback *c = &s->level[s->depth - 1].callback;
+    uint64_t start = s->now.start;
+
+    c->kind = (uint8_t)kind;
+    c->function = function;
+    c->object = object;
+    ub_store_relaxed(&s->now.start, 0);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    ub_store_relaxed(&s->now.function, function);
+    ub_store_relaxed(&s->now.object, object);
+    ub_store_relaxed(&s->now.kind, c->kind);
+    ub_store_release(&s->now.start, start);
+}
+
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);

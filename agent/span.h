@@ -40,6 +40,9 @@ bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function, const s
                    const uint64_t argument[3]);
 void ub_span_end(struct ub_thread *t, uintptr_t sp, const struct ub_shape *shape);
 
+/* The callback that runs turns out to be this one. Signal-safe. */
+void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t function, uint64_t object);
+
 /* The turn of a thread with callbacks ends. Returns its whole length in ticks. Signal-safe. */
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now);
 

@@ -68,11 +68,13 @@ enum ub_loop_library {
         UB_LOOP_LIBRARIES
 };
 
-#define UB_SPAN_LEVELS     8u  /* callbacks inside one another; deeper ones run untimed */
-#define UB_SPAN_BIGGEST    8u  /* callbacks of a turn that are told when none of them was slow by itself */
-#define UB_SPAN_NAME       48u /* bytes of a source's name, cut */
-#define UB_SPAN_HISTOGRAMS 8u  /* of a thread: kinds beyond that have sums only */
-#define UB_SPAN_WAITED     16u /* timers that waited, told apart by their objects; further ones are only counted */
+#define UB_SPAN_LEVELS      8u  /* callbacks inside one another; deeper ones run untimed */
+#define UB_SPAN_BIGGEST     8u  /* callbacks of a turn that are told when none of them was slow by itself */
+#define UB_SPAN_NAME        48u /* bytes of a source's name, cut */
+#define UB_SPAN_HISTOGRAMS  8u  /* of a thread: kinds beyond that have sums only */
+#define UB_SPAN_YIELDS      8u  /* functions whose steps end with a bare yield; those of further ones are not counted */
+#define UB_SPAN_YIELDS_TOLD 64u /* times, then the tracer is told of such a function */
+#define UB_SPAN_WAITED      16u /* timers that waited, told apart by their objects; further ones are only counted */
 
 /* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
 struct ub_callback {
@@ -125,6 +127,21 @@ struct ub_span_after {
     uint64_t timer[UB_SPAN_WAITED];
 };
 
+/* asyncio, uvloop: the handle that was begun last. Written and read by the thread alone. */
+struct ub_span_handle {
+    uint64_t sp;      /* of the frame that runs it */
+    uint64_t frame;   /* the innermost Python frame then; 0: it is over, or known to be a step */
+    uint64_t code;    /* that frame's code object, 0: it was not Python that ran it */
+    uint64_t begun;   /* ticks */
+    uint64_t yielded; /* it was a step of this code object, which has ended with a bare yield; 0: it has not */
+};
+
+/* Steps of a coroutine function that ended with a bare yield, asyncio.sleep(0). */
+struct ub_span_yield {
+    uint64_t function;          /* address of its code object; 0: none */
+    uint64_t count, total, max; /* ticks */
+};
+
 /*
  * A turn is a chain of segments without gaps: the loop's own code, a callback,
  * the loop's own code ... The slot's `start` is that of the running segment, so
@@ -142,6 +159,8 @@ struct ub_spans {
     uint32_t histograms; /* taken */
     char version[16];    /* of that library, "" where it does not say */
     struct ub_span_after after;
+    struct ub_span_handle handle;
+    struct ub_span_yield yield[UB_SPAN_YIELDS];
     struct ub_span_big big[UB_SPAN_BIGGEST];
     struct ub_span_level level[UB_SPAN_LEVELS];
     struct ub_span_sum sum[UB_CALLBACK_KINDS];

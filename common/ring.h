@@ -20,6 +20,7 @@ enum ub_record_kind {
     UB_RECORD_TURN = 1,     /* a loop turn, or the loop's own part of one, that exceeded the threshold has ended */
     UB_RECORD_CALLBACK = 2, /* a callback that did */
     UB_RECORD_BIG = 3,      /* one of the biggest callbacks of the turn whose record comes next */
+    UB_RECORD_YIELDS = 5,   /* `function` has given way by bare yields so often that it is told: struct ub_span_yield */
     UB_RECORD_WAITED = 4,   /* what the stall that began at `start` kept waiting */
 };
 

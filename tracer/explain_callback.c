@@ -128,10 +128,12 @@ json_t *ub_callback_input(const struct ub_explain *x, const struct ub_event *e)
     return o;
 }
 
-/* A step of a task: by its coroutine's function. */
+/* A step of a task: by its coroutine's function; a handle by the function it was given, which may be one of C. */
 static void keep_step(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
     s->what = e->callback;
+    if (!s->named && !e->code && e->name[0])
+        s->named = json_pack("{s:s}", "function", e->name);
     if (s->named || !e->code)
         return;
     s->named = ub_python_code_place(e->code, x->w->redact);
@@ -212,7 +214,7 @@ json_t *ub_callback_json(const struct ub_stall *s)
         return o;
     if (look_lacks_step(s))
         return json_copy(s->named);
-    if (!s->named || (s->has_python && (s->callback || !s->code)))
+    if (!s->named || (s->has_python && (s->callback || (!s->code && s->what.library != UB_LOOP_ASYNCIO))))
         return s->callback ? json_copy(s->callback) : json_object();
     if (s->named_user || !s->callback)
         return json_copy(s->named);

@@ -7,22 +7,22 @@
  * through its own GOT like any other module: that one slot is hooked, and from
  * call to return is one step. Nothing of it can be seen from Python, no lock
  * is taken, no reference counted, and the GIL is had by whoever makes the call. What
- * is read is two words of the coroutine that is passed. Handle._run, replaced by a
- * method of ours, would show other callbacks as well, but it is a change of the program.
+ * is read is two words of the coroutine that is passed. An exception is thrown into it (a
+ * cancelled task) by a call of its method, PyObject_VectorcallMethod, since 3.9.
+ * What else a loop runs: asyncio_handle.c.
  */
 #include "../offload/decide.h"
 #include "../offload/pysteps.h"
+#include "asyncio_handle.h"
 #include "asyncio_layout.h"
-#include "loop.h"
 
 #include "../python/stack.h"
-
-#define OBJECT_TYPE 8u /* PyObject.ob_type */
 
 /* The interpreter in a process that this copy is of. */
 static struct {
     const void *coroutine, *generator; /* types */
-    uint32_t code_at;                  /* 0: not known */
+    const void *none;
+    uint32_t code_at; /* 0: not known */
 } python[UB_LOOP_COPIES];
 
 static const struct ub_shape step = {.kind = UB_CALLBACK_TASK, .library = UB_LOOP_ASYNCIO};
@@ -34,20 +34,51 @@ static const struct ub_shape step = {.kind = UB_CALLBACK_TASK, .library = UB_LOO
  */
 static uint64_t code_of(uint32_t copy, uintptr_t coroutine)
 {
-    const void *type = *(const void *const *)(coroutine + OBJECT_TYPE);
+    const void *type = *(const void *const *)(coroutine + UB_OBJECT_TYPE);
 
     if (!python[copy].code_at || !type || (type != python[copy].coroutine && type != python[copy].generator))
         return 0;
     return *(const uint64_t *)(coroutine + python[copy].code_at);
 }
 
-static bool begin(uint32_t copy, uintptr_t sp, uintptr_t coroutine)
+/* Whose end a step's is. */
+enum ends { ENDS_NOWHERE, ENDS_ITSELF, ENDS_WITH_HANDLE };
+
+static enum ends begin(uint32_t copy, uintptr_t sp, uintptr_t coroutine, uint64_t *ret_code)
 {
     const uint64_t argument[3] = {coroutine, 0, 0};
     struct ub_thread *t = &ub_thread;
 
-    return ub_likely(t->start && t->generation == ub_process->generation) &&
-           ub_span_begin(t, sp, code_of(copy, coroutine), &step, argument);
+    if (!ub_likely(t->start && t->generation == ub_process->generation))
+        return ENDS_NOWHERE;
+    *ret_code = code_of(copy, coroutine);
+    if (ub_handle_is_step(t, copy, sp, *ret_code, coroutine))
+        return ENDS_WITH_HANDLE;
+    return ub_span_begin(t, sp, *ret_code, &step, argument) ? ENDS_ITSELF : ENDS_NOWHERE;
+}
+
+/* `bare`: with a bare yield. */
+static void finish(enum ends ends, uintptr_t sp, uint64_t code, uint64_t begun, bool bare)
+{
+    struct ub_thread *t = &ub_thread;
+
+    if (ends == ENDS_ITSELF)
+        ub_span_end(t, sp, &step);
+    if (!bare || ends == ENDS_NOWHERE || !t->start || t->generation != ub_process->generation)
+        return;
+    if (ends == ENDS_ITSELF)
+        ub_handle_yielded(t, code, t->cold->spans.segment - begun);
+    else
+        t->cold->spans.handle.yielded = code;
+}
+
+/* PyIter_Send says how it ended and where the value is; _PyGen_Send returns that. */
+static bool is_bare(uint32_t copy, uint64_t ret, uint64_t result)
+{
+    if (!python[copy].none)
+        return false;
+    return result ? (int32_t)ret == 1 && *(const uint64_t *)(uintptr_t)result == (uintptr_t)python[copy].none
+                  : ret == (uintptr_t)python[copy].none;
 }
 
 /* The interpreter's, or the way round by a fiber. */
@@ -63,12 +94,33 @@ static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t c
                      uint64_t b)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
-    uint64_t ret;
+    uint64_t ret, begun, code = 0;
+    enum ends ends = begin(copy, sp, coroutine, &code);
 
-    if (!begin(copy, sp, coroutine))
+    if (ends == ENDS_NOWHERE)
         return resume(call, coroutine, a, b);
+    begun = ub_thread.cold->spans.segment;
     ret = resume(call, coroutine, a, b);
-    ub_span_end(&ub_thread, sp, &step);
+    finish(ends, sp, code, begun, is_bare(copy, ret, b));
+    return ret;
+}
+
+/* A method of a coroutine's: the C task calls throw(), and nothing else. */
+static uint64_t call_method(uint64_t (*call)(uint64_t, const uintptr_t *, uint64_t, uint64_t), uint32_t copy,
+                            uint64_t name, const uintptr_t *args, uint64_t count, uint64_t names)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    uint64_t ret, begun, code = 0;
+    enum ends ends;
+
+    if ((count & ~(1ull << 63)) == 0 || code_of(copy, args[0]) == 0)
+        return call(name, args, count, names);
+    ends = begin(copy, sp, args[0], &code);
+    if (ends == ENDS_NOWHERE)
+        return call(name, args, count, names);
+    begun = ub_thread.cold->spans.segment;
+    ret = call(name, args, count, names);
+    finish(ends, sp, code, begun, is_bare(copy, ret, 0));
     return ret;
 }
 
@@ -77,7 +129,7 @@ static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t c
     X(uint64_t, PyIter_Send, (uintptr_t coroutine, uint64_t value, uint64_t result), (coroutine, value, result)) \
     X(uint64_t, _PyGen_Send, (uintptr_t coroutine, uint64_t value), (coroutine, value, 0))
 
-enum { FUNCTIONS(UB_LOOP_ID) IDS };
+enum { FUNCTIONS(UB_LOOP_ID) ID_PyObject_VectorcallMethod, IDS };
 static void *original[IDS][UB_LOOP_COPIES];
 
 #define ARGUMENTS(...) __VA_ARGS__
@@ -92,11 +144,38 @@ static void *original[IDS][UB_LOOP_COPIES];
 FUNCTIONS(HOOK_0)
 FUNCTIONS(HOOK_1)
 
-static const struct ub_loop_hook hooks[] = { FUNCTIONS(UB_LOOP_ROW) };
+#define HOOK_METHOD(copy)                                                                                              \
+    static uint64_t hook##copy##_PyObject_VectorcallMethod(uint64_t name, const uintptr_t *args, uint64_t count,       \
+                                                           uint64_t names)                                             \
+    {                                                                                                                  \
+        return call_method((uint64_t(*)(uint64_t, const uintptr_t *, uint64_t, uint64_t))                              \
+                               original[ID_PyObject_VectorcallMethod][copy],                                           \
+                           copy, name, args, count, names);                                                            \
+    }
+HOOK_METHOD(0)
+HOOK_METHOD(1)
+
+static const struct ub_loop_hook hooks[] = {
+    FUNCTIONS(UB_LOOP_ROW)
+    UB_LOOP_ROW(uint64_t, PyObject_VectorcallMethod, (), ())
+};
 /* clang-format on */
 
-enum { DATA_VERSION, DATA_COROUTINE, DATA_GENERATOR, DATA_STATE };
-static const char *const data[] = {"Py_Version", "PyCoro_Type", "PyGen_Type", "PyGILState_GetThisThreadState", NULL};
+enum {
+    DATA_VERSION,
+    DATA_COROUTINE,
+    DATA_GENERATOR,
+    DATA_STATE,
+    DATA_NONE,
+    DATA_CONTEXT,
+    DATA_TYPE,
+    DATA_FUNCTION,
+    DATA_METHOD,
+    DATA_C_FUNCTION
+};
+static const char *const data[] = {"Py_Version",     "PyCoro_Type",      "PyGen_Type",  "PyGILState_GetThisThreadState",
+                                   "_Py_NoneStruct", "PyContext_Type",   "PyType_Type", "PyFunction_Type",
+                                   "PyMethod_Type",  "PyCFunction_Type", NULL};
 _Static_assert(UB_ARRAY_LEN(data) <= UB_LOOP_DATA_MAX + 1, "patch.c has room for so many");
 
 /* Py_Version is there since 3.11. */
@@ -118,11 +197,22 @@ static uint32_t code_at(uint32_t copy, const unsigned long *version)
 static void found(uint32_t copy, void *const *values)
 {
     const unsigned long *version = values[DATA_VERSION];
+    const struct ub_handle_types types = {.context = values[DATA_CONTEXT],
+                                          .type = values[DATA_TYPE],
+                                          .function = values[DATA_FUNCTION],
+                                          .method = values[DATA_METHOD],
+                                          .c_function = values[DATA_C_FUNCTION],
+                                          .coroutine = values[DATA_COROUTINE],
+                                          .generator = values[DATA_GENERATOR],
+                                          .function_code = original[ID_PyIter_Send][copy] ? UB_FUNCTION_CODE_3_10
+                                                                                          : UB_FUNCTION_CODE_3_9};
 
     python[copy].coroutine = values[DATA_COROUTINE];
     python[copy].generator = values[DATA_GENERATOR];
+    python[copy].none = values[DATA_NONE];
     python[copy].code_at = code_at(copy, values[DATA_VERSION]);
     ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE]);
+    ub_handle_found(copy, &types);
     if (version && copy == 0)
         ub_pysteps_found(*version);
 }
@@ -138,5 +228,6 @@ const struct ub_loop_ops ub_loop_asyncio = {.files = files,
                                             .count = IDS,
                                             .originals = original,
                                             .data = data,
-                                            .found = found};
+                                            .found = found,
+                                            .other = ub_handle_hook};
 _Static_assert(UB_CORO_CODE_3_8 == UB_CORO_CODE_3_9, "nothing tells them apart");

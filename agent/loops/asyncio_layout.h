@@ -13,4 +13,15 @@
 #define UB_CORO_CODE_3_12 72u
 #define UB_CORO_CODE_3_13 72u
 
+/* Likewise a function; a bound method and a functools.partial what they call; a function of C its PyMethodDef. */
+#define UB_FUNCTION_CODE_3_9  16u /* and before */
+#define UB_FUNCTION_CODE_3_10 48u /* and later */
+#define UB_WRAPPED            16u
+#define UB_C_FUNCTION_DEF     16u
+
+/* The same in every version. */
+#define UB_OBJECT_TYPE  8u
+#define UB_TYPE_NAME    24u
+#define UB_TYPE_METHODS 232u
+
 #endif

@@ -39,16 +39,18 @@ struct ub_loop_ops {
     const char *const *data;            /* variables it wants to know, NULL-terminated; or NULL */
     /* A copy is there; `data` are the addresses of the variables, each NULL when it has none. */
     void (*found)(uint32_t copy, void *const *data);
+    /* Hooks what is in no GOT, or puts back what was there; may be asked for what has been done. NULL: nothing is. */
+    void (*other)(uint32_t copy, bool back);
 };
 
 extern const struct ub_loop_ops *const ub_loops[];
 extern uint32_t ub_loops_count; /* fixed before the first module is looked at */
 #define UB_LOOPS_OF_LOCKS 2u    /* behind the libraries: offload/locks.h */
-#define UB_LOOPS_MAX      11u
-#define UB_LOOP_DATA_MAX  8u
+#define UB_LOOPS_MAX      12u
+#define UB_LOOP_DATA_MAX  12u
 
 extern const struct ub_loop_ops ub_loop_uv, ub_loop_libevent, ub_loop_libev, ub_loop_glib, ub_loop_sd_event,
-    ub_loop_asyncio;
+    ub_loop_asyncio, ub_loop_uvloop;
 
 /*
  * A backend lists its functions once, X(type, name, (parameters), (arguments)):

@@ -15,14 +15,15 @@ struct ub_python_chain {
     uint32_t frame;  /* PyThreadState.frame, .cframe, .current_frame */
     uint32_t cframe; /* _PyCFrame.current_frame */
     uint32_t back;   /* frame.previous, .f_back */
+    uint32_t code;   /* frame.f_code, .f_executable */
 };
 
 /* clang-format off */
 #define UB_PYTHON_CHAINS \
-    UB_PYTHON_CHAIN(0,      24, UB_PYTHON_NO_CFRAME, 24) /* 3.8 to 3.10: their version is in no symbol */ \
-    UB_PYTHON_CHAIN(0x030b, 56, 8,                   48) \
-    UB_PYTHON_CHAIN(0x030c, 56, 0,                   8) \
-    UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8)
+    UB_PYTHON_CHAIN(0,      24, UB_PYTHON_NO_CFRAME, 24, 32) /* 3.8 to 3.10: their version is in no symbol */ \
+    UB_PYTHON_CHAIN(0x030b, 56, 8,                   48, 32) \
+    UB_PYTHON_CHAIN(0x030c, 56, 0,                   8,  0) \
+    UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8,  0)
 /* clang-format on */
 
 #endif

@@ -78,3 +78,39 @@ uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
     }
     return 0;
 }
+
+bool ub_python_knows(uint32_t copy)
+{
+    return python[copy].state != NULL;
+}
+
+uint64_t ub_python_innermost(uint32_t copy, uint64_t *ret_code)
+{
+    const struct ub_python_chain *chain = &python[copy].chain;
+    uint64_t at;
+
+    if (!python[copy].state)
+        return 0;
+    at = (uint64_t)(uintptr_t)python[copy].state();
+    if (!at)
+        return 0;
+    at = *(const uint64_t *)(at + chain->frame);
+    if (at && chain->cframe != UB_PYTHON_NO_CFRAME)
+        at = *(const uint64_t *)(at + chain->cframe);
+    if (at)
+        *ret_code = *(const uint64_t *)(at + chain->code);
+    return at;
+}
+
+uint32_t ub_python_copy_of(const void *state)
+{
+    const void *address;
+    uint32_t i;
+
+    for (i = 0; i < UB_LOOP_COPIES; i++) {
+        memcpy(&address, &python[i].state, sizeof(address));
+        if (state && address == state)
+            break;
+    }
+    return i;
+}

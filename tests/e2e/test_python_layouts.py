@@ -241,10 +241,11 @@ def test_the_agents_chain_of_frames(version):
     """The agent's own table of how frames are chained says what the tracer's does, which is held against the headers."""
     text = (helpers.ROOT / "agent/python/layout.h").read_text()
     rows = {int(number, 0): [None if value == "UB_PYTHON_NO_CFRAME" else int(value) for value in values]
-            for number, *values in re.findall(r"UB_PYTHON_CHAIN\((\w+),\s*(\w+),\s*(\w+),\s*(\w+)\)", text)}
+            for number, *values in re.findall(r"UB_PYTHON_CHAIN\((\w+),\s*(\w+),\s*(\w+),\s*(\w+),\s*(\w+)\)", text)}
     minor = int(version[2:])
     facts = committed(version)
-    assert rows[0 if minor < 11 else 0x0300 | minor] == [facts[f] for f in ("thread_frame", "cframe_current", "frame_back")]
+    assert rows[0 if minor < 11 else 0x0300 | minor] == [facts[f] for f in ("thread_frame", "cframe_current", "frame_back",
+                                                                               "frame_code")]
     limit = int(re.search(r"UB_CALLS_FRAME\s+(\d+)u", (helpers.ROOT / "common/calls.h").read_text())[1])
     for field in ("frame_code", "frame_instruction", "frame_back", "frame_generator"):
         assert facts[field] is None or facts[field] + 8 <= limit, field

@@ -1,4 +1,4 @@
-"""Turns of many short task steps, a slow step, a slow plain callback, a step that is thrown into; writes down the truth.
+"""Turns of many short task steps, a slow step, slow handles of all sorts, a step that is thrown into; writes down the truth.
 
     python3 pysteps.py LOOP TRUTH [py]
 
@@ -8,11 +8,15 @@ the program itself counts.
 """
 
 import asyncio
+import contextvars
+import functools
 import json
+import socket
 import sys
 import time
 import types
 
+LONG = 0.12
 SPENT = {}
 RESUMED = 0
 
@@ -47,18 +51,37 @@ async def bigger(start):
 
 
 async def block():
-    time.sleep(0.3)
+    time.sleep(LONG)
 
 
 def plain():
-    time.sleep(0.3)
+    time.sleep(LONG)
+
+
+def later(seconds, _):
+    time.sleep(seconds)
+
+
+class Server:
+    def method(self):
+        time.sleep(LONG)
+
+
+def readable(sock):
+    sock.recv(1)
+    time.sleep(LONG)
+
+
+def foreign():
+    """A context entered by the program itself, in a handle."""
+    contextvars.copy_context().run(time.sleep, LONG)
 
 
 async def cancelled():
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
-        time.sleep(0.3)
+        time.sleep(LONG)
 
 
 async def pause():
@@ -84,7 +107,21 @@ async def main():
     await pause()
     await asyncio.ensure_future(block())
     await pause()
-    asyncio.get_running_loop().call_soon(plain)
+    loop = asyncio.get_running_loop()
+    loop.call_soon(plain)
+    await pause()
+    loop.call_later(0.001, functools.partial(later, LONG), None)
+    await pause()
+    loop.call_soon(Server().method)
+    await pause()
+    a, b = socket.socketpair()
+    loop.add_reader(a, readable, a)
+    b.send(b"x")
+    await pause()
+    loop.remove_reader(a)
+    loop.call_soon(foreign)
+    await pause()
+    loop.call_soon(time.sleep, LONG)
     await pause()
     task = asyncio.ensure_future(cancelled())
     await pause()
