@@ -9,11 +9,12 @@
 
 /* ---- sums ---------------------------------------------------------------------- */
 
-/* The first callback of this kind on this thread. NULL: too many kinds. Slow path only; signal-safe. */
-static __attribute__((noinline)) struct ub_histogram *take_histogram(struct ub_spans *s, struct ub_span_sum *sum)
+struct ub_histogram *ub_span_histogram(struct ub_spans *s, struct ub_span_sum *sum)
 {
     uint32_t place = s->histograms;
 
+    if (sum->histogram) /* none was left for it */
+        return NULL;
     if (place >= UB_SPAN_HISTOGRAMS) {
         ub_store_relaxed(&sum->histogram, UINT32_MAX);
         return NULL;
@@ -24,27 +25,9 @@ static __attribute__((noinline)) struct ub_histogram *take_histogram(struct ub_s
     return &s->histogram[place];
 }
 
-__attribute__((always_inline)) static inline void account(struct ub_spans *s, struct ub_span_sum *sum, uint64_t spent)
-{
-    uint32_t place = sum->histogram;
-    struct ub_histogram *h;
-
-    ub_store_relaxed(&sum->count, sum->count + 1);
-    ub_store_relaxed(&sum->total, sum->total + spent);
-    if (ub_unlikely(spent > sum->max))
-        ub_store_relaxed(&sum->max, spent);
-    if (ub_likely(place - 1 < UB_SPAN_HISTOGRAMS))
-        h = &s->histogram[place - 1];
-    else
-        h = place ? NULL : take_histogram(s, sum);
-    if (ub_likely(h != NULL))
-        ub_histogram_add(h, spent);
-}
-
 /* ---- the biggest callbacks of a turn ---------------------------------------------- */
 
-/* Slow path only; signal-safe. */
-static __attribute__((noinline)) void keep_big(struct ub_spans *s, const struct ub_callback *c, uint64_t spent)
+void ub_span_keep_big(struct ub_spans *s, const struct ub_callback *c, uint64_t spent)
 {
     struct ub_span_big *least = &s->big[0], *own = NULL;
 
@@ -83,10 +66,7 @@ static void tell_slow(struct ub_thread *t, const struct ub_callback *c, uint64_t
     ub_turn_tell(t, &record);
 }
 
-/* A segment over the threshold has ended. `c`: what ran in it, NULL: the loop itself, or nobody knows. Slow path only;
- * signal-safe. */
-static __attribute__((noinline)) void slow_segment(struct ub_thread *t, const struct ub_callback *c, uint64_t now,
-                                                   const char *name)
+void ub_span_slow(struct ub_thread *t, const struct ub_callback *c, uint64_t now, const char *name)
 {
     t->cold->spans.reported += now - t->start;
     tell_slow(t, c, t->start, now, name);
@@ -122,10 +102,9 @@ static __attribute__((noinline)) void slow_whole(struct ub_thread *t, uint64_t s
     ub_turn_tell(t, &record);
 }
 
-/* ---- begin, end ------------------------------------------------------------------- */
+/* ---- threads, turns ---------------------------------------------------------------- */
 
-/* The thread's first callback, ever. Slow path only; signal-safe. */
-static __attribute__((noinline)) void introduce(struct ub_thread *t, const struct ub_shape *shape)
+void ub_span_introduce(struct ub_thread *t, const struct ub_shape *shape)
 {
     struct ub_spans *s = &t->cold->spans;
     const char *version = shape->version ? shape->version() : NULL;
@@ -136,11 +115,9 @@ static __attribute__((noinline)) void introduce(struct ub_thread *t, const struc
     __atomic_fetch_or(&t->slot->flags, UB_SLOT_CALLBACKS, __ATOMIC_RELEASE);
 }
 
-/* The segment that runs was begun by the loop's wait: a new turn. */
-static void new_turn(struct ub_thread *t, struct ub_spans *s)
+void ub_span_new_turn(struct ub_thread *t, struct ub_spans *s)
 {
     s->turn = t->start;
-    s->segment = t->start;
     s->reported = 0;
     s->callbacks = 0;
     if (s->big[0].count)
@@ -148,122 +125,18 @@ static void new_turn(struct ub_thread *t, struct ub_spans *s)
     s->floor = ub_load_relaxed(&ub_process->arena->h.threshold) >> UB_BIG_FLOOR;
 }
 
-/* Levels whose frame is gone: ours is in their place. */
-static void drop_levels(struct ub_spans *s, uintptr_t sp)
-{
-    while (s->depth && s->level[s->depth - 1].sp <= sp)
-        s->depth--;
-}
-
-/* From `now` on runs `c`; NULL: the loop itself. */
-__attribute__((always_inline)) static inline void publish(struct ub_thread *t, struct ub_spans *s,
-                                                          const struct ub_callback *c, uint64_t now)
-{
-    ub_store_relaxed(&s->now.start, 0);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    if (c) {
-        ub_store_relaxed(&s->now.function, c->function);
-        ub_store_relaxed(&s->now.object, c->object);
-        ub_store_relaxed(&s->now.fd, c->fd);
-    }
-    ub_store_relaxed(&s->now.library, c ? c->library : (uint8_t)UB_LOOP_NONE);
-    ub_store_relaxed(&s->now.kind, c ? c->kind : (uint8_t)UB_CALLBACK_TURN);
-    ub_store_release(&s->now.start, now);
-    s->segment = now;
-    t->start = now;
-    ub_store_release(&t->slot->start, now);
-}
-
-static int32_t fd_of(const struct ub_shape *shape, const uint64_t argument[3], uint64_t object)
-{
-    if (shape->fd == UB_FD_ARGUMENT)
-        return (int32_t)argument[shape->fd_at];
-    if (shape->fd == UB_FD_MEMBER)
-        return *(const int32_t *)(object + shape->fd_at);
-    return -1;
-}
-
-bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
-                   const uint64_t argument[3])
-{
-    struct ub_spans *s = &t->cold->spans;
-    uint64_t now = ub_clock_ticks(ub_process->clock);
-    struct ub_span_level *level;
-    uint32_t depth = s->depth;
-
-    if (ub_unlikely(!s->library))
-        introduce(t, shape);
-    if (t->start != s->segment)
-        new_turn(t, s);
-    drop_levels(s, sp);
-    if (ub_unlikely(s->depth == UB_SPAN_LEVELS))
-        return false;
-    level = s->depth ? &s->level[s->depth - 1] : NULL;
-    if (ub_unlikely(now - t->start >= ub_load_relaxed(&ub_process->arena->h.threshold)))
-        slow_segment(t, level && s->depth == depth ? &level->callback : NULL, now, NULL);
-    if (level)
-        level->own += now - t->start;
-
-    level = &s->level[s->depth];
-    level->sp = sp;
-    level->own = 0;
-    level->callback.object = argument[shape->object];
-    level->callback.function =
-        shape->function && argument[shape->function - 1] ? argument[shape->function - 1] : function;
-    level->callback.fd = fd_of(shape, argument, argument[shape->object]);
-    level->callback.kind = shape->kind;
-    level->callback.library = shape->library;
-    s->depth++;
-    if (ub_unlikely(ub_load_relaxed(&t->slot->flags) & UB_SLOT_AFTER))
-        ub_after_callback(t, &level->callback, now);
-    publish(t, s, &level->callback, now);
-    return true;
-}
-
-void ub_span_end(struct ub_thread *t, uintptr_t sp, const struct ub_shape *shape)
-{
-    struct ub_span_level *level;
-    struct ub_spans *s;
-    uint64_t now;
-
-    if (ub_unlikely(t->generation != ub_process->generation) || ub_unlikely(!t->slot))
-        return; /* a forked child comes back from its parent's callback */
-    s = &t->cold->spans;
-    now = ub_clock_ticks(ub_process->clock);
-    while (s->depth && s->level[s->depth - 1].sp < sp)
-        s->depth--; /* left without an end */
-    if (ub_unlikely(s->depth == 0 || s->level[s->depth - 1].sp != sp))
-        return;
-    level = &s->level[--s->depth];
-    if (ub_unlikely(!t->start)) /* a wait inside it took over as the loop's, and did not come back */
-        return;
-    if (ub_unlikely(t->start != s->segment)) /* turns of a loop inside it have ended: only the rest is its own */
-        new_turn(t, s);
-    level->own += now - t->start;
-    if (ub_unlikely(now - t->start >= ub_load_relaxed(&ub_process->arena->h.threshold)))
-        slow_segment(t, &level->callback, now, shape->name ? shape->name(level->callback.object) : NULL);
-    s->callbacks++;
-    account(s, &s->sum[level->callback.kind % UB_CALLBACK_KINDS], level->own);
-    if (ub_unlikely(level->own > s->floor))
-        keep_big(s, &level->callback, level->own);
-    publish(t, s, s->depth ? &s->level[s->depth - 1].callback : NULL, now);
-}
-
 void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t function, uint64_t object)
 {
     struct ub_spans *s = &t->cold->spans;
     struct ub_callback *c = &s->level[s->depth - 1].callback;
-    uint64_t start = s->now.start;
+    uint64_t segment = s->segment;
 
+    ub_store_relaxed(&s->segment, 0);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     c->kind = (uint8_t)kind;
     c->function = function;
     c->object = object;
-    ub_store_relaxed(&s->now.start, 0);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    ub_store_relaxed(&s->now.function, function);
-    ub_store_relaxed(&s->now.object, object);
-    ub_store_relaxed(&s->now.kind, c->kind);
-    ub_store_release(&s->now.start, start);
+    ub_store_release(&s->segment, segment);
 }
 
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now)
@@ -274,16 +147,15 @@ uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now)
     uint32_t depth = s->depth;
 
     if (start != s->segment)
-        new_turn(t, s);
+        ub_span_new_turn(t, s);
     whole = now - s->turn;
-    drop_levels(s, sp);
+    ub_store_relaxed(&s->depth, ub_span_depth(s, sp));
     ub_store_relaxed(&t->slot->start, 0);
     if (ub_unlikely(now - start >= threshold))
-        slow_segment(t, depth && s->depth == depth ? &s->level[depth - 1].callback : NULL, now, NULL);
+        ub_span_slow(t, depth && s->depth == depth ? &s->level[depth - 1].callback : NULL, now, NULL);
     if (ub_unlikely(whole - s->reported >= threshold))
         slow_whole(t, s->turn, now);
-    ub_store_relaxed(&s->now.start, 0);
-    s->segment = 0;
+    ub_store_relaxed(&s->segment, 0);
     t->start = 0;
     return whole;
 }

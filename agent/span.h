@@ -13,7 +13,7 @@
 #ifndef UB_AGENT_SPAN_H
 #define UB_AGENT_SPAN_H
 
-#include "process.h"
+#include "after.h"
 
 /* Where the things that name a callback are found among its arguments. */
 enum ub_shape_fd {
@@ -35,15 +35,149 @@ struct ub_shape {
     void (*before)(void);         /* called before each callback, timed or not; or NULL */
 };
 
-/* False: not timed; ub_span_end must not be called. `sp`: the caller's frame. Signal-safe; leaves errno alone. */
-bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
-                   const uint64_t argument[3]);
-void ub_span_end(struct ub_thread *t, uintptr_t sp, const struct ub_shape *shape);
+/* ---- slow paths (span.c), all signal-safe ---- */
 
-/* The callback that runs turns out to be this one. Signal-safe. */
+/* The thread's first callback, ever. */
+void ub_span_introduce(struct ub_thread *t, const struct ub_shape *shape);
+
+/* The segment that runs was begun by the loop's wait: a new turn. */
+void ub_span_new_turn(struct ub_thread *t, struct ub_spans *s);
+
+/* A segment over the threshold has ended. `c`: what ran in it, NULL: the loop itself, or nobody knows. */
+void ub_span_slow(struct ub_thread *t, const struct ub_callback *c, uint64_t now, const char *name);
+
+/* The first callback of this kind on this thread, or one too many (NULL). */
+struct ub_histogram *ub_span_histogram(struct ub_spans *s, struct ub_span_sum *sum);
+
+/* Perhaps one of the turn's biggest. */
+void ub_span_keep_big(struct ub_spans *s, const struct ub_callback *c, uint64_t spent);
+
+/* The callback that runs turns out to be this one. */
 void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t function, uint64_t object);
 
-/* The turn of a thread with callbacks ends. Returns its whole length in ticks. Signal-safe. */
+/* The turn of a thread with callbacks ends. Returns its whole length in ticks. */
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now);
+
+/* ---- begin, end: in line, since the calls alone were a fifth of a callback's price ---- */
+
+/* How many levels are left when those whose frame is gone are not counted: ours, at `sp`, is in their place. */
+__attribute__((always_inline)) static inline uint32_t ub_span_depth(const struct ub_spans *s, uintptr_t sp)
+{
+    uint32_t depth = s->depth;
+
+    while (depth && ub_unlikely(s->level[depth - 1].sp <= sp))
+        depth--;
+    return depth;
+}
+
+/*
+ * From `now` on runs what the first `depth` levels say (0: the loop itself). A
+ * watcher believes `depth` and the level only if `segment` is, before and after,
+ * the slot's start.
+ */
+__attribute__((always_inline)) static inline void ub_span_publish(struct ub_thread *t, struct ub_spans *s,
+                                                                  uint32_t depth, uint64_t now)
+{
+    ub_store_relaxed(&s->segment, 0);
+    ub_store_release(&s->depth, depth);
+    ub_store_release(&s->segment, now);
+    t->start = now;
+    ub_store_release(&t->slot->start, now);
+}
+
+__attribute__((always_inline)) static inline void ub_span_account(struct ub_spans *s, struct ub_span_sum *sum,
+                                                                  uint64_t spent)
+{
+    uint32_t place = sum->histogram - 1;
+    struct ub_histogram *h = ub_likely(place < UB_SPAN_HISTOGRAMS) ? &s->histogram[place] : ub_span_histogram(s, sum);
+
+    ub_store_relaxed(&sum->count, sum->count + 1);
+    ub_store_relaxed(&sum->total, sum->total + spent);
+    if (ub_unlikely(spent > sum->max))
+        ub_store_relaxed(&sum->max, spent);
+    if (ub_likely(h != NULL))
+        ub_histogram_add(h, spent);
+}
+
+__attribute__((always_inline)) static inline int32_t ub_span_fd(const struct ub_shape *shape,
+                                                                const uint64_t argument[3], uint64_t object)
+{
+    if (shape->fd == UB_FD_ARGUMENT)
+        return (int32_t)argument[shape->fd_at];
+    if (shape->fd == UB_FD_MEMBER)
+        return *(const int32_t *)(object + shape->fd_at);
+    return -1;
+}
+
+/* False: not timed; ub_span_end must not be called. `sp`: the caller's frame. Signal-safe; leaves errno alone. */
+__attribute__((always_inline)) static inline bool ub_span_begin(struct ub_thread *t, uintptr_t sp, uint64_t function,
+                                                                const struct ub_shape *shape,
+                                                                const uint64_t argument[3])
+{
+    struct ub_spans *s = &t->cold->spans;
+    uint64_t now = ub_clock_ticks(ub_process->clock), object = argument[shape->object];
+    uint32_t depth = ub_span_depth(s, sp);
+    struct ub_span_level *level = &s->level[depth];
+
+    if (ub_unlikely(!s->library))
+        ub_span_introduce(t, shape);
+    if (t->start != s->segment)
+        ub_span_new_turn(t, s);
+    if (ub_unlikely(depth == UB_SPAN_LEVELS))
+        return false;
+    if (ub_unlikely(now - t->start >= ub_load_relaxed(&ub_process->arena->h.threshold)))
+        ub_span_slow(t, depth && s->depth == depth ? &level[-1].callback : NULL, now, NULL);
+    if (depth)
+        level[-1].own += now - t->start;
+    if (shape->function && argument[shape->function - 1])
+        function = argument[shape->function - 1];
+    level->sp = sp;
+    level->own = 0;
+    level->callback = (struct ub_callback){.function = function,
+                                           .object = object,
+                                           .fd = ub_span_fd(shape, argument, object),
+                                           .kind = shape->kind,
+                                           .library = shape->library};
+    if (ub_unlikely(ub_load_relaxed(&t->slot->flags) & UB_SLOT_AFTER))
+        ub_after_callback(t, &level->callback, now);
+    ub_span_publish(t, s, depth + 1, now);
+    return true;
+}
+
+/* Signal-safe; leaves errno alone. */
+__attribute__((always_inline)) static inline void ub_span_end(struct ub_thread *t, uintptr_t sp,
+                                                              const struct ub_shape *shape)
+{
+    struct ub_span_level *level;
+    struct ub_spans *s;
+    uint64_t now, own;
+    uint32_t depth, kind;
+
+    if (ub_unlikely(t->generation != ub_process->generation) || ub_unlikely(!t->slot))
+        return; /* a forked child comes back from its parent's callback */
+    s = &t->cold->spans;
+    now = ub_clock_ticks(ub_process->clock);
+    depth = ub_span_depth(s, sp - 1); /* those above were left without an end */
+    level = &s->level[depth - 1];
+    if (ub_unlikely(depth == 0 || level->sp != sp)) {
+        ub_store_relaxed(&s->depth, depth);
+        return;
+    }
+    if (ub_unlikely(!t->start)) { /* a wait inside it took over as the loop's, and did not come back */
+        ub_store_relaxed(&s->depth, depth - 1);
+        return;
+    }
+    if (ub_unlikely(t->start != s->segment)) /* turns of a loop inside it have ended: only the rest is its own */
+        ub_span_new_turn(t, s);
+    own = level->own + (now - t->start);
+    if (ub_unlikely(now - t->start >= ub_load_relaxed(&ub_process->arena->h.threshold)))
+        ub_span_slow(t, &level->callback, now, shape->name ? shape->name(level->callback.object) : NULL);
+    s->callbacks++;
+    kind = level->callback.kind; /* it may have been renamed */
+    ub_span_account(s, &s->sum[kind < UB_CALLBACK_KINDS ? kind : UB_CALLBACK_TURN], own);
+    if (ub_unlikely(own > s->floor))
+        ub_span_keep_big(s, &level->callback, own);
+    ub_span_publish(t, s, depth - 1, now);
+}
 
 #endif

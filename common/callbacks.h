@@ -76,9 +76,7 @@ enum ub_loop_library {
 #define UB_SPAN_YIELDS_TOLD 64u /* times, then the tracer is told of such a function */
 #define UB_SPAN_WAITED      16u /* timers that waited, told apart by their objects; further ones are only counted */
 
-/* What a callback is. `start` tells which segment it speaks of: it equals the slot's while that segment runs. */
 struct ub_callback {
-    uint64_t start;    /* ticks; 0: being written */
     uint64_t function; /* address of the program's function; TASK: of its coroutine's code object */
     uint64_t object;   /* handle, source, watcher, coroutine ... */
     int32_t fd;        /* -1: none */
@@ -86,7 +84,7 @@ struct ub_callback {
     uint8_t library;   /* enum ub_loop_library */
     uint16_t reserved;
 };
-_Static_assert(sizeof(struct ub_callback) == 32, "callbacks: agent and tracer agree on it");
+_Static_assert(sizeof(struct ub_callback) == 24, "callbacks: agent and tracer agree on it");
 
 struct ub_span_level {
     uintptr_t sp; /* of the frame that will see it end: a level is over when its frame is */
@@ -148,12 +146,11 @@ struct ub_span_yield {
  * every deadline is that of the callback where there is one.
  */
 struct ub_spans {
-    struct ub_callback now; /* what the running segment is, if `now.start` says so */
-    uint64_t segment;       /* start of the segment that was begun here last */
-    uint64_t turn;          /* start of the turn that it belongs to */
-    uint64_t reported;      /* ticks of that turn that were reported as slow segments */
-    uint64_t floor;         /* ticks: shorter callbacks are not looked at for `big` */
-    uint32_t depth;
+    uint64_t segment;    /* start of the segment that was begun here last; 0: being written, or over */
+    uint64_t turn;       /* start of the turn that it belongs to */
+    uint64_t reported;   /* ticks of that turn that were reported as slow segments */
+    uint64_t floor;      /* ticks: shorter callbacks are not looked at for `big` */
+    uint32_t depth;      /* levels; the last of them is what the segment runs, none: the loop's own code */
     uint32_t callbacks;  /* in the turn */
     uint32_t library;    /* enum ub_loop_library: of the thread's first callback */
     uint32_t histograms; /* taken */

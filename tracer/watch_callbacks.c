@@ -23,16 +23,17 @@ static const struct ub_python_code *code_of(struct ub_watch *w, struct ub_watche
 
 void ub_watch_callback(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *ret)
 {
-    const struct ub_callback *now = &w->arena->cold[slot].spans.now;
-    uint64_t before = ub_load_acquire(&now->start);
+    const struct ub_spans *s = &w->arena->cold[slot].spans;
+    uint64_t before = ub_load_acquire(&s->segment);
+    uint32_t depth = ub_load_acquire(&s->depth);
     struct ub_callback copy;
 
     ret->callback = (struct ub_callback){.fd = -1};
-    if (!(ub_load_relaxed(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS))
+    if (!(ub_load_relaxed(&w->arena->slot[slot].flags) & UB_SLOT_CALLBACKS) || depth == 0 || depth > UB_SPAN_LEVELS)
         return;
-    memcpy(&copy, now, sizeof(copy));
+    memcpy(&copy, &s->level[depth - 1].callback, sizeof(copy));
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    if (before == start && ub_load_relaxed(&now->start) == start && is_known(copy.kind, copy.library)) {
+    if (before == start && ub_load_relaxed(&s->segment) == start && is_known(copy.kind, copy.library)) {
         ret->callback = copy;
         ret->code = code_of(w, &w->watched[slot], copy.library, copy.function);
     }
@@ -60,8 +61,7 @@ void ub_watch_callback_record(struct ub_watch *w, struct ub_watched *t, const st
 {
     e->callback = (struct ub_callback){.fd = -1};
     if (record->kind == UB_RECORD_CALLBACK && is_known(record->callback, record->library)) {
-        e->callback = (struct ub_callback){.start = record->start,
-                                           .function = record->function,
+        e->callback = (struct ub_callback){.function = record->function,
                                            .object = record->object,
                                            .fd = record->fd,
                                            .kind = record->callback,
