@@ -15,11 +15,12 @@
 #include "base.h"
 #include "clock.h"
 #include "image.h"
+#include "policy.h"
 #include "uv_pool.h"
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 11u
+#define UB_ARENA_VERSION 12u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -64,7 +65,11 @@ struct ub_arena_header {
 
     /* Written by the agents as well: calls that were moved off their loops. */
     uint64_t moved __attribute__((aligned(UB_CACHE_LINE)));
-    uint64_t moved_ns; /* how long those loops would have been blocked */
+    uint64_t moved_ns;      /* how long those loops would have been blocked */
+    uint64_t policy_images; /* program images with entries in `policy` */
+    uint64_t stack_deepest; /* bytes of the stacks that callbacks ran on */
+    uint64_t pool_queued;   /* most calls that waited for a thread at once */
+    uint64_t pool_threads;  /* most threads of one process */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 4 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 
@@ -74,6 +79,7 @@ struct ub_arena {
     struct ub_slot slot[UB_SLOT_MAX];
     struct ub_uv_pool uv_pool[UB_UV_POOL_MAX];
     struct ub_call_stack call_stack[UB_CALLS_STACKS];
+    struct ub_policy policy;
     struct ub_slot_cold cold[UB_SLOT_MAX] __attribute__((aligned(4096)));
 };
 

@@ -148,6 +148,7 @@ struct ub_span_yield {
 struct ub_spans {
     uint64_t segment;    /* start of the segment that was begun here last; 0: being written, or over */
     uint64_t turn;       /* start of the turn that it belongs to */
+    uint64_t call_ra;    /* where the blocking call that was begun last is made from */
     uint64_t reported;   /* ticks of that turn that were reported as slow segments */
     uint64_t floor;      /* ticks: shorter callbacks are not looked at for `big` */
     uint32_t depth;      /* levels; the last of them is what the segment runs, none: the loop's own code */

@@ -9,7 +9,8 @@
 enum ub_offload_mode {
     UB_OFFLOAD_OFF = 0,
     UB_OFFLOAD_DRY_RUN = 1, /* nothing moves; each slow call is judged as it returns */
-    UB_OFFLOAD_EAGER = 2,   /* a call that is sure to block is moved */
+    UB_OFFLOAD_FLAGGED = 2, /* a call is moved if one from the same place has blocked before */
+    UB_OFFLOAD_EAGER = 3,   /* and one that is sure to block, the first time */
 };
 
 /* The recording's `reason`. Each is a rule of agent/offload/README.md. */

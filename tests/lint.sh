@@ -23,10 +23,8 @@ lint_clang-tidy() {
 }
 
 lint_cppcheck() {
-    # comparePointers: the ends of assembly are symbols, not objects.
     cppcheck --quiet --std=c11 --language=c --enable=warning,portability --inline-suppr --error-exitcode=1 \
         --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=ctuuninitvar \
-        --suppress=legacyUninitvar:agent/offload/decide.c --suppress='comparePointers:tracer/inject*' \
         --suppress='nullPointerRedundantCheck:agent/*' --suppress='nullPointerArithmeticRedundantCheck:agent/*' \
         -D__x86_64__ -D_GNU_SOURCE -DPY_VERSION_HEX=0x030b0000 "${units[@]}"
 }

@@ -421,6 +421,9 @@ static void explain(struct ub_explain *x, const struct ub_event *e)
     case UB_EVENT_STATS:
         on_stats(x, e);
         break;
+    case UB_EVENT_SITE:
+        ub_offload_site(x, e);
+        break;
     case UB_EVENT_POOL:
         ub_explain_pool(x, e);
         break;

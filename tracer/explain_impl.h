@@ -93,7 +93,8 @@ struct ub_explain {
     struct ub_unwinder *unwinder;
     struct ub_known_stack *stacks;
     struct ub_known_site *sites;
-    json_t *offload; /* owned; `offload` lines by site, NULL before the first */
+    json_t *site[UB_POLICY_SITES]; /* owned; names of the arena's entries, NULL: not known */
+    json_t *offload;               /* owned; `offload` lines by site, NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -156,6 +157,7 @@ json_t *ub_callback_kinds(const struct ub_stats *s);
 json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns);
 /* Adds a finished `slow` line to its call site's sums; writes those. */
 void ub_offload_count(struct ub_explain *x, const json_t *line);
+void ub_offload_site(struct ub_explain *x, const struct ub_event *e);
 void ub_offload_finish(struct ub_explain *x);
 void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into the `end` line */
 

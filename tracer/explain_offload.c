@@ -4,8 +4,10 @@
  */
 #include "explain_impl.h"
 
+#include "site.h"
 #include "timed_calls.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +77,8 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const ch
     if (c && ub_ticks_span_to_ns(c->total) < duration_ns / 2) /* most of it was a call that is not hooked */
         pin = UB_PIN_CALL;
     if (pin == UB_PIN_MOVABLE) {
+        if (x->w->offload > UB_OFFLOAD_DRY_RUN) /* the next one from this place leaves */
+            return json_pack("{s:s}", "state", "first");
         o = json_pack("{s:s, s:I}", "state", "would-move", "saved_ns", (json_int_t)saved);
         if (c->executor < UB_EXECUTORS && c->executor != UB_EXECUTOR_NONE)
             json_object_set_new(o, "executor", json_string(executor_names[c->executor]));
@@ -130,6 +134,67 @@ void ub_offload_count(struct ub_explain *x, const json_t *line)
         json_object_set(o, "lock", json_object_get(offload, "lock"));
 }
 
+/* ---- by place of a moved call ------------------------------------------------------------------- */
+
+void ub_offload_site(struct ub_explain *x, const struct ub_event *e)
+{
+    const struct ub_policy_site *site = &x->w->arena->policy.site[e->slot % UB_POLICY_SITES];
+    json_t *place, *names = x->site[e->slot % UB_POLICY_SITES];
+    struct ub_maps *maps;
+
+    if (names)
+        return;
+    ub_process_refresh(e->process);
+    maps = ub_process_maps(e->process);
+    names = json_object();
+    place = maps && site->ra ? ub_callback_place(maps, site->ra - 1, x->w->redact) : NULL;
+    if (place)
+        json_object_set_new(names, "caller", place);
+    place = maps && site->function ? ub_callback_place(maps, site->function, x->w->redact) : NULL;
+    if (place)
+        json_object_set_new(names, "callback", place);
+    ub_maps_unref(maps);
+    x->site[e->slot % UB_POLICY_SITES] = names;
+}
+
+static const char *site_call(uint32_t id)
+{
+    return id == UB_CALL_IDS ? "sem_wait" : id < UB_CALL_IDS ? ub_timed_call_name(id) : "?";
+}
+
+/* By names, so that it is the same in every run. */
+static void site_name(const json_t *names, const char *call, char ret[UB_SITE_SIZE])
+{
+    const char *text[] = {call, json_string_value(json_object_get(json_object_get(names, "caller"), "function")),
+                          json_string_value(json_object_get(json_object_get(names, "callback"), "function"))};
+    uint64_t hash = 0xcbf29ce484222325ull;
+
+    for (size_t i = 0; i < UB_ARRAY_LEN(text); i++) {
+        for (const char *c = text[i] ? text[i] : "?"; *c; c++)
+            hash = (hash ^ (uint8_t)*c) * 0x100000001b3ull;
+        hash = (hash ^ 0xff) * 0x100000001b3ull;
+    }
+    snprintf(ret, UB_SITE_SIZE, "%08x", (uint32_t)(hash ^ (hash >> 32)));
+}
+
+static void tell_site(struct ub_explain *x, uint32_t i)
+{
+    const struct ub_policy_site *site = &x->w->arena->policy.site[i];
+    const char *call = site_call(ub_load_relaxed(&site->id));
+    char hash[UB_SITE_SIZE];
+    json_t *o;
+
+    site_name(x->site[i], call, hash);
+    o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "type", "offload", "site", hash, "call", call,
+                  "moved", (json_int_t)ub_load_relaxed(&site->moved), "saved_ns",
+                  (json_int_t)ub_load_relaxed(&site->moved_ns), "longest_ns",
+                  (json_int_t)ub_load_relaxed(&site->longest_ns), "wait_ns",
+                  (json_int_t)ub_load_relaxed(&site->pool_ns), "first", (json_int_t)ub_load_relaxed(&site->blocked),
+                  "first_ns", (json_int_t)ub_ticks_span_to_ns(ub_load_relaxed(&site->blocked_ticks)));
+    json_object_update_missing(o, x->site[i]);
+    ub_explain_emit(x, o);
+}
+
 void ub_offload_finish(struct ub_explain *x)
 {
     const char *site;
@@ -139,6 +204,12 @@ void ub_offload_finish(struct ub_explain *x)
         ub_explain_emit(x, json_incref(o));
     json_decref(x->offload);
     x->offload = NULL;
+    for (uint32_t i = 0; x->w->offload > UB_OFFLOAD_DRY_RUN && i < UB_POLICY_SITES; i++) {
+        if (ub_load_acquire(&x->w->arena->policy.site[i].state) == UB_POLICY_LIVE)
+            tell_site(x, i);
+        json_decref(x->site[i]);
+        x->site[i] = NULL;
+    }
 }
 
 void ub_offload_end(struct ub_explain *x, json_t *line)
@@ -147,6 +218,9 @@ void ub_offload_end(struct ub_explain *x, json_t *line)
 
     if (x->w->offload > UB_OFFLOAD_DRY_RUN)
         json_object_set_new(line, "offload",
-                            json_pack("{s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
-                                      (json_int_t)ub_load_relaxed(&h->moved_ns)));
+                            json_pack("{s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved),
+                                      "saved_ns", (json_int_t)ub_load_relaxed(&h->moved_ns), "stack_bytes",
+                                      (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
+                                      (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
+                                      (json_int_t)ub_load_relaxed(&h->pool_queued)));
 }

@@ -55,7 +55,7 @@ static void add_argument(json_t *list, const char *previous, const char *argumen
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
                            uint32_t offload)
 {
-    static const char *const modes[] = {"off", "dry-run", "eager"}; /* enum ub_offload_mode */
+    static const char *const modes[] = {"off", "dry-run", "flagged", "eager"}; /* enum ub_offload_mode */
     char started[48], host[256] = "";
     json_t *command = json_array();
 

@@ -16,6 +16,7 @@ enum ub_event_kind {
     UB_EVENT_END,    /* a turn over the threshold has ended */
     UB_EVENT_GONE,   /* the thread or its process is gone, its slot is given back */
     UB_EVENT_STATS,  /* totals of a thread */
+    UB_EVENT_SITE,   /* of moved calls: `slot` is its place in the arena's policy */
     UB_EVENT_POOL,   /* totals of a process's own pool of threads */
     UB_EVENT_NOTE,   /* text for the recording */
     UB_EVENT_FINISH, /* the run is over */

@@ -68,6 +68,8 @@ struct ub_watch {
     uint64_t tokens_at;
     uint64_t lost;         /* ring records */
     uint64_t rate_limited; /* looks not taken */
+    uint32_t sites_named;  /* of the policy's `fresh`, all of which are known to the explaining thread */
+    bool site_named[UB_POLICY_SITES];
     uint32_t left_running; /* watched threads that outlived the run */
     uint64_t housekeeping_at;
     uint64_t own_wait_ns; /* the watching thread's own time on the run queue, at the last housekeeping */
@@ -169,6 +171,9 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
 void ub_watch_pools(struct ub_watch *w, bool finish);
 /* False: nothing is known of a pool in that process. */
 bool ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_now *ret);
+
+/* watch_sites.c: places of moved calls, as they become known. */
+void ub_watch_sites(struct ub_watch *w);
 
 /*
  * watch_after.c: an END that waits for what the stall kept waiting, and takes the

@@ -532,6 +532,7 @@ static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind
         if (!w->agentless && !(ub_load_relaxed(&slot->flags) & UB_SLOT_BARRIER))
             *ret_can_sleep = false;
     }
+    ub_watch_sites(w);
     return deadline;
 }
 
@@ -665,6 +666,7 @@ static void finish(struct ub_watch *w)
     for (uint32_t i = 0; i < slots_high(w); i++) {
         if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i) == 0)
             drain(w, i, 0);
+        ub_watch_sites(w);
         if (w->watched[i].process) {
             w->watched[i].alive_at = ub_ticks_now();
             w->left_running += thread_exists(&w->watched[i]);

@@ -63,7 +63,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
 {
     /* enum ub_offload_mode. Moving calls is unfinished (agent/offload/README.md): for who works on it. */
     static const char *const offload_modes[] = {"off", "dry-run", NULL};
-    static const char *const unfinished_modes[] = {"off", "dry-run", "eager", NULL};
+    static const char *const unfinished_modes[] = {"off", "dry-run", "flagged", "eager", NULL};
     struct ub_option option[UB_SETTINGS_MAX + 3];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",

@@ -5,6 +5,8 @@
 #include "timing.h"
 
 #include "../offload/decide.h"
+#include "../offload/sites.h"
+#include "../offload/suspend.h"
 #include "../python/stack.h"
 #include "../raw.h"
 
@@ -260,6 +262,17 @@ static bool is_longest(const struct ub_call_report *r, const struct ub_timed_cal
     return true;
 }
 
+/* Where calls may move, its place is remembered if it blocked for as long as a stall is. */
+static void judge(const struct ub_thread *t, uint32_t id, uint64_t spent, const uint64_t *value, struct ub_verdict *ret)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+
+    ub_decide(t, id, value, sp, ub_suspend_stack(sp), ret);
+    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN && ret->pin == UB_PIN_MOVABLE &&
+        spent >= ub_load_relaxed(&ub_process->arena->h.threshold))
+        ub_sites_blocked(t, id, spent);
+}
+
 static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint64_t begun, uint64_t spent,
                 uintptr_t ra, const uint64_t *value)
 {
@@ -269,7 +282,7 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     bool longest;
 
     if (ub_offload_mode != UB_OFFLOAD_OFF)
-        ub_decide(t, id, value, (uintptr_t)__builtin_frame_address(0), 0, &verdict);
+        judge(t, id, spent, value, &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
     if (!c) {

@@ -72,7 +72,10 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
         struct ub_thread *t_ = &ub_thread;                                                                             \
         uint32_t floor_ = t_->call_floor;                                                                              \
         uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now(), ended_;                                \
-        type ret_ = (call);                                                                                            \
+        type ret_;                                                                                                     \
+                                                                                                                       \
+        t_->cold->spans.call_ra = (uintptr_t)__builtin_return_address(0);                                              \
+        ret_ = (call);                                                                                                 \
                                                                                                                        \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
         if (UB_CALL_IS_CLOSE(id) || UB_CALL_IS_INPUT(id)) {                                                            \

@@ -6,8 +6,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <poll.h>
+#include <semaphore.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -25,10 +28,17 @@ enum what {
     FCNTL,
     WAITS,
     CLOSE,
+    CONNECT,
+    NAME,
+    SYNC,
+    LOOK,   /* a positional read */
+    CHANGE, /* a positional write, a length */
+    PATH,   /* names in folders */
+    SEM,
 };
 
 /* clang-format off */
-static const uint8_t what_of[UB_CALL_IDS] = {
+static const uint8_t what_of[UB_BLOCK_CALLS] = {
 #define ONE(what, name) [UB_CALL_ID_##name] = what,
     ONE(SLEEP, sleep) ONE(SLEEP, usleep) ONE(SLEEP, nanosleep) ONE(SLEEP, __nanosleep) ONE(SLEEP, clock_nanosleep)
     ONE(READS, read) ONE(READS, __read) ONE(READS, __read_chk) ONE(READS, readv)
@@ -40,42 +50,63 @@ static const uint8_t what_of[UB_CALL_IDS] = {
     ONE(FCNTL, fcntl) ONE(FCNTL, fcntl64)
     ONE(WAITS, waitpid) ONE(WAITS, __waitpid)
     ONE(CLOSE, close) ONE(CLOSE, __close)
+    ONE(CONNECT, connect) ONE(CONNECT, __connect)
+    ONE(NAME, getaddrinfo)
+    ONE(SYNC, fsync) ONE(SYNC, fdatasync) ONE(SYNC, syncfs)
+    ONE(LOOK, pread) ONE(LOOK, pread64) ONE(LOOK, __pread64)
+    ONE(CHANGE, pwrite) ONE(CHANGE, pwrite64) ONE(CHANGE, __pwrite64)
+    ONE(CHANGE, ftruncate) ONE(CHANGE, ftruncate64) ONE(CHANGE, fallocate) ONE(CHANGE, fallocate64)
+    ONE(CHANGE, posix_fallocate) ONE(CHANGE, posix_fallocate64)
+    ONE(PATH, open) ONE(PATH, open64) ONE(PATH, openat) ONE(PATH, openat64)
+    ONE(PATH, stat) ONE(PATH, stat64) ONE(PATH, lstat) ONE(PATH, lstat64)
+    ONE(PATH, unlink) ONE(PATH, rename)
+    [UB_BLOCK_SEM_WAIT] = SEM,
 };
 /* clang-format on */
 
+#define READ_WRITE (UB_DIRECTION_READ | UB_DIRECTION_WRITE)
+
+/* What it does, and what must not overtake it. */
+static const struct {
+    uint8_t direction, holds_up, lane;
+    bool likely;
+} order_of[] = {
+    [SLEEP] = {0, 0, UB_LANE_WAIT, false},
+    [WAITS] = {0, 0, UB_LANE_WAIT, false},
+    [READS] = {UB_DIRECTION_READ, UB_DIRECTION_READ, UB_LANE_WAIT, false},
+    [WRITES] = {UB_DIRECTION_WRITE, UB_DIRECTION_WRITE | UB_DIRECTION_SYNC, UB_LANE_WAIT, false},
+    [SENDS] = {UB_DIRECTION_WRITE, UB_DIRECTION_WRITE, UB_LANE_WAIT, false},
+    [FLOCK] = {UB_DIRECTION_LOCK, UB_DIRECTION_LOCK, UB_LANE_WAIT, false},
+    [FCNTL] = {UB_DIRECTION_LOCK, UB_DIRECTION_LOCK, UB_LANE_WAIT, false},
+    [CLOSE] = {UB_DIRECTION_ALL, 0, UB_LANE_WAIT, false},
+    [CONNECT] = {READ_WRITE, READ_WRITE, UB_LANE_WAIT, true},
+    [NAME] = {0, 0, UB_LANE_WAIT, true},
+    [SYNC] = {UB_DIRECTION_SYNC, 0, UB_LANE_FILES, true},
+    [LOOK] = {UB_DIRECTION_LOOK, UB_DIRECTION_CHANGE | UB_DIRECTION_WRITE, UB_LANE_FILES, false},
+    [CHANGE] = {UB_DIRECTION_CHANGE, UB_DIRECTION_CHANGE | UB_DIRECTION_LOOK | UB_DIRECTION_SYNC | READ_WRITE,
+                UB_LANE_FILES, false},
+    [PATH] = {UB_DIRECTION_CHANGE, UB_DIRECTION_CHANGE, UB_LANE_WAIT, false},
+    [SEM] = {0, 0, UB_LANE_WAIT, false},
+};
+
 void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *ret)
 {
-    *ret = (struct ub_block){.fd = -1, .may_move = true};
-    switch ((enum what)what_of[id]) {
-    case OTHER:
+    enum what what = (enum what)what_of[id];
+
+    *ret = (struct ub_block){.fd = -1, .may_move = what != OTHER && what != CLOSE};
+    if (what == OTHER || (what == FCNTL && word[1] != F_SETLKW && word[1] != F_OFD_SETLKW)) {
         ret->may_move = false;
         return;
-    case SLEEP:
-    case WAITS:
-        return;
-    case READS:
-        ret->direction = UB_DIRECTION_READ;
-        break;
-    case WRITES:
-    case SENDS:
-        ret->direction = UB_DIRECTION_WRITE;
-        break;
-    case FLOCK:
-        ret->direction = UB_DIRECTION_LOCK;
-        break;
-    case FCNTL:
-        if (word[1] != F_SETLKW && word[1] != F_OFD_SETLKW) {
-            ret->may_move = false;
-            return;
-        }
-        ret->direction = UB_DIRECTION_LOCK;
-        break;
-    case CLOSE:
-        ret->may_move = false;
-        ret->direction = UB_DIRECTION_ALL;
-        break;
     }
-    ret->fd = (int)word[0];
+    ret->direction = order_of[what].direction;
+    ret->holds_up = order_of[what].holds_up;
+    ret->lane = order_of[what].lane;
+    ret->likely = order_of[what].likely;
+    ret->libc_lock = what == NAME;
+    if (what == PATH)
+        ret->fd = UB_BLOCK_PATHS; /* which of them name the same thing nobody can tell beforehand */
+    else if (what != SLEEP && what != WAITS && what != NAME && what != SEM)
+        ret->fd = (int)word[0];
 }
 
 /* ---- sleeps -------------------------------------------------------------------------------- */
@@ -173,24 +204,50 @@ static int64_t send_rest(uint64_t fd, uint64_t buf, uint64_t n, uint64_t flags, 
 }
 
 /* Sends what there is room for: a socket that is ready may still block for what is more. */
-static bool send_blocks(const uint64_t *word, struct ub_block *b, int64_t *ret)
+static bool send_blocks(const uint64_t *word, int flags, struct ub_block *b, int64_t *ret)
 {
     long r;
 
-    if ((int)word[3] & MSG_DONTWAIT || !may_block(b->fd))
+    if (flags & MSG_DONTWAIT || !may_block(b->fd))
         return false;
-    r = ub_raw6(SYS_sendto, b->fd, (long)word[1], (long)word[2], (long)(int)word[3] | MSG_DONTWAIT | MSG_NOSIGNAL, 0,
-                0);
+    r = ub_raw6(SYS_sendto, b->fd, (long)word[1], (long)word[2], (long)flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
     if (r == (long)word[2] || (r < 0 && r != -EAGAIN)) {
         b->made = r >= 0; /* an error is the call's own to bring about, with its signal */
         *ret = r;
         return false;
     }
     b->function = send_rest;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         b->word[i] = word[i];
+    b->word[3] = (uint64_t)flags;
     b->word[4] = r > 0 ? (uint64_t)r : 0;
     return true;
+}
+
+/* More than there is room for, or no room at all. A pipe that is said to be ready may still keep who writes more. */
+static bool pipe_blocks(uint64_t n, int fd)
+{
+    int full = 0;
+    long size; /* negative: a socket's */
+
+    if (!is_ready(fd, POLLOUT))
+        return true;
+    size = ub_raw3(SYS_fcntl, fd, F_GETPIPE_SZ, 0);
+    return size > 0 && ub_raw3(SYS_ioctl, fd, FIONREAD, (long)&full) == 0 && n > (uint64_t)(size - full);
+}
+
+static bool write_blocks(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    bool several = id == UB_CALL_ID_writev;
+    int type = 0;
+    socklen_t len = sizeof(type);
+
+    if (!may_block(b->fd))
+        return false;
+    if (!several && ub_raw6(SYS_getsockopt, b->fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len, 0) == 0 &&
+        type == SOCK_STREAM && word[2] > 0)
+        return send_blocks(word, 0, b, ret);
+    return pipe_blocks(several ? 0 : word[2], b->fd);
 }
 
 /* ---- locks, children ------------------------------------------------------------------------ */
@@ -233,6 +290,77 @@ static bool wait_blocks(const uint64_t *word, struct ub_block *b, int64_t *ret)
     return r == 0 ? true : answer(r, b, ret);
 }
 
+static bool sem_blocks(const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    int saved = errno;
+
+    if (sem_trywait((sem_t *)word[0]) == 0)
+        return answer(0, b, ret);
+    if (errno != EAGAIN)
+        return answer(-errno, b, ret);
+    errno = saved;
+    return true;
+}
+
+/* ---- what nobody can say beforehand ------------------------------------------------------------ */
+
+static bool is_file(int fd)
+{
+    struct stat st = {0};
+
+    return ub_raw2(SYS_fstat, fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+}
+
+static bool copy(void *to, uint64_t from, size_t size)
+{
+    struct iovec local = {to, size}, remote = {(void *)from, size};
+
+    return ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0) == (long)size;
+}
+
+/* To another host. A unix socket connects at once, or waits for room with its listener. */
+static bool connect_may_block(const uint64_t *word, int fd)
+{
+    uint16_t family = 0;
+    int type = 0;
+    socklen_t len = sizeof(type);
+    long flags = ub_raw3(SYS_fcntl, fd, F_GETFL, 0);
+
+    return copy(&family, word[1], sizeof(family)) && (family == AF_INET || family == AF_INET6) && flags >= 0 &&
+           !(flags & O_NONBLOCK) && ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len, 0) == 0 &&
+           type == SOCK_STREAM;
+}
+
+/* A name that has to be looked up: a number needs not. */
+static bool is_name(uint64_t text)
+{
+    char name[64];
+    size_t n = 4096 - (text & 4095) < sizeof(name) ? 4096 - (text & 4095) : sizeof(name);
+
+    if (!copy(name, text, n))
+        return false;
+    for (size_t i = 0; i < n && name[i]; i++) {
+        if (name[i] == ':')
+            return false;
+        if (!(name[i] >= '0' && name[i] <= '9') && name[i] != '.')
+            return true;
+    }
+    return n < sizeof(name); /* at the end of a page: not known to be a number */
+}
+
+bool ub_block_resolver_touched;
+
+/* Names that are converted by the calling thread's locale stay, and so do all where the program has changed how its
+ * own thread asks: another one would ask otherwise. */
+static bool name_may_block(const uint64_t *word)
+{
+    struct addrinfo hints = {0};
+
+    if (!word[0] || ub_load_relaxed(&ub_block_resolver_touched) || (word[2] && !copy(&hints, word[2], sizeof(hints))))
+        return false;
+    return !(hints.ai_flags & (AI_NUMERICHOST | AI_IDN | AI_CANONIDN)) && is_name(word[0]);
+}
+
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
 {
     switch ((enum what)what_of[id]) {
@@ -243,18 +371,56 @@ bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_
             return false;
         return may_block(b->fd) && !is_ready(b->fd, POLLIN);
     case WRITES:
-        return may_block(b->fd) && !is_ready(b->fd, POLLOUT);
+        return write_blocks(id, word, b, ret);
     case SENDS:
-        return send_blocks(word, b, ret);
+        return send_blocks(word, (int)word[3], b, ret);
     case FLOCK:
         return flock_blocks(word, b, ret);
     case FCNTL:
         return fcntl_blocks(word, b, ret);
     case WAITS:
         return wait_blocks(word, b, ret);
-    case CLOSE:
-    case OTHER:
-        break;
+    case SEM:
+        return sem_blocks(word, b, ret);
+    default: /* nobody says beforehand what has to be written, fetched or asked for */
+        return false;
     }
-    return false;
+}
+
+bool ub_block_expected(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b)
+{
+    switch ((enum what)what_of[id]) {
+    case CONNECT:
+        return connect_may_block(word, b->fd);
+    case NAME:
+        return name_may_block(word);
+    case SYNC:
+    case LOOK:
+    case CHANGE:
+        return is_file(b->fd);
+    case PATH:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool ub_block_may_queue(uint32_t id, const struct ub_block *b)
+{
+    switch ((enum what)what_of[id]) {
+    case READS:
+    case WRITES: /* a file's position is also moved by what is not seen */
+        return !is_file(b->fd);
+    case SYNC:
+    case LOOK:
+    case CHANGE:
+        return is_file(b->fd);
+    default:
+        return true;
+    }
+}
+
+bool ub_block_is_listed(uint32_t id)
+{
+    return id < UB_BLOCK_CALLS && what_of[id] != OTHER && what_of[id] != CLOSE;
 }

@@ -5,13 +5,25 @@
 #ifndef UB_AGENT_BLOCK_H
 #define UB_AGENT_BLOCK_H
 
+#include "../../common/calls.h"
 #include "pool.h"
+
+/* sem_wait, which is moved but not timed: it has no number among those of calls.def. */
+#define UB_BLOCK_SEM_WAIT UB_CALL_IDS
+#define UB_BLOCK_CALLS    (UB_CALL_IDS + 1)
+
+/* `fd` of calls on paths: all of them keep one order. No descriptor. */
+#define UB_BLOCK_PATHS (-2)
 
 struct ub_block {
     bool may_move;
     bool made;          /* it did not block, and was made: the result is there */
+    bool likely;        /* nothing proves beforehand that it blocks, and it is made for what takes its time */
+    bool libc_lock;     /* libc may hold a lock of its own meanwhile */
     int fd;             /* -1 */
-    uint32_t direction; /* enum ub_direction */
+    uint32_t direction; /* enum ub_direction: what it does */
+    uint32_t holds_up;  /* what must not overtake it, on the same object */
+    uint32_t lane;      /* enum ub_lane */
     uint64_t deadline_ns;
     ub_job_function *function; /* what to call in its place, with `word`; NULL: the call as it is */
     uint64_t word[UB_POOL_WORDS];
@@ -22,5 +34,18 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
 
 /* True: it would block. False: it would not, as far as is known; `made` with *ret and errno, or to be made as it is. */
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret);
+
+/* Of one that is `likely` to block, or of which the same place has blocked before: whether another thread may make it.
+ */
+bool ub_block_expected(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b);
+
+/* Whether it may be made by another thread because an earlier one on the same file is not over. */
+bool ub_block_may_queue(uint32_t id, const struct ub_block *b);
+
+/* Whether any mode moves this call. */
+bool ub_block_is_listed(uint32_t id);
+
+/* The program has set up the resolver of one of its threads: names are looked up where they are asked for. */
+extern bool ub_block_resolver_touched;
 
 #endif

@@ -3,6 +3,7 @@
 #include "../loops/loop.h"
 #include "../patch.h"
 #include "../raw.h"
+#include "block.h"
 #include "fiber.h"
 #include "identity.h"
 #include "locks.h"
@@ -129,7 +130,7 @@ enum kind {
  * thread's), terminals, close. Some of them can be made right, and are not yet.
  */
 /* clang-format off */
-static const uint8_t kind_of[UB_CALL_IDS] = {
+static const uint8_t kind_of[UB_BLOCK_CALLS] = {
 #define ONE(kind, name) [UB_CALL_ID_##name] = kind,
     ONE(SLEEP, sleep) ONE(SLEEP, usleep) ONE(SLEEP, nanosleep) ONE(SLEEP, __nanosleep) ONE(SLEEP, clock_nanosleep)
     ONE(SLEEP, thrd_sleep)
@@ -158,41 +159,59 @@ static const uint8_t kind_of[UB_CALL_IDS] = {
     ONE(WAIT, msgrcv) ONE(WAIT, msgsnd) ONE(WAIT, semop) ONE(WAIT, semtimedop)
     ONE(WAIT, mq_receive) ONE(WAIT, mq_timedreceive) ONE(WAIT, mq_send) ONE(WAIT, mq_timedsend)
     ONE(FCNTL, fcntl) ONE(FCNTL, fcntl64) ONE(FCNTL, __fcntl)
+    [UB_BLOCK_SEM_WAIT] = WAIT,
 };
 /* clang-format on */
 
 /* With a timeout of its own a socket's call is the kernel's to end. */
-static bool has_timeout(int fd)
+static bool has_timeout(int fd, int option)
 {
     struct timeval time = {0};
     socklen_t len = sizeof(time);
 
-    return ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, (long)&time, (long)&len, 0) == 0 &&
+    return ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, option, (long)&time, (long)&len, 0) == 0 &&
            (time.tv_sec || time.tv_usec);
 }
 
-static enum ub_executor executor_of(int fd, bool reads)
+/* Calls that a signal ends with EINTR in spite of SA_RESTART: on sockets with a timeout, System V's. */
+static bool has_limit(uint32_t id, const uint64_t *value)
+{
+    switch (id) {
+    case UB_CALL_ID_msgrcv:
+    case UB_CALL_ID_msgsnd:
+    case UB_CALL_ID_semop:
+    case UB_CALL_ID_semtimedop:
+        return true;
+    }
+    switch ((enum kind)kind_of[id]) {
+    case READ:
+        return has_timeout((int)value[0], SO_RCVTIMEO);
+    case WRITE:
+        return has_timeout((int)value[0], SO_SNDTIMEO);
+    default:
+        return (id == UB_CALL_ID_connect || id == UB_CALL_ID___connect) && has_timeout((int)value[0], SO_SNDTIMEO);
+    }
+}
+
+static enum ub_executor executor_of(int fd)
 {
     struct stat st = {0};
 
     if (ub_raw2(SYS_fstat, fd, &st) < 0 || (st.st_mode & S_IFMT) == S_IFCHR)
         return UB_EXECUTOR_NONE; /* closed meanwhile; terminals and devices */
     if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) || S_ISDIR(st.st_mode))
-        return UB_EXECUTOR_FILES;
-    if (!reads || (S_ISSOCK(st.st_mode) && has_timeout(fd)))
-        return UB_EXECUTOR_WAIT;
-    return UB_EXECUTOR_READINESS;
+        return UB_EXECUTOR_NONE; /* its position is also moved by what is not seen (streams, sendfile) */
+    return UB_EXECUTOR_WAIT;
 }
 
 static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
 {
-    switch (id < UB_CALL_IDS ? (enum kind)kind_of[id] : NO) {
+    switch (ub_block_is_listed(id) ? (enum kind)kind_of[id] : NO) {
     case SLEEP:
         return UB_EXECUTOR_TIMER;
     case READ:
-        return executor_of((int)value[0], true);
     case WRITE:
-        return executor_of((int)value[0], false);
+        return executor_of((int)value[0]);
     case FILES:
         return UB_EXECUTOR_FILES;
     case WAIT:
@@ -208,18 +227,21 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
 /* ---- interruption ------------------------------------------------------------------------------ */
 
 /*
- * A program that wants its calls interrupted: by a handler without SA_RESTART, or by an alarm while it sleeps.
- * Where the call is made elsewhere nothing interrupts it.
+ * A program that wants its calls interrupted: by a handler without SA_RESTART, by an alarm while it sleeps; and where
+ * the call is one that no flag restarts (sleeps, sockets with a time limit), by any handler. Where the call is made
+ * elsewhere nothing interrupts it.
  */
-static bool is_interrupted(void)
+static bool is_interrupted(bool never_restarted)
 {
     struct itimerval alarm = {0};
 
-    for (int sig = 1; sig < 32; sig++) {
+    for (int sig = 1; sig <= 64; sig++) {
         struct kernel_sigaction act = {0};
 
+        if (sig == 32 || sig == 33 || (sig == SIGURG && ub_process->sampler)) /* libc's own; ours */
+            continue;
         if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1 &&
-            !(act.flags & SA_RESTART))
+            (never_restarted || !(act.flags & SA_RESTART)))
             return true;
     }
     return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);
@@ -241,9 +263,7 @@ static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, uintptr_t end,
         pin = judge_stack(sp, end ? end : s->level[0].sp, end != 0);
     if (pin != UB_PIN_MOVABLE)
         return pin;
-    if (ub_locks_held(&ret->lock))
-        return UB_PIN_LOCK;
-    return is_interrupted() ? UB_PIN_EINTR : UB_PIN_MOVABLE;
+    return ub_locks_held(&ret->lock) ? UB_PIN_LOCK : UB_PIN_MOVABLE;
 }
 
 bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
@@ -253,7 +273,7 @@ bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
 
 bool ub_decide_call_moves(uint32_t id)
 {
-    return id < UB_CALL_IDS && kind_of[id] != NO;
+    return id < UB_BLOCK_CALLS && kind_of[id] != NO;
 }
 
 void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
@@ -266,6 +286,8 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     ret->executor = (uint8_t)judge_call(id, value);
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
+    else if (is_interrupted(ret->executor == UB_EXECUTOR_TIMER || has_limit(id, value)))
+        ret->pin = UB_PIN_EINTR;
     else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools())
         ret->pin = UB_PIN_IDENTITY;
 }

@@ -1,12 +1,78 @@
 #include "fds.h"
 
+#include "../raw.h"
+#include "block.h"
+#include "pysteps.h"
 #include "suspend.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+
+#define NUMBERS 4096u /* none of ours is higher */
+#define HIGH    900
+#define LOW     64 /* where a limit leaves nothing else */
+
+static uint64_t own[NUMBERS / 64];
+
+bool ub_fds_is_own(int fd)
+{
+    return (uint32_t)fd < NUMBERS && ub_load_relaxed(&own[(uint32_t)fd / 64]) & 1ull << (uint32_t)fd % 64;
+}
+
+static void give_up(int fd)
+{
+    if ((uint32_t)fd < NUMBERS)
+        __atomic_fetch_and(&own[(uint32_t)fd / 64], ~(1ull << (uint32_t)fd % 64), __ATOMIC_RELAXED);
+}
+
+void ub_fds_close(int fd)
+{
+    if (!ub_fds_is_own(fd))
+        return;
+    give_up(fd);
+    ub_raw1(SYS_close, fd);
+}
+
+void ub_fds_close_all(void)
+{
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(own); i++) {
+        for (uint64_t left = ub_load_relaxed(&own[i]); left; left &= left - 1)
+            ub_fds_close((int)(i * 64 + (uint32_t)__builtin_ctzll(left)));
+    }
+}
+
+static void close_in_children(void)
+{
+    pthread_atfork(NULL, NULL, ub_fds_close_all);
+}
+
+int ub_fds_duplicate(int fd)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    long high = ub_raw3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, HIGH);
+
+    pthread_once(&once, close_in_children);
+    if (high < 0)
+        high = ub_raw3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, LOW);
+    if (high >= (long)NUMBERS) {
+        ub_raw1(SYS_close, high);
+        return -1;
+    }
+    if (high < 0)
+        return -1;
+    __atomic_fetch_or(&own[high / 64], 1ull << high % 64, __ATOMIC_RELAXED);
+    return (int)high;
+}
 
 enum {
     ID_dup2,
     ID_dup3,
     ID_close_range,
     ID_closefrom,
+    ID_sem_wait,
+    ID___res_state,
+    ID___res_init,
+    ID_res_init,
     IDS,
 };
 static void *original[IDS][UB_LOOP_COPIES];
@@ -39,11 +105,51 @@ static void hook_closefrom(int low)
     ((void (*)(int))original[ID_closefrom][0])(low);
 }
 
+static int hook_sem_wait(void *sem)
+{
+    const uint64_t word[UB_POOL_WORDS] = {(uintptr_t)sem}, value[UB_CALLS_VALUES] = {(uintptr_t)sem};
+    int64_t ret;
+    int r;
+
+    if (ub_unlikely(ub_thread.start != 0))
+        ub_thread.cold->spans.call_ra = (uintptr_t)__builtin_return_address(0);
+    if (ub_unlikely(ub_thread.start != 0) &&
+        ub_suspend_call(UB_BLOCK_SEM_WAIT, original[ID_sem_wait][0], word, value, &ret))
+        return (int)ret;
+    r = ((int (*)(void *))original[ID_sem_wait][0])(sem);
+    if (r == 0)
+        ub_pysteps_taken(sem);
+    return r;
+}
+
+/* The program sets up its own thread's resolver. */
+static void *hook_res_state(void)
+{
+    ub_store_relaxed(&ub_block_resolver_touched, true);
+    return ((void *(*)(void))original[ID___res_state][0])();
+}
+
+static int hook___res_init(void)
+{
+    ub_store_relaxed(&ub_block_resolver_touched, true);
+    return ((int (*)(void))original[ID___res_init][0])();
+}
+
+static int hook_res_init(void)
+{
+    ub_store_relaxed(&ub_block_resolver_touched, true);
+    return ((int (*)(void))original[ID_res_init][0])();
+}
+
 static const struct ub_loop_hook hooks[] = {
     {"dup2", {(void *)hook_dup2, NULL}, UB_HOOK_OTHERS},
     {"dup3", {(void *)hook_dup3, NULL}, UB_HOOK_OTHERS},
     {"close_range", {(void *)hook_close_range, NULL}, UB_HOOK_OTHERS},
     {"closefrom", {(void *)hook_closefrom, NULL}, UB_HOOK_OTHERS},
+    {"sem_wait", {(void *)hook_sem_wait, NULL}, UB_HOOK_OTHERS},
+    {"__res_state", {(void *)hook_res_state, NULL}, UB_HOOK_OTHERS},
+    {"__res_init", {(void *)hook___res_init, NULL}, UB_HOOK_OTHERS},
+    {"res_init", {(void *)hook_res_init, NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 

@@ -7,6 +7,19 @@
 
 #include "../loops/loop.h"
 
+/* A duplicate of the program's, high in its table, where its numbers do not get to as a rule; -1. */
+int ub_fds_duplicate(int fd);
+
+/* Whether the number is one of those, and not the program's to close. Signal-safe. */
+bool ub_fds_is_own(int fd);
+
+/* Closes it, if it is. */
+void ub_fds_close(int fd);
+
+/* In a forked child: what waits for them is the parent's, and at the other end of a pipe somebody may wait for the last
+ * to be closed. Signal-safe. */
+void ub_fds_close_all(void);
+
 /* Hooked only where offload moves calls. */
 extern const struct ub_loop_ops ub_offload_libc;
 

@@ -3,15 +3,22 @@
 #include "../calls/timing.h"
 #include "../real.h"
 #include "block.h"
+#include "fds.h"
 #include "pysteps.h"
 #include "suspend.h"
 
+#include <errno.h>
 #include <string.h>
 
 static struct ub_real direct;
 
 static bool call(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, int64_t *ret)
 {
+    if ((id == UB_CALL_ID_close || id == UB_CALL_ID___close) && ub_fds_is_own((int)word[0])) {
+        errno = EBADF; /* what the program would find there without us */
+        *ret = -1;
+        return true;
+    }
     if (ub_pysteps_concerned())
         return ub_pysteps_call(id, function, word, ret);
     return ub_suspend_call(id, function, word, value, ret);
@@ -78,7 +85,35 @@ static bool call(uint32_t id, void *function, const uint64_t *word, const uint64
     X(int, __nanosleep, (const struct timespec *time, struct timespec *rest), (time, rest), 0) \
     X(int, clock_nanosleep, (clockid_t clock, int flags, const struct timespec *time, struct timespec *rest), (clock, flags, time, rest), 0) \
     X(pid_t, waitpid, (pid_t pid, int *status, int flags), (pid, status, flags), 0) \
-    X(pid_t, __waitpid, (pid_t pid, int *status, int flags), (pid, status, flags), 0)
+    X(pid_t, __waitpid, (pid_t pid, int *status, int flags), (pid, status, flags), 0) \
+    X(int, connect, (int fd, UB_ADDRESS_ARG address, socklen_t len), (fd, address, len), (uint64_t)fd) \
+    X(int, __connect, (int fd, UB_ADDRESS_ARG address, socklen_t len), (fd, address, len), (uint64_t)fd) \
+    X(int, getaddrinfo, (const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **ret_), (node, service, hints, ret_), 0) \
+    X(int, fsync, (int fd), (fd), (uint64_t)fd) \
+    X(int, fdatasync, (int fd), (fd), (uint64_t)fd) \
+    X(int, syncfs, (int fd), (fd), (uint64_t)fd) \
+    X(ssize_t, pread, (int fd, void *buf, size_t n, off_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(ssize_t, pread64, (int fd, void *buf, size_t n, off64_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(ssize_t, __pread64, (int fd, void *buf, size_t n, off64_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(ssize_t, pwrite, (int fd, const void *buf, size_t n, off_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(ssize_t, pwrite64, (int fd, const void *buf, size_t n, off64_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(ssize_t, __pwrite64, (int fd, const void *buf, size_t n, off64_t at), (fd, buf, n, at), (uint64_t)fd) \
+    X(int, ftruncate, (int fd, off_t n), (fd, n), (uint64_t)fd) \
+    X(int, ftruncate64, (int fd, off64_t n), (fd, n), (uint64_t)fd) \
+    X(int, fallocate, (int fd, int mode, off_t at, off_t n), (fd, mode, at, n), (uint64_t)fd) \
+    X(int, fallocate64, (int fd, int mode, off64_t at, off64_t n), (fd, mode, at, n), (uint64_t)fd) \
+    X(int, posix_fallocate, (int fd, off_t at, off_t n), (fd, at, n), (uint64_t)fd) \
+    X(int, posix_fallocate64, (int fd, off64_t at, off64_t n), (fd, at, n), (uint64_t)fd) \
+    X(int, open, (const char *path, int flags, mode_t mode), (path, flags, mode), 0) \
+    X(int, open64, (const char *path, int flags, mode_t mode), (path, flags, mode), 0) \
+    X(int, openat, (int dirfd, const char *path, int flags, mode_t mode), (dirfd, path, flags, mode), 0) \
+    X(int, openat64, (int dirfd, const char *path, int flags, mode_t mode), (dirfd, path, flags, mode), 0) \
+    X(int, stat, (const char *path, struct stat *st), (path, st), 0) \
+    X(int, stat64, (const char *path, struct stat64 *st), (path, st), 0) \
+    X(int, lstat, (const char *path, struct stat *st), (path, st), 0) \
+    X(int, lstat64, (const char *path, struct stat64 *st), (path, st), 0) \
+    X(int, unlink, (const char *path), (path), 0) \
+    X(int, rename, (const char *from, const char *to), (from, to), 0)
 /* clang-format on */
 CALLS(MOVED)
 

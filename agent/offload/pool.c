@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -76,8 +77,21 @@ void ub_pool_call_here(struct ub_job *job)
     job->error = errno;
 }
 
+/* Another thread of the program may have closed the descriptor since. */
+static bool is_still_there(const struct ub_job *job)
+{
+    struct stat st = {0};
+
+    return ub_raw2(SYS_fstat, (int)job->word[0], &st) == 0 && st.st_dev == job->device && st.st_ino == job->inode;
+}
+
 static void call(struct ub_job *job)
 {
+    if (job->check && !is_still_there(job)) {
+        job->result = -1;
+        job->error = EBADF;
+        return;
+    }
     ub_pool_call_here(job);
     job->signal = take_signal(job->error);
 }

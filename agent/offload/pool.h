@@ -45,6 +45,9 @@ struct ub_job {
     int signal;     /* SIGPIPE or SIGXFSZ that the call brought its thread, to be raised where it was called; 0 */
     uint32_t lane;  /* enum ub_lane */
     bool libc_lock; /* libc may hold a lock of its own meanwhile: a fork waits for it */
+    bool check; /* word[0] has to be a descriptor of this file still: if not, the call is not made, and fails with EBADF
+                 */
+    uint64_t device, inode;
     uint64_t queued_ns, begun_ns, ended_ns; /* CLOCK_MONOTONIC */
 };
 

@@ -472,7 +472,7 @@ static struct step *current_step(void)
     return m ? m->current : NULL;
 }
 
-static void taken(const void *lock)
+void ub_pysteps_taken(const void *lock)
 {
     struct step *s = current_step();
 
@@ -496,7 +496,6 @@ static void given(const void *lock)
 
 /* clang-format off */
 #define TAKES(X) \
-    X(sem_wait, (void *lock), (lock)) \
     X(sem_trywait, (void *lock), (lock)) \
     X(sem_timedwait, (void *lock, void *until), (lock, until)) \
     X(sem_clockwait, (void *lock, int clock, void *until), (lock, clock, until))
@@ -512,7 +511,7 @@ static void *original[IDS][UB_LOOP_COPIES];
     { \
         int r = ((int (*) params)original[ID_##name][copy])args; \
         if (r == 0) \
-            taken(lock); \
+            ub_pysteps_taken(lock); \
         return r; \
     }
 #define GIVE(copy, name, params, args) \

@@ -22,7 +22,8 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 /* The interpreter is of this version (Py_Version): its object is looked for when the first step comes. */
 void ub_pysteps_found(unsigned long version);
 
-/* Semaphores: the interpreter's locks. */
+/* Semaphores: the interpreter's locks. sem_wait is hooked in fds.c, which tells of it here. Signal-safe. */
+void ub_pysteps_taken(const void *semaphore);
 extern const struct ub_loop_ops ub_pysteps_locks;
 
 #endif

@@ -8,18 +8,22 @@
 #include "../patch.h"
 #include "block.h"
 #include "decide.h"
+#include "fds.h"
+#include "sites.h"
 #include "uvhost.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-#define HOSTS_MAX 4u
-#define EXIT_NS   5000000000ull /* at most so long for what is being sent as the program ends */
+#define HOSTS_MAX      4u
+#define MEASURE_ROUNDS 256u
+#define EXIT_NS        5000000000ull /* at most so long for what is being sent as the program ends */
 
 /* What belongs to a thread that runs loops. Reached by the number of its slot. */
 struct mine {
@@ -29,6 +33,7 @@ struct mine {
     struct ub_fiber_exceptions *exceptions;
     struct ub_host *host[HOSTS_MAX];
     uint32_t suspended; /* of all hosts */
+    uint32_t rounds;
 };
 
 static struct mine *mine_of[UB_SLOT_MAX];
@@ -129,11 +134,35 @@ static struct ub_task *task_of(struct ub_job *job)
     return (struct ub_task *)((char *)job - offsetof(struct ub_task, job));
 }
 
-/* An earlier call on the same descriptor that is not over. `before`: only those suspended before it. */
-static struct ub_task *busy(const struct ub_host *h, int fd, uint32_t direction, const struct ub_task *before)
+/* What a call is about. */
+struct place {
+    int fd;
+    uint64_t object;
+    uint32_t direction;
+};
+
+static struct place place_of(const struct ub_task *task)
 {
-    for (struct ub_task *task = h->suspended; fd >= 0 && task && task != before; task = task->next) {
-        if (task->fd == fd && task->direction & direction && !task->done)
+    return (struct place){task->fd, task->object, task->direction};
+}
+
+/* Of calls on descriptors of one file, whatever their numbers; locks belong to one descriptor, or (record locks) to
+ * none. */
+static uint64_t object_of(int fd, uint32_t direction)
+{
+    struct stat st = {0};
+
+    if (fd < 0 || direction & UB_DIRECTION_LOCK || ub_raw2(SYS_fstat, fd, &st) < 0)
+        return 0;
+    return (uint64_t)st.st_ino ^ (uint64_t)st.st_dev << 40 ^ 1ull << 63;
+}
+
+/* An earlier call on the same file that is not over. `before`: only those suspended before it. */
+static struct ub_task *busy(const struct ub_host *h, struct place p, const struct ub_task *before)
+{
+    for (struct ub_task *task = h->suspended; p.fd != -1 && task && task != before; task = task->next) {
+        if (!task->done && (task->fd == p.fd || (p.object && task->object == p.object)) &&
+            (task->holds_up & p.direction || p.direction == UB_DIRECTION_ALL))
             return task;
     }
     return NULL;
@@ -143,7 +172,7 @@ static struct ub_task *busy(const struct ub_host *h, int fd, uint32_t direction,
 static void start_calls(struct ub_host *h)
 {
     for (struct ub_task *task = h->suspended; task; task = task->next) {
-        if (task->started || busy(h, task->fd, task->direction, task))
+        if (task->started || busy(h, place_of(task), task))
             continue;
         task->started = true;
         task->job.inbox = &h->inbox;
@@ -179,11 +208,11 @@ static void wait_for_timer(const struct ub_host *h)
 }
 
 /* An earlier call on this descriptor has to be over before one that stays: waits as the loop would have without us. */
-static void settle(struct ub_host *h, int fd, uint32_t direction)
+static void settle(struct ub_host *h, struct place p)
 {
     int saved = errno;
 
-    while (busy(h, fd, direction, NULL)) {
+    while (busy(h, p, NULL)) {
         arm(h);
         wait_for_timer(h);
         collect(h);
@@ -351,7 +380,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     struct ub_host *h;
     uint64_t key;
 
-    if (!m)
+    if (!m || ub_patch_runtime ||
+        ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
     if (m->current && ub_fiber_contains(&m->current->fiber, sp)) { /* a loop inside a callback: nothing moves there */
         uintptr_t outer = m->current->nested_sp;
@@ -400,6 +430,31 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     return true;
 }
 
+static void raise_to(uint64_t *at, uint64_t value)
+{
+    uint64_t now = ub_load_relaxed(at);
+
+    while (now < value && !__atomic_compare_exchange_n(at, &now, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+/* How deep the stacks are and how full the pool, for the report. */
+static void measure(const struct mine *m)
+{
+    struct ub_arena_header *h = &ub_process->arena->h;
+    uint64_t threads = 0;
+
+    raise_to(&h->stack_deepest, ub_fiber_deepest(&m->fibers));
+    for (int lane = 0; lane < UB_LANES; lane++) {
+        struct ub_pool_totals totals;
+
+        ub_pool_totals((enum ub_lane)lane, &totals);
+        threads += totals.threads;
+        raise_to(&h->pool_queued, totals.most_queued);
+    }
+    raise_to(&h->pool_threads, threads);
+}
+
 /* ---- waking ------------------------------------------------------------------------------------ */
 
 /* In the order of their suspension, of those that are done. */
@@ -440,6 +495,8 @@ void ub_suspend_wake(struct ub_host *h)
     if (h->held && h->count == 0) {
         h->ops->hold(h, false);
         h->held = false;
+        if (m->rounds++ % MEASURE_ROUNDS == 0)
+            measure(m);
     }
 }
 
@@ -460,6 +517,8 @@ __attribute__((destructor)) static void send_the_rest(void)
     struct mine *m = ub_offload_mode > UB_OFFLOAD_DRY_RUN ? my(false) : NULL;
     uint64_t until = now_ns() + EXIT_NS;
 
+    if (m)
+        measure(m);
     for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
         struct ub_host *h = m->host[i];
         struct ub_task *task = h && h->loop ? h->suspended : NULL;
@@ -478,6 +537,23 @@ __attribute__((destructor)) static void send_the_rest(void)
 
 /* ---- a call -------------------------------------------------------------------------------------- */
 
+uintptr_t ub_suspend_stack(uintptr_t sp)
+{
+    const struct mine *m = my(false);
+
+    return m && m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current->fiber.high : 0;
+}
+
+/* What of the time was not the call's own. */
+static uint64_t overhead_ns(const struct ub_task *task, uint64_t begun, uint64_t now)
+{
+    const struct ub_job *job = &task->job;
+
+    if (task->deadline_ns)
+        return now > task->deadline_ns ? now - task->deadline_ns : 0;
+    return job->begun_ns < begun || job->ended_ns > now ? 0 : job->begun_ns - begun + (now - job->ended_ns);
+}
+
 /* The program is left here, and comes back here. */
 static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
 {
@@ -488,15 +564,17 @@ static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
     if (ub_process->arena) {
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, now_ns() - begun, __ATOMIC_RELAXED);
+        if (task->site)
+            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()));
     }
     if (task->job.signal)
         ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);
 }
 
-static struct ub_host *busy_host(const struct mine *m, int fd, uint32_t direction)
+static struct ub_host *busy_host(const struct mine *m, struct place p)
 {
     for (uint32_t i = 0; m->suspended && i < HOSTS_MAX; i++) {
-        if (m->host[i] && m->host[i]->loop && busy(m->host[i], fd, direction, NULL))
+        if (m->host[i] && m->host[i]->loop && busy(m->host[i], p, NULL))
             return m->host[i];
     }
     return NULL;
@@ -514,10 +592,71 @@ void ub_suspend_settle_numbers(unsigned first, unsigned last)
             bool uses = task->fd >= 0 && (unsigned)task->fd >= first && (unsigned)task->fd <= last && !task->done;
 
             if (uses)
-                settle(h, task->fd, UB_DIRECTION_ALL);
+                settle(h, (struct place){task->fd, 0, UB_DIRECTION_ALL});
             task = uses ? h->suspended : task->next; /* those that are done stay in the list until they are resumed */
         }
     }
+}
+
+/*
+ * The descriptor that the call uses once it leaves: of pipes and sockets a duplicate, as another thread may close the
+ * number meanwhile. Of files none: closing any descriptor of a file loses the process's record locks on it.
+ */
+static void keep_descriptor(struct ub_task *task)
+{
+    struct stat st = {0};
+
+    if (task->fd < 0 || ub_raw2(SYS_fstat, task->fd, &st) < 0)
+        return;
+    task->job.check = true;
+    task->job.device = st.st_dev;
+    task->job.inode = st.st_ino;
+    if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))
+        task->own_fd = ub_fds_duplicate(task->fd);
+    if (task->own_fd >= 0)
+        task->job.word[0] = (uint64_t)task->own_fd;
+}
+
+/* Out of the loop, and back with its result. */
+static void leave(struct ub_task *task, uint32_t id, void *function, const uint64_t *word, const struct ub_block *block,
+                  struct place p, int64_t *ret)
+{
+    task->job = (struct ub_job){.function = block->function ? block->function : (ub_job_function *)function,
+                                .error = errno,
+                                .lane = block->lane,
+                                .libc_lock = block->libc_lock};
+    for (uint32_t i = 0; i < UB_POOL_WORDS; i++)
+        task->job.word[i] = block->function ? block->word[i] : word[i];
+    task->fd = p.fd;
+    task->own_fd = -1;
+    task->site = ub_sites_find(&ub_thread, id, true);
+    task->object = p.object;
+    task->direction = block->direction;
+    task->holds_up = block->holds_up;
+    task->deadline_ns = block->deadline_ns;
+    if (!block->deadline_ns)
+        keep_descriptor(task);
+    wait_for_call(task);
+    ub_fds_close(task->own_fd);
+    *ret = block->deadline_ns ? 0 : task->job.result;
+    errno = task->job.error;
+}
+
+/* Sure to block, or likely to: by its kind, or because it has done so here before. */
+static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *block, int64_t *ret)
+{
+    const struct ub_policy_site *site = ub_sites_find(&ub_thread, id, false);
+    bool learned = site && ub_load_relaxed(&site->learned);
+
+    /* Semaphores are not timed; and what one waits for may be with a callback that is suspended. */
+    if (id == UB_BLOCK_SEM_WAIT)
+        learned = m->suspended > 0;
+
+    if (ub_offload_mode == UB_OFFLOAD_FLAGGED && !learned)
+        return false;
+    if (ub_block_proven(id, word, block, ret))
+        return true;
+    return !block->made && (block->likely || learned) && ub_block_expected(id, word, block);
 }
 
 bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
@@ -529,41 +668,36 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     struct ub_block block;
     struct ub_task *task;
     struct ub_host *earlier;
+    struct place p;
 
     if (!m || (!m->current && !m->suspended))
         return false;
     task = m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current : NULL;
     ub_block_look(id, word, &block);
-    earlier = busy_host(m, block.fd, block.direction);
-    if (!earlier && (!task || !block.may_move))
-        return false;
     if (task && task->nested_sp && sp < task->nested_sp)
         task = NULL;
-    if (!earlier && (!task || !ub_block_proven(id, word, &block, ret))) {
-        if (!block.made)
-            return false;
-        return true; /* it did not block: that was it */
-    }
+    if (!task && !m->suspended)
+        return false;
+    p = (struct place){block.fd, object_of(block.fd, block.direction), block.direction};
+    earlier = busy_host(m, p);
+    if (!earlier && (!task || !block.may_move))
+        return false;
+    if (!earlier && !will_block(m, id, word, &block, ret))
+        return block.made; /* it did not block: that was it */
     if (task && block.may_move)
         ub_decide(&ub_thread, id, value, sp, task->fiber.high, &verdict);
     if (!task || !block.may_move || verdict.pin != UB_PIN_MOVABLE || (earlier && earlier != task->host)) {
         if (earlier)
-            settle(earlier, block.fd, block.direction);
+            settle(earlier, p);
         if (!block.function)
             return false;
         *ret = block.function(block.word[0], block.word[1], block.word[2], block.word[3], block.word[4], 0, 0, 0);
         return true; /* of which a part was made already */
     }
-    task->job = (struct ub_job){.function = block.function ? block.function : (ub_job_function *)function,
-                                .error = errno,
-                                .lane = UB_LANE_WAIT};
-    for (uint32_t i = 0; i < UB_POOL_WORDS; i++)
-        task->job.word[i] = block.function ? block.word[i] : word[i];
-    task->fd = block.fd;
-    task->direction = block.direction;
-    task->deadline_ns = block.deadline_ns;
-    wait_for_call(task);
-    *ret = block.deadline_ns ? 0 : task->job.result;
-    errno = task->job.error;
+    if (earlier && !ub_block_may_queue(id, &block)) {
+        settle(earlier, p);
+        return false;
+    }
+    leave(task, id, function, word, &block, p, ret);
     return true;
 }

@@ -8,18 +8,23 @@
 #ifndef UB_AGENT_SUSPEND_H
 #define UB_AGENT_SUSPEND_H
 
+#include "../../common/policy.h"
 #include "../span.h"
 #include "fiber.h"
 #include "pool.h"
 
 #define UB_HOST_PENDING 1024u
 
+/* What a call is to its descriptor, for the order in which calls are made. */
 enum ub_direction {
     UB_DIRECTION_NONE = 0,
     UB_DIRECTION_READ = 1,
     UB_DIRECTION_WRITE = 2,
     UB_DIRECTION_LOCK = 4,
-    UB_DIRECTION_ALL = 7, /* closing it */
+    UB_DIRECTION_LOOK = 8,    /* positional reads, and what else leaves a file as it is */
+    UB_DIRECTION_CHANGE = 16, /* positional writes, lengths, names */
+    UB_DIRECTION_SYNC = 32,
+    UB_DIRECTION_ALL = 63, /* closing it */
 };
 
 /* One callback on a fiber. */
@@ -29,14 +34,17 @@ struct ub_task {
     struct ub_task *next; /* of the host's suspended ones, in the order of their suspension */
     const struct ub_shape *shape;
     uint64_t function, argument[UB_FIBER_WORDS];
-    uint64_t key;         /* the handle or request: its callbacks run one at a time */
-    struct ub_job job;    /* the call that it waits for */
-    uint64_t deadline_ns; /* CLOCK_MONOTONIC, of a sleep; 0: none */
-    int fd;               /* of the call, -1 */
-    uint32_t direction;   /* of it: enum ub_direction */
-    bool started, done;   /* the call */
-    uintptr_t nested_sp;  /* of the callback that runs inside this one; 0 */
-    uint64_t held_close;  /* close callback of the handle, which came meanwhile; 0 */
+    uint64_t key;                /* the handle or request: its callbacks run one at a time */
+    struct ub_job job;           /* the call that it waits for */
+    uint64_t deadline_ns;        /* CLOCK_MONOTONIC, of a sleep; 0: none */
+    int fd, own_fd;              /* of the call, -1; our duplicate of it, -1 */
+    uint64_t object;             /* what it is, by whatever number; 0: by its number only */
+    uint32_t direction;          /* of it: enum ub_direction */
+    uint32_t holds_up;           /* likewise */
+    bool started, done;          /* the call */
+    uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
+    struct ub_policy_site *site; /* of the call; NULL: there was no room */
+    uint64_t held_close;         /* close callback of the handle, which came meanwhile; 0 */
 };
 
 /* A callback that is due while another one of the same handle is suspended. */
@@ -74,6 +82,9 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
 /* The program calls `id`. True: it was made, with *ret and errno. Slow path only. */
 bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
                      int64_t *ret);
+
+/* The upper end of the callback's own stack that `sp` is on; 0: on none. Signal-safe. */
+uintptr_t ub_suspend_stack(uintptr_t sp);
 
 /* The program gives these numbers of descriptors another meaning: moved calls that use them come first. */
 void ub_suspend_settle_numbers(unsigned first, unsigned last);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -55,6 +56,9 @@ static void *later(void *what)
     if (!strcmp(what, "write")) {
         if (write(pair[1], "hello", 5) != 5)
             abort();
+    } else if (!strcmp(what, "accept")) {
+        for (int i = 0; i < 2; i++)
+            accept(pair[0], NULL, NULL);
     } else if (!strcmp(what, "post")) {
         sem_post((sem_t *)pair);
     } else if (!strcmp(what, "drain")) {
@@ -103,6 +107,23 @@ static char path[] = "/tmp/unblock-offload-XXXXXX";
 static pid_t child;
 static int file = -1;
 
+static struct sockaddr_in silent = {.sin_family = AF_INET};
+
+/* A listener whose queue is full: the next connection gets no answer before somebody is accepted. */
+static void listen_in_silence(void)
+{
+    socklen_t len = sizeof(silent);
+
+    silent.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    pair[0] = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(pair[0], (struct sockaddr *)&silent, len) || listen(pair[0], 0) ||
+        getsockname(pair[0], (struct sockaddr *)&silent, &len))
+        abort();
+    pair[1] = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(pair[1], (struct sockaddr *)&silent, len))
+        abort();
+}
+
 /* Before the loop runs. */
 static void prepare_case(void)
 {
@@ -112,6 +133,13 @@ static void prepare_case(void)
         abort();
     if (!strcmp(name, "flock"))
         file = mkstemp(path);
+    if (!strcmp(name, "fsync")) {
+        file = mkstemp(path);
+        if (write(file, "dirty", 5) != 5)
+            abort();
+    }
+    if (!strcmp(name, "connect"))
+        listen_in_silence();
     if (!strcmp(name, "sem_wait"))
         sem_init((sem_t *)pair, 0, 0);
 }
@@ -199,6 +227,19 @@ static NOINLINE void block(void)
             _exit(7);
         }
         result = waitpid(child, &status, 0) == child ? WEXITSTATUS(status) : -1;
+    } else if (!strcmp(name, "fsync")) {
+        result = fsync(file);
+    } else if (!strcmp(name, "getaddrinfo")) {
+        struct addrinfo *list = NULL;
+
+        result = getaddrinfo("localhost", "80", NULL, &list);
+        note(list ? " some" : " none");
+        freeaddrinfo(list);
+    } else if (!strcmp(name, "connect")) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+        help("accept");
+        result = connect(fd, (struct sockaddr *)&silent, sizeof(silent));
     } else if (!strcmp(name, "sem_wait")) {
         help("post");
         result = sem_wait((sem_t *)pair);

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -283,6 +284,41 @@ static void a_closed_descriptor(void **state)
     close(fd);
 }
 
+static int64_t writes(uint64_t fd, uint64_t text, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                      uint64_t h)
+{
+    return pwrite((int)fd, (const char *)text, 3, 0);
+}
+
+/* The descriptor that a call is about has become another file's before a thread took it up. */
+static void another_file(void **state)
+{
+    char path[] = "/tmp/unblock-pool-XXXXXX", other[] = "/tmp/unblock-pool-XXXXXX", text[16] = "";
+    int fd = mkstemp(path), fd2 = mkstemp(other);
+    struct ub_job j = job(writes, (uint64_t)fd, (uint64_t) "new", UB_LANE_FILES);
+    struct stat st;
+
+    assert_int_equal(pwrite(fd2, "old", 3, 0), 3);
+    assert_int_equal(fstat(fd, &st), 0);
+    j.check = true;
+    j.device = st.st_dev;
+    j.inode = st.st_ino;
+    ub_pool_submit(&j);
+    assert_ptr_equal(wait_for_some(), &j);
+    assert_int_equal(j.result, 3);
+    dup2(fd2, fd);
+    ub_pool_submit(&j);
+    assert_ptr_equal(wait_for_some(), &j);
+    assert_int_equal(j.result, -1);
+    assert_int_equal(j.error, EBADF);
+    assert_int_equal(pread(fd2, text, sizeof(text), 0), 3);
+    assert_string_equal(text, "old");
+    unlink(path);
+    unlink(other);
+    close(fd);
+    close(fd2);
+}
+
 #ifndef UNDER_TSAN /* which cannot follow a fork of a process with threads */
 static pthread_mutex_t like_libc = PTHREAD_MUTEX_INITIALIZER;
 static volatile int locked;
@@ -337,8 +373,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes), T(full),
-        T(many_loops), T(settles),          T(a_closed_descriptor),
+        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes),    T(full),
+        T(many_loops), T(settles),          T(a_closed_descriptor),     T(another_file),
 #ifndef UNDER_TSAN
         T(forks),
 #endif

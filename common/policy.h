@@ -1,0 +1,77 @@
+/*
+ * Which calls leave their loops, and what became of them: by call site (function called, place that calls it, callback)
+ * and program image. In the arena: a fixed table that is probed by a hash. An agent adds a site
+ * when a call blocks there, or leaves; the tracer gives it names. Entries stay for the run.
+ *
+ * Written by any thread of the programs, atomically; the tracer reads, and trusts nothing. Signal-safe.
+ */
+#ifndef UB_POLICY_H
+#define UB_POLICY_H
+
+#include "base.h"
+
+#define UB_POLICY_SITES 1024u
+#define UB_POLICY_TRIES 16u
+
+enum ub_policy_state {
+    UB_POLICY_FREE = 0,
+    UB_POLICY_TAKING = 1,
+    UB_POLICY_LIVE = 2,
+};
+
+struct ub_policy_site {
+    uint32_t state; /* enum ub_policy_state */
+    uint32_t
+        learned; /* it has blocked its loop for the threshold or longer: from then on it may leave (flagged, eager) */
+    uint64_t image; /* of which program image the addresses are */
+    uint64_t ra, function;
+    uint32_t id;                          /* enum ub_call_id; UB_CALL_IDS: sem_wait */
+    int32_t pid;                          /* who came first */
+    uint64_t moved, moved_ns, longest_ns; /* calls that left, from the call to the callback's going on */
+    uint64_t pool_ns;                     /* of moved_ns: until a thread took it up, and from its end to the going on */
+    uint64_t blocked, blocked_ticks; /* calls that stayed and took the threshold or longer, before it was learned */
+    uint64_t reserved[5];
+};
+_Static_assert(sizeof(struct ub_policy_site) == 128, "policy: agent and tracer agree on it");
+
+struct ub_policy {
+    uint32_t full;  /* sites that found no room: their calls are not told of, and are moved only where that is proven */
+    uint32_t fresh; /* sites ever added */
+    uint64_t reserved[7];
+    struct ub_policy_site site[UB_POLICY_SITES];
+};
+
+/* The entry of a site, or (`make`) a new one; NULL: there is none, or no room. */
+static inline struct ub_policy_site *ub_policy_find(struct ub_policy *p, uint64_t image, uint32_t id, uint64_t ra,
+                                                    uint64_t function, int32_t pid, bool make)
+{
+    uint64_t hash = (image ^ ra * 0x9e3779b97f4a7c15ull ^ function << 17 ^ id) * 0xff51afd7ed558ccdull;
+
+    for (uint32_t i = 0; i < UB_POLICY_TRIES; i++) {
+        struct ub_policy_site *s = &p->site[((hash >> 40) + i) % UB_POLICY_SITES];
+        uint32_t free = UB_POLICY_FREE;
+
+        if (ub_load_acquire(&s->state) == UB_POLICY_LIVE) {
+            if (s->image == image && s->ra == ra && s->function == function && s->id == id)
+                return s;
+            continue;
+        }
+        if (!make)
+            return NULL;
+        if (!__atomic_compare_exchange_n(&s->state, &free, UB_POLICY_TAKING, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            continue; /* another thread: perhaps for the same; a second one does no harm */
+        s->image = image;
+        s->ra = ra;
+        s->function = function;
+        s->id = id;
+        s->pid = pid;
+        ub_store_release(&s->state, UB_POLICY_LIVE);
+        __atomic_fetch_add(&p->fresh, 1, __ATOMIC_RELEASE);
+        return s;
+    }
+    if (make)
+        __atomic_fetch_add(&p->full, 1, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+#endif
