@@ -1,5 +1,7 @@
 #include "after.h"
 
+#include <string.h>
+
 /* sd-event serves one source a turn: so many turns are gone through for those that waited. */
 #define UB_ROUNDS_OF_ONE 32u
 
@@ -61,21 +63,90 @@ void ub_after_stall(struct ub_thread *t, const struct ub_record *record)
     __atomic_fetch_or(&t->slot->flags, UB_SLOT_AFTER, __ATOMIC_RELAXED);
 }
 
+/* ---- by kind -------------------------------------------------------------------- */
+
+/* Something has to become ready or due before it runs: what runs in every turn (idle, check ...) never waits. */
+static bool can_wait(uint32_t kind)
+{
+    switch (kind) {
+    case UB_CALLBACK_IDLE:
+    case UB_CALLBACK_PREPARE:
+    case UB_CALLBACK_CHECK:
+    case UB_CALLBACK_CLOSE:
+    case UB_CALLBACK_DEFER:
+    case UB_CALLBACK_POST:
+    case UB_CALLBACK_EXIT:
+    case UB_CALLBACK_EVBUFFER:
+    case UB_CALLBACK_TASK:
+    case UB_CALLBACK_CALLBACK:
+    case UB_CALLBACK_TURN:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static struct ub_coarse_histogram *histogram_of(struct ub_spans *s, struct ub_span_sum *late)
+{
+    if (late->histogram)
+        return late->histogram - 1 < UB_SPAN_LATE ? &s->late_histogram[late->histogram - 1] : NULL;
+    if (s->late_histograms >= UB_SPAN_LATE) {
+        ub_store_relaxed(&late->histogram, UINT32_MAX);
+        return NULL;
+    }
+    memset(&s->late_histogram[s->late_histograms], 0, sizeof(s->late_histogram[0]));
+    ub_store_release(&late->histogram, ++s->late_histograms);
+    return &s->late_histogram[s->late_histograms - 1];
+}
+
+static void account_late(struct ub_spans *s, uint32_t kind, uint64_t delay)
+{
+    struct ub_span_sum *late = &s->late[kind % UB_CALLBACK_KINDS];
+    struct ub_coarse_histogram *h = histogram_of(s, late);
+
+    ub_store_relaxed(&late->count, late->count + 1);
+    ub_store_relaxed(&late->total, late->total + delay);
+    if (delay > late->max)
+        ub_store_relaxed(&late->max, delay);
+    if (h)
+        ub_coarse_add(h, delay);
+}
+
+/* Keeps `who`; false: it was there, so that it has run already. */
+static bool is_new(uint64_t *list, uint32_t *count, uint64_t who)
+{
+    for (uint32_t i = 0; i < *count; i++) {
+        if (list[i] == who)
+            return false;
+    }
+    if (*count < UB_SPAN_WAITED)
+        list[(*count)++] = who;
+    return true;
+}
+
+/* After the stall's own turn it has waited only if the loop's wait did not sleep before this one. */
+static bool has_waited(const struct ub_thread *t, const struct ub_span_after *a)
+{
+    return t->slot->turns == a->turns ||
+           t->cold->spans.turn - a->left < ub_load_relaxed(&ub_process->arena->h.call_floor);
+}
+
 void ub_after_callback(struct ub_thread *t, const struct ub_callback *c, uint64_t now)
 {
     struct ub_span_after *a = &t->cold->spans.after;
     uint64_t who = identity(c->function, c->object);
 
-    if (c->kind != UB_CALLBACK_TIMER || !a->start || who == a->who)
+    if (!a->start || who == a->who || !can_wait(c->kind) || !has_waited(t, a))
         return;
-    for (uint32_t i = 0; i < a->told_apart; i++) {
-        if (a->timer[i] == who)
-            return; /* it has run already */
+    if (c->kind == UB_CALLBACK_TIMER) {
+        if (!is_new(a->timer, &a->told_apart, who))
+            return;
+        a->timers++;
+        a->last = now;
+    } else if (!is_new(a->other, &a->others, who ^ (uint64_t)(uint32_t)c->fd << 32)) {
+        return;
     }
-    if (a->told_apart < UB_SPAN_WAITED)
-        a->timer[a->told_apart++] = who;
-    a->timers++;
-    a->last = now;
+    account_late(&t->cold->spans, c->kind, now - a->start);
 }
 
 void ub_after_turn(struct ub_thread *t, uint64_t now)

@@ -74,6 +74,7 @@ enum ub_loop_library {
 #define UB_SPAN_HISTOGRAMS  8u  /* of a thread: kinds beyond that have sums only */
 #define UB_SPAN_YIELDS      8u  /* functions whose steps end with a bare yield; those of further ones are not counted */
 #define UB_SPAN_YIELDS_TOLD 64u /* times, then the tracer is told of such a function */
+#define UB_SPAN_LATE        6u  /* histograms of delays, likewise */
 #define UB_SPAN_WAITED      16u /* timers that waited, told apart by their objects; further ones are only counted */
 
 struct ub_callback {
@@ -122,7 +123,10 @@ struct ub_span_after {
     uint32_t ready; /* so many at once */
     uint32_t timers;
     uint32_t told_apart; /* of them, those in `timer` */
+    uint32_t others;     /* callbacks of other kinds that waited: those in `other` */
+    uint32_t reserved;
     uint64_t timer[UB_SPAN_WAITED];
+    uint64_t other[UB_SPAN_WAITED];
 };
 
 /* asyncio, uvloop: the handle that was begun last. Written and read by the thread alone. */
@@ -162,7 +166,11 @@ struct ub_spans {
     struct ub_span_big big[UB_SPAN_BIGGEST];
     struct ub_span_level level[UB_SPAN_LEVELS];
     struct ub_span_sum sum[UB_CALLBACK_KINDS];
+    struct ub_span_sum late[UB_CALLBACK_KINDS]; /* those that stalls made late, and by how much (agent/after.c) */
+    uint32_t late_histograms;                   /* taken */
+    uint32_t reserved;
     struct ub_histogram histogram[UB_SPAN_HISTOGRAMS]; /* by kind, in the order of their first callbacks */
+    struct ub_coarse_histogram late_histogram[UB_SPAN_LATE];
 };
 
 #endif

@@ -49,4 +49,22 @@ static inline void ub_histogram_add(struct ub_histogram *h, uint64_t ticks)
     ub_store_relaxed(bucket, *bucket + 1);
 }
 
+/* The same with four neighbouring buckets in one (at most 7 % wide) and small counts: for what there is little of. */
+#define UB_COARSE_SHIFT 2
+struct ub_coarse_histogram {
+    uint32_t count[UB_HISTOGRAM_BUCKETS >> UB_COARSE_SHIFT];
+};
+
+static inline uint64_t ub_coarse_upper(uint32_t index)
+{
+    return ub_histogram_upper((index << UB_COARSE_SHIFT) + (1u << UB_COARSE_SHIFT) - 1);
+}
+
+static inline void ub_coarse_add(struct ub_coarse_histogram *h, uint64_t ticks)
+{
+    uint32_t *bucket = &h->count[ub_histogram_index(ticks) >> UB_COARSE_SHIFT];
+
+    ub_store_relaxed(bucket, *bucket + 1);
+}
+
 #endif

@@ -291,6 +291,29 @@ json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e)
     return list;
 }
 
+static json_t *coarse_json(const struct ub_coarse_histogram *h)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(h->count); i++) {
+        if (h->count[i])
+            json_array_append_new(list, json_pack("[I, I]", (json_int_t)ub_ticks_span_to_ns(ub_coarse_upper(i)),
+                                                  (json_int_t)h->count[i]));
+    }
+    return list;
+}
+
+static json_t *delayed_json(const struct ub_kind_stats *k)
+{
+    json_t *o = json_pack("{s:I, s:I, s:I}", "callbacks", (json_int_t)k->late, "total_ns",
+                          (json_int_t)ub_ticks_span_to_ns(k->late_ticks), "max_ns",
+                          (json_int_t)ub_ticks_span_to_ns(k->late_max_ticks));
+
+    if (k->has_late_histogram)
+        json_object_set_new(o, "histogram", coarse_json(&k->late_histogram));
+    return o;
+}
+
 json_t *ub_callback_kinds(const struct ub_stats *s)
 {
     json_t *kinds = json_object();
@@ -303,6 +326,8 @@ json_t *ub_callback_kinds(const struct ub_stats *s)
 
         if (k->has_histogram)
             json_object_set_new(o, "histogram", ub_explain_histogram(&k->histogram));
+        if (k->late)
+            json_object_set_new(o, "delayed", delayed_json(k));
         json_object_set_new(kinds, ub_callback_kind_name(k->kind), o);
     }
     return kinds;

@@ -35,6 +35,10 @@ struct ub_kind_stats {
     bool has_histogram;
     uint64_t count, total_ticks, max_ticks;
     struct ub_histogram histogram;
+    /* Of them, those that stalls made late. */
+    bool has_late_histogram;
+    uint64_t late, late_ticks, late_max_ticks;
+    struct ub_coarse_histogram late_histogram;
 };
 
 /* Callbacks that a turn is told by which was slow as a whole. */

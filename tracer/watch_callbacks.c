@@ -106,6 +106,19 @@ void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *
     }
 }
 
+static void keep_late(const struct ub_spans *s, uint32_t kind, struct ub_kind_stats *k)
+{
+    const struct ub_span_sum *late = &s->late[kind];
+    uint32_t place = ub_load_acquire(&late->histogram);
+
+    k->late = ub_load_relaxed(&late->count);
+    k->late_ticks = ub_load_relaxed(&late->total);
+    k->late_max_ticks = ub_load_relaxed(&late->max);
+    k->has_late_histogram = place - 1 < UB_SPAN_LATE;
+    if (k->has_late_histogram)
+        memcpy(&k->late_histogram, &s->late_histogram[place - 1], sizeof(k->late_histogram));
+}
+
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats)
 {
     const struct ub_spans *s = &w->arena->cold[slot].spans;
@@ -125,6 +138,7 @@ void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *st
         k->has_histogram = h != NULL;
         if (h)
             memcpy(&k->histogram, h, sizeof(*h));
+        keep_late(s, i, k);
         stats->kinds++;
     }
     if (!stats->kinds) {

@@ -167,6 +167,23 @@ void ub_model_suppress(struct ub_model *m, bool (*choose)(void *self, const stru
 
 /* ---- loops ------------------------------------------------------------- */
 
+/* Figures of callbacks of one kind. Where no histogram was written the distribution is empty. */
+struct ub_kind_times {
+    uint64_t count, total_ns, max_ns;
+    struct ub_distribution distribution;
+};
+
+struct ub_loop_kind {
+    char name[16];
+    struct ub_kind_times ran;  /* how long they took */
+    struct ub_kind_times late; /* those that stalls made late, and by how much at most */
+};
+
+struct ub_kinds {
+    struct ub_loop_kind *kind;
+    uint32_t count;
+};
+
 struct ub_loop {
     uint32_t run; /* index of its run: processes of two hosts may have the same numbers */
     uint64_t pid, tid;
@@ -180,6 +197,7 @@ struct ub_loop {
     uint64_t max_ns;
     uint64_t observed_ns;            /* 0: not known, so there is no busy share */
     struct ub_distribution duration; /* of callbacks or turns */
+    struct ub_kinds kinds;           /* empty: its callbacks are not timed by themselves */
 };
 
 /* Loops by busy time, the busiest first. Caller frees the array; NULL when there are none. */
@@ -201,7 +219,7 @@ const struct ub_model_file *ub_model_file(const struct ub_model *m, uint32_t i);
 /* What did not fit or made no sense; all zero for an honest recording of a sane size. */
 struct ub_model_dropped {
     uint64_t malformed; /* lines without the fields that their type needs */
-    uint64_t sites, stacks, loops, runs, ongoing, notes, threads, pools;
+    uint64_t sites, stacks, loops, runs, ongoing, notes, threads, pools, kinds;
 };
 const struct ub_model_dropped *ub_model_dropped(const struct ub_model *m);
 

@@ -94,6 +94,7 @@ static json_t *dropped_json(const struct ub_model_dropped *d)
     set_u64(o, "notes", d->notes);
     set_u64(o, "threads", d->threads);
     set_u64(o, "pools", d->pools);
+    set_u64(o, "kinds", d->kinds);
     return o;
 }
 
@@ -120,6 +121,31 @@ static void set_percentiles(json_t *o, const struct ub_distribution *d)
     set_u64(o, "p999_ns", ub_distribution_percentile(d, 999));
 }
 
+static json_t *times_json(const struct ub_kind_times *t)
+{
+    json_t *o = json_object();
+
+    set_u64(o, "callbacks", t->count);
+    set_u64(o, "total_ns", t->total_ns);
+    set_u64(o, "max_ns", t->max_ns);
+    set_percentiles(o, &t->distribution);
+    return o;
+}
+
+static json_t *kinds_json(const struct ub_kinds *kinds)
+{
+    json_t *o = json_object();
+
+    for (uint32_t i = 0; i < kinds->count; i++) {
+        json_t *kind = times_json(&kinds->kind[i].ran);
+
+        if (kinds->kind[i].late.count > 0)
+            json_object_set_new(kind, "delayed", times_json(&kinds->kind[i].late));
+        json_object_set_new(o, kinds->kind[i].name, kind);
+    }
+    return o;
+}
+
 static json_t *loop_json(const struct ub_loop *loop)
 {
     json_t *o = json_object();
@@ -142,6 +168,8 @@ static json_t *loop_json(const struct ub_loop *loop)
         json_object_set_new(o, "busy_share", json_real((double)loop->busy_ns / (double)loop->observed_ns));
     }
     set_percentiles(o, &loop->duration);
+    if (loop->kinds.count > 0)
+        json_object_set_new(o, "kinds", kinds_json(&loop->kinds));
     return o;
 }
 

@@ -69,7 +69,7 @@ void ub_model_loop_line(struct ub_model *m, const json_t *record)
 
 /* [[upper_ns, count], ...]: the upper edge stands for the whole bucket, which errs by its width (3 %) on the safe side.
  */
-static void read_histogram(struct ub_distribution *d, const json_t *histogram)
+void ub_model_histogram(struct ub_distribution *d, const json_t *histogram)
 {
     const json_t *pair;
     size_t i;
@@ -88,7 +88,7 @@ static void read_histogram(struct ub_distribution *d, const json_t *histogram)
 }
 
 /* The thread ended and its ids were used again (or the process started another program): both count. */
-static void close_incarnation(struct ub_loop_entry *entry)
+static void close_incarnation(struct ub_model *m, struct ub_loop_entry *entry)
 {
     struct ub_loop *loop = &entry->loop;
 
@@ -97,18 +97,23 @@ static void close_incarnation(struct ub_loop_entry *entry)
     entry->base_busy_ns = loop->busy_ns;
     ub_distribution_clear(&entry->base);
     ub_distribution_merge(&entry->base, &loop->duration);
+    ub_model_kinds_clear(m, &entry->base_kinds);
+    ub_model_kinds_merge(m, &entry->base_kinds, &loop->kinds);
 }
 
-static void read_figures(struct ub_loop_entry *entry, const json_t *record)
+static void read_figures(struct ub_model *m, struct ub_loop_entry *entry, const json_t *record)
 {
     struct ub_loop *loop = &entry->loop;
     uint64_t max_ns = ub_json_u64_or(record, "max_ns", 0);
 
     ub_distribution_clear(&loop->duration);
-    read_histogram(&loop->duration, json_object_get(record, "histogram"));
+    ub_model_histogram(&loop->duration, json_object_get(record, "histogram"));
     if (max_ns > 0) /* exact, where the histogram is not */
         loop->duration.max_ns = max_ns;
     ub_distribution_merge(&loop->duration, &entry->base);
+    ub_model_kinds_clear(m, &loop->kinds);
+    ub_model_kinds_read(m, &loop->kinds, record);
+    ub_model_kinds_merge(m, &loop->kinds, &entry->base_kinds);
     loop->max_ns = max_ns > loop->max_ns ? max_ns : loop->max_ns;
     loop->callbacks = ub_add_saturated(entry->base_callbacks, entry->last_callbacks);
     loop->turns = ub_add_saturated(entry->base_turns, ub_json_u64_or(record, "turns", 0));
@@ -133,7 +138,7 @@ static void read_observed(struct ub_loop *loop, const json_t *header, const json
 
 static void read_line(struct ub_model *m, struct ub_loop_entry *entry, const json_t *record)
 {
-    read_figures(entry, record);
+    read_figures(m, entry, record);
     read_observed(&entry->loop, m->run[entry->key.run].run.header, record);
 }
 
@@ -165,7 +170,7 @@ static bool is_next(struct ub_model *m, struct ub_loop_entry *entry, uint64_t ca
         if (m->parts != entry->last_part)
             return false;
         settle(m, entry);
-        close_incarnation(entry);
+        close_incarnation(m, entry);
     }
     entry->last_callbacks = callbacks;
     entry->last_part = m->parts;
@@ -273,5 +278,11 @@ static void loop_free(struct ub_loop_entry *entry)
 
 void ub_model_loops_free(struct ub_model *m)
 {
+    struct ub_loop_entry *entry;
+
+    for (entry = m->loop; entry; entry = entry->hh.next) {
+        ub_model_kinds_clear(m, &entry->base_kinds);
+        ub_model_kinds_clear(m, &entry->loop.kinds);
+    }
     UB_HASH_DESTROY(struct ub_loop_entry, m->loop, loop_free);
 }

@@ -27,6 +27,7 @@
 #define UB_MODEL_OFFLOAD_MAX     4096
 #define UB_MODEL_THREADS_MAX     4096
 #define UB_MODEL_POOLS_MAX       256
+#define UB_MODEL_KINDS_MAX       1024               /* kinds of callbacks of all loops */
 #define UB_MODEL_PENDING_MAX     ((size_t)32 << 10) /* bytes of a stats line that are kept for later */
 #define UB_MODEL_NAME_MAX        256                /* bytes of a site id */
 
@@ -92,6 +93,7 @@ struct ub_loop_entry {
     /* Figures of earlier threads or images with the same ids: theirs are complete. */
     uint64_t base_callbacks, base_turns, base_busy_ns;
     struct ub_distribution base;
+    struct ub_kinds base_kinds;
     uint64_t last_callbacks; /* of the newest stats line */
     uint32_t last_part;      /* headers seen when it came */
     char *pending;           /* text of a stats line whose figures were not looked at yet */
@@ -119,6 +121,7 @@ struct ub_model {
 
     struct ub_loop_entry *loop;
     size_t processes;
+    uint32_t kinds; /* of all loops */
 
     json_t *notes;
     json_t *note_index; /* text -> its entry of notes */
@@ -150,5 +153,11 @@ void ub_model_stats_line(struct ub_model *m, const json_t *record);
 bool ub_model_take_stats(struct ub_model *m, const struct ub_stats_line *stats);
 void ub_model_loops_settle(struct ub_model *m);
 void ub_model_loops_free(struct ub_model *m);
+void ub_model_histogram(struct ub_distribution *d, const json_t *histogram); /* added to it */
+
+/* model_kinds.c: the kinds of a `stats` line, and of `from`, added to the others; none. */
+void ub_model_kinds_read(struct ub_model *m, struct ub_kinds *kinds, const json_t *record);
+void ub_model_kinds_merge(struct ub_model *m, struct ub_kinds *to, const struct ub_kinds *from);
+void ub_model_kinds_clear(struct ub_model *m, struct ub_kinds *kinds);
 
 #endif

@@ -96,11 +96,11 @@ static void put_dropped(struct lines *l)
         LINE(l, "%" PRIu64 " stalls are of call sites beyond the first 16384: they count in the sums only", d->sites);
     if (d->stacks > 0)
         LINE(l, "%" PRIu64 " stacks did not fit into memory's limit: their samples show no frames", d->stacks);
-    if (d->loops + d->runs + d->ongoing + d->notes + d->threads + d->pools > 0)
+    if (d->loops + d->runs + d->ongoing + d->notes + d->threads + d->pools + d->kinds > 0)
         LINE(l,
              "not shown, beyond the limits: %" PRIu64 " loop, %" PRIu64 " run, %" PRIu64 " ongoing, %" PRIu64
-             " note, %" PRIu64 " thread and %" PRIu64 " pool lines",
-             d->loops, d->runs, d->ongoing, d->notes, d->threads, d->pools);
+             " note, %" PRIu64 " thread and %" PRIu64 " pool lines, %" PRIu64 " kinds of callbacks",
+             d->loops, d->runs, d->ongoing, d->notes, d->threads, d->pools, d->kinds);
 }
 
 uint32_t ub_text_end(const struct ub_text_view *view, const char *prefix)

@@ -67,6 +67,7 @@ void ub_text_line(const struct ub_text_view *view, const json_t *slow);
 void ub_text_do(const struct ub_text_view *view, const struct ub_advice_query *query);
 /* "  serves GET /items/{id}" when the request is known. */
 void ub_text_request(const struct ub_text_view *view, const json_t *slow);
+void ub_text_kinds(const struct ub_text_view *view); /* the table of callbacks by kind, when there are any */
 void ub_text_input(const struct ub_text_view *view, const json_t *slow);
 /* "  await  ..." when a chain of coroutines is known. */
 void ub_text_await(const struct ub_text_view *view, const json_t *slow);

@@ -408,6 +408,7 @@ void ub_text_report(FILE *out, const struct ub_model *model, bool colour)
         if (ub_text_offload_run(&view, ""))
             fputc('\n', out);
         put_loops(&view);
+        ub_text_kinds(&view);
         ub_text_pools(&view);
         put_sites(&view);
         put_uncounted(&view, UB_STALL_STARTUP, "At start-up, before the first descriptor was served (not counted)");

@@ -1,7 +1,8 @@
 """What a stall kept waiting: descriptors that were ready and timers that were due when the loop came round.
 
 In each program a timer of 2 ms runs until, in its 50th call, it makes some pipes readable and sleeps for 60 ms;
-other timers become due meanwhile. Checked that it can fail: without the record of agent/after.c nothing is told.
+other timers become due meanwhile. Checked that it can fail: without the record of agent/after.c nothing is told;
+with callbacks counted however long the loop slept before them, the later ones count as delayed, too.
 """
 
 import json
@@ -162,7 +163,14 @@ static int tick(sd_event_source *s, uint64_t usec, void *p)
         sd_event_add_time_relative(event, NULL, CLOCK_MONOTONIC, 20000 + i * 1000, 100, on_other, NULL);
     if (on_tick(waiting))
         return sd_event_exit(event, 0);
-    sd_event_source_set_time_relative(s, 2000);
+    sd_event_source_set_time_relative(s, 2000); /* from when the loop last looked at the clock */
+    if (calls == 50 && !waiting) { /* both run later than the stall was over, and nothing has made them late */
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        uint64_t now = t.tv_sec * 1000000ull + t.tv_nsec / 1000;
+        sd_event_add_time(event, NULL, CLOCK_MONOTONIC, now + 2000, 100, on_other, NULL);
+        sd_event_source_set_time(s, now + 6000);
+    }
     return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }
 int main(int argc, char **argv)
@@ -211,13 +219,40 @@ def run(tmp_path, library, *args):
         done, recording = helpers.record(tmp_path, tmp_path / "waited", *args, threshold="20ms")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said == ({"served": PIPES, "timed": TIMERS if library != "turn" else 0} if args else {"served": 0, "timed": 0})
+    assert said == ({"served": PIPES, "timed": TIMERS if library != "turn" else 0} if args else
+                    {"served": 0, "timed": int(library == "sd-event")})
     slow = [s for s in recording.slow if s["duration_ns"] > 55_000_000]
     assert len(slow) == 1 and slow[0]["loop"] == library, recording.slow
     over = slow[0]["start_ns"] + slow[0]["duration_ns"]
     if sentinel.busy(over - 1_000_000, over + 20_000_000):
         pytest.skip("the machine starved the program when its stall was just over")
     return slow[0]
+
+
+def check_delays(tmp_path, library, slow, waiting):
+    """`stats` has the same by kind of callback: those that the stall made late, and the report shows them."""
+    recording = helpers.Recording(tmp_path / "r0.jsonl")
+    kinds = recording.of("stats")[-1].get("kinds", {})
+    if library == "turn":
+        assert not kinds
+        return
+    if len(recording.slow) > 1:
+        pytest.skip("the machine made a stall of its own, which has victims, too")
+    late = {name: kind["delayed"] for name, kind in kinds.items() if "delayed" in kind}
+    assert {name: d["callbacks"] for name, d in late.items()} == {"timer": TIMERS, "io": PIPES}, kinds
+    for d in late.values():
+        assert slow["duration_ns"] <= d["max_ns"] <= waiting["delay_ns"] + 10_000_000, (d, slow)
+        assert d["callbacks"] * slow["duration_ns"] <= d["total_ns"] <= d["callbacks"] * d["max_ns"]
+        assert sum(n for _, n in d["histogram"]) == d["callbacks"]
+    rows = [line for line in helpers.unblock("report", tmp_path / "r0.jsonl").stdout.splitlines()]
+    head = next(i for i, line in enumerate(rows) if line.startswith("callbacks "))
+    told = [line.split() for line in rows[head + 1:head + 3]]
+    for name, count in (("timer", TIMERS), ("io", PIPES)):
+        words = next(w for w in told if name in w)
+        # ... count, time, p50, p99, max (a number and a unit each); delayed, p50, max
+        assert words[-5] == str(count) and words[-1] == "ms", words
+    report = json.loads(helpers.unblock("report", "--format", "json", tmp_path / "r0.jsonl").stdout)
+    assert report["loops"][0]["kinds"]["io"]["delayed"]["callbacks"] == PIPES, report["loops"]
 
 
 @pytest.mark.parametrize("library", PROGRAMS)
@@ -229,15 +264,18 @@ def test_what_waited(tmp_path, library):
     assert waiting.get("timers") == (None if library == "turn" else TIMERS), waiting
     # The timers were due 16 ms after the stall's beginning at the earliest; all waited for its end at the most.
     assert slow["duration_ns"] <= waiting["delay_ns"] <= slow["duration_ns"] + 10_000_000, slow
+    check_delays(tmp_path, library, slow, waiting)
     text = helpers.unblock("report", tmp_path / "r0.jsonl").stdout
     assert f"{waiting['became_ready']} descriptors" in text and "waited, up to 6" in text, text
     assert library == "turn" or f"{TIMERS} timers" in text, text
     assert library == "turn" or f"  {library} timer tick()\n" in text, text  # the call site's last line
 
 
-@pytest.mark.parametrize("library", ["libuv", "glib"])
+@pytest.mark.parametrize("library", ["libuv", "glib", "sd-event"])
 def test_nothing_waited(tmp_path, library):
-    """But for the timer itself, which is late."""
+    """But for the timer itself, which is late (libuv, GLib); with sd-event not even that, and the loop sleeps first."""
     slow = run(tmp_path, library)
+    kinds = helpers.Recording(tmp_path / "r0.jsonl").of("stats")[-1]["kinds"]
+    assert not any("delayed" in kind for kind in kinds.values()), kinds
     assert slow["waiting"].get("became_ready", 0) == 0 and slow["waiting"].get("timers", 0) == 0, slow
     assert "delay_ns" not in slow["waiting"], slow

@@ -98,6 +98,15 @@ static void histogram_buckets_meet_and_are_narrow(void **state)
         lower = upper;
     }
     assert_int_equal(ub_histogram_index(UINT64_MAX), UB_HISTOGRAM_BUCKETS - 1);
+    for (uint32_t i = 1; i < UB_HISTOGRAM_BUCKETS >> UB_COARSE_SHIFT; i++) {
+        struct ub_coarse_histogram h = {0};
+        uint64_t lower = ub_coarse_upper(i - 1), upper = ub_coarse_upper(i);
+
+        ub_coarse_add(&h, lower);
+        ub_coarse_add(&h, upper - 1);
+        assert_int_equal(h.count[i], 2);
+        assert_true(i < 16 || (upper - lower) * 15 <= lower);
+    }
 }
 
 static void ticks_follow_the_clock(void **state)

@@ -245,6 +245,65 @@ static void test_reused_thread_ids_add_up(void **state)
     ub_model_free(m);
 }
 
+/* Kinds of callbacks: the last line of each incarnation counts, all incarnations together. */
+static void test_kinds_of_callbacks(void **state)
+{
+    static const char *const first =
+        ", 'kinds':{'timer':{'callbacks':10,'total_ns':10000,'max_ns':990,'histogram':[[1000,10]]}}";
+    static const char *const second =
+        ", 'kinds':{'timer':{'callbacks':3,'total_ns':9000,'max_ns':3900,'histogram':[[4000,3]],"
+        "'delayed':{'callbacks':2,'total_ns':40000,'max_ns':29000,'histogram':[[15000,1],[30000,1]]}},"
+        "'a name that is far too long':{'callbacks':1,'total_ns':1,'max_ns':1},"
+        "'io':{'callbacks':7,'total_ns':70,'max_ns':20}}";
+    struct ub_model *m = new_model();
+    const struct ub_kinds *kinds;
+
+    feed(m, stats(42, 100, 10, first));
+    feed(m, stats(42, 300, 50, first));
+    feed(m, stats(42, 20, 5, second)); /* another thread */
+    feed(m, stats(42, 30, 5, second));
+    kinds = &loop_of(m, 42)->kinds;
+    assert_int_equal(kinds->count, 2);
+    assert_string_equal(kinds->kind[0].name, "timer");
+    assert_int_equal(kinds->kind[0].ran.count, 13);
+    assert_int_equal(kinds->kind[0].ran.total_ns, 19000);
+    assert_int_equal(kinds->kind[0].ran.max_ns, 3900);
+    assert_int_equal(kinds->kind[0].ran.distribution.count, 13);
+    assert_int_equal(ub_distribution_percentile(&kinds->kind[0].ran.distribution, 500), 1000);
+    assert_int_equal(ub_distribution_percentile(&kinds->kind[0].ran.distribution, 1000), 3900);
+    assert_int_equal(kinds->kind[0].late.count, 2);
+    assert_int_equal(kinds->kind[0].late.max_ns, 29000);
+    assert_int_equal(ub_distribution_percentile(&kinds->kind[0].late.distribution, 500), 15000);
+    assert_string_equal(kinds->kind[1].name, "io");
+    assert_int_equal(kinds->kind[1].ran.count, 7);
+    assert_int_equal(kinds->kind[1].ran.distribution.used, 0);
+    assert_int_equal(ub_model_dropped(m)->kinds, 2); /* the long name, twice */
+    ub_model_free(m);
+}
+
+/* Each is small, but a stranger may name as many as lines fit into a recording. */
+static void test_kinds_have_a_limit(void **state)
+{
+    struct ub_model *m = new_model();
+    uint32_t seen = 0;
+
+    for (int tid = 1; tid <= 60; tid++) {
+        char more[2048] = ", 'kinds':{";
+        size_t len = strlen(more);
+
+        for (int i = 0; i < 25; i++)
+            len += (size_t)snprintf(more + len, sizeof(more) - len,
+                                    "%s'kind %d':{'callbacks':1,'total_ns':1,'max_ns':1}", i ? "," : "", i);
+        snprintf(more + len, sizeof(more) - len, "}");
+        feed(m, stats(tid, 10, 1, more));
+    }
+    for (int tid = 1; tid <= 60; tid++)
+        seen += loop_of(m, (uint64_t)tid)->kinds.count;
+    assert_int_equal(seen, 1024);
+    assert_int_equal(ub_model_dropped(m)->kinds, 60 * 25 - 1024);
+    ub_model_free(m);
+}
+
 /* FILE.10 comes before FILE.2 in a shell: an older line must not replace a newer one, nor add to it. */
 static void test_parts_in_any_order(void **state)
 {
@@ -419,6 +478,8 @@ int main(void)
         cmocka_unit_test(test_ids_are_of_a_process),
         cmocka_unit_test(test_stacks_are_of_a_recording),
         cmocka_unit_test(test_last_stats_of_each_thread),
+        cmocka_unit_test(test_kinds_of_callbacks),
+        cmocka_unit_test(test_kinds_have_a_limit),
         cmocka_unit_test(test_reused_thread_ids_add_up),
         cmocka_unit_test(test_parts_in_any_order),
         cmocka_unit_test(test_program_names),
