@@ -43,7 +43,7 @@ AGENT      := $(BUILD)/lib/unblock/libunblock.so
 COMMAND    := $(BUILD)/bin/unblock
 
 # For each CPython whose headers are there: what the agent needs of it to move asyncio's calls (agent/offload/python).
-PYTHON_HEADERS ?= $(wildcard /usr/include/python3.11 /usr/include/python3.12)
+PYTHON_HEADERS ?= $(wildcard /usr/include/python3.11 /usr/include/python3.12 /usr/include/python3.13)
 PYTHON_OBJECTS := $(patsubst %,$(BUILD)/lib/unblock/%.so,$(notdir $(PYTHON_HEADERS)))
 CORE_LIB   := $(BUILD)/obj/libcore.a
 

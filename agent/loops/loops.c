@@ -2,7 +2,7 @@
  * else it hooks. */
 #include "../offload/fds.h"
 #include "../offload/locks.h"
-#include "../offload/pysteps.h"
+#include "../offload/pylocks.h"
 #include "../offload/uvhost.h"
 
 const struct ub_loop_ops *const ub_loops[] = {

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
 
 #define NUMBERS 4096u /* none of ours is higher */
 #define HIGH    900
@@ -64,12 +65,28 @@ int ub_fds_duplicate(int fd)
     return (int)high;
 }
 
+int ub_fds_keep(struct ub_job *job, int fd)
+{
+    struct stat st = {0};
+    int kept = -1;
+
+    if (fd < 0 || ub_raw2(SYS_fstat, fd, &st) < 0)
+        return -1;
+    job->check = true;
+    job->device = st.st_dev;
+    job->inode = st.st_ino;
+    if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))
+        kept = ub_fds_duplicate(fd);
+    if (kept >= 0)
+        job->word[0] = (uint64_t)kept;
+    return kept;
+}
+
 enum {
     ID_dup2,
     ID_dup3,
     ID_close_range,
     ID_closefrom,
-    ID_sem_wait,
     ID___res_state,
     ID___res_init,
     ID_res_init,
@@ -77,17 +94,23 @@ enum {
 };
 static void *original[IDS][UB_LOOP_COPIES];
 
+static void settle(unsigned first, unsigned last)
+{
+    ub_suspend_settle_numbers(first, last);
+    ub_pysteps_settle_numbers(first, last);
+}
+
 static int hook_dup2(int from, int to)
 {
     if (from != to)
-        ub_suspend_settle_numbers((unsigned)to, (unsigned)to);
+        settle((unsigned)to, (unsigned)to);
     return ((int (*)(int, int))original[ID_dup2][0])(from, to);
 }
 
 static int hook_dup3(int from, int to, int flags)
 {
     if (from != to)
-        ub_suspend_settle_numbers((unsigned)to, (unsigned)to);
+        settle((unsigned)to, (unsigned)to);
     return ((int (*)(int, int, int))original[ID_dup3][0])(from, to, flags);
 }
 
@@ -95,31 +118,14 @@ static int hook_dup3(int from, int to, int flags)
 static int hook_close_range(unsigned first, unsigned last, int flags)
 {
     if (!flags)
-        ub_suspend_settle_numbers(first, last);
+        settle(first, last);
     return ((int (*)(unsigned, unsigned, int))original[ID_close_range][0])(first, last, flags);
 }
 
 static void hook_closefrom(int low)
 {
-    ub_suspend_settle_numbers(low < 0 ? 0 : (unsigned)low, UINT32_MAX);
+    settle(low < 0 ? 0 : (unsigned)low, UINT32_MAX);
     ((void (*)(int))original[ID_closefrom][0])(low);
-}
-
-static int hook_sem_wait(void *sem)
-{
-    const uint64_t word[UB_POOL_WORDS] = {(uintptr_t)sem}, value[UB_CALLS_VALUES] = {(uintptr_t)sem};
-    int64_t ret;
-    int r;
-
-    if (ub_unlikely(ub_thread.start != 0))
-        ub_thread.cold->spans.call_ra = (uintptr_t)__builtin_return_address(0);
-    if (ub_unlikely(ub_thread.start != 0) &&
-        ub_suspend_call(UB_BLOCK_SEM_WAIT, original[ID_sem_wait][0], word, value, &ret))
-        return (int)ret;
-    r = ((int (*)(void *))original[ID_sem_wait][0])(sem);
-    if (r == 0)
-        ub_pysteps_taken(sem);
-    return r;
 }
 
 /* The program sets up its own thread's resolver. */
@@ -146,7 +152,6 @@ static const struct ub_loop_hook hooks[] = {
     {"dup3", {(void *)hook_dup3, NULL}, UB_HOOK_OTHERS},
     {"close_range", {(void *)hook_close_range, NULL}, UB_HOOK_OTHERS},
     {"closefrom", {(void *)hook_closefrom, NULL}, UB_HOOK_OTHERS},
-    {"sem_wait", {(void *)hook_sem_wait, NULL}, UB_HOOK_OTHERS},
     {"__res_state", {(void *)hook_res_state, NULL}, UB_HOOK_OTHERS},
     {"__res_init", {(void *)hook___res_init, NULL}, UB_HOOK_OTHERS},
     {"res_init", {(void *)hook_res_init, NULL}, UB_HOOK_OTHERS},

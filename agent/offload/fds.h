@@ -20,6 +20,15 @@ void ub_fds_close(int fd);
  * to be closed. Signal-safe. */
 void ub_fds_close_all(void);
 
+struct ub_job;
+
+/*
+ * The descriptor that a call uses once it leaves: of pipes and sockets a duplicate (its number, to be closed by
+ * ub_fds_close; -1: none), as another thread may close the number meanwhile. Of files none: closing any descriptor of
+ * a file loses the process's record locks on it. What the number means now is kept in the job.
+ */
+int ub_fds_keep(struct ub_job *job, int fd);
+
 /* Hooked only where offload moves calls. */
 extern const struct ub_loop_ops ub_offload_libc;
 

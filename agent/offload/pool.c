@@ -100,7 +100,7 @@ static void call(struct ub_job *job)
  * The first of several rings. By a timer that is set, not by writing: had the program
  * closed our descriptor and opened a file under its number, nothing would happen to it.
  */
-static void deliver(struct ub_job *job)
+void ub_pool_deliver(struct ub_job *job)
 {
     struct ub_inbox *inbox = job->inbox; /* the job is the loop's once it is in */
     const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
@@ -165,7 +165,7 @@ static void *work(void *of)
         if (lane->settling)
             pthread_cond_broadcast(&lane->settled);
         pthread_mutex_unlock(&lane->lock);
-        deliver(job);
+        ub_pool_deliver(job);
         pthread_mutex_lock(&lane->lock);
     }
     return NULL;

@@ -58,6 +58,9 @@ int ub_pool_submit(struct ub_job *job);
 /* What is done, in the order in which it was; NULL: nothing. The loop's thread only. */
 struct ub_job *ub_pool_collect(struct ub_inbox *inbox);
 
+/* Puts it there, by any thread: it is done. Signal-safe. */
+void ub_pool_deliver(struct ub_job *job);
+
 /* Whether something is. */
 static inline bool ub_pool_has_done(const struct ub_inbox *inbox)
 {

@@ -1,6 +1,6 @@
 /*
  * Steps of asyncio's tasks on fibers: the C task resumes its coroutine by one call; that call is made on a fiber, and
- * returns early, with a future to wait for, where the coroutine comes to a call that is sure to block.
+ * returns early, with a future to wait for, where the coroutine comes to a call or a lock that is sure to block.
  */
 #ifndef UB_AGENT_PYSTEPS_H
 #define UB_AGENT_PYSTEPS_H
@@ -19,11 +19,26 @@ bool ub_pysteps_concerned(void);
 /* As ub_suspend_call. */
 bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], int64_t *ret);
 
+/* As ub_suspend_settle_numbers. */
+void ub_pysteps_settle_numbers(unsigned first, unsigned last);
+
 /* The interpreter is of this version (Py_Version): its object is looked for when the first step comes. */
 void ub_pysteps_found(unsigned long version);
 
-/* Semaphores: the interpreter's locks. sem_wait is hooked in fds.c, which tells of it here. Signal-safe. */
-void ub_pysteps_taken(const void *semaphore);
-extern const struct ub_loop_ops ub_pysteps_locks;
+/* What the calling thread takes now is this one's; NULL: it runs no steps. Signal-safe. */
+struct ub_holder *ub_pysteps_holder(void);
+
+/* Waits for a semaphore until a time (CLOCK_MONOTONIC; 0: none). False: that is for the caller to do. */
+bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, int *ret);
+
+/* sem_trywait has failed. Its result, and errno. */
+int ub_pysteps_try(void *lock);
+
+/* Around the methods of lock objects; `owner` as ub_holder_owner. True: to be tried once more. */
+void ub_pysteps_acquire(void);
+bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got);
+
+/* A module is being imported (1), no longer (-1): half of it must not be seen. */
+void ub_pysteps_importing(int by);
 
 #endif

@@ -598,25 +598,6 @@ void ub_suspend_settle_numbers(unsigned first, unsigned last)
     }
 }
 
-/*
- * The descriptor that the call uses once it leaves: of pipes and sockets a duplicate, as another thread may close the
- * number meanwhile. Of files none: closing any descriptor of a file loses the process's record locks on it.
- */
-static void keep_descriptor(struct ub_task *task)
-{
-    struct stat st = {0};
-
-    if (task->fd < 0 || ub_raw2(SYS_fstat, task->fd, &st) < 0)
-        return;
-    task->job.check = true;
-    task->job.device = st.st_dev;
-    task->job.inode = st.st_ino;
-    if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))
-        task->own_fd = ub_fds_duplicate(task->fd);
-    if (task->own_fd >= 0)
-        task->job.word[0] = (uint64_t)task->own_fd;
-}
-
 /* Out of the loop, and back with its result. */
 static void leave(struct ub_task *task, uint32_t id, void *function, const uint64_t *word, const struct ub_block *block,
                   struct place p, int64_t *ret)
@@ -635,7 +616,7 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     task->holds_up = block->holds_up;
     task->deadline_ns = block->deadline_ns;
     if (!block->deadline_ns)
-        keep_descriptor(task);
+        task->own_fd = ub_fds_keep(&task->job, task->fd);
     wait_for_call(task);
     ub_fds_close(task->own_fd);
     *ret = block->deadline_ns ? 0 : task->job.result;

@@ -171,11 +171,9 @@ async def stress():
     return sum(done)
 
 
-async def main(case):
+async def run(case):
+    """One case beside a ticker, whose longest gap is told."""
     gaps, last = [], time.monotonic()
-    await asyncio.sleep(0)
-    for _ in range(12):
-        await asyncio.sleep(0.002)  # until the loop is known to be one
 
     async def ticker():
         nonlocal last
@@ -187,11 +185,21 @@ async def main(case):
             last = now
     ticking = asyncio.create_task(ticker())
     await asyncio.sleep(0.02)
-    print(case.__name__, await case())
+    print(case.__name__, await case(), flush=True)
     await asyncio.sleep(0.02)
     ticking.cancel()
-    print(f"{max(gaps) * 1000:.0f}", file=sys.stderr)
+    print(case.__name__, f"{max(gaps) * 1000:.0f}", file=sys.stderr)
 
 
-TASKS, OPERATIONS = (int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 3 else (1, 1)
-asyncio.run(main(globals()[sys.argv[1]]))
+async def main(cases):
+    for _ in range(12):
+        await asyncio.sleep(0.002)  # until the loop is known to be one
+    for case in cases:
+        await run(case)
+
+
+TASKS, OPERATIONS = 30, 6
+if __name__ == "__main__":
+    if sys.argv[1] == "stress":
+        TASKS, OPERATIONS = int(sys.argv[2]), int(sys.argv[3])
+    asyncio.run(main([globals()[name] for name in sys.argv[1:] if name in globals()]))

@@ -10,37 +10,68 @@
 #include <stdint.h>
 
 #define UB_PYTHON_STATE_WORDS 48u
+#define UB_PYTHON_ERROR       ((uint64_t)-1) /* PYGEN_ERROR of PySendResult */
 
 /* What the interpreter keeps of a thread, twice: that of the fiber, and of who resumed it. */
 struct ub_python_state {
     uint64_t word[UB_PYTHON_STATE_WORDS];
 };
 
-struct ub_python_wait; /* a future of the program's loop, and that loop */
-
-struct ub_python_agent {
-    void (*wake)(void *host); /* the loop found `fd` readable */
+/* What was current before a step went on in a place that is not its task's. */
+struct ub_python_visit {
+    void *before;
 };
 
+enum ub_python_leave {
+    UB_PYTHON_SUSPENDED,
+    UB_PYTHON_OVER,       /* what it raised goes to who resumed it */
+    UB_PYTHON_OVER_LATER, /* ... to its task, when that comes */
+};
+
+struct ub_python_agent {
+    void (*wake)(void *host);    /* the loop found `fd` readable */
+    void (*stop)(void *host);    /* the loop is about to be stopped */
+    void (*stopped)(void *host); /* it came round after that, or is gone */
+    void (*before_fork)(void);
+    /* Around the methods of locks; `owner`: where it says whose thread has it, NULL. True: to be tried once more. */
+    void (*acquire)(void);
+    bool (*acquired)(void *lock, uint64_t *owner, bool got);
+    void (*importing)(int by);
+};
+
+/* All with the GIL, unless it says otherwise. */
 struct ub_python {
-    /* Whether this thread runs Python just now. */
+    /* Whether this thread runs Python just now. Without the GIL. */
     bool (*holds_gil)(void);
-    /* A step begins on a fiber that is new: GIL held. */
+    void (*take_gil)(void); /* without it */
+    void (*give_gil)(void);
+    /* Handlers of signals that have come run; true: one raised something, which the caller's own code will find. */
+    bool (*interrupted)(void);
+    /* A step begins on a fiber that is new. */
     void (*first)(struct ub_python_state *s);
-    /* Back to the resumer's, and to the fiber's again; `over`: the fiber has ended. GIL held. */
-    void (*leave)(struct ub_python_state *s, bool over);
+    /* Back to the resumer's, and to the fiber's again. */
+    void (*leave)(struct ub_python_state *s, enum ub_python_leave how);
     void (*enter)(struct ub_python_state *s);
-    /* On the fiber, without the GIL: NULL, or with it, and a future for the task to wait for. */
-    void *(*begin_wait)(void **ret_loop);
-    /* On the fiber, with the GIL: lets go of it. `future`: it came to nothing. */
-    void (*end_wait)(void *future);
+    /* What a step raised that was over before its task came (UB_PYTHON_OVER_LATER). */
+    void (*deliver)(struct ub_python_state *s);
+    /*
+     * On the fiber, with the GIL if `gil`: false, or with it and a future for the task to wait for (or that which is
+     * there already), and a reference to the loop.
+     */
+    bool (*begin_wait)(bool gil, void **ret_loop, void **future);
+    /* On the fiber: lets go of the GIL unless `gil`. `future`: it came to nothing. */
+    void (*end_wait)(bool gil, void *future);
+    void *(*wait_again)(void *loop); /* one more future; NULL: an exception is set */
+    /* A step goes on that is not the task which the interpreter believes to be current. */
+    void (*visit)(void *future, struct ub_python_visit *v);
+    void (*visited)(struct ub_python_visit *v);
     bool (*watch)(void *loop, int fd, void *host); /* false: the loop would not */
     void (*unwatch)(void *loop, int fd);
     void (*set_done)(void *future);
     /* Whoever cancelled the task meanwhile is heard at its next await. Drops the future. */
     void (*resumed)(void *future);
     void (*hold)(void *object);
-    void (*drop)(void *object);
+    void (*drop)(void *object); /* NULL: nothing */
 };
 
 /* NULL: this interpreter is not the one that it was built for. */

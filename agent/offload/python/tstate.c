@@ -10,89 +10,92 @@
 
 #include "python.h"
 
-#if PY_VERSION_HEX >= 0x030d0000 || PY_VERSION_HEX < 0x030b0000 || defined(Py_GIL_DISABLED)
+#include <semaphore.h>
+#include <stddef.h>
+#include <string.h>
+
+#if PY_VERSION_HEX >= 0x030e0000 || PY_VERSION_HEX < 0x030b0000 || defined(Py_GIL_DISABLED)
 #error "not a version whose thread state is known here"
 #endif
+#define IS_3_11 (PY_VERSION_HEX < 0x030c0000)
+#define IS_3_13 (PY_VERSION_HEX >= 0x030d0000)
 
 #define EXPORT __attribute__((visibility("default")))
 
 /* What belongs to a stack. */
 struct kept {
+#if IS_3_13
+    struct _PyInterpreterFrame *frame;
+    PyObject *delete_later;
+#else
     _PyCFrame *cframe;
+    int trash;
+#endif
+#if IS_3_11
+    int recursion;
+    PyObject *type, *value, *traceback;
+#else
+    int recursion, c_recursion;
+    PyObject *exception;
+#endif
     _PyErr_StackItem *exc_info;
     PyObject *context;
     _PyStackChunk *chunk;
     PyObject **top, **limit;
     int tracing;
-#if PY_VERSION_HEX < 0x030c0000
-    int trash, recursion;
-    PyObject *type, *value, *traceback;
-#else
-    int trash, recursion, c_recursion;
-    PyObject *exception;
-#endif
 };
 
 struct state {
     struct kept own, resumer;
+#if !IS_3_13
     _PyCFrame root;
+#endif
     _PyErr_StackItem exc_state;
 };
 _Static_assert(sizeof(struct state) <= sizeof(struct ub_python_state), "UB_PYTHON_STATE_WORDS");
 
 static const struct ub_python_agent *agent;
-static PyObject *get_loop, *make_wait, *resume_wait;
+/* Of asyncio: functions in C, so that no handler of a signal runs in the midst of them; and the class of our futures.
+ */
+static PyObject *get_loop, *set_loop, *loop_or_none, *enter_task, *leave_task, *current_tasks, *wait_class;
 
 static struct state *state_of(struct ub_python_state *s)
 {
     return (struct state *)s->word;
 }
 
+/* Both directions in one list: what is kept is what is loaded. */
+#if IS_3_13
+#define EACH_FRAME(X) X(frame, current_frame) X(delete_later, delete_later)
+#elif IS_3_11
+#define EACH_FRAME(X) X(cframe, cframe) X(trash, trash_delete_nesting)
+#else
+#define EACH_FRAME(X) X(cframe, cframe) X(trash, trash.delete_nesting)
+#endif
+#if IS_3_11
+#define EACH_EXCEPTION(X)                                                                                              \
+    X(recursion, recursion_remaining) X(type, curexc_type) X(value, curexc_value) X(traceback, curexc_traceback)
+#else
+#define EACH_EXCEPTION(X)                                                                                              \
+    X(recursion, py_recursion_remaining) X(c_recursion, c_recursion_remaining) X(exception, current_exception)
+#endif
+#define EACH(X)                                                                                                        \
+    EACH_FRAME(X)                                                                                                      \
+    EACH_EXCEPTION(X)                                                                                                  \
+    X(exc_info, exc_info)                                                                                              \
+    X(context, context) X(chunk, datastack_chunk) X(top, datastack_top) X(limit, datastack_limit) X(tracing, tracing)
+
 static void save(const PyThreadState *ts, struct kept *k)
 {
-    k->cframe = ts->cframe;
-    k->exc_info = ts->exc_info;
-    k->context = ts->context;
-    k->chunk = ts->datastack_chunk;
-    k->top = ts->datastack_top;
-    k->limit = ts->datastack_limit;
-    k->tracing = ts->tracing;
-#if PY_VERSION_HEX < 0x030c0000
-    k->trash = ts->trash_delete_nesting;
-    k->recursion = ts->recursion_remaining;
-    k->type = ts->curexc_type;
-    k->value = ts->curexc_value;
-    k->traceback = ts->curexc_traceback;
-#else
-    k->trash = ts->trash.delete_nesting;
-    k->recursion = ts->py_recursion_remaining;
-    k->c_recursion = ts->c_recursion_remaining;
-    k->exception = ts->current_exception;
-#endif
+#define SAVE(ours, theirs) k->ours = ts->theirs;
+    EACH(SAVE)
 }
 
 static void load(PyThreadState *ts, const struct kept *k)
 {
-    ts->cframe = k->cframe;
-    ts->exc_info = k->exc_info;
-    ts->context = k->context;
+#define LOAD(ours, theirs) ts->theirs = k->ours;
+    EACH(LOAD)
     ts->context_ver++;
-    ts->datastack_chunk = k->chunk;
-    ts->datastack_top = k->top;
-    ts->datastack_limit = k->limit;
-    ts->tracing = k->tracing;
-#if PY_VERSION_HEX < 0x030c0000
-    ts->trash_delete_nesting = k->trash;
-    ts->recursion_remaining = k->recursion;
-    ts->curexc_type = k->type;
-    ts->curexc_value = k->value;
-    ts->curexc_traceback = k->traceback;
-#else
-    ts->trash.delete_nesting = k->trash;
-    ts->py_recursion_remaining = k->recursion;
-    ts->c_recursion_remaining = k->c_recursion;
-    ts->current_exception = k->exception;
-#endif
 }
 
 static void first(struct ub_python_state *s)
@@ -103,12 +106,17 @@ static void first(struct ub_python_state *s)
 
     save(ts, &st->resumer);
     fresh = st->resumer;
+#if IS_3_13
+    fresh.frame = NULL;
+    fresh.delete_later = NULL;
+#else
     st->root = (_PyCFrame){.current_frame = NULL, .previous = &ts->root_cframe};
-#if PY_VERSION_HEX < 0x030c0000
+#if IS_3_11
     st->root.use_tracing = ts->cframe->use_tracing;
 #endif
-    st->exc_state = (_PyErr_StackItem){0};
     fresh.cframe = &st->root;
+#endif
+    st->exc_state = (_PyErr_StackItem){0};
     fresh.exc_info = &st->exc_state;
     Py_XINCREF(fresh.context);
     /* Of an earlier step on this fiber: its first chunk of the interpreter's own stack is never given back. */
@@ -118,24 +126,41 @@ static void first(struct ub_python_state *s)
     load(ts, &fresh);
 }
 
-static void leave(struct ub_python_state *s, bool over)
+/* What was raised belongs to `to` now. */
+static void move_exception(struct kept *from, struct kept *to)
+{
+#if IS_3_11
+    to->type = from->type;
+    to->value = from->value;
+    to->traceback = from->traceback;
+    from->type = from->value = from->traceback = NULL;
+#else
+    to->exception = from->exception;
+    from->exception = NULL;
+#endif
+}
+
+static void leave(struct ub_python_state *s, enum ub_python_leave how)
 {
     PyThreadState *ts = PyThreadState_Get();
     struct state *st = state_of(s);
 
     save(ts, &st->own);
-    if (over) { /* an exception that the step has raised goes to the task */
-#if PY_VERSION_HEX < 0x030c0000
-        st->resumer.type = st->own.type;
-        st->resumer.value = st->own.value;
-        st->resumer.traceback = st->own.traceback;
-#else
-        st->resumer.exception = st->own.exception;
-#endif
-    }
+    if (how == UB_PYTHON_OVER)
+        move_exception(&st->own, &st->resumer);
     load(ts, &st->resumer);
-    if (over)
-        Py_XDECREF(st->own.context);
+    if (how != UB_PYTHON_SUSPENDED)
+        Py_CLEAR(st->own.context);
+}
+
+static void deliver(struct ub_python_state *s)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    struct kept now;
+
+    save(ts, &now);
+    move_exception(&state_of(s)->own, &now);
+    load(ts, &now);
 }
 
 static void enter(struct ub_python_state *s)
@@ -144,110 +169,406 @@ static void enter(struct ub_python_state *s)
     struct state *st = state_of(s);
 
     save(ts, &st->resumer);
-#if PY_VERSION_HEX < 0x030c0000
+#if IS_3_11
     st->own.cframe->use_tracing = ts->cframe->use_tracing;
 #endif
     load(ts, &st->own);
 }
 
+static PyThreadState *current(void)
+{
+#if IS_3_13
+    return PyThreadState_GetUnchecked();
+#else
+    return _PyThreadState_UncheckedGet();
+#endif
+}
+
 static bool holds_gil(void)
 {
-    PyThreadState *ts = _PyThreadState_UncheckedGet();
+    PyThreadState *ts = current();
 
     return ts && ts == PyGILState_GetThisThreadState();
 }
 
-/* A module that is being imported is locked by the thread's number: another step would see half of it. */
-static bool is_importing(PyThreadState *ts)
+static void take_gil(void)
 {
-    PyFrameObject *frame = PyThreadState_GetFrame(ts), *back;
-    bool found = false;
+    PyEval_RestoreThread(PyGILState_GetThisThreadState());
+}
 
-    while (frame && !found) {
-        PyCodeObject *code = PyFrame_GetCode(frame);
-        const char *file = PyUnicode_AsUTF8(code->co_filename);
+static void give_gil(void)
+{
+    PyEval_SaveThread();
+}
 
-        found = file && strncmp(file, "<frozen importlib", 17) == 0;
-        Py_DECREF(code);
-        back = PyFrame_GetBack(frame);
-        Py_DECREF(frame);
-        frame = back;
+/* ---- what handlers of signals raise ------------------------------------------------------------- */
+
+/*
+ * What we call in Python gives handlers of signals their chance, and what they raise is not for us: it is raised
+ * again where the program's own code goes on.
+ */
+static struct {
+    PyObject *type, *value, *traceback;
+} put_off;
+
+static int raise_again(void *unused)
+{
+    PyObject *type = put_off.type, *value = put_off.value, *traceback = put_off.traceback;
+
+    if (!type)
+        return 0;
+    put_off.type = put_off.value = put_off.traceback = NULL;
+    PyErr_Restore(type, value, traceback);
+    return -1;
+}
+
+static void raise_later(PyObject *type, PyObject *value, PyObject *traceback)
+{
+    if (put_off.type || Py_AddPendingCall(raise_again, NULL) < 0) {
+        PyErr_Restore(type, value, traceback);
+        PyErr_WriteUnraisable(NULL);
+        return;
     }
-    Py_XDECREF(frame);
+    put_off.type = type;
+    put_off.value = value;
+    put_off.traceback = traceback;
+}
+
+static bool interrupted(void)
+{
+    PyObject *type, *value, *traceback;
+
+    if (PyErr_Occurred() || PyErr_CheckSignals() == 0)
+        return false;
+    PyErr_Fetch(&type, &value, &traceback);
+    raise_later(type, value, traceback);
+    return true;
+}
+
+/* May be called twice without harm. NULL with an exception: that is its own. Takes over `arguments`. */
+static PyObject *insist(PyObject *callable, PyObject *arguments)
+{
+    PyObject *type = NULL, *value = NULL, *traceback = NULL;
+    PyObject *result = callable && arguments ? PyObject_CallObject(callable, arguments) : NULL;
+
+    if (!result && callable && arguments) {
+        PyErr_Fetch(&type, &value, &traceback);
+        result = PyObject_CallObject(callable, arguments);
+    }
+    Py_XDECREF(arguments);
+    if (!type)
+        return result;
+    if (result) {
+        raise_later(type, value, traceback);
+        return result;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return NULL;
+}
+
+static PyObject *insist_on(PyObject *object, const char *method_name, PyObject *arguments)
+{
+    PyObject *bound = PyObject_GetAttrString(object, method_name);
+    PyObject *result = insist(bound, arguments);
+
+    if (!bound)
+        Py_XDECREF(arguments);
+    Py_XDECREF(bound);
+    return result;
+}
+
+/* ---- the future ----------------------------------------------------------------------------------- */
+
+/* The C task cannot be told to wait for less than a future. */
+static const char source[] = "import asyncio\n"
+                             "class UnblockWait(asyncio.Future):\n"
+                             "    cancels = ()\n"
+                             "    task = None\n"
+                             "    def cancel(self, msg=None):\n"
+                             "        self.cancels += (msg,)\n"
+                             "        return True\n";
+
+static PyObject *current_task(PyObject *loop)
+{
+    PyObject *task = PyDict_GetItemWithError(current_tasks, loop);
+
+    return task ? task : Py_None; /* borrowed */
+}
+
+static void *wait_again(void *loop)
+{
+    PyObject *wait = NULL, *names = Py_BuildValue("{sO}", "loop", (PyObject *)loop), *none = PyTuple_New(0);
+
+    for (int i = 0; names && none && !wait && i < 2; i++) { /* asyncio's debug mode runs Python here */
+        PyObject *type, *value, *traceback;
+
+        wait = PyObject_Call(wait_class, none, names);
+        if (wait || i > 0)
+            break;
+        PyErr_Fetch(&type, &value, &traceback);
+        raise_later(type, value, traceback);
+    }
+    Py_XDECREF(names);
+    Py_XDECREF(none);
+    if (wait && (PyObject_SetAttrString(wait, "task", current_task(loop)) < 0 ||
+                 PyObject_SetAttrString(wait, "_asyncio_future_blocking", Py_True) < 0))
+        Py_CLEAR(wait);
+    return wait;
+}
+
+/* The future and its loop. */
+static bool make(void **loop, void **future)
+{
+    *loop = PyObject_CallNoArgs(get_loop);
+    if (*loop && !*future)
+        *future = wait_again(*loop);
+    if (*loop && *future)
+        return true;
+    Py_XDECREF((PyObject *)*loop);
+    *loop = NULL;
+    return false;
+}
+
+static bool begin_wait(bool gil, void **ret_loop, void **future)
+{
+    PyThreadState *ts = PyGILState_GetThisThreadState();
+    PyObject *type, *value, *traceback;
+    bool ok;
+
+    if (!ts || !Py_IsInitialized())
+        return false;
+    if (!gil)
+        PyEval_RestoreThread(ts);
+    PyErr_Fetch(&type, &value, &traceback);
+    /* Tracers and profilers count on frames that end in order. */
+    ok = !ts->c_tracefunc && !ts->c_profilefunc && make(ret_loop, future);
+    PyErr_Restore(type, value, traceback);
+    if (!ok && !gil)
+        PyEval_SaveThread();
+    return ok;
+}
+
+static void end_wait(bool gil, void *future)
+{
+    Py_XDECREF((PyObject *)future);
+    if (!gil)
+        PyEval_SaveThread();
+}
+
+/* Which task the loop believes to run, and which loop the thread. Neither is ours to lose an exception over. */
+static void set_current(PyObject *loop, PyObject *task)
+{
+    PyObject *was = Py_NewRef(current_task(loop));
+
+    if (was != Py_None)
+        Py_XDECREF(PyObject_CallFunctionObjArgs(leave_task, loop, was, NULL));
+    if (task != Py_None)
+        Py_XDECREF(PyObject_CallFunctionObjArgs(enter_task, loop, task, NULL));
+    Py_DECREF(was);
+}
+
+static void visit(void *future, struct ub_python_visit *v)
+{
+    PyObject *type, *value, *traceback, *loop, *task, *running;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    loop = PyObject_CallMethod(future, "get_loop", NULL);
+    task = PyObject_GetAttrString(future, "task");
+    running = PyObject_CallNoArgs(loop_or_none);
+    v->before = loop && task && running ? PyTuple_Pack(3, running, loop, current_task(loop)) : NULL;
+    if (v->before) {
+        Py_XDECREF(PyObject_CallOneArg(set_loop, loop));
+        set_current(loop, task);
+    }
+    Py_XDECREF(loop);
+    Py_XDECREF(task);
+    Py_XDECREF(running);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(future);
+    PyErr_Restore(type, value, traceback);
+}
+
+static void visited(struct ub_python_visit *v)
+{
+    PyObject *type, *value, *traceback, *before = v->before;
+
+    if (!before)
+        return;
+    PyErr_Fetch(&type, &value, &traceback);
+    set_current(PyTuple_GET_ITEM(before, 1), PyTuple_GET_ITEM(before, 2));
+    Py_XDECREF(PyObject_CallOneArg(set_loop, PyTuple_GET_ITEM(before, 0)));
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(before);
+    Py_DECREF(before);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* Whether the loop (asyncio's own) is going to call this. */
+static bool is_due(PyObject *loop, PyObject *callback)
+{
+    PyObject *ready = PyObject_GetAttrString(loop, "_ready");
+    Py_ssize_t n = ready ? PySequence_Size(ready) : 0;
+    bool found = !ready;
+
+    for (Py_ssize_t i = n; i > 0 && !found; i--) {
+        PyObject *handle = PySequence_GetItem(ready, i - 1);
+        PyObject *its = handle ? PyObject_GetAttrString(handle, "_callback") : NULL;
+
+        found = its == callback;
+        Py_XDECREF(its);
+        Py_XDECREF(handle);
+    }
+    Py_XDECREF(ready);
     PyErr_Clear();
     return found;
 }
 
-static void *begin_wait(void **ret_loop)
+/* A handler of a signal raised something while the future's callback was on its way to the loop: was it lost? */
+static void make_sure(PyObject *future, PyObject *callbacks)
 {
-    PyThreadState *ts = PyGILState_GetThisThreadState();
-    PyObject *future = NULL;
+    PyObject *loop = PyObject_CallMethod(future, "get_loop", NULL);
+    PyObject *pair = PySequence_GetItem(callbacks, 0), *call = loop ? PyObject_GetAttrString(loop, "call_soon") : NULL;
 
-    if (!ts || !Py_IsInitialized())
-        return NULL;
-    PyEval_RestoreThread(ts);
-    /* Tracers and profilers count on frames that end in order. */
-    if (!PyErr_Occurred() && !ts->c_tracefunc && !ts->c_profilefunc && !is_importing(ts)) {
-        *ret_loop = PyObject_CallNoArgs(get_loop);
-        if (*ret_loop)
-            future = PyObject_CallOneArg(make_wait, *ret_loop);
-        if (!future) {
-            Py_CLEAR(*ret_loop);
-            PyErr_Clear();
+    if (pair && call && PyTuple_GET_SIZE(pair) == 2 && !is_due(loop, PyTuple_GET_ITEM(pair, 0))) {
+        PyObject *positional = PyTuple_Pack(2, PyTuple_GET_ITEM(pair, 0), future);
+        PyObject *named = Py_BuildValue("{sO}", "context", PyTuple_GET_ITEM(pair, 1));
+
+        Py_XDECREF(positional && named ? PyObject_Call(call, positional, named) : NULL);
+        Py_XDECREF(positional);
+        Py_XDECREF(named);
+    }
+    Py_XDECREF(call);
+    Py_XDECREF(pair);
+    Py_XDECREF(loop);
+}
+
+static void set_done(void *future)
+{
+    PyObject *type, *value, *traceback, *own_type, *own_value, *own_traceback;
+    PyObject *done, *callbacks, *result = NULL;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    done = PyObject_CallMethod(future, "done", NULL);
+    callbacks = PyObject_GetAttrString(future, "_callbacks");
+    if (done == Py_False)
+        result = PyObject_CallMethod(future, "set_result", "O", Py_None);
+    if (done == Py_False && !result) {
+        PyErr_Fetch(&own_type, &own_value, &own_traceback);
+        if (callbacks && callbacks != Py_None)
+            make_sure(future, callbacks);
+        if (PyErr_Occurred()) { /* a loop that is closed takes no callbacks: the step stays where it is */
+            PyErr_WriteUnraisable(future);
+            Py_XDECREF(own_type);
+            Py_XDECREF(own_value);
+            Py_XDECREF(own_traceback);
+        } else {
+            raise_later(own_type, own_value, own_traceback);
         }
     }
-    if (!future)
-        PyEval_SaveThread();
-    return future;
+    Py_XDECREF(result);
+    Py_XDECREF(callbacks);
+    Py_XDECREF(done);
+    PyErr_Restore(type, value, traceback);
 }
 
-static void end_wait(void *future)
+static void resumed(void *future)
 {
-    Py_XDECREF((PyObject *)future);
-    PyEval_SaveThread();
+    PyObject *task = PyObject_GetAttrString(future, "task"), *cancels = PyObject_GetAttrString(future, "cancels");
+    Py_ssize_t n = cancels ? PyTuple_Size(cancels) : 0;
+
+    PyObject_SetAttrString(future, "task", Py_None);
+    if (task && task != Py_None && n > 0) { /* now that it runs: at its next await; it was counted already */
+        Py_XDECREF(PyObject_CallMethod(task, "cancel", "O", PyTuple_GET_ITEM(cancels, n - 1)));
+        Py_XDECREF(PyObject_CallMethod(task, "uncancel", NULL));
+    }
+    Py_XDECREF(task);
+    Py_XDECREF(cancels);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(future);
+    Py_DECREF((PyObject *)future);
 }
 
-static PyObject *on_ready(PyObject *self, PyObject *arguments)
+/* ---- the loop --------------------------------------------------------------------------------- */
+
+static void *host_in(PyObject *capsule)
 {
-    agent->wake(PyCapsule_GetPointer(self, NULL));
+    return PyCapsule_GetPointer(capsule, NULL);
+}
+
+static PyObject *on_ready(PyObject *self, PyObject *unused)
+{
+    agent->wake(host_in(self));
     return Py_NewRef(Py_None);
 }
 
 static PyMethodDef ready = {"unblock_ready", on_ready, METH_NOARGS, NULL};
 
+static void on_gone(PyObject *capsule)
+{
+    agent->stopped(host_in(capsule));
+}
+
+static PyObject *on_round(PyObject *self, PyObject *unused)
+{
+    return Py_NewRef(Py_None); /* that it is let go of is what counts */
+}
+
+static PyMethodDef came_round = {"unblock_came_round", on_round, METH_NOARGS, NULL};
+
+/* loop.stop(), as long as something of it is suspended. `self`: the capsule and the loop's own. */
+static PyObject *on_stop(PyObject *self, PyObject *unused)
+{
+    PyObject *done, *loop = PyTuple_GET_ITEM(self, 1);
+    void *host = host_in(PyTuple_GET_ITEM(self, 0));
+    PyObject *capsule = PyCapsule_New(host, NULL, on_gone);
+    PyObject *callback = capsule ? PyCFunction_New(&came_round, capsule) : NULL;
+
+    if (callback) {
+        agent->stop(host);
+        done = insist_on(loop, "call_soon", PyTuple_Pack(1, callback));
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(callback);
+    Py_XDECREF(capsule);
+    PyErr_Clear();
+    return PyObject_CallMethod((PyObject *)Py_TYPE(loop), "stop", "O", loop);
+}
+
+static PyMethodDef stop = {"stop", on_stop, METH_NOARGS, NULL};
+
 static bool watch(void *loop, int fd, void *host)
 {
     PyObject *capsule = PyCapsule_New(host, NULL, NULL);
     PyObject *callback = capsule ? PyCFunction_New(&ready, capsule) : NULL;
-    PyObject *done = callback ? PyObject_CallMethod(loop, "add_reader", "iO", fd, callback) : NULL;
-    bool ok = done != NULL;
+    PyObject *pair = capsule ? PyTuple_Pack(2, capsule, (PyObject *)loop) : NULL;
+    PyObject *stops = pair ? PyCFunction_New(&stop, pair) : NULL;
+    PyObject *done = callback ? insist_on(loop, "add_reader", Py_BuildValue("iO", fd, callback)) : NULL;
+    bool ok = done && stops && PyObject_SetAttrString(loop, "stop", stops) == 0;
 
+    PyErr_Clear();
+    if (done && !ok) {
+        Py_XDECREF(insist_on(loop, "remove_reader", Py_BuildValue("(i)", fd)));
+        PyErr_Clear();
+    }
     Py_XDECREF(done);
+    Py_XDECREF(stops);
+    Py_XDECREF(pair);
     Py_XDECREF(callback);
     Py_XDECREF(capsule);
-    PyErr_Clear();
     return ok;
 }
 
 static void unwatch(void *loop, int fd)
 {
-    Py_XDECREF(PyObject_CallMethod(loop, "remove_reader", "i", fd));
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_XDECREF(insist_on(loop, "remove_reader", Py_BuildValue("(i)", fd)));
     PyErr_Clear();
-}
-
-static void set_done(void *future)
-{
-    Py_XDECREF(PyObject_CallMethod(future, "arrive", NULL));
-    if (PyErr_Occurred()) /* a loop that is closed takes no callbacks: the step stays where it is */
-        PyErr_WriteUnraisable(future);
-}
-
-static void resumed(void *future)
-{
-    Py_XDECREF(PyObject_CallOneArg(resume_wait, future));
-    if (PyErr_Occurred())
-        PyErr_WriteUnraisable(future);
-    Py_DECREF((PyObject *)future);
+    PyObject_SetAttrString(loop, "stop", NULL);
+    PyErr_Restore(type, value, traceback);
 }
 
 static void hold(void *object)
@@ -257,36 +578,174 @@ static void hold(void *object)
 
 static void drop(void *object)
 {
-    Py_DECREF((PyObject *)object);
+    Py_XDECREF((PyObject *)object);
 }
 
-/* The C task cannot be told to wait for less than a future. */
-static const char source[] = "import asyncio\n"
-                             "class UnblockWait(asyncio.Future):\n"
-                             "    cancels = ()\n"
-                             "    def cancel(self, msg=None):\n"
-                             "        self.cancels += (msg,)\n"
-                             "        return True\n"
-                             "    def arrive(self):\n"
-                             "        if not self.done():\n"
-                             "            self.set_result(None)\n"
-                             "def make(loop):\n"
-                             "    wait = UnblockWait(loop=loop)\n"
-                             "    wait._asyncio_future_blocking = True\n"
-                             "    return wait\n"
-                             "def resumed(wait):\n"
-                             "    if wait.cancels:\n"
-                             "        task = asyncio.current_task()\n"
-                             "        task.cancel(wait.cancels[-1])\n" /* now that it runs: at its next await */
-                             "        task.uncancel()\n"               /* counted once already */
-                             "get_loop = asyncio.get_running_loop\n";
+/* ---- locks and imports ------------------------------------------------------------------------- */
+
+/* Of a lock object; an RLock has behind it its thread's number and how often it was taken. */
+struct lock_object {
+    PyObject ob_base;
+    void *semaphore;
+    uint64_t owner; /* of an RLock */
+    unsigned long count;
+};
+
+typedef PyObject *method(PyObject *self, PyObject *arguments, PyObject *names);
+
+static PyObject *acquire(method *original, PyObject *self, PyObject *arguments, PyObject *names, bool owned)
+{
+    struct lock_object *lock = (struct lock_object *)self;
+    PyObject *result;
+
+    agent->acquire();
+    result = original(self, arguments, names);
+    if (agent->acquired(lock->semaphore, owned ? &lock->owner : NULL, result && result != Py_False)) {
+        Py_XDECREF(result);
+        agent->acquire();
+        result = original(self, arguments, names);
+        agent->acquired(lock->semaphore, owned ? &lock->owner : NULL, result && result != Py_False);
+    }
+    return result;
+}
+
+/* clang-format off */
+#define METHODS(X) \
+    X(lock, acquire, false) X(lock, acquire_lock, false) X(lock, __enter__, false) \
+    X(RLock, acquire, true) X(RLock, __enter__, true) X(RLock, _acquire_restore, true)
+#define METHOD(type, name, owned) \
+    static method *original_##type##_##name; \
+    static PyObject *type##_##name(PyObject *self, PyObject *arguments, PyObject *names) \
+    { \
+        return acquire(original_##type##_##name, self, arguments, names, owned); \
+    }
+METHODS(METHOD)
+/* clang-format on */
+
+/* In place: what is bound already, and what is looked up later. False: it is not what is expected. */
+static bool replace(PyObject *type, const char *name, method **original, method *with)
+{
+    PyObject *descriptor = PyObject_GetAttrString(type, name);
+    PyMethodDef *definition = NULL;
+
+    if (descriptor && Py_TYPE(descriptor) == &PyMethodDescr_Type)
+        definition = ((PyMethodDescrObject *)descriptor)->d_method;
+    Py_XDECREF(descriptor);
+    PyErr_Clear();
+    if (!definition || (definition->ml_flags & ~METH_KEYWORDS) != METH_VARARGS)
+        return false;
+    memcpy(original, &definition->ml_meth, sizeof(*original));
+    memcpy(&definition->ml_meth, &with, sizeof(with));
+    return true;
+}
+
+/* Whether lock objects are laid out as above. */
+static bool locks_are_known(PyObject *lock, PyObject *rlock)
+{
+    struct lock_object *l = (struct lock_object *)lock, *r = (struct lock_object *)rlock;
+    int before = -1, held = -1, free = -1;
+    PyObject *done;
+    bool ok;
+
+    if (Py_TYPE(lock)->tp_basicsize < (Py_ssize_t)offsetof(struct lock_object, owner) ||
+        Py_TYPE(rlock)->tp_basicsize < (Py_ssize_t)sizeof(struct lock_object) || !l->semaphore || !r->semaphore)
+        return false;
+    sem_getvalue(r->semaphore, &before);
+    done = PyObject_CallMethod(rlock, "acquire", NULL);
+    sem_getvalue(r->semaphore, &held);
+    ok = done && before == 1 && held == 0 && r->owner == PyThread_get_thread_ident() && r->count == 1;
+    Py_XDECREF(done);
+    Py_XDECREF(PyObject_CallMethod(rlock, "release", NULL));
+    sem_getvalue(l->semaphore, &free);
+    PyErr_Clear();
+    return ok && free == 1 && r->owner == 0;
+}
+
+static bool hook_locks(void)
+{
+    PyObject *module = PyImport_ImportModule("_thread");
+    PyObject *lock = module ? PyObject_CallMethod(module, "allocate_lock", NULL) : NULL;
+    PyObject *rlock = module ? PyObject_CallMethod(module, "RLock", NULL) : NULL;
+    bool ok = lock && rlock && locks_are_known(lock, rlock);
+
+#define REPLACE(type, name, owned)                                                                                     \
+    ok = ok && replace((PyObject *)Py_TYPE(owned ? rlock : lock), #name, &original_##type##_##name, type##_##name);
+    METHODS(REPLACE)
+    Py_XDECREF(rlock);
+    Py_XDECREF(lock);
+    Py_XDECREF(module);
+    PyErr_Clear();
+    return ok;
+}
+
+static PyObject *find_and_load;
+
+/* Modules are locked by the number of a thread. */
+static PyObject *on_import(PyObject *self, PyObject *arguments)
+{
+    PyObject *result;
+
+    agent->importing(1);
+    result = PyObject_CallObject(find_and_load, arguments);
+    agent->importing(-1);
+    return result;
+}
+
+static PyMethodDef import = {"_find_and_load", on_import, METH_VARARGS, NULL};
+
+static bool hook_imports(void)
+{
+    PyObject *module = PyImport_ImportModule("_frozen_importlib");
+    PyObject *function = PyCFunction_New(&import, NULL);
+    bool ok;
+
+    find_and_load = module ? PyObject_GetAttrString(module, "_find_and_load") : NULL;
+    ok = find_and_load && function && PyObject_SetAttrString(module, "_find_and_load", function) == 0;
+    Py_XDECREF(function);
+    Py_XDECREF(module);
+    PyErr_Clear();
+    return ok;
+}
+
+static PyObject *on_fork(PyObject *self, PyObject *unused)
+{
+    agent->before_fork();
+    return Py_NewRef(Py_None);
+}
+
+static PyMethodDef forks = {"unblock_before_fork", on_fork, METH_NOARGS, NULL};
+
+static bool hook_forks(void)
+{
+    PyObject *os = PyImport_ImportModule("os"), *function = PyCFunction_New(&forks, NULL);
+    PyObject *none = PyTuple_New(0), *names = function ? Py_BuildValue("{sO}", "before", function) : NULL;
+    PyObject *reg = os ? PyObject_GetAttrString(os, "register_at_fork") : NULL;
+    PyObject *done = reg && none && names ? PyObject_Call(reg, none, names) : NULL;
+    bool ok = done != NULL;
+
+    Py_XDECREF(done);
+    Py_XDECREF(reg);
+    Py_XDECREF(names);
+    Py_XDECREF(none);
+    Py_XDECREF(function);
+    Py_XDECREF(os);
+    PyErr_Clear();
+    return ok;
+}
 
 static const struct ub_python functions = {.holds_gil = holds_gil,
+                                           .take_gil = take_gil,
+                                           .give_gil = give_gil,
+                                           .interrupted = interrupted,
                                            .first = first,
                                            .leave = leave,
                                            .enter = enter,
+                                           .deliver = deliver,
                                            .begin_wait = begin_wait,
                                            .end_wait = end_wait,
+                                           .wait_again = wait_again,
+                                           .visit = visit,
+                                           .visited = visited,
                                            .watch = watch,
                                            .unwatch = unwatch,
                                            .set_done = set_done,
@@ -296,20 +755,27 @@ static const struct ub_python functions = {.holds_gil = holds_gil,
 
 static bool prepare(void)
 {
-    PyObject *names = PyDict_New(), *done = NULL;
+    PyObject *names = PyDict_New(), *done = NULL, *events = PyImport_ImportModule("asyncio.events");
+    PyObject *tasks = PyImport_ImportModule("asyncio.tasks"), *name = PyUnicode_InternFromString("unblock");
+    bool ok;
 
-    if (names && PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) == 0 &&
-        PyDict_SetItemString(names, "__name__", PyUnicode_InternFromString("unblock")) == 0)
+    if (names && name && PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) == 0 &&
+        PyDict_SetItemString(names, "__name__", name) == 0)
         done = PyRun_String(source, Py_file_input, names, names);
-    if (done) {
-        get_loop = Py_XNewRef(PyDict_GetItemString(names, "get_loop"));
-        make_wait = Py_XNewRef(PyDict_GetItemString(names, "make"));
-        resume_wait = Py_XNewRef(PyDict_GetItemString(names, "resumed"));
-    }
+    ok = done && events && tasks && (wait_class = Py_XNewRef(PyDict_GetItemString(names, "UnblockWait"))) != NULL &&
+         (get_loop = PyObject_GetAttrString(events, "get_running_loop")) != NULL &&
+         (set_loop = PyObject_GetAttrString(events, "_set_running_loop")) != NULL &&
+         (loop_or_none = PyObject_GetAttrString(events, "_get_running_loop")) != NULL &&
+         (enter_task = PyObject_GetAttrString(tasks, "_enter_task")) != NULL &&
+         (leave_task = PyObject_GetAttrString(tasks, "_leave_task")) != NULL &&
+         (current_tasks = PyObject_GetAttrString(tasks, "_current_tasks")) != NULL && PyDict_Check(current_tasks);
+    Py_XDECREF(name);
     Py_XDECREF(done);
     Py_XDECREF(names);
+    Py_XDECREF(tasks);
+    Py_XDECREF(events);
     PyErr_Clear();
-    return get_loop && make_wait && resume_wait;
+    return ok;
 }
 
 EXPORT const struct ub_python *ub_python_start(const struct ub_python_agent *caller)
@@ -317,5 +783,5 @@ EXPORT const struct ub_python *ub_python_start(const struct ub_python_agent *cal
     if (Py_Version >> 16 != PY_VERSION_HEX >> 16)
         return NULL;
     agent = caller;
-    return prepare() ? &functions : NULL;
+    return prepare() && hook_locks() && hook_imports() && hook_forks() ? &functions : NULL;
 }

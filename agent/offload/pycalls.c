@@ -1,0 +1,315 @@
+/* Where a step comes to a call or a lock that would block: left, or waited for in place. */
+#include "pysteps_impl.h"
+
+#include "../module.h"
+#include "identity.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <semaphore.h>
+#include <time.h>
+
+#define python ub_pysteps_python
+
+/* An alarm's handler would raise its exception in the loop instead of in this call. */
+static bool alarm_is_set(void)
+{
+    struct itimerval alarm = {0};
+
+    return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) != 0 || alarm.it_value.tv_sec || alarm.it_value.tv_usec;
+}
+
+bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil)
+{
+    const struct step *s = m->current;
+    uint64_t ra;
+
+    return s && !s->nested && s->holder.count < UB_HELD_MAX && !s->holder.importing &&
+           ub_fiber_contains(&s->fiber, sp) && !ub_locks_held(&ra) && !alarm_is_set() && (gil || !python->holds_gil());
+}
+
+/* Suspended steps may go on above this place. */
+static bool may_drive(const struct mine *m, bool gil)
+{
+    uint64_t ra;
+
+    return m->suspended && !ub_locks_held(&ra) && (gil || !python->holds_gil());
+}
+
+/* ---- calls --------------------------------------------------------------------------------- */
+
+/* An earlier call on this descriptor has to be over before one that stays: waits as the loop would have without us. */
+static void settle(struct mine *m, int fd, uint32_t direction)
+{
+    int saved = errno;
+    struct step *s;
+
+    while ((s = ub_pysteps_busy(m, fd, direction, NULL)) != NULL) {
+        struct pollfd p = {.fd = s->host->inbox.fd, .events = POLLIN};
+        struct timespec beat = {.tv_nsec = 20000000};
+
+        if (may_drive(m, false)) {
+            ub_pydrive_once(m, false, -1, 0, 0);
+            continue;
+        }
+        ub_pysteps_arm(m, s->host);
+        ub_raw6(SYS_ppoll, (long)&p, 1, (long)&beat, 0, 0, 0);
+        ub_pysteps_collect(m, s->host, false);
+    }
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        if (m->host[i].loop)
+            ub_pysteps_arm(m, &m->host[i]);
+    }
+    errno = saved;
+}
+
+void ub_pysteps_settle_numbers(unsigned first, unsigned last)
+{
+    struct mine *m = python ? ub_pysteps_mine(false) : NULL;
+    struct step *s = m ? m->suspended : NULL;
+
+    while (s) {
+        bool uses = s->fd >= 0 && (unsigned)s->fd >= first && (unsigned)s->fd <= last && !s->done;
+
+        if (uses)
+            settle(m, s->fd, UB_DIRECTION_ALL);
+        s = uses ? m->suspended : s->next;
+    }
+}
+
+/* Suspended steps go on until this call, which stays here, no longer blocks. True: it was made, or interrupted. */
+static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    short events = b->direction == UB_DIRECTION_READ ? POLLIN : POLLOUT;
+    bool is_file = b->fd >= 0 && b->direction != UB_DIRECTION_LOCK;
+
+    while (may_drive(m, false) && !b->deadline_ns && !b->likely) {
+        int saved = errno;
+        int r = ub_pydrive_once(m, false, is_file ? b->fd : -1, events, 0);
+
+        errno = saved;
+        if (r == -EINTR) {
+            errno = EINTR;
+            *ret = -1;
+            return true;
+        }
+        if (!ub_block_proven(id, word, b, ret))
+            return b->made; /* it no longer does, or nothing proves it */
+    }
+    return false;
+}
+
+/*
+ * The interpreter's own calls, those of its standard library, and of OpenSSL for it. Other libraries may keep state by
+ * thread, which another step would find in the midst of a call.
+ */
+static bool is_the_interpreters(uintptr_t from)
+{
+    const char *path = ub_module_name((const void *)from), *name;
+
+    if (!path)
+        return false;
+    name = strrchr(path, '/');
+    name = name ? name + 1 : path;
+    return !*name || strncmp(name, "python3", 7) == 0 || strncmp(name, "libpython3", 10) == 0 ||
+           strstr(path, "/lib-dynload/") || strncmp(name, "libssl.", 7) == 0 || strncmp(name, "libcrypto.", 10) == 0 ||
+           strncmp(name, "uvloop", 6) == 0;
+}
+
+/* As that of suspend.c. */
+static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    const struct ub_policy_site *site = ub_sites_find(&ub_thread, id, false);
+    bool learned = site && ub_load_relaxed(&site->learned);
+
+    if (ub_offload_mode == UB_OFFLOAD_FLAGGED && !learned)
+        return false;
+    if (ub_block_proven(id, word, b, ret))
+        return true;
+    return !b->made && (b->likely || learned) && ub_block_expected(id, word, b);
+}
+
+/* Out of the loop, and back with its result. */
+static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *word, const struct ub_block *b,
+                  int64_t *ret)
+{
+    struct step *s = m->current;
+    struct ub_policy_site *site;
+    uint64_t begun;
+    bool left;
+
+    if (!b->deadline_ns && !ub_identity_is_the_pools())
+        return false;
+    s->job = (struct ub_job){.function = b->function ? b->function : (ub_job_function *)function,
+                             .error = errno,
+                             .lane = b->lane,
+                             .libc_lock = b->libc_lock};
+    memcpy(s->job.word, b->function ? b->word : word, sizeof(s->job.word));
+    s->wait.lock = NULL;
+    s->fd = b->fd;
+    s->direction = b->direction;
+    s->holds_up = b->holds_up;
+    s->deadline_ns = b->deadline_ns;
+    s->own_fd = b->deadline_ns ? -1 : ub_fds_keep(&s->job, b->fd);
+    site = ub_sites_find(&ub_thread, id, true);
+    begun = ub_clock_monotonic_ns();
+    left = ub_pysteps_leave(m, s, false);
+    ub_fds_close(s->own_fd);
+    if (!left)
+        return false;
+    if (site)
+        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0);
+    if (s->job.signal)
+        ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), s->job.signal);
+    errno = s->job.error;
+    *ret = b->deadline_ns ? 0 : s->job.result;
+    return true;
+}
+
+bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], int64_t *ret)
+{
+    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
+    struct mine *m = ub_pysteps_mine(false);
+    bool earlier, may_leave, blocks;
+    struct ub_block b;
+
+    if (!m)
+        return false;
+    ub_block_look(id, word, &b);
+    earlier = ub_pysteps_busy(m, b.fd, b.direction, NULL) != NULL;
+    if (!earlier && !b.may_move)
+        return false;
+    may_leave = b.may_move && ub_pysteps_may_leave(m, sp, false) && is_the_interpreters(ub_thread.cold->spans.call_ra);
+    blocks = earlier || ((may_leave || m->suspended) && will_block(id, word, &b, ret));
+    if (!blocks)
+        return b.made;
+    if (may_leave && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, ret))
+        return true;
+    if (earlier)
+        settle(m, b.fd, b.direction);
+    else if (!b.function && wait_here(m, id, word, &b, ret))
+        return true;
+    if (!b.function)
+        return false;
+    *ret = b.function(b.word[0], b.word[1], b.word[2], b.word[3], b.word[4], 0, 0, 0);
+    return true; /* of which a part was made already */
+}
+
+/* ---- locks --------------------------------------------------------------------------------- */
+
+/* As ub_pydrive_wait; -2: this step cannot be left, or was not. */
+static int leave_for(struct mine *m, const void *lock, uint64_t deadline_ns, bool tries, bool gil)
+{
+    struct step *s = m->current;
+    int saved = errno;
+
+    if (!ub_pysteps_may_leave(m, (uintptr_t)__builtin_frame_address(0), gil))
+        return -2;
+    s->wait = (struct ub_lock_wait){.lock = lock, .holder = &s->holder, .job = &s->job, .tries = tries};
+    s->fd = -1;
+    s->direction = s->holds_up = 0;
+    s->deadline_ns = deadline_ns;
+    if (!ub_pysteps_leave(m, s, gil))
+        return -2;
+    errno = saved;
+    if (s->wait.state == UB_LOCK_HAD)
+        return 0;
+    if (s->wait.state == UB_LOCK_OVER)
+        return 1;
+    errno = ETIMEDOUT;
+    return -1;
+}
+
+bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, int *ret)
+{
+    struct mine *m = ub_pysteps_mine(false);
+    int r, saved = errno;
+
+    if (!m || (!m->current && !m->suspended))
+        return false;
+    if (sem_trywait(lock) == 0) {
+        ub_holder_takes(ub_pysteps_holder_of(m), lock);
+        *ret = 0;
+        return true;
+    }
+    errno = saved;
+    r = leave_for(m, lock, deadline_ns, false, false);
+    if (r == -2 && may_drive(m, false))
+        r = ub_pydrive_wait(m, lock, deadline_ns, false, false);
+    *ret = r;
+    return r == 0 || r == -1;
+}
+
+/* Until who has it among this thread's others has given it back, or is over. */
+static int try_again(struct mine *m, void *lock)
+{
+    struct ub_holder *own = ub_pysteps_holder_of(m);
+
+    while (ub_holder_is_away_with(lock, own)) {
+        int r = leave_for(m, lock, 0, true, true);
+
+        if (r == -2 && may_drive(m, true))
+            r = ub_pydrive_wait(m, lock, 0, true, true);
+        if (r == 0)
+            return 0;
+        if (r < 0)
+            break;
+        if (sem_trywait(lock) == 0) {
+            ub_holder_takes(own, lock);
+            return 0;
+        }
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
+int ub_pysteps_try(void *lock)
+{
+    struct mine *m = ub_pysteps_mine(false);
+
+    if (m && python->holds_gil())
+        return try_again(m, lock);
+    errno = EAGAIN;
+    return -1;
+}
+
+void ub_pysteps_importing(int by)
+{
+    struct ub_holder *own = ub_pysteps_holder();
+
+    if (own)
+        own->importing += (uint32_t)by;
+}
+
+/* ---- methods of the interpreter's lock objects ----------------------------------------------- */
+
+void ub_pysteps_acquire(void)
+{
+    struct ub_holder *own = ub_pysteps_holder();
+
+    if (own)
+        own->acquiring = UB_ACQUIRING_BEGUN;
+}
+
+bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got)
+{
+    struct mine *m = ub_pysteps_mine(false);
+    struct ub_holder *own = m ? ub_pysteps_holder_of(m) : NULL;
+    bool tried = own && own->acquiring == UB_ACQUIRING_TRIED, free = false;
+
+    if (!own)
+        return false;
+    own->acquiring = UB_ACQUIRING_NOT;
+    if (got && owner)
+        ub_holder_owner(own, lock, owner);
+    if (!got && tried && ub_holder_is_away_with(lock, own)) {
+        /* Not to be had at once, because another step has it who without us would be over: that one goes first. */
+        free = try_again(m, lock) == 0;
+        if (free)
+            ub_holder_gives(own, lock);
+    }
+    return free;
+}

@@ -1,0 +1,114 @@
+/*
+ * Between pysteps.c (what a step goes through), pydrive.c (what goes on while the thread cannot return to its
+ * loop) and pycalls.c (where calls and locks come in). For those three only.
+ */
+#ifndef UB_AGENT_PYSTEPS_IMPL_H
+#define UB_AGENT_PYSTEPS_IMPL_H
+
+#include "../raw.h"
+#include "block.h"
+#include "decide.h"
+#include "fds.h"
+#include "fiber.h"
+#include "locks.h"
+#include "pylocks.h"
+#include "pysteps.h"
+#include "python/python.h"
+#include "sites.h"
+#include "suspend.h"
+
+#define HOSTS_MAX 4u
+
+/* One step of a task. */
+struct step {
+    struct ub_fiber fiber; /* first: the pool of fibers makes room for all of this */
+    struct step *next;     /* of those suspended, in the order of their suspension */
+    struct host *host;
+    uintptr_t coroutine;
+    uint64_t value, result; /* for the send, and what it left */
+    void *future;           /* what its task waits for; NULL: it does not wait */
+    struct ub_job job;
+    struct ub_lock_wait wait; /* for a lock; .lock NULL: for the job */
+    uint64_t deadline_ns;     /* CLOCK_MONOTONIC; 0: none */
+    int fd, own_fd;           /* of the call, -1; our duplicate of it, -1 */
+    uint32_t direction;       /* of the call, and what must not overtake it: enum ub_direction */
+    uint32_t holds_up, nested;
+    bool started, done;
+    bool told; /* its task was */
+    bool over; /* it has ended while its task could not be told: `fiber.result` and `result` */
+    struct ub_holder holder;
+    struct ub_python_state state;
+};
+
+/* A loop with something suspended. */
+struct host {
+    void *loop; /* NULL: free */
+    struct ub_inbox inbox;
+    uint32_t count;
+    bool stopping; /* nothing is left there until it has come round */
+};
+
+/* A thread that runs loops. Reached by the number of its slot. */
+struct mine {
+    int32_t tid;
+    struct step *current;
+    struct step *suspended;
+    struct ub_fiber_pool fibers;
+    struct ub_fiber_exceptions *exceptions;
+    struct host host[HOSTS_MAX];
+    struct ub_inbox place; /* of what waits without being left */
+    struct ub_holder base; /* what runs outside of steps */
+};
+
+extern const struct ub_python *ub_pysteps_python;
+
+/* NULL: this thread runs no loop. Signal-safe. */
+struct mine *ub_pysteps_mine(bool make);
+
+static inline struct ub_holder *ub_pysteps_holder_of(struct mine *m)
+{
+    return m->current ? &m->current->holder : &m->base;
+}
+
+/* An earlier call on the same descriptor that is not over. `before`: only those suspended before it. */
+struct step *ub_pysteps_busy(const struct mine *m, int fd, uint32_t direction, const struct step *before);
+
+/* What has ended meanwhile is marked. `tell`: its tasks are told, with the GIL held. */
+void ub_pysteps_collect(struct mine *m, struct host *h, bool tell);
+
+/* The loop is woken when something of it has ended. */
+void ub_pysteps_arm(struct mine *m, struct host *h);
+
+/* Goes on with a step right here, with the GIL held, until it is suspended again or over. */
+void ub_pysteps_run_here(struct mine *m, struct step *s);
+
+/* The current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
+bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil);
+
+/* With step->job or step->wait filled in. False: it was not left, nothing was waited for. */
+bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil);
+
+/* ---- pydrive.c ---- */
+
+struct ub_place {
+    struct ub_lock_wait wait;
+    struct ub_job job;
+    bool done;
+};
+
+/*
+ * Waits for a lock without leaving, while suspended steps go on. 0: it is the holder's. -1 with ETIMEDOUT, or (not
+ * with `gil`) EINTR: a signal came. 1: nothing is suspended any more, or who had it (`tries`) is gone.
+ */
+int ub_pydrive_wait(struct mine *m, const void *lock, uint64_t deadline_ns, bool tries, bool gil);
+
+/*
+ * Goes on with one step that can, or waits until one can, `fd` is ready (-1: none), `until_ns` (0: none) or for 20 ms.
+ * -EINTR: a signal.
+ */
+int ub_pydrive_once(struct mine *m, bool gil, int fd, short events, uint64_t until_ns);
+
+/* Steps of the loop (NULL: of any) go on to their ends. `holding`: only as long as one of them has a lock. GIL held. */
+void ub_pydrive_drain(struct mine *m, const struct host *h, bool holding);
+
+#endif

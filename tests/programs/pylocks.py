@@ -1,0 +1,472 @@
+"""Steps of tasks that wait for locks; as pyoffload.py. Where one waits for what another, which blocks, will do, a thread that
+is blocked as well would never see it."""
+import asyncio
+import concurrent.futures
+import contextvars
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+
+import pyoffload
+
+VAR = contextvars.ContextVar("var", default=None)
+
+
+async def both(*functions):
+    """Each in a task of its own, in this order."""
+    async def call(function):
+        return function()
+    return await asyncio.gather(*[call(f) for f in functions])
+
+
+def later(function, *args, seconds=0.15):
+    time.sleep(seconds)
+    return function(*args)
+
+
+async def event():
+    """The one that sets it is suspended, a thread sets the other."""
+    ours, theirs = threading.Event(), threading.Event()
+    threading.Timer(0.15, theirs.set).start()
+    return await both(lambda: later(ours.set), ours.wait, theirs.wait, lambda: ours.wait(10))
+
+
+async def queues():
+    found = []
+    for kind in (queue.Queue, queue.SimpleQueue):
+        q = kind()
+        found.append(await both(lambda: later(q.put, 1), lambda: later(q.put, 2), q.get, lambda: q.get(timeout=10)))
+    q = queue.Queue(1)
+    thread = threading.Thread(target=lambda: [later(q.get, seconds=0.06) for _ in range(4)])
+    thread.start()
+    found.append(await both(lambda: [q.put(i) for i in range(4)], thread.join))
+    return found
+
+
+async def condition():
+    found, there = [], threading.Condition()
+
+    def wait():
+        with there:
+            there.wait_for(lambda: found)
+            found.append("seen")
+
+    def tell():
+        time.sleep(0.1)
+        with there:
+            found.append("told")
+            time.sleep(0.06)
+            there.notify_all()
+    await both(tell, wait, wait)
+    return found
+
+
+async def fifo():
+    """In the order in which they came, and one at a time."""
+    lock, order = threading.Lock(), []
+
+    def use(i):
+        with lock:
+            order.append(i)
+            time.sleep(0.06)
+            order.append(i)
+    await both(*[lambda i=i: use(i) for i in range(6)])
+    return order
+
+
+async def handed_over():
+    """To a task and to a thread in turn: none is lost, none has it twice."""
+    lock, counts, inside = threading.Lock(), [0], [0]
+
+    def use(times):
+        for _ in range(times):
+            with lock:
+                inside[0] += 1
+                assert inside[0] == 1
+                n = counts[0]
+                time.sleep(0.001)
+                counts[0] = n + 1
+                inside[0] -= 1
+    threads = [threading.Thread(target=use, args=(30,)) for _ in range(2)]
+    for t in threads:
+        t.start()
+
+    async def task():
+        for _ in range(30):
+            use(1)
+            await asyncio.sleep(0)
+    await asyncio.gather(*[task() for _ in range(4)])
+    for t in threads:
+        t.join()
+    return counts
+
+
+async def rlock():
+    """An RLock lets its thread in again: another step is not its thread."""
+    lock, count = threading.RLock(), [0]
+
+    def add():
+        with lock:
+            with lock:
+                n = count[0]
+                time.sleep(0.06)
+                count[0] = n + 1
+    await both(*[add] * 5)
+    return count
+
+
+async def rlock_of_another():
+    lock = threading.RLock()
+
+    def hold():
+        with lock:
+            time.sleep(0.15)
+
+    def release():
+        try:
+            lock.release()
+        except RuntimeError as e:
+            return str(e)
+        return "released"
+    return (await both(hold, release, lambda: (lock.acquire(), lock.release())))[1:], lock._is_owned()
+
+
+async def tries():
+    """A lock that cannot be had at once because of a step that would have been over: that one goes first."""
+    lock, rlock = threading.Lock(), threading.RLock()
+
+    def hold(one):
+        with one:
+            time.sleep(0.15)
+
+    def attempt(one):
+        got = one.acquire(blocking=False)
+        if got:
+            one.release()
+        return got
+
+    def keep():
+        lock.acquire()
+        time.sleep(0.1)
+    return await both(lambda: hold(lock), lambda: attempt(lock), lambda: hold(rlock), lambda: attempt(rlock),
+                      keep, lambda: attempt(lock))
+
+
+async def timeouts():
+    """Nobody ever sets it."""
+    begun = time.monotonic()
+    found = await both(lambda: threading.Event().wait(0.1), lambda: threading.Lock().acquire(timeout=0.1), lambda: [
+        isinstance(later(lambda: queue.Queue().empty()), bool)])
+    own = threading.Lock()
+    own.acquire()
+    found.append((await both(lambda: own.acquire(timeout=0.1)))[0])
+    assert time.monotonic() - begun >= 0.19
+    return found
+
+
+async def buffered():
+    """One buffered file, several writers, a reader who is slow: nothing is lost, nothing complains."""
+    r, w = os.pipe()
+    stream, got = open(w, "w", buffering=1), []
+
+    def read():
+        while data := os.read(r, 4096):
+            got.append(data)
+            time.sleep(0.004)
+    reader = threading.Thread(target=read)
+    reader.start()
+    await both(*[lambda i=i: [stream.write(f"{i} {n} " + "x" * 3000 + "\n") for n in range(10)] for i in range(5)])
+    stream.close()
+    reader.join()
+    os.close(r)
+    lines = [line.split()[:2] for line in b"".join(got).decode().splitlines()]
+    return sorted(lines) == sorted([str(i), str(n)] for i in range(5) for n in range(10)), len(lines)
+
+
+async def logs():
+    r, w = os.pipe()
+    got = []
+
+    def read():
+        while data := os.read(r, 4096):
+            got.append(data)
+            time.sleep(0.004)
+    reader = threading.Thread(target=read)
+    reader.start()
+    log = logging.getLogger("pylocks")
+    handler = logging.StreamHandler(os.fdopen(w, "w"))
+    log.addHandler(handler)
+    await both(*[lambda i=i: [log.error("%d %d %s", i, n, "x" * 3000) for n in range(10)] for i in range(5)])
+    log.removeHandler(handler)
+    handler.stream.close()
+    reader.join()
+    os.close(r)
+    return len(b"".join(got).splitlines())
+
+
+async def joins():
+    thread = threading.Thread(target=time.sleep, args=(0.15,))
+    thread.start()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(time.sleep, 0.15)
+        return await both(thread.join, lambda: pool.submit(later, int, "7").result())
+
+
+async def plain_callback():
+    """Not a task's: it is not left, and suspended steps go on above it, as if they had been over before."""
+    there, seen = threading.Event(), []
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def callback():
+        seen.append(there.wait(20))
+        done.set_result(None)
+
+    async def sets():
+        VAR.set("own")
+        asyncio.current_task().set_name("setter")
+        time.sleep(0.15)
+        seen.append((VAR.get(), asyncio.current_task().get_name(), asyncio.get_running_loop() is loop))
+        there.set()
+        seen.append("after")
+        time.sleep(0.1)
+        await asyncio.sleep(0)
+        return VAR.get(), asyncio.current_task().get_name()
+    task = asyncio.create_task(sets())
+    loop.call_later(0.06, callback)
+    await done
+    return seen[:2], sorted(map(str, seen)), await task
+
+
+async def fails_in_callback():
+    """A step that ends above a callback: what it returns and raises is its task's."""
+    there = threading.Event()
+
+    async def ends(how):
+        time.sleep(0.1)
+        there.set()
+        if how == "raise":
+            raise KeyError("as ever")
+        if how == "cancel":
+            await asyncio.sleep(5)
+        return how
+    found = []
+    for how in ("return", "raise", "cancel"):
+        there.clear()
+        task = asyncio.create_task(ends(how))
+        asyncio.get_running_loop().call_later(0.06, there.wait, 20)
+        if how == "cancel":
+            asyncio.get_running_loop().call_later(0.07, task.cancel, "enough")
+        found += [repr(r) for r in await asyncio.gather(task, return_exceptions=True)]
+    return found
+
+
+async def imports():
+    """A module that waits while it is imported."""
+    there = threading.Event()
+    sys.modules["__main__"].there = there
+
+    def load():
+        import waiting_module
+        return waiting_module.VALUE
+    return await both(lambda: later(there.set), load, load)
+
+
+async def alarm():
+    """It interrupts a wait that stays where it is, while another step is suspended."""
+    def ring(*_):
+        raise TimeoutError("rung")
+    signal.signal(signal.SIGALRM, ring)
+
+    def wait():
+        signal.setitimer(signal.ITIMER_REAL, 0.15)
+        try:
+            threading.Event().wait(20)
+        except TimeoutError as e:
+            return str(e)
+        return "waited"
+    return await both(lambda: time.sleep(0.3), wait)
+
+
+async def sockets_in_callback():
+    """A read in a plain callback, of what a suspended step will write."""
+    r, w = os.pipe()
+    got = []
+    task = asyncio.create_task(asyncio.sleep(0))
+    asyncio.get_running_loop().call_later(0.03, lambda: got.append(os.read(r, 10)))
+    await both(lambda: later(os.write, w, b"hello"))
+    await asyncio.sleep(0.05)
+    await task
+    os.close(r)
+    os.close(w)
+    return got
+
+
+async def forked():
+    """A child finds no lock taken by a step that it does not have."""
+    lock = threading.RLock()
+
+    def hold():
+        with lock:
+            time.sleep(0.2)
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7 if lock.acquire(timeout=5) else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return await both(hold, fork)
+
+
+async def forked_on():
+    """A child that was forked in the midst of a step, while others are suspended, goes on with a loop of its own."""
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            async def child():
+                for _ in range(12):
+                    await asyncio.sleep(0.001)
+                there = threading.Event()
+                await both(lambda: later(there.set), there.wait)
+                return 9
+            asyncio.events._set_running_loop(None)
+            os._exit(asyncio.new_event_loop().run_until_complete(child()))
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return await both(lambda: time.sleep(0.2), fork)
+
+
+async def threads():
+    """Loops in threads, which wait for each other."""
+    lock, there, counts = threading.Lock(), threading.Event(), [0]
+
+    async def other(first):
+        for _ in range(12):
+            await asyncio.sleep(0.001)
+
+        def use():
+            with lock:
+                n = counts[0]
+                time.sleep(0.06)
+                counts[0] = n + 1
+        if first:
+            return await both(use, lambda: later(there.set), there.wait)
+        return await both(use, there.wait, use)
+    runs = [threading.Thread(target=lambda i=i: asyncio.run(other(i == 0))) for i in range(3)]
+    for t in runs:
+        t.start()
+    await both(there.wait, *[t.join for t in runs])
+    return counts
+
+
+async def from_c():
+    """Python called from C called from Python."""
+    there = threading.Event()
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+
+    def inner(n):
+        there.wait(20)
+        return n + 1
+    callback = kind(inner)
+    return await both(lambda: later(there.set), lambda: callback(1), lambda: callback(2))
+
+
+async def exits():
+    """Out of the loop, with what it says; finally comes first."""
+    async def leave():
+        try:
+            threading.Event().wait(0.1)
+            sys.exit(3)
+        finally:
+            print("finally")
+    return await asyncio.gather(leave(), asyncio.sleep(0.2))
+
+
+async def interrupted():
+    """At the next await, as asyncio.run has it."""
+    async def wait():
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(0.3)
+        print("slept")
+        await asyncio.sleep(5)
+        print("not here")
+    try:
+        await wait()
+    finally:
+        print("finally")
+
+
+async def closed():
+    """A generator that is closed while it is suspended in a wait; and one that is left."""
+    there = threading.Event()
+
+    def numbers():
+        try:
+            yield there.wait(20)
+            yield 2
+        finally:
+            time.sleep(0.06)
+
+    async def use():
+        g = numbers()
+        first = next(g)
+        g.close()
+        return first
+    async def sets():
+        later(there.set)
+    return await asyncio.gather(sets(), use(), use())
+
+
+async def wait_for():
+    """A timeout is told at the next await."""
+    async def inner():
+        time.sleep(0.3)
+        try:
+            await asyncio.sleep(5)
+        finally:
+            print("cleaned up")
+    try:
+        await asyncio.wait_for(inner(), 0.1)
+    except asyncio.TimeoutError:
+        return "timed out"
+    return "not timed out"
+
+
+def run_drained():
+    loop, seen = asyncio.new_event_loop(), []
+
+    async def behind():
+        time.sleep(0.3)
+        seen.append("after the sleep")
+        await asyncio.sleep(0)
+        seen.append("after the next await")
+
+    async def first():
+        for _ in range(12):
+            await asyncio.sleep(0.002)
+        task = loop.create_task(behind())
+        await asyncio.sleep(0.02)
+        return task
+    task = loop.run_until_complete(first())
+    print(seen[:1])
+    loop.run_until_complete(task)
+    print(seen)
+    for _ in range(5):  # stopped again and again: it is watched each time
+        loop.run_until_complete(both(lambda: time.sleep(0.06), lambda: time.sleep(0.07)))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    loop.close()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "drained":
+        run_drained()
+    else:
+        try:
+            asyncio.run(pyoffload.main([globals()[name] for name in sys.argv[1:]]))
+        except KeyboardInterrupt:
+            print("KeyboardInterrupt")
