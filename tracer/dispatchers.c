@@ -208,6 +208,14 @@ static bool function_matches(size_t i, const char *function)
     return strcmp(function, functions[i].function) == 0;
 }
 
+/* The linker's stub for a call of another library's function: in the program's file, but nobody wrote it. */
+static bool is_stub(const char *function)
+{
+    size_t len = strlen(function);
+
+    return len > 4 && strcmp(function + len - 4, "@plt") == 0;
+}
+
 enum ub_role ub_dispatchers_role(const char *module, const char *function, bool *ret_libc)
 {
     const struct module_class *class = module_class(module);
@@ -215,6 +223,8 @@ enum ub_role ub_dispatchers_role(const char *module, const char *function, bool 
     *ret_libc = class && class->libc;
     if (class)
         return class->role;
+    if (function && is_stub(function))
+        return UB_ROLE_LIBRARY;
     if (function && is_static_libc(function)) {
         *ret_libc = true;
         return UB_ROLE_LIBRARY;

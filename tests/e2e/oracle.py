@@ -111,8 +111,9 @@ def base(path):
 
 
 def own_frames(frames, module):
-    """Functions of the program itself, innermost first, inlined ones left out."""
-    return [f.get("function") for f in frames if base(f.get("module", "")) == module and not f.get("inlined")]
+    """Functions of the program itself, innermost first, inlined ones and the linker's stubs left out."""
+    return [f.get("function") for f in frames if base(f.get("module", "")) == module and not f.get("inlined")
+            and not (f.get("function") or "").endswith("@plt")]
 
 
 def find(truth, recording):

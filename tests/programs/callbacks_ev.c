@@ -16,6 +16,9 @@ static ev_async async;
 static ev_child child;
 static ev_periodic periodic;
 static ev_stat stat_watcher;
+static ev_timer timer;
+static ev_fork forked;
+static ev_cleanup cleanup;
 static char watched[512];
 static int io_pipe[2];
 
@@ -67,6 +70,21 @@ static NOINLINE void on_stat(struct ev_loop *l, ev_stat *w, int events)
     stalls_here(s, "fs_poll");
 }
 
+static NOINLINE void on_timer(struct ev_loop *l, ev_timer *w, int events)
+{
+    stalls_here(s, "on_timer");
+}
+
+static NOINLINE void on_fork(struct ev_loop *l, ev_fork *w, int events)
+{
+    stalls_here(s, "on_fork");
+}
+
+static NOINLINE void on_cleanup(struct ev_loop *l, ev_cleanup *w, int events)
+{
+    stalls_here(s, "on_cleanup");
+}
+
 static void kick_io(struct stalls *s_)
 {
     if (write(io_pipe[1], "x", 1) != 1)
@@ -116,16 +134,40 @@ static void kick_file(struct stalls *s_)
     fclose(f);
 }
 
+static void kick_timer(struct stalls *s_)
+{
+    ev_timer_init(&timer, on_timer, 0., 0.);
+    ev_timer_start(loop, &timer);
+}
+
+/* Callbacks of another loop, inside the ticker's: ours would close its inotify descriptor, which takes up to 0.1 s. */
+static void kick_fork(struct stalls *s_)
+{
+    struct ev_loop *other = ev_loop_new(0);
+
+    ev_fork_init(&forked, on_fork);
+    ev_fork_start(other, &forked);
+    ev_loop_fork(other);
+    ev_run(other, EVRUN_NOWAIT);
+    ev_loop_destroy(other);
+}
+
+static void kick_cleanup(struct stalls *s_)
+{
+    struct ev_loop *other = ev_loop_new(0);
+
+    ev_cleanup_init(&cleanup, on_cleanup);
+    ev_cleanup_start(other, &cleanup);
+    ev_loop_destroy(other);
+}
+
 static const struct stalls_kind kinds[] = {
-    {"timer", "on_tick", NULL},
-    {"io", "on_io", kick_io},
-    {"signal", "on_signal", kick_signal},
-    {"idle", "on_idle", kick_idle},
-    {"prepare", "on_prepare", kick_prepare},
-    {"check", "on_check", kick_check},
-    {"async", "on_async", kick_async},
-    {"child", "on_child", kick_child},
-    {"fs_poll", "on_stat", kick_file},
+    {"timer", "on_tick", NULL},         {"timer", "on_timer", kick_timer},
+    {"callback", "on_fork", kick_fork}, {"callback", "on_cleanup", kick_cleanup},
+    {"io", "on_io", kick_io},           {"signal", "on_signal", kick_signal},
+    {"idle", "on_idle", kick_idle},     {"prepare", "on_prepare", kick_prepare},
+    {"check", "on_check", kick_check},  {"async", "on_async", kick_async},
+    {"child", "on_child", kick_child},  {"fs_poll", "on_stat", kick_file},
 };
 
 static NOINLINE void on_tick(struct ev_loop *l, ev_periodic *w, int events)

@@ -4,7 +4,10 @@
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#include <event2/dns.h>
+#include <event2/dns_struct.h>
 #include <event2/event.h>
+#include <event2/http.h>
 #include <event2/listener.h>
 
 static struct event_base *base;
@@ -12,7 +15,9 @@ static struct stalls *s;
 static struct sockaddr_in address;
 static struct bufferevent *left, *right;
 static struct evbuffer *buffer;
-static int io_pipe[2];
+static struct evdns_base *dns;
+static struct sockaddr_in http_address;
+static int io_pipe[2], client = -1;
 
 static NOINLINE void on_io(evutil_socket_t fd, short what, void *arg)
 {
@@ -45,7 +50,34 @@ static NOINLINE void on_accept(struct evconnlistener *l, evutil_socket_t fd, str
     close(fd);
 }
 
-/* Once, on a descriptor that is ready. */
+static NOINLINE void on_once(evutil_socket_t fd, short what, void *arg)
+{
+    stalls_here(s, "on_once");
+}
+
+/* A name server of our own, and what asks it. */
+static NOINLINE void on_query(struct evdns_server_request *query, void *arg)
+{
+    ev_uint32_t answer = htonl(INADDR_LOOPBACK);
+
+    stalls_here(s, "on_query");
+    evdns_server_request_add_a_reply(query, query->questions[0]->name, 1, &answer, 60);
+    evdns_server_request_respond(query, 0);
+}
+
+static NOINLINE void on_reply(int result, char type, int count, int ttl, void *addresses, void *arg)
+{
+    if (result != DNS_ERR_NONE || count != 1)
+        die("dns");
+    stalls_here(s, "on_reply");
+}
+
+static NOINLINE void on_request(struct evhttp_request *request, void *arg)
+{
+    stalls_here(s, "callback");
+    evhttp_send_reply(request, 200, "OK", NULL);
+}
+
 static void kick_io(struct stalls *s_)
 {
     if (write(io_pipe[1], "x", 1) != 1)
@@ -77,8 +109,36 @@ static void kick_accept(struct stalls *s_)
     close(fd);
 }
 
+static void kick_once(struct stalls *s_)
+{
+    struct timeval now = {0};
+
+    event_base_once(base, -1, EV_TIMEOUT, on_once, NULL, &now);
+}
+
+static void kick_dns(struct stalls *s_)
+{
+    evdns_base_resolve_ipv4(dns, "a.test", DNS_QUERY_NO_SEARCH, on_reply, NULL);
+}
+
+static void kick_http(struct stalls *s_)
+{
+    static const char request[] = "GET / HTTP/1.0\r\n\r\n";
+
+    if (client >= 0)
+        close(client);
+    client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(client, (struct sockaddr *)&http_address, sizeof(http_address)) ||
+        write(client, request, sizeof(request) - 1) < 0)
+        die("http");
+}
+
 static const struct stalls_kind kinds[] = {
     {"timer", "on_tick", NULL},
+    {"timer", "on_once", kick_once},
+    {"dns", "on_query", kick_dns},
+    {"dns", "on_reply", kick_dns},
+    {"callback", "on_request", kick_http},
     {"io", "on_io", kick_io},
     {"signal", "on_signal", kick_signal},
     {"listener", "on_accept", kick_accept},
@@ -90,6 +150,31 @@ static NOINLINE void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     if (stalls_tick(s))
         event_base_loopbreak(base);
+}
+
+static void serve_names(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(at);
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (bind(fd, (struct sockaddr *)&at, size) || getsockname(fd, (struct sockaddr *)&at, &size))
+        die("name server");
+    evdns_add_server_port_with_base(base, fd, 0, on_query, NULL);
+    dns = evdns_base_new(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+    if (!dns || evdns_base_nameserver_sockaddr_add(dns, (struct sockaddr *)&at, size, 0))
+        die("resolver");
+}
+
+static void serve_http(void)
+{
+    struct evhttp *http = evhttp_new(base);
+    struct evhttp_bound_socket *bound = evhttp_bind_socket_with_handle(http, "127.0.0.1", 0);
+    socklen_t size = sizeof(http_address);
+
+    if (!bound || getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&http_address, &size))
+        die("http server");
+    evhttp_set_gencb(http, on_request, NULL);
 }
 
 int main(int argc, char **argv)
@@ -124,6 +209,8 @@ int main(int argc, char **argv)
     bufferevent_enable(left, EV_WRITE);
     buffer = evbuffer_new();
     evbuffer_add_cb(buffer, on_change, NULL);
+    serve_names();
+    serve_http();
     event_base_dispatch(base);
     /* Looked for by function and argument: it must be found. */
     if (evbuffer_remove_cb(buffer, on_change, NULL) != 0)

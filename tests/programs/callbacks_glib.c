@@ -1,14 +1,15 @@
 /* Each stall of the list in a GLib source of each kind. callbacks_glib TRUTH [STALLS [ROUNDS [SEED]]] */
 // flags: -I/usr/include/glib-2.0 -I/usr/lib/x86_64-linux-gnu/glib-2.0/include
-// libs: -lglib-2.0
+// libs: -lgio-2.0 -lgobject-2.0 -lglib-2.0
 #include "stalls.h"
 
+#include <gio/gio.h>
 #include <glib-unix.h>
 #include <glib.h>
 
 static GMainLoop *loop;
 static struct stalls *s;
-static int io_pipe[2], fd_pipe[2];
+static int io_pipe[2], fd_pipe[2], sockets[2];
 static bool source_due;
 
 static void drain(int fd)
@@ -35,6 +36,21 @@ static NOINLINE gboolean on_channel(GIOChannel *channel, GIOCondition condition,
 {
     drain(io_pipe[0]);
     stalls_here(s, "io");
+    return G_SOURCE_CONTINUE;
+}
+
+static NOINLINE gboolean on_fd(gint fd, GIOCondition condition, gpointer data)
+{
+    drain(fd);
+    stalls_here(s, "on_fd");
+    return G_SOURCE_CONTINUE;
+}
+
+/* A source of GIO's. */
+static NOINLINE gboolean on_socket(GSocket *socket, GIOCondition condition, gpointer data)
+{
+    drain(g_socket_get_fd(socket));
+    stalls_here(s, "on_socket");
     return G_SOURCE_CONTINUE;
 }
 
@@ -80,6 +96,16 @@ static void kick_channel(struct stalls *s_)
     fill(io_pipe[1]);
 }
 
+static void kick_fd(struct stalls *s_)
+{
+    fill(fd_pipe[1]);
+}
+
+static void kick_socket(struct stalls *s_)
+{
+    fill(sockets[1]);
+}
+
 static void kick_signal(struct stalls *s_)
 {
     kill(getpid(), SIGHUP);
@@ -100,8 +126,10 @@ static void kick_own(struct stalls *s_)
 }
 
 static const struct stalls_kind kinds[] = {
-    {"timer", "on_tick", NULL},           {"idle", "on_idle", kick_idle},    {"io", "on_channel", kick_channel},
-    {"signal", "on_signal", kick_signal}, {"child", "on_child", kick_child}, {"source", "dispatch_own", kick_own},
+    {"timer", "on_tick", NULL},         {"idle", "on_idle", kick_idle},
+    {"io", "on_channel", kick_channel}, {"signal", "on_signal", kick_signal},
+    {"child", "on_child", kick_child},  {"source", "dispatch_own", kick_own},
+    {"io", "on_fd", kick_fd},           {"source", "on_socket", kick_socket},
 };
 
 static NOINLINE gboolean on_tick(gpointer data)
@@ -114,16 +142,21 @@ static NOINLINE gboolean on_tick(gpointer data)
 
 int main(int argc, char **argv)
 {
-    GSource *own;
+    GSource *own, *socket_source;
 
     s = stalls_new(argc, argv);
     stalls_kinds(s, kinds, sizeof(kinds) / sizeof(kinds[0]));
-    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || pipe2(fd_pipe, O_CLOEXEC | O_NONBLOCK))
+    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || pipe2(fd_pipe, O_CLOEXEC | O_NONBLOCK) ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
         die("pipes");
     loop = g_main_loop_new(NULL, FALSE);
     g_timeout_add(2, on_tick, NULL);
     g_io_add_watch(g_io_channel_unix_new(io_pipe[0]), G_IO_IN, on_channel, NULL);
     g_unix_signal_add(SIGHUP, on_signal, NULL);
+    g_unix_fd_add(fd_pipe[0], G_IO_IN, on_fd, NULL);
+    socket_source = g_socket_create_source(g_socket_new_from_fd(sockets[0], NULL), G_IO_IN, NULL);
+    g_source_set_callback(socket_source, G_SOURCE_FUNC(on_socket), NULL, NULL);
+    g_source_attach(socket_source, NULL);
     own = g_source_new(&own_funcs, sizeof(GSource));
     g_source_set_name(own, "the program's own");
     g_source_attach(own, NULL);

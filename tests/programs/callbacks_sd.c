@@ -7,7 +7,7 @@
 
 static sd_event *event;
 static struct stalls *s;
-static sd_event_source *timer, *post, *defer;
+static sd_event_source *timer, *post, *defer, *io;
 static int io_pipe[2];
 static char watched[512];
 
@@ -49,6 +49,35 @@ static NOINLINE int on_post(sd_event_source *source, void *data)
 {
     stalls_here(s, "post");
     return 0;
+}
+
+static NOINLINE int on_prepare(sd_event_source *source, void *data)
+{
+    sd_event_source_set_prepare(source, NULL);
+    stalls_here(s, "prepare");
+    return 0;
+}
+
+static NOINLINE int on_leave(sd_event_source *source, void *data)
+{
+    stalls_here(s, "exit");
+    return 0;
+}
+
+static void kick_prepare(struct stalls *s_)
+{
+    sd_event_source_set_prepare(io, on_prepare);
+}
+
+/* Of another loop, which ends inside the ticker. */
+static void kick_exit(struct stalls *s_)
+{
+    sd_event *other;
+
+    if (sd_event_new(&other) < 0 || sd_event_add_exit(other, NULL, on_leave, NULL) < 0 || sd_event_exit(other, 0) < 0 ||
+        sd_event_loop(other) < 0)
+        die("another loop");
+    sd_event_unref(other);
 }
 
 static void kick_io(struct stalls *s_)
@@ -94,7 +123,8 @@ static const struct stalls_kind kinds[] = {
     {"timer", "on_time", NULL},           {"io", "on_io", kick_io},
     {"signal", "on_signal", kick_signal}, {"child", "on_child", kick_child},
     {"inotify", "on_inotify", kick_file}, {"defer", "on_defer", kick_defer},
-    {"post", "on_post", kick_post},
+    {"post", "on_post", kick_post},       {"prepare", "on_prepare", kick_prepare},
+    {"exit", "on_leave", kick_exit},
 };
 
 static NOINLINE int on_time(sd_event_source *source, uint64_t usec, void *data)
@@ -122,7 +152,7 @@ int main(int argc, char **argv)
     kick_file(s);
     if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || sd_event_default(&event) < 0 ||
         sd_event_add_time(event, &timer, CLOCK_MONOTONIC, 0, 1, on_time, NULL) < 0 ||
-        sd_event_add_io(event, NULL, io_pipe[0], EPOLLIN, on_io, NULL) < 0 ||
+        sd_event_add_io(event, &io, io_pipe[0], EPOLLIN, on_io, NULL) < 0 ||
         sd_event_add_signal(event, NULL, SIGHUP, on_signal, NULL) < 0 ||
         sd_event_add_inotify(event, NULL, watched, IN_CLOSE_WRITE, on_inotify, NULL) < 0 ||
         sd_event_add_defer(event, &defer, on_defer, NULL) < 0 || sd_event_add_post(event, &post, on_post, NULL) < 0)

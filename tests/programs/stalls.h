@@ -247,12 +247,12 @@ static NOINLINE void stalls_run(struct stalls *s)
     }
 }
 
-/* In a callback of the kind `name`: if it is this one's turn, the stall happens. */
+/* In a callback of the kind, or of the function, `name`: if it is this one's turn, the stall happens. */
 static inline void stalls_here(struct stalls *s, const char *name)
 {
     const struct stalls_kind *kind = &s->kinds[s->kind];
 
-    if (!s->kicked || strcmp(kind->name, name) != 0)
+    if (!s->kicked || (strcmp(kind->name, name) != 0 && strcmp(kind->callback, name) != 0))
         return;
     s->kicked = false;
     s->callback = kind->callback;
@@ -292,7 +292,7 @@ static NOINLINE bool stalls_tick(struct stalls *s)
         }
         if (s->kinds[s->kind].kick)
             return false;
-        stalls_here(s, s->kinds[s->kind].name);
+        stalls_here(s, s->kinds[s->kind].callback);
         return false;
     }
     stalls_run(s);

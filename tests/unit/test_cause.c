@@ -157,6 +157,9 @@ static void roles_by_module_and_name(void **state)
     assert_int_equal(ub_dispatchers_role("redis-check-rdb", "aeProcessEvents", &libc), UB_ROLE_LOOP);
     assert_int_equal(ub_dispatchers_role("server", "on_flush", &libc), UB_ROLE_USER);
     assert_int_equal(ub_dispatchers_role("server", NULL, &libc), UB_ROLE_USER);
+    assert_int_equal(ub_dispatchers_role("server", "clock_gettime@plt", &libc),
+                     UB_ROLE_LIBRARY); /* what called it is the user's */
+    assert_int_equal(ub_dispatchers_role("server", "@plt", &libc), UB_ROLE_USER);
     assert_int_equal(ub_dispatchers_role("libconfuse.so", "parse", &libc), UB_ROLE_USER); /* not libc */
 }
 
