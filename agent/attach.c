@@ -41,6 +41,15 @@ static int prepare(void)
     return 0;
 }
 
+/* Not for long at once. */
+static int prepare_some(void)
+{
+    uint64_t until = ub_clock_monotonic_ns() + UB_ATTACH_PIECE_NS;
+    int r = prepare();
+
+    return r == 0 && is_injected() && !ub_patch_learn(until) ? UB_ATTACH_MORE : r;
+}
+
 static int enter(struct ub_attach *a)
 {
     int r = prepare();
@@ -56,7 +65,7 @@ static int obey(struct ub_attach *a)
     case UB_ATTACH_LOAD:
         return 0; /* it has happened */
     case UB_ATTACH_PREPARE:
-        return prepare();
+        return prepare_some();
     case UB_ATTACH_ENTER:
         return enter(a);
     case UB_ATTACH_ADOPTED:

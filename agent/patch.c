@@ -25,6 +25,10 @@
 /* A module that takes so many looks to be loaded (its constructor runs a loop?) waits for the next one to be. */
 #define UB_UNSETTLED_MAX 64u
 
+/* The linker's: where this library begins and ends. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char _end[] __attribute__((visibility("hidden")));
+
 static const uint32_t nothing_to_count;
 const uint32_t *ub_patch_modules = &nothing_to_count;
 uint32_t ub_patch_seen;
@@ -32,6 +36,7 @@ uint32_t ub_patch_seen;
 /* One copy of a library in the process. */
 struct copy {
     uintptr_t base; /* load address; 0 and not `there`: none */
+    uintptr_t size; /* from there to its end */
     const ElfW(Phdr) * phdr;
     uint16_t phdrs;
     bool there, seen;
@@ -43,6 +48,7 @@ static struct {
     bool libc;          /* attached: libc's names are hooked in the slots, too */
     uint32_t unsettled; /* times in a row */
     struct copy copy[UB_LOOPS_MAX][UB_LOOP_COPIES];
+    uintptr_t low, high;        /* all copies lie between them */
     bool foreign[UB_LOOPS_MAX]; /* another module defines its names, too (a program that was linked to it statically) */
 } patch;
 
@@ -59,6 +65,7 @@ struct module {
     const uint32_t *gnu_hash;
     const ElfW(Rela) * rela, *plt;
     size_t relas, plts;
+    bool bound; /* all of it, when it was loaded */
     uintptr_t relro, relro_end;
     bool opened; /* the pages between them are writable until close_relro() */
 };
@@ -74,6 +81,7 @@ static uintptr_t address_in(const struct module *m, uintptr_t value)
 static void read_dynamic(struct module *m)
 {
     bool plt_is_rela = false;
+    size_t relative = 0;
 
     for (const ElfW(Dyn) *d = m->dynamic; d->d_tag != DT_NULL; d++) {
         uintptr_t at = address_in(m, d->d_un.d_ptr);
@@ -97,11 +105,23 @@ static void read_dynamic(struct module *m)
         case DT_RELASZ:
             m->relas = d->d_un.d_val / sizeof(ElfW(Rela));
             break;
+        case DT_RELACOUNT:
+            relative = d->d_un.d_val;
+            break;
         case DT_JMPREL:
             m->plt = (const void *)at;
             break;
         case DT_PLTRELSZ:
             m->plts = d->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_BIND_NOW:
+            m->bound = true;
+            break;
+        case DT_FLAGS:
+            m->bound |= (d->d_un.d_val & DF_BIND_NOW) != 0;
+            break;
+        case DT_FLAGS_1:
+            m->bound |= (d->d_un.d_val & DF_1_NOW) != 0;
             break;
         case DT_PLTREL:
             plt_is_rela = d->d_un.d_val == DT_RELA;
@@ -110,6 +130,10 @@ static void read_dynamic(struct module *m)
     }
     if (!plt_is_rela)
         m->plts = 0;
+    if (relative <= m->relas) { /* those come first, have no symbol, and may be ten times as many as the others */
+        m->rela += relative;
+        m->relas -= relative;
+    }
 }
 
 static bool read_module(const struct dl_phdr_info *info, struct module *m)
@@ -302,13 +326,30 @@ bool ub_patch_pointer(void **at, void *value)
 
 /* ---- copies of the libraries -------------------------------------------------------- */
 
+static uintptr_t size_of(const struct module *m)
+{
+    uintptr_t size = 0;
+
+    for (uint16_t i = 0; i < m->phdrs; i++) {
+        const ElfW(Phdr) *p = &m->phdr[i];
+
+        if (p->p_type == PT_LOAD && p->p_vaddr + p->p_memsz > size)
+            size = p->p_vaddr + p->p_memsz;
+    }
+    return size;
+}
+
 static void take_copy(uint32_t loop, uint32_t n, const struct module *m)
 {
     const struct ub_loop_ops *ops = ub_loops[loop];
     void *data[UB_LOOP_DATA_MAX] = {NULL};
 
-    patch.copy[loop][n] =
-        (struct copy){.base = m->base, .phdr = m->phdr, .phdrs = m->phdrs, .there = true, .seen = true};
+    patch.copy[loop][n] = (struct copy){
+        .base = m->base, .size = size_of(m), .phdr = m->phdr, .phdrs = m->phdrs, .there = true, .seen = true};
+    if (patch.high == 0 || m->base < patch.low)
+        patch.low = m->base;
+    if (m->base + size_of(m) > patch.high)
+        patch.high = m->base + size_of(m);
     for (uint32_t i = 0; i < ops->count; i++)
         ops->originals[i][n] = defined(m, ops->hooks[i].name);
     for (uint32_t i = 0; ops->data && ops->data[i] && i < UB_LOOP_DATA_MAX; i++)
@@ -332,7 +373,21 @@ struct look {
     bool first;     /* at the modules that were there before us */
     bool back;      /* what was in the slots is put back */
     bool unsettled; /* some module is still being loaded */
+    uint32_t lazy;  /* slots met that are bound when they are first used */
 };
+
+/*
+ * Which of the lazily bound slots have a name that is hooked, numbered in the order of modules and tables: known
+ * beforehand, so that entering a running process need not look at thousands of names while its loop waits.
+ */
+#define UB_LAZY_MAX 32768u /* those beyond are looked at each time */
+
+static struct {
+    unsigned long long adds, subs; /* the loader's counts: the modules are still the same */
+    uint32_t modules, slots;       /* looked at so far */
+    bool complete;
+    uint64_t hooked[UB_LAZY_MAX / 64];
+} lazy;
 
 static int meet_library(struct dl_phdr_info *info, size_t size, void *data)
 {
@@ -477,13 +532,100 @@ static void *before(const char *name, uintptr_t value)
     return original;
 }
 
-static void patch_slot(struct module *m, const ElfW(Rela) * rela, bool back)
+static bool is_in_library(uintptr_t value)
 {
-    const ElfW(Sym) *symbol = &m->symbols[ELF64_R_SYM(rela->r_info)];
-    const char *name = m->strings + symbol->st_name;
-    void **at = (void **)(m->base + rela->r_offset), *old = __atomic_load_n(at, __ATOMIC_RELAXED);
-    void *value = back ? before(name, (uintptr_t)old) : instead(m, name, (uintptr_t)old);
+    if (value - patch.low >= patch.high - patch.low)
+        return false;
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
+            if (patch.copy[loop][n].there && value - patch.copy[loop][n].base < patch.copy[loop][n].size)
+                return true;
+        }
+    }
+    return false;
+}
 
+/*
+ * By what is in the slot. A program has thousands of them; their names lie all over its memory, and looking at each
+ * took ten times as long as this.
+ */
+static bool may_matter(const struct module *m, uintptr_t value, bool may_be_unbound, bool back)
+{
+    if (back)
+        return value - (uintptr_t)__ehdr_start < (uintptr_t)(_end - __ehdr_start);
+    return (patch.libc && ub_patch_libc_is_function(value)) || is_in_library(value) ||
+           (may_be_unbound && contains(m, value));
+}
+
+static bool is_hooked_name(const char *name)
+{
+    if (ub_patch_libc_knows(name))
+        return true;
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        if (hook_named(ub_loops[loop], name))
+            return true;
+    }
+    return false;
+}
+
+struct learn {
+    uint32_t module;
+    uint64_t until_ns;
+};
+
+static int learn_module(struct dl_phdr_info *info, size_t size, void *data)
+{
+    struct learn *learn = data;
+    struct module m;
+
+    if (learn->module == 0 && (lazy.adds != info->dlpi_adds || lazy.subs != info->dlpi_subs)) {
+        memset(&lazy, 0, sizeof(lazy));
+        lazy.adds = info->dlpi_adds;
+        lazy.subs = info->dlpi_subs;
+    }
+    if (learn->module++ < lazy.modules)
+        return 0;
+    lazy.modules++;
+    if (!read_module(info, &m) || m.bound)
+        return 0;
+    for (size_t i = 0; i < m.plts && lazy.slots + i < UB_LAZY_MAX; i++) {
+        const char *name = m.strings + m.symbols[ELF64_R_SYM(m.plt[i].r_info)].st_name;
+
+        if (is_hooked_name(name))
+            lazy.hooked[(lazy.slots + i) / 64] |= 1ull << ((lazy.slots + i) % 64);
+    }
+    lazy.slots += m.plts;
+    return ub_clock_monotonic_ns() > learn->until_ns;
+}
+
+bool ub_patch_learn(uint64_t until_ns)
+{
+    struct learn learn = {.until_ns = until_ns};
+    uint32_t idle = 0;
+
+    if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return true;
+    lazy.complete = dl_iterate_phdr(learn_module, &learn) == 0;
+    ub_store_release(&patch.busy, 0);
+    return lazy.complete;
+}
+
+/* Slot `i` of the module's table, whose first one has the number `first`. */
+static bool is_known_to_be_nobodys(const struct dl_phdr_info *info, uint32_t first, size_t i)
+{
+    return lazy.complete && lazy.adds == info->dlpi_adds && lazy.subs == info->dlpi_subs && first + i < lazy.slots &&
+           first + i < UB_LAZY_MAX && !(lazy.hooked[(first + i) / 64] >> ((first + i) % 64) & 1);
+}
+
+static void patch_slot(struct module *m, const ElfW(Rela) * rela, bool may_be_unbound, bool back)
+{
+    void **at = (void **)(m->base + rela->r_offset), *old = __atomic_load_n(at, __ATOMIC_RELAXED), *value;
+    const char *name;
+
+    if (!may_matter(m, (uintptr_t)old, may_be_unbound, back))
+        return;
+    name = m->strings + m->symbols[ELF64_R_SYM(rela->r_info)].st_name;
+    value = back ? before(name, (uintptr_t)old) : instead(m, name, (uintptr_t)old);
     if (value)
         exchange_slot(m, at, old, value);
 }
@@ -494,7 +636,15 @@ static void patch_table(struct module *m, const ElfW(Rela) * rela, size_t count,
         uint32_t type = ELF64_R_TYPE(rela[i].r_info);
 
         if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT)
-            patch_slot(m, &rela[i], back);
+            patch_slot(m, &rela[i], type == R_X86_64_JUMP_SLOT && !m->bound, back);
+    }
+}
+
+static void patch_lazy(struct module *m, const struct dl_phdr_info *info, struct look *look, uint32_t first)
+{
+    for (size_t i = 0; i < m->plts; i++) {
+        if (ELF64_R_TYPE(m->plt[i].r_info) == R_X86_64_JUMP_SLOT)
+            patch_slot(m, &m->plt[i], !is_known_to_be_nobodys(info, first, i), look->back);
     }
 }
 
@@ -537,8 +687,12 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct look *look = data;
     struct module m;
+    uint32_t first = look->lazy;
 
-    if (!read_module(info, &m) || m.dynamic == _DYNAMIC || (!patch.libc && !look->back && !any_copy(&m)) ||
+    if (!read_module(info, &m))
+        return 0;
+    look->lazy += m.bound ? 0 : (uint32_t)m.plts;
+    if (m.dynamic == _DYNAMIC || (!patch.libc && !look->back && !any_copy(&m)) ||
         (patch.libc && strncmp(m.name, "libc.so.", 8) == 0))
         return 0;
     if (!is_settled(&m)) {
@@ -547,7 +701,10 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
     }
     if (ub_offload_mode != UB_OFFLOAD_OFF)
         look_for_runtime(&m);
-    patch_table(&m, m.plt, m.plts, look->back);
+    if (m.bound)
+        patch_table(&m, m.plt, m.plts, look->back);
+    else
+        patch_lazy(&m, info, look, first);
     patch_table(&m, m.rela, m.relas, look->back);
     close_relro(&m);
     return 0;

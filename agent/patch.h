@@ -16,6 +16,12 @@
 void ub_patch_start(void);
 
 /*
+ * Beforehand, for a process that is about to be entered: reads the names of slots that are bound lazily, until
+ * CLOCK_MONOTONIC `until_ns`. True: it knows all of them (or somebody else is at it). Slow path only.
+ */
+bool ub_patch_learn(uint64_t until_ns);
+
+/*
  * Attached: at once, and not in the constructor. `libc`: its names are hooked in the slots, too (they must have been
  * prepared); else they are bound to us already. Slow path only.
  */

@@ -41,7 +41,8 @@ static struct name names[] = {
     {"syscall", (void *)hook_syscall, NULL, false},
 };
 
-static uint16_t bucket[BUCKETS]; /* one more than the place in `names`; 0: free */
+static uint16_t bucket[BUCKETS];    /* one more than the place in `names`; 0: free */
+static uintptr_t function[BUCKETS]; /* libc's, by address; 0: free */
 static bool prepared;
 
 static uint32_t hash(const char *name)
@@ -51,6 +52,29 @@ static uint32_t hash(const char *name)
     while (*name)
         h = h * 33 + (uint8_t)*name++;
     return h % BUCKETS;
+}
+
+static uint32_t hash_address(uintptr_t at)
+{
+    return (uint32_t)(at * 0x9e3779b97f4a7c15ul >> 54);
+}
+
+static void keep_address(uintptr_t at)
+{
+    uint32_t b = hash_address(at);
+
+    while (function[b] && function[b] != at)
+        b = (b + 1) % BUCKETS;
+    function[b] = at;
+}
+
+bool ub_patch_libc_is_function(uintptr_t value)
+{
+    for (uint32_t b = hash_address(value); function[b]; b = (b + 1) % BUCKETS) {
+        if (function[b] == value)
+            return true;
+    }
+    return false;
 }
 
 static bool executes(const char *name)
@@ -69,10 +93,15 @@ static struct name *find(const char *name)
     return NULL;
 }
 
+bool ub_patch_libc_knows(const char *name)
+{
+    return find(name) != NULL;
+}
+
 /* Not when slots are written: that happens under one lock of the loader's, and dlsym takes another. */
 void ub_patch_libc_prepare(void *libc)
 {
-    _Static_assert(UB_ARRAY_LEN(names) * 2 < BUCKETS, "short chains");
+    _Static_assert(UB_ARRAY_LEN(names) * 2 < BUCKETS && BUCKETS == 1u << (64 - 54), "short chains");
 
     for (size_t i = 0; i < UB_ARRAY_LEN(names) && !prepared; i++) {
         uint32_t b = hash(names[i].name);
@@ -81,6 +110,8 @@ void ub_patch_libc_prepare(void *libc)
             continue;
         names[i].libc = dlsym(libc, names[i].name);
         names[i].as_usual = names[i].libc && dlsym(RTLD_DEFAULT, names[i].name) == names[i].libc;
+        if (names[i].libc)
+            keep_address((uintptr_t)names[i].libc);
         while (bucket[b])
             b = (b + 1) % BUCKETS;
         bucket[b] = (uint16_t)(i + 1);

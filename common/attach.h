@@ -77,9 +77,12 @@ enum ub_attach_verb {
     UB_ATTACH_LEAVE = 2,
     /* What takes time and changes nothing, each in a wait of the loop of its own, so that none is kept long: */
     UB_ATTACH_LOAD = 3,    /* the library is loaded, nothing more */
-    UB_ATTACH_PREPARE = 4, /* libc's functions are looked up */
+    UB_ATTACH_PREPARE = 4, /* libc's functions are looked up, and which slots are theirs; UB_ATTACH_MORE: once more */
     UB_ATTACH_ADOPTED = 5, /* the injector has the arena: its descriptor is closed, where no turn has done so */
 };
+
+#define UB_ATTACH_MORE     1
+#define UB_ATTACH_PIECE_NS 250000u /* then it is left for another wait of the loop */
 
 struct ub_attach {
     uint64_t magic;
@@ -96,7 +99,7 @@ struct ub_attach {
     uint64_t resume_ax, eintr_ip;
     uint64_t all_signals; /* all ones */
     uint64_t mask, pending, sp;
-    int32_t result;   /* -errno */
+    int32_t result;   /* -errno, UB_ATTACH_MORE */
     uint32_t step;    /* UB_ATTACH_STEP_*: what failed */
     uint32_t verb;    /* enum ub_attach_verb */
     int32_t arena_fd; /* ENTER: the injector is to take it, and to write its pid into it */

@@ -29,6 +29,7 @@
 #define SINGLE_AFTER_NS 300000000u /* then a wait for one descriptor will do: GLib's loops often have no more */
 #define ANSWER_NS       10000000000u
 #define TRIES           5
+#define PIECES          30
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
 #define FINISH_NS       200000000u
 #define AGENT_MAX       (16 << 20)
@@ -274,7 +275,7 @@ static void count_hold(struct inject *x, const struct ub_hold *h, uint64_t until
 static int map_room_once(struct inject *x)
 {
     struct ub_hold h;
-    uint64_t ip;
+    uint64_t ip, mapped_ns = 0;
     int r = ub_room_plan(&x->room, x->maps, x->image_size, x->ret->why);
 
     if (r < 0)
@@ -289,8 +290,10 @@ static int map_room_once(struct inject *x)
     }
     x->last = h.tid;
     r = ub_hold_go(&h, ip, 0);
-    count_hold(x, &h, ub_clock_monotonic_ns());
-    return r == 0 ? ub_room_wait(&x->room) : r;
+    if (r == 0)
+        r = ub_room_wait(&x->room, &mapped_ns);
+    count_hold(x, &h, mapped_ns);
+    return r;
 }
 
 /* Where we wanted to be another thread may have mapped something meanwhile: then once more elsewhere. */
@@ -434,7 +437,7 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
         r = ask_once(x, verb, &answer);
         if (r < 0)
             return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;
-        r = answer.result < 0 ? explain(x, &answer) : 0;
+        r = answer.result < 0 ? explain(x, &answer) : answer.result;
         if (answer.base && x->image) { /* loaded, whatever it said then */
             x->ask.base = answer.base;
             x->ret->loaded = true;
@@ -484,9 +487,10 @@ static int load_and_enter(struct inject *x)
 {
     int r = x->image ? ask(x, UB_ATTACH_LOAD) : 0;
 
-    if (r == 0)
+    /* A program that loads modules all the time makes it begin again each time: it can do without. */
+    for (int i = 0; (i == 0 && r == 0) || (i < PIECES && r == UB_ATTACH_MORE); i++)
         r = ask(x, UB_ATTACH_PREPARE);
-    if (r == 0)
+    if (r >= 0)
         r = ask(x, UB_ATTACH_ENTER);
     if (r == 0)
         finish(x);

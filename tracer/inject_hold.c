@@ -138,24 +138,44 @@ static int wait_for_stop(const struct ub_hold *h, int *ret_status)
     }
 }
 
-static uint64_t mask_of(const char *status, const char *key)
+/* Signals that the program handles. Read before the thread is stopped: /proc is slow. */
+static uint64_t read_caught(const struct ub_hold *h)
 {
-    const char *p = strstr(status, key);
+    static const char key[] = "\nSigCgt:\t";
+    char status[4096], *p;
 
-    return p ? strtoull(p + strlen(key), NULL, 16) : 0;
+    if (ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid) == 0)
+        return UINT64_MAX;
+    p = strstr(status, key);
+    return p ? strtoull(p + sizeof(key) - 1, NULL, 16) : UINT64_MAX;
+}
+
+/* Signals that wait for the stopped thread (0) or for its process (PTRACE_PEEKSIGINFO_SHARED). */
+static uint64_t pending(const struct ub_hold *h, uint32_t queue)
+{
+    struct __ptrace_peeksiginfo_args args = {.flags = queue, .nr = 16};
+    uint64_t mask = 0;
+    siginfo_t info[16];
+    long n;
+
+    while ((n = ptrace(PTRACE_PEEKSIGINFO, h->tid, &args, info)) > 0) {
+        for (long i = 0; i < n; i++) {
+            if (info[i].si_signo > 0 && info[i].si_signo <= 64)
+                mask |= 1ull << (info[i].si_signo - 1);
+        }
+        args.off += (uint64_t)n;
+    }
+    return n < 0 ? UINT64_MAX : mask;
 }
 
 /* Whether a signal is about to be delivered that the program handles: then an interrupted call ends for its sake. */
-static bool signal_is_due(struct ub_hold *h)
+static bool signal_is_due(const struct ub_hold *h)
 {
-    char status[4096];
-    uint64_t pending;
+    uint64_t due = (pending(h, 0) | pending(h, PTRACE_PEEKSIGINFO_SHARED)) & h->caught, blocked;
 
-    if (ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid) == 0)
-        return true;
-    pending = mask_of(status, "\nSigPnd:\t") | mask_of(status, "\nShdPnd:\t");
-    h->caught = mask_of(status, "\nSigCgt:\t");
-    return (pending & ~mask_of(status, "\nSigBlk:\t") & h->caught) != 0;
+    if (due == 0)
+        return false;
+    return ptrace(PTRACE_GETSIGMASK, h->tid, (void *)sizeof(blocked), &blocked) < 0 || (due & ~blocked) != 0;
 }
 
 static bool was_interrupted(int64_t ax)
@@ -203,6 +223,14 @@ static unsigned long long *timeout_register(struct user_regs_struct *regs, int64
     if (nr == SYS_epoll_wait || nr == SYS_epoll_pwait)
         return &regs->r10;
     return nr == SYS_poll ? &regs->rdx : NULL;
+}
+
+/* As nearly all loops wait when nothing is due. */
+static bool has_no_timeout(const struct ub_capture *c)
+{
+    bool epoll = c->nr == SYS_epoll_wait || c->nr == SYS_epoll_pwait;
+
+    return (epoll && (int32_t)c->arg[3] < 0) || (c->nr == SYS_poll && (int32_t)c->arg[2] < 0);
 }
 
 static void look_how_long(const struct ub_hold *h, struct waited *w)
@@ -304,7 +332,7 @@ static int settle(struct ub_hold *h, const struct waited *w, bool ran)
     r = ran ? follow(h) : -EAGAIN;
     if (r == -EAGAIN)
         release(h, 0);
-    if (r == 0 && signal_is_due(h)) { /* also learns which ones it handles */
+    if (r == 0 && signal_is_due(h)) {
         release(h, 0);
         return -EAGAIN;
     }
@@ -315,21 +343,23 @@ int ub_hold_take(struct ub_hold *h)
 {
     struct ub_capture *c = malloc(sizeof(*c));
     struct waited waited = {0};
-    bool ran = false;
+    bool ran = false, timed = true;
     int status, r = -ENOMEM;
 
     if (c)
         r = ub_capture_peek(h->pid, h->tid, c);
     if (r == 0) {
         ran = c->state == UB_THREAD_RUNNING;
+        timed = !has_no_timeout(c);
         if (!ran && (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single)))
             r = -EAGAIN; /* asleep elsewhere: not every call there is takes an interruption well */
     }
     free(c);
     if (r < 0)
         return r;
-    if (!ran)
+    if (!ran && timed)
         look_how_long(h, &waited);
+    h->caught = read_caught(h);
     h->taken_ns = ub_clock_monotonic_ns();
     h->stops = 0;
     if (ptrace(PTRACE_SEIZE, h->tid, 0, (void *)PTRACE_O_TRACESYSGOOD) < 0)
@@ -359,8 +389,8 @@ int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request)
     h->regs.orig_rax = (unsigned long long)-1; /* the kernel restarts nothing; before a call: it is left out */
     if (ptrace(PTRACE_SETREGS, h->tid, 0, &h->regs) < 0)
         return -errno;
+    h->stopped_ns = ub_clock_monotonic_ns() - h->taken_ns; /* what follows gives it the CPU, ours as often as not */
     release(h, 0);
-    h->stopped_ns = ub_clock_monotonic_ns() - h->taken_ns;
     return 0;
 }
 

@@ -215,7 +215,7 @@ static bool is_mapped(const struct ub_maps *maps, uint64_t start, uint64_t end, 
     return m && m->kind == UB_MAP_ANON && m->prot == prot && m->end >= end;
 }
 
-int ub_room_wait(struct ub_room *room)
+int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns)
 {
     uint64_t until = ub_clock_monotonic_ns() + MAPPED_NS;
     struct ub_maps *maps;
@@ -227,6 +227,7 @@ int ub_room_wait(struct ub_room *room)
             return -ETIMEDOUT;
         nanosleep(&(struct timespec){0, 20000}, NULL);
     }
+    *ret_when_ns = ub_clock_monotonic_ns();
     /* Another thread may have been quicker and mapped something of its own there: it must be what was asked for. */
     r = ub_maps_load(room->pid, NULL, &maps);
     if (r < 0)

@@ -1,10 +1,13 @@
 """`unblock attach` into real servers under load, again and again: each reply is the right one, none is lost.
 
-UNBLOCK_SOAK=1: a thousand times each. What is printed: how long the loop was kept from its work at each entry, and the
-slowest reply, beside that of the same load without anybody entering.
+`make check-servers` does so a few times each, `make check-attach` 50 times (UNBLOCK_CYCLES), UNBLOCK_SOAK=1 a thousand
+times. What is printed: how long the loop was kept from its work at each entry, and the slowest reply, beside that of the same
+load without anybody entering.
 """
 
 import os
+import socket
+import struct
 import threading
 import time
 
@@ -15,13 +18,17 @@ import helpers
 import servers
 from servers import http_get
 from test_asyncio import Aiohttp, AiohttpUvloop
+from test_loop_glib import Dconf
+from test_loop_libevent import Transmission
+from test_loop_libuv import Named
+from test_loop_sd_event import Proxy
 from test_memcached import Memcached
 from test_memcached import ask as ask_memcached
 from test_nginx import Nginx
 from test_node import Node
 from test_redis import Client, Redis
 
-CYCLES = 1000 if os.environ.get("UNBLOCK_SOAK") == "1" else 50
+CYCLES = 1000 if os.environ.get("UNBLOCK_SOAK") == "1" else int(os.environ.get("UNBLOCK_CYCLES", 10))
 CLIENTS = 3
 
 
@@ -38,6 +45,74 @@ def talk_http(path):
     return lambda server, connection, i: http_get(connection, path, server.port)
 
 
+def talk_named(server, connection, i):
+    """A question by UDP; of the answer the number, the kind of answer, and the address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(30)
+        udp.connect(("127.0.0.1", server.port))
+        udp.send(struct.pack(">6H", i % 65536, 0, 1, 0, 0, 0) + b"\3www\7example\4test\0\0\1\0\1")
+        said = udp.recv(512)
+    return struct.unpack(">H", said[:2])[0] == i % 65536, said[3] & 15, bytes([192, 0, 2, 7]) in said
+
+
+def talk_transmission(server, connection, i):
+    return http_get(connection, "/transmission/rpc", server.port)[0]
+
+
+def talk_proxy(server, connection, i):
+    with server.connect() as behind:
+        behind.sendall(b"GET /none HTTP/1.0\r\n\r\n")
+        said = b"".join(iter(lambda: behind.recv(65536), b""))
+    return said.split(b"\r\n")[0]
+
+
+class Bus:
+    """A connection to a D-Bus that can do one thing: call a method without arguments."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(30)
+        self.socket.connect(str(path))
+        self.socket.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
+        assert self.socket.recv(256).startswith(b"OK ")
+        self.socket.sendall(b"BEGIN\r\n")
+        self.stream = self.socket.makefile("rb")
+        self.serial = 0
+        self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
+
+    def call(self, destination, path, interface, member):
+        """The type of the reply to it: 2 is a result, 3 an error."""
+        self.serial += 1
+        fields = b""
+        for code, kind, text in ((1, b"o", path), (6, b"s", destination), (2, b"s", interface), (3, b"s", member)):
+            fields += b"\0" * (-len(fields) % 8) + bytes([code, 1]) + kind + b"\0"
+            fields += struct.pack("<I", len(text)) + text.encode() + b"\0"
+        head = struct.pack("<cBBBIII", b"l", 1, 0, 1, 0, self.serial, len(fields))
+        self.socket.sendall(head + fields + b"\0" * (-len(fields) % 8))
+        while True:
+            kind, body, length = struct.unpack("<xBxxI4xI", self.stream.read(16))
+            self.stream.read(length + -length % 8 + body)
+            if kind != 4:  # a signal: NameAcquired
+                return kind
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+        self.socket.close()
+
+
+class PingedDconf(Dconf):
+    def connect(self, timeout=30):
+        return Bus(self.folder / "bus")
+
+
+def talk_dconf(server, connection, i):
+    return connection.call("ca.desrt.dconf", "/ca/desrt/dconf/Writer/user", "org.freedesktop.DBus.Introspectable",
+                           "Introspect")
+
+
 KINDS = {
     "redis": (Redis, talk_redis, ("OK", True), lambda s: s.pid),
     "memcached": (Memcached, talk_memcached, b"STORED\r\n", lambda s: s.pid),
@@ -45,6 +120,10 @@ KINDS = {
     "node": (Node, talk_http("/hello"), (b"HTTP/1.1 200 OK", b"GET hello\n"), lambda s: s.pid),
     "aiohttp": (Aiohttp, talk_http("/hello"), (b"HTTP/1.1 200 OK", b"hello\n"), lambda s: s.pid),
     "uvloop": (AiohttpUvloop, talk_http("/hello"), (b"HTTP/1.1 200 OK", b"hello\n"), lambda s: s.pid),
+    "libuv": (Named, talk_named, (True, 0, True), lambda s: s.pid),
+    "libevent": (Transmission, talk_transmission, b"HTTP/1.1 409 Conflict", lambda s: s.pid),
+    "glib": (PingedDconf, talk_dconf, 2, lambda s: s.pid),
+    "sd-event": (Proxy, talk_proxy, b"HTTP/1.0 404 Not Found", lambda s: s.pid),
 }
 
 
