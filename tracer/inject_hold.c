@@ -235,8 +235,8 @@ static bool has_no_timeout(const struct ub_capture *c)
 
 static void look_how_long(const struct ub_hold *h, struct waited *w)
 {
-    w->at_ns = ub_clock_monotonic_ns();
     w->known = ub_capture_schedstat(h->pid, h->tid, &w->sched) == 0 && ub_sleep_time(h->pid, h->tid, &w->slept_ns) == 0;
+    w->at_ns = ub_clock_monotonic_ns(); /* not before: looking may take long, and would then count twice */
 }
 
 /*
