@@ -9,6 +9,7 @@
 #define UB_CALLBACKS_H
 
 #include "base.h"
+#include "calls.h"
 #include "histogram.h"
 
 /* The recording's `kind`. */
@@ -75,6 +76,7 @@ enum ub_loop_library {
 #define UB_SPAN_YIELDS      8u  /* functions whose steps end with a bare yield; those of further ones are not counted */
 #define UB_SPAN_YIELDS_TOLD 64u /* times, then the tracer is told of such a function */
 #define UB_SPAN_LATE        6u  /* histograms of delays, likewise */
+#define UB_SPAN_UNAWAITED   8u  /* functions whose coroutines were let go of; further ones are not told */
 #define UB_SPAN_WAITED      16u /* timers that waited, told apart by their objects; further ones are only counted */
 
 struct ub_callback {
@@ -131,17 +133,22 @@ struct ub_span_after {
 
 /* asyncio, uvloop: the handle that was begun last. Written and read by the thread alone. */
 struct ub_span_handle {
-    uint64_t sp;      /* of the frame that runs it */
-    uint64_t frame;   /* the innermost Python frame then; 0: it is over, or known to be a step */
-    uint64_t code;    /* that frame's code object, 0: it was not Python that ran it */
-    uint64_t begun;   /* ticks */
-    uint64_t yielded; /* it was a step of this code object, which has ended with a bare yield; 0: it has not */
+    uint64_t sp;    /* of the frame that runs it */
+    uint64_t frame; /* the innermost Python frame then; 0: it is over, or known to be a step */
+    uint64_t code;  /* that frame's code object, 0: it was not Python that ran it */
 };
 
 /* Steps of a coroutine function that ended with a bare yield, asyncio.sleep(0). */
 struct ub_span_yield {
     uint64_t function;          /* address of its code object; 0: none */
     uint64_t count, total, max; /* ticks */
+};
+
+/* A coroutine that never ran. Written once. */
+struct ub_span_unawaited {
+    uint64_t function;          /* address of its code object; 0: none yet */
+    uint64_t by;                /* that of who let go of it, */
+    struct ub_call_frame frame; /* and the Python frame */
 };
 
 /*
@@ -163,6 +170,7 @@ struct ub_spans {
     struct ub_span_after after;
     struct ub_span_handle handle;
     struct ub_span_yield yield[UB_SPAN_YIELDS];
+    struct ub_span_unawaited unawaited[UB_SPAN_UNAWAITED];
     struct ub_span_big big[UB_SPAN_BIGGEST];
     struct ub_span_level level[UB_SPAN_LEVELS];
     struct ub_span_sum sum[UB_CALLBACK_KINDS];

@@ -21,7 +21,8 @@ enum ub_record_kind {
     UB_RECORD_CALLBACK = 2, /* a callback that did */
     UB_RECORD_BIG = 3,      /* one of the biggest callbacks of the turn whose record comes next */
     UB_RECORD_YIELDS = 5,   /* `function` has given way by bare yields so often that it is told: struct ub_span_yield */
-    UB_RECORD_WAITED = 4,   /* what the stall that began at `start` kept waiting */
+    UB_RECORD_UNAWAITED = 6, /* a coroutine of `function` was let go of: `count` is its place in ub_spans.unawaited */
+    UB_RECORD_WAITED = 4,    /* what the stall that began at `start` kept waiting */
 };
 
 #define UB_RECORD_QUALIFIED 1u  /* the thread was known to run an event loop when the turn ended */

@@ -288,6 +288,7 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
     if (s->cpu_ns)
         json_object_set_new(line, "cpu_ns", json_integer((json_int_t)s->cpu_ns));
     ub_explain_emit(x, line);
+    ub_lint_yields(x, e);
 }
 
 static void emit_note(struct ub_explain *x, const char *level, const char *text)
@@ -423,6 +424,9 @@ static void explain(struct ub_explain *x, const struct ub_event *e)
         break;
     case UB_EVENT_SITE:
         ub_offload_site(x, e);
+        break;
+    case UB_EVENT_LINT:
+        ub_lint_unawaited(x, e);
         break;
     case UB_EVENT_POOL:
         ub_explain_pool(x, e);

@@ -153,6 +153,11 @@ json_t *ub_callback_input(const struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_bigs(struct ub_explain *x, const struct ub_event *e);
 json_t *ub_callback_kinds(const struct ub_stats *s);
 
+/* lints.c: `lint` lines; the figures of one, {count, total_ns, max_ns} */
+void ub_lint_yields(struct ub_explain *x, const struct ub_event *e);
+void ub_lint_unawaited(struct ub_explain *x, const struct ub_event *e);
+json_t *ub_lint_yields_json(const struct ub_yield_stats *y);
+
 /* explain_offload.c: what offload would have done; NULL: it is off, or no call was to blame. */
 json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns);
 /* Adds a finished `slow` line to its call site's sums; writes those. */

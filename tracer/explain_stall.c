@@ -480,6 +480,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
     else if (s->input && s->what.kind == UB_CALLBACK_TURN)
         json_object_set(line, "input", s->input);
     ub_stall_python_set(line, s, end_ns, x->w->redact);
+    if (e->yields.count)
+        json_object_set_new(line, "yields", ub_lint_yields_json(&e->yields));
     if (s->call && strcmp(*ret_cause, "cpu") != 0)
         json_object_set_new(line, "call", json_deep_copy(s->call));
     if (s->calls)

@@ -18,8 +18,15 @@ enum ub_event_kind {
     UB_EVENT_STATS,  /* totals of a thread */
     UB_EVENT_SITE,   /* of moved calls: `slot` is its place in the arena's policy */
     UB_EVENT_POOL,   /* totals of a process's own pool of threads */
+    UB_EVENT_LINT,   /* a coroutine was let go of: `code`; python: by whom */
     UB_EVENT_NOTE,   /* text for the recording */
     UB_EVENT_FINISH, /* the run is over */
+};
+
+/* Steps that ended with sleep(0). */
+struct ub_yield_stats {
+    const struct ub_python_code *code; /* NULL: not known */
+    uint64_t count, total_ticks, max_ticks;
 };
 
 struct ub_stats {
@@ -28,6 +35,7 @@ struct ub_stats {
     struct ub_histogram histogram;
     struct ub_kind_stats *kind; /* owned: of the callbacks, one a kind that there was; NULL: none are timed */
     uint32_t kinds;
+    struct ub_yield_stats yield[UB_SPAN_YIELDS]; /* by function */
 };
 
 struct ub_kind_stats {
@@ -101,6 +109,7 @@ struct ub_event {
     struct ub_accounting account;      /* at the look or at the end */
     struct ub_accounting baseline;     /* when the turn was first seen */
     struct ub_waited waited;           /* END */
+    struct ub_yield_stats yields;      /* END of a step: how its function has given way so far; count 0: never */
     uint64_t blind_ns; /* END: how much of the turn the watcher itself did not run (both were stopped) */
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;

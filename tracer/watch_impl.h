@@ -37,9 +37,10 @@ struct ub_watched {
     int schedstat_fd;                   /* -1 */
     struct ub_event *held[UB_HELD_MAX]; /* ends of stalls whose victims are not known yet (watch_after.c) */
     uint32_t held_count;
-    uint64_t held_until; /* ticks */
-    struct ub_bigs bigs; /* read, for the record of their turn that follows */
-    bool sampled;        /* by the kernel while it runs: no sample need be taken from outside */
+    uint64_t held_until;                                 /* ticks */
+    const struct ub_python_code *yields[UB_SPAN_YIELDS]; /* functions that give way by sleep(0), as far as told */
+    struct ub_bigs bigs;                                 /* read, for the record of their turn that follows */
+    bool sampled; /* by the kernel while it runs: no sample need be taken from outside */
 };
 
 struct ub_watch {
@@ -166,6 +167,12 @@ void ub_watch_keep_big(struct ub_watch *w, struct ub_watched *t, const struct ub
 /* watch_callbacks.c: the library whose callbacks the thread times, into a LOOP or STATS event; sums by kind. */
 void ub_watch_library(const struct ub_watch *w, uint32_t slot, struct ub_event *e);
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats);
+
+/* lints.c: records of the ring; figures for a STATS event, for the END of a step. */
+void ub_watch_yields_told(struct ub_watch *w, uint32_t slot, const struct ub_record *record);
+void ub_watch_unawaited(struct ub_watch *w, uint32_t slot, const struct ub_record *record);
+void ub_watch_yields(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats);
+void ub_watch_yields_of(const struct ub_watch *w, uint32_t slot, struct ub_event *e);
 
 /* watch_pool.c: the programs' own pools, as lines of the recording when it is time; `finish`: it is. */
 void ub_watch_pools(struct ub_watch *w, bool finish);

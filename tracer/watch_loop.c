@@ -199,6 +199,7 @@ static void queue_stats(struct ub_watch *w, uint32_t index)
     ub_watch_library(w, index, e);
     if (e->library)
         ub_watch_kinds(w, index, e->stats);
+    ub_watch_yields(w, index, e->stats);
     ub_watch_account(t, false, &e->account);
     e->stats->cpu_ns = e->account.at_ns ? e->account.sched.run_ns : 0;
     ub_watch_queue(w, e);
@@ -255,6 +256,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->ready = record->ready;
     e->blind_ns = stopped_with_us(record, blind_ns);
     ub_watch_callback_record(w, t, record, e);
+    ub_watch_yields_of(w, index, e);
     if (!(record->flags & UB_RECORD_WHOLE)) /* its calls were its callbacks' */
         ub_watch_calls(w, index, record->start, e);
     set_accounts(t, record, e);
@@ -278,6 +280,10 @@ static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
             ub_watch_keep_big(w, &w->watched[index], &record);
         else if (record.kind == UB_RECORD_WAITED)
             ub_watch_waited(w, index, &record);
+        else if (record.kind == UB_RECORD_YIELDS)
+            ub_watch_yields_told(w, index, &record);
+        else if (record.kind == UB_RECORD_UNAWAITED)
+            ub_watch_unawaited(w, index, &record);
     }
 }
 

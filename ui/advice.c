@@ -160,6 +160,8 @@ static bool fits(const struct ub_advice *row, const struct ub_advice_query *quer
         return false;
     if (row->fd != UB_ADVICE_FD_ANY && row->fd != fd_kind(query->call))
         return false;
+    if (row->yields && ub_json_u64_or(json_object_get(query->slow, "yields"), "count", 0) == 0)
+        return false;
     if (row->whole && !json_is_array(json_object_get(query->slow, "callbacks")))
         return false;
     if (row->script && !has_language(query, "js"))

@@ -33,11 +33,13 @@ struct ub_advice {
     /*
      * Where Python frames are known: {at} is the line to change, {f} the function
      * it calls, {thread} and {process} the call that moves {f} there, {holder}
-     * who holds the GIL. python_direct: no Python function is called there.
+     * who holds the GIL, {yields} how often the step's function gave way. python_direct: no Python function is called
+     * there.
      */
     const char *python, *python_direct;
     const char *package; /* one of these Python packages is on the stack */
     bool script;         /* functions of JavaScript are known by name */
+    bool yields;         /* the function has given way by sleep(0) before: {yields} times */
     bool whole;          /* a turn that was slow although no callback in it was */
 };
 

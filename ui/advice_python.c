@@ -169,6 +169,13 @@ static int put_holder(const struct ub_advice_query *query, char *buf, size_t siz
                     ub_json_u64_or(holder, "line", 0));
 }
 
+static int put_yields(const struct ub_advice_query *query, char *buf, size_t size)
+{
+    uint64_t count = ub_json_u64_or(json_object_get(query->slow, "yields"), "count", 0);
+
+    return count == 1 ? snprintf(buf, size, "once") : snprintf(buf, size, "%" PRIu64 " times", count);
+}
+
 static int put_word(const struct ub_advice_query *query, const struct names *names, const char *word, size_t len,
                     char *buf, size_t size)
 {
@@ -187,6 +194,8 @@ static int put_word(const struct ub_advice_query *query, const struct names *nam
         return snprintf(buf, size, "%sloop.run_in_executor(None, %s, ...)", wait, f);
     if (strncmp(word, "process", len) == 0)
         return snprintf(buf, size, "%sloop.run_in_executor(pool, %s, ...) with a ProcessPoolExecutor", wait, f);
+    if (strncmp(word, "yields", len) == 0)
+        return put_yields(query, buf, size);
     if (strncmp(word, "holder", len) == 0)
         return put_holder(query, buf, size);
     return 0;

@@ -354,6 +354,15 @@ const struct ub_advice ub_advice_table[] = {
      .python = FEWER},
     {.program = "python*",
      .cause = "cpu",
+     .yields = true,
+     .text = "await asyncio.sleep(0) lets the loop run between such steps only: more often, or the computation in a "
+             "ProcessPoolExecutor",
+     .python = "{at}: sleep(0) ({yields} so far) lets the loop run between such steps only: more often, or "
+               "{process}",
+     .python_direct = "{at}: sleep(0) ({yields} so far) lets the loop run between such steps only: more often, "
+                      "or that into a function f, and {process}"},
+    {.program = "python*",
+     .cause = "cpu",
      .text = "computation: ProcessPoolExecutor with loop.run_in_executor; a thread helps only while it releases the "
              "GIL",
      .python = "{at}: {process}",

@@ -15,10 +15,11 @@ struct ub_model *ub_model_new(void)
         return NULL;
     m->notes = json_array();
     m->pools = json_object();
+    m->lints = json_object();
     m->note_index = json_object();
     m->threads = json_array();
     m->offload = json_array();
-    if (!m->notes || !m->pools || !m->note_index || !m->threads || !m->offload) {
+    if (!m->notes || !m->pools || !m->lints || !m->note_index || !m->threads || !m->offload) {
         ub_model_free(m);
         return NULL;
     }
@@ -58,6 +59,7 @@ void ub_model_free(struct ub_model *m)
     free(m->file);
     json_decref(m->notes);
     json_decref(m->pools);
+    json_decref(m->lints);
     json_decref(m->note_index);
     json_decref(m->threads);
     json_decref(m->offload);
@@ -319,6 +321,27 @@ static void pool_line(struct ub_model *m, json_t *record)
     json_object_set_new(m->pools, key, pool);
 }
 
+/* A habit of one function: the last line counts. */
+static void lint_line(struct ub_model *m, json_t *record)
+{
+    const json_t *callback = json_object_get(record, "callback");
+    const char *at = ub_json_string(json_object_get(record, "at"), "function");
+    const char *what = ub_json_string(record, "lint"), *function = ub_json_string(callback, "function");
+    char key[512];
+
+    if (!what || !function) {
+        m->dropped.malformed++;
+        return;
+    }
+    snprintf(key, sizeof(key), "%u/%" PRIu64 "/%" PRIu64 "/%.16s/%.180s/%" PRIu64 "/%.180s", ub_model_runs(m),
+             ub_json_u64_or(record, "pid", 0), ub_json_u64_or(record, "tid", 0), what, function,
+             ub_json_u64_or(callback, "line", 0), at ? at : "");
+    if (!json_object_get(m->lints, key) && json_object_size(m->lints) >= UB_MODEL_LINTS_MAX)
+        m->dropped.lints++;
+    else
+        json_object_set_nocheck(m->lints, key, record);
+}
+
 void ub_model_file_read(struct ub_model *m, const char *name, const struct ub_recording_stats *stats)
 {
     struct ub_model_file *file = realloc(m->file, (m->files + 1) * sizeof(*file));
@@ -355,6 +378,8 @@ void ub_model_line(struct ub_model *m, json_t *record)
         note_line(m, record);
     else if (strcmp(type, "pool") == 0)
         pool_line(m, record);
+    else if (strcmp(type, "lint") == 0)
+        lint_line(m, record);
     else if (strcmp(type, "thread") == 0)
         thread_line(m, record);
     else if (strcmp(type, "offload") == 0 && json_array_size(m->offload) < UB_MODEL_OFFLOAD_MAX)
@@ -403,6 +428,11 @@ const json_t *ub_model_notes(const struct ub_model *m)
 const json_t *ub_model_offload(const struct ub_model *m)
 {
     return m->offload;
+}
+
+const json_t *ub_model_lints(const struct ub_model *m)
+{
+    return m->lints;
 }
 
 const json_t *ub_model_pools(const struct ub_model *m)

@@ -209,6 +209,8 @@ const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_coun
 const json_t *ub_model_offload(const struct ub_model *m);
 /* Distinct notes, oldest first: {level, text, times}. */
 const json_t *ub_model_notes(const struct ub_model *m);
+/* The last `lint` record of each habit, by any key. */
+const json_t *ub_model_lints(const struct ub_model *m);
 /* The programs' own pools of threads: the last `pool` record of each process, with its `program`, by any key. */
 const json_t *ub_model_pools(const struct ub_model *m);
 /* `thread` records of a dump. */
@@ -219,7 +221,7 @@ const struct ub_model_file *ub_model_file(const struct ub_model *m, uint32_t i);
 /* What did not fit or made no sense; all zero for an honest recording of a sane size. */
 struct ub_model_dropped {
     uint64_t malformed; /* lines without the fields that their type needs */
-    uint64_t sites, stacks, loops, runs, ongoing, notes, threads, pools, kinds;
+    uint64_t sites, stacks, loops, runs, ongoing, notes, threads, pools, kinds, lints;
 };
 const struct ub_model_dropped *ub_model_dropped(const struct ub_model *m);
 

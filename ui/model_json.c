@@ -92,6 +92,7 @@ static json_t *dropped_json(const struct ub_model_dropped *d)
     set_u64(o, "runs", d->runs);
     set_u64(o, "ongoing", d->ongoing);
     set_u64(o, "notes", d->notes);
+    set_u64(o, "lints", d->lints);
     set_u64(o, "threads", d->threads);
     set_u64(o, "pools", d->pools);
     set_u64(o, "kinds", d->kinds);
@@ -294,6 +295,16 @@ static json_t *sites_json(const struct ub_model *m)
     return list;
 }
 
+static json_t *lints_json(const struct ub_model *m)
+{
+    json_t *list = json_array(), *lint;
+    const char *key;
+
+    json_object_foreach (m->lints, key, lint)
+        json_array_append(list, lint);
+    return list;
+}
+
 json_t *ub_model_json(const struct ub_model *m)
 {
     json_t *o = json_object();
@@ -312,6 +323,8 @@ json_t *ub_model_json(const struct ub_model *m)
     json_object_set(o, "threads", m->threads);
     json_object_set_new(o, "pools", pools_json(m));
     json_object_set(o, "notes", m->notes);
+    if (json_object_size(m->lints) > 0)
+        json_object_set_new(o, "lints", lints_json(m));
     if (json_array_size(m->offload) > 0)
         json_object_set(o, "offload", m->offload);
     json_object_set_new(o, "dropped", dropped_json(&m->dropped));

@@ -27,7 +27,8 @@
 #define UB_MODEL_OFFLOAD_MAX     4096
 #define UB_MODEL_THREADS_MAX     4096
 #define UB_MODEL_POOLS_MAX       256
-#define UB_MODEL_KINDS_MAX       1024               /* kinds of callbacks of all loops */
+#define UB_MODEL_KINDS_MAX       1024 /* kinds of callbacks of all loops */
+#define UB_MODEL_LINTS_MAX       256
 #define UB_MODEL_PENDING_MAX     ((size_t)32 << 10) /* bytes of a stats line that are kept for later */
 #define UB_MODEL_NAME_MAX        256                /* bytes of a site id */
 
@@ -125,6 +126,7 @@ struct ub_model {
 
     json_t *notes;
     json_t *note_index; /* text -> its entry of notes */
+    json_t *lints;      /* "run/pid/tid/lint/function" -> its last `lint` record */
     json_t *pools;      /* "run/pid" -> its last `pool` record, with `program` */
     json_t *threads;
     json_t *offload; /* lines by call site, as they are */

@@ -90,6 +90,9 @@ bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
 /* The programs' own pools in which work had to wait for a thread. */
 void ub_text_pools(const struct ub_text_view *view);
 
+/* text_lint.c: habits that cost, one a line. Returns how many lines were written. */
+uint32_t ub_text_lints(const struct ub_text_view *view, const char *prefix);
+
 /* text_end.c: what a reader must know about the recording itself, one fact a line */
 
 /* `prefix` goes before each line. Returns how many lines were written. */

@@ -415,6 +415,8 @@ void ub_text_report(FILE *out, const struct ub_model *model, bool colour)
         put_uncounted(&view, UB_STALL_STOPPED, "While the program was stopped or the machine slept (not counted)");
     }
     put_threads(&view);
+    if (ub_text_lints(&view, "") > 0)
+        fputc('\n', out);
     put_notes(&view);
     ub_text_end(&view, "");
 }

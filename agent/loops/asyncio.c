@@ -17,6 +17,7 @@
 #include "asyncio_layout.h"
 
 #include "../python/stack.h"
+#include "../python/unawaited.h"
 
 /* The interpreter in a process that this copy is of. */
 static struct {
@@ -62,14 +63,10 @@ static void finish(enum ends ends, uintptr_t sp, uint64_t code, uint64_t begun, 
 {
     struct ub_thread *t = &ub_thread;
 
+    if (ub_unlikely(bare) && t->start && t->generation == ub_process->generation)
+        ub_handle_yielded(t, code, ub_clock_ticks(ub_process->clock) - begun); /* a record of the step counts it */
     if (ends == ENDS_ITSELF)
         ub_span_end(t, sp, &step);
-    if (!bare || ends == ENDS_NOWHERE || !t->start || t->generation != ub_process->generation)
-        return;
-    if (ends == ENDS_ITSELF)
-        ub_handle_yielded(t, code, t->cold->spans.segment - begun);
-    else
-        t->cold->spans.handle.yielded = code;
 }
 
 /* PyIter_Send says how it ended and where the value is; _PyGen_Send returns that. */
@@ -213,8 +210,19 @@ static void found(uint32_t copy, void *const *values)
     python[copy].code_at = code_at(copy, values[DATA_VERSION]);
     ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE]);
     ub_handle_found(copy, &types);
+    ub_unawaited_found(copy,
+                       version                          ? (uint32_t)(*version >> 16)
+                       : original[ID_PyIter_Send][copy] ? 0x030a
+                                                        : 0x0309,
+                       values[DATA_COROUTINE], values[DATA_TYPE], python[copy].code_at);
     if (version && copy == 0)
         ub_pysteps_found(*version);
+}
+
+static void other(uint32_t copy, bool back)
+{
+    ub_handle_hook(copy, back);
+    ub_unawaited_hook(copy, back);
 }
 
 static const char *const files[] = {"libpython", "python", NULL};
@@ -229,5 +237,5 @@ const struct ub_loop_ops ub_loop_asyncio = {.files = files,
                                             .originals = original,
                                             .data = data,
                                             .found = found,
-                                            .other = ub_handle_hook};
+                                            .other = other};
 _Static_assert(UB_CORO_CODE_3_8 == UB_CORO_CODE_3_9, "nothing tells them apart");

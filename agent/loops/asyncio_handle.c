@@ -97,25 +97,6 @@ static inline bool concerned(const struct ub_thread *t)
     return ub_likely(t->start) && ub_likely(t->generation == ub_process->generation);
 }
 
-/* A span has just begun. */
-static void note_begin(struct ub_thread *t)
-{
-    t->cold->spans.handle.begun = t->cold->spans.segment;
-}
-
-static void end(struct ub_thread *t, uintptr_t sp)
-{
-    struct ub_span_handle *h;
-
-    ub_span_end(t, sp, &shape);
-    if (!concerned(t)) /* a forked child, or a loop that is over */
-        return;
-    h = &t->cold->spans.handle;
-    if (h->sp == sp && h->yielded)
-        ub_handle_yielded(t, h->yielded, t->cold->spans.segment - h->begun);
-    h->yielded = 0;
-}
-
 __attribute__((always_inline)) static inline void *run(uint32_t copy, void *context, void *const *args, long count,
                                                        void *names)
 {
@@ -133,15 +114,14 @@ __attribute__((always_inline)) static inline void *run(uint32_t copy, void *cont
     if (timed) {
         argument[0] = (uintptr_t)args[0];
         timed = ub_span_begin(t, sp, code_of(copy, argument[0]), &shape, argument);
-        note_begin(t);
     }
     t->cold->spans.handle.sp = sp;
     t->cold->spans.handle.frame = frame;
     t->cold->spans.handle.code = code;
     ret = python[copy].original(context, args, count, names);
     if (timed)
-        end(t, sp);
-    if (concerned(t))
+        ub_span_end(t, sp, &shape);
+    if (concerned(t)) /* not a forked child */
         t->cold->spans.handle.frame = 0;
     return ret;
 }
@@ -274,7 +254,6 @@ static void uv_begin(uint32_t copy, uintptr_t sp)
     frame = of < UB_LOOP_COPIES && python[of].run ? ub_python_innermost(of, &code) : 0;
     if (!frame || !ub_span_begin(t, sp, 0, &shape, argument))
         return;
-    note_begin(t);
     t->cold->spans.handle.sp = sp;
     t->cold->spans.handle.frame = frame;
     t->cold->spans.handle.code = 0;
@@ -283,14 +262,12 @@ static void uv_begin(uint32_t copy, uintptr_t sp)
 static void uv_end(uintptr_t sp)
 {
     struct ub_thread *t = &ub_thread;
-    struct ub_spans *s;
 
     if (!concerned(t))
         return;
-    s = &t->cold->spans;
-    if (s->depth)
-        end(t, sp);
-    s->handle.frame = 0;
+    t->cold->spans.handle.frame = 0;
+    if (t->cold->spans.depth)
+        ub_span_end(t, sp, &shape);
 }
 
 /* clang-format off */

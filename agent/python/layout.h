@@ -26,4 +26,24 @@ struct ub_python_chain {
     UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8,  0)
 /* clang-format on */
 
+/* Whether a coroutine has begun: by a byte of its own, or (state 0) by its frame's last instruction. */
+struct ub_python_begun {
+    uint32_t state;
+    int8_t created; /* its value before */
+    uint32_t frame, last;
+};
+
+/* clang-format off */
+#define UB_PYTHON_BEGUNS \
+    UB_PYTHON_BEGUN(0x0309, 0,  0,  16, 104) /* and 3.8: their version is in no symbol */ \
+    UB_PYTHON_BEGUN(0x030a, 0,  0,  16, 96) /* likewise */ \
+    UB_PYTHON_BEGUN(0x030b, 75, -2, 0,  0) \
+    UB_PYTHON_BEGUN(0x030c, 67, -2, 0,  0) \
+    UB_PYTHON_BEGUN(0x030d, 67, -3, 0,  0)
+/* clang-format on */
+
+/* The same in every version. */
+#define UB_PYTHON_TYPE     8u   /* PyObject.ob_type */
+#define UB_PYTHON_FINALIZE 392u /* PyTypeObject.tp_finalize */
+
 #endif

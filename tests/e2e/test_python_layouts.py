@@ -99,6 +99,19 @@ COMMON = {
 CORO_CODE = ["PyCoroObject.cr_code", "sum PyCoroObject.cr_iframe _PyInterpreterFrame.f_executable",
              "sum PyCoroObject.cr_iframe _PyInterpreterFrame.f_code"]
 
+# What the agent reads of what a handle runs, and the pointers that it hooks: name in its own files -> expression.
+AGENT = {
+    "UB_OBJECT_TYPE": "PyObject.ob_type",
+    "UB_PYTHON_TYPE": "PyObject.ob_type",
+    "UB_TYPE_NAME": "PyTypeObject.tp_name",
+    "UB_TYPE_METHODS": "PyTypeObject.tp_methods",
+    "UB_PYTHON_FINALIZE": "PyTypeObject.tp_finalize",
+    "UB_WRAPPED": "PyMethodObject.im_func",
+    "UB_C_FUNCTION_DEF": "PyCFunctionObject.m_ml",
+}
+FUNCTION_CODE = "PyFunctionObject.func_code"
+CREATED = "value FRAME_CREATED"
+
 DEBUG = {
     "task_coroutine": "TaskObj.task_coro",
     "task_name": "TaskObj.task_name",
@@ -122,9 +135,18 @@ def committed(version):
             for name, value in re.findall(r"\.(\w+) = (\d+|UB_PYTHON_NONE),", text)}
 
 
+def begun(version):
+    """The agent's [state, created, frame, last] of a version."""
+    text = (helpers.ROOT / "agent/python/layout.h").read_text()
+    row = re.search(rf"UB_PYTHON_BEGUN\({0x0300 | max(9, int(version[2:])):#06x},\s*(-?\d+),\s*(-?\d+),\s*(\d+),\s*(\d+)\)", text)
+    return [int(value) for value in row.groups()]
+
+
 def expression(what):
     if what.startswith("sizeof "):
         return f"sizeof({what[7:]})"
+    if what.startswith("value "):  # small and maybe negative
+        return f"100 + ({what[6:]})"
     if what.startswith("sum "):
         return " + ".join(expression(part) for part in what[4:].split())
     kind, field = what.rsplit(".", 1) if what.count(".") == 1 else what.split(".", 1)
@@ -183,7 +205,8 @@ def test_headers(version, tmp_path):
         include = pythons.ask(python, "import sysconfig; print(sysconfig.get_path('include'))")
         if not (Path(include) / "internal").is_dir():
             continue
-        values = real_values(include, tmp_path, [w for c in [*HEADERS.values(), CORO_CODE] for w in c] + list(COMMON.values()))
+        values = real_values(include, tmp_path, [w for c in [*HEADERS.values(), CORO_CODE] for w in c] +
+                             [*COMMON.values(), *AGENT.values(), FUNCTION_CODE, CREATED])
         facts = committed(version)
         wrong = {}
         for field, candidates in HEADERS.items():
@@ -201,6 +224,17 @@ def test_headers(version, tmp_path):
         code = int(re.search(rf"UB_CORO_CODE_{version.replace('.', '_')}\s+(\d+)u", agents)[1])
         if code != next((values[c] for c in CORO_CODE if c in values), None):
             wrong["UB_CORO_CODE"] = (code, [values.get(c) for c in CORO_CODE])
+        python_layout = (helpers.ROOT / "agent/python/layout.h").read_text()
+        for name, what in AGENT.items():
+            value = int(re.search(rf"{name}\s+(\d+)u", agents + python_layout)[1])
+            if value != values[what]:
+                wrong[name] = (value, values[what])
+        name = "UB_FUNCTION_CODE_3_9" if int(version[2:]) < 10 else "UB_FUNCTION_CODE_3_10"
+        if int(re.search(rf"{name}\s+(\d+)u", agents)[1]) != values[FUNCTION_CODE]:
+            wrong[name] = values[FUNCTION_CODE]
+        row = begun(version)
+        if row[0] and row[1] != values[CREATED] - 100:
+            wrong["FRAME_CREATED"] = (row, values[CREATED])
         assert not wrong, f"{python}: field: (committed, real) {wrong}"
         checked += 1
     if not checked:
@@ -249,3 +283,6 @@ def test_the_agents_chain_of_frames(version):
     limit = int(re.search(r"UB_CALLS_FRAME\s+(\d+)u", (helpers.ROOT / "common/calls.h").read_text())[1])
     for field in ("frame_code", "frame_instruction", "frame_back", "frame_generator"):
         assert facts[field] is None or facts[field] + 8 <= limit, field
+    state, _, frame, last = begun(version)
+    assert (state or None) == facts["generator_state"]
+    assert state or (frame, last) == (facts["generator_frame"], facts["frame_instruction"])
