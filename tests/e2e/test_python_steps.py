@@ -2,7 +2,7 @@
 
 The program (tests/programs/pysteps.py) writes down what its steps took.
 Checked that it can fail: without the hook of PyIter_Send everything is a turn without parts, without that of Context.run
-or of PyContext_Enter handles are turns; with a wrong offset of a function's code they have no names.
+or of PyContext_Enter handles are turns. (Wrong offsets: test_python_layouts.py.)
 """
 
 import json
