@@ -71,7 +71,7 @@ def test_steps(tmp_path, loop, version, python):
             assert spent <= part["duration_ns"] <= spent + SLACK_NS * calls, (part, spent)
     assert whole[0]["kind"] == "turn" and whole[0]["callback"] == whole[0]["callbacks"][0]["callback"]
     assert "task" not in whole[0]
-    shown = {f["function"] for x in whole[0]["samples"] if x.get("python") in ("still", "twice")
+    shown = {f["function"].rsplit(".", 1)[-1] for x in whole[0]["samples"] if x.get("python") in ("still", "twice")
              for f in recording.stacks[x["stack"]] if f.get("language") == "python"}
     assert not shown or shown & {"spin", "small", "bigger", "old", "_run_once", "run_forever"}, shown
 
