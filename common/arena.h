@@ -66,6 +66,7 @@ struct ub_arena_header {
     /* Written by the agents as well: calls that were moved off their loops. */
     uint64_t moved __attribute__((aligned(UB_CACHE_LINE)));
     uint64_t moved_ns;      /* how long those loops would have been blocked */
+    uint64_t offload_tasks; /* steps of asyncio's tasks as well. Written by the watcher */
     uint64_t policy_images; /* program images with entries in `policy` */
     uint64_t stack_deepest; /* bytes of the stacks that callbacks ran on */
     uint64_t pool_queued;   /* most calls that waited for a thread at once */

@@ -129,6 +129,7 @@ static int create_arena(struct ub_watch *w)
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
     arena->h.offload = w->offload;
+    arena->h.offload_tasks = w->offload_tasks;
     arena->h.offload_least_us = (uint32_t)(w->threshold_ns / 1000 < UINT32_MAX ? w->threshold_ns / 1000 : UINT32_MAX);
     ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
     if (stat("/proc/self/ns/pid", &st) == 0)
@@ -245,6 +246,7 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->tokens = w->captures_per_s;
     w->redact = options->redact;
     w->offload = options->offload;
+    w->offload_tasks = options->offload_tasks;
     w->bpf = options->bpf;
     w->agentless = options->agentless;
     w->attached = options->attached;

@@ -61,9 +61,7 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    /* enum ub_offload_mode. Moving calls is unfinished (agent/offload/README.md): for who works on it. */
-    static const char *const offload_modes[] = {"off", "dry-run", NULL};
-    static const char *const unfinished_modes[] = {"off", "dry-run", "flagged", "eager", NULL};
+    static const char *const offload_modes[] = {"off", "dry-run", "flagged", "eager", NULL}; /* enum ub_offload_mode */
     struct ub_option option[UB_SETTINGS_MAX + 3];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
@@ -86,9 +84,11 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .value = &run->offload,
         .argument = "MODE",
         .bare = "dry-run",
-        .choices = getenv("UNBLOCK_UNFINISHED") != NULL ? unfinished_modes : offload_modes,
-        .help = "off (default), or dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
-                "the loop,\nwhat that would save, or what keeps it there. Nothing\nis moved",
+        .choices = offload_modes,
+        .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
+                "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, after reading "
+                "what it changes\n(agent/offload/README.md): flagged moves a call once\none from the same place has "
+                "blocked its loop; eager\nalso the first one that is sure to",
         .env = "UNBLOCK_OFFLOAD"};
     option[count + 2] =
         (struct ub_option){.name = "js",
@@ -244,8 +244,11 @@ static void open_bpf(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_watch_options options = {
-        .argc = argc, .argv = run->argv, .bpf = run->bpf, .offload = (uint32_t)run->offload};
+    struct ub_watch_options options = {.argc = argc,
+                                       .argv = run->argv,
+                                       .bpf = run->bpf,
+                                       .offload = (uint32_t)run->offload,
+                                       .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
 }

@@ -79,6 +79,8 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
     ub_pen_label(&view->pen, "move");
     if (strcmp(state, "would-move") == 0) {
         put_would_move(view, offload);
+    } else if (strcmp(state, "first") == 0) {
+        fputs("the first from this place: it might have left the loop, and the next one will", view->pen.out);
     } else if (strcmp(state, "pinned") == 0) {
         fputs("pinned: ", view->pen.out);
         ub_escape_put(view->pen.out, words_of(ub_json_string(offload, "reason")), UB_TEXT_LINE_COLUMNS);
@@ -120,14 +122,91 @@ static void sum_up(const struct ub_text_view *view, struct sums *s)
     }
 }
 
+static void put_pins(const struct ub_text_view *view, const struct sums *s)
+{
+    const char *reason, *comma = "";
+    const json_t *n;
+
+    if (s->pinned == 0)
+        return;
+    fprintf(view->pen.out, "; %" PRIu64 " pinned (", s->pinned);
+    json_object_foreach (s->reasons, reason, n) {
+        fputs(comma, view->pen.out);
+        ub_escape_put(view->pen.out, reason, UB_TEXT_NAME_COLUMNS);
+        fprintf(view->pen.out, " %" PRIu64, ub_json_u64_or(s->reasons, reason, 0));
+        comma = ", ";
+    }
+    fputs("), ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_STALL, s->pinned_ns);
+}
+
+static void put_name(const struct ub_text_view *view, const json_t *place)
+{
+    const char *function = ub_json_string(place, "function");
+    char name[1026], text[256];
+
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, function ? ub_text_function_name(function, name, sizeof(name)) : "?",
+               UB_TEXT_NAME_COLUMNS);
+    if (*ub_text_frame_place(place, text, sizeof(text))) {
+        fputs(" (", view->pen.out);
+        ub_escape_put_path(view->pen.out, text, UB_TEXT_PLACE_COLUMNS);
+        fputc(')', view->pen.out);
+    }
+}
+
+/* "  nanosleep in on_timer() (app.c:12): 3 moved, 450 ms, the longest 150 ms; 1 first, 151 ms" */
+static void put_site(const struct ub_text_view *view, const json_t *line, const char *prefix)
+{
+    uint64_t first = ub_json_u64_or(line, "first", 0);
+
+    fprintf(view->pen.out, "%s  ", prefix);
+    ub_escape_put(view->pen.out, ub_json_string(line, "call"), UB_TEXT_NAME_COLUMNS);
+    fputs(" in ", view->pen.out);
+    put_name(view, json_object_get(line, "caller"));
+    fprintf(view->pen.out, ": %" PRIu64 " moved, ", ub_json_u64_or(line, "moved", 0));
+    ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(line, "saved_ns", 0));
+    fputs(", the longest ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "longest_ns", 0));
+    if (first) {
+        fprintf(view->pen.out, "; %" PRIu64 " before that, ", first);
+        ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "first_ns", 0));
+    }
+    fputc('\n', view->pen.out);
+}
+
+/* "offload eager: 12 calls moved, 3.2 s off the loop; 1 pinned (lock 1), 600 ms", and the places. */
+static void put_moved(const struct ub_text_view *view, const struct ub_run *run, const char *mode, const char *prefix)
+{
+    const json_t *line, *end = json_object_get(run->end, "offload");
+    struct sums s;
+    size_t i;
+
+    sum_up(view, &s);
+    fprintf(view->pen.out, "%soffload %s: ", prefix, mode);
+    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(end, "moved", 0), "call", "calls");
+    fputs(" moved, ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(end, "saved_ns", 0));
+    fputs(" off the loop", view->pen.out);
+    put_pins(view, &s);
+    fputc('\n', view->pen.out);
+    json_array_foreach (ub_model_offload(view->m), i, line) {
+        if (json_object_get(line, "first"))
+            put_site(view, line, prefix);
+    }
+    json_decref(s.reasons);
+}
+
 /* One line: "dry run: 3 stalls would have moved from 2 call sites, 900 ms off the loop; 2 pinned (lock 2), 600 ms" */
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
 {
     const struct ub_run *run = ub_model_current_run(view->m);
-    const char *reason, *comma = "", *mode = run ? ub_json_string(run->header, "offload") : NULL;
+    const char *mode = run ? ub_json_string(run->header, "offload") : NULL;
     struct sums s;
-    const json_t *n;
 
+    if (mode && (strcmp(mode, "flagged") == 0 || strcmp(mode, "eager") == 0)) {
+        put_moved(view, run, mode, prefix);
+        return true;
+    }
     if (!mode || strcmp(mode, "dry-run") != 0)
         return false;
     sum_up(view, &s);
@@ -141,17 +220,7 @@ bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
         ub_text_put_duration(view, UB_INK_GOOD, s.saved_ns);
         fputs(" off the loop", view->pen.out);
     }
-    if (s.pinned > 0) {
-        fprintf(view->pen.out, "; %" PRIu64 " pinned (", s.pinned);
-        json_object_foreach (s.reasons, reason, n) {
-            fputs(comma, view->pen.out);
-            ub_escape_put(view->pen.out, reason, UB_TEXT_NAME_COLUMNS);
-            fprintf(view->pen.out, " %" PRIu64, ub_json_u64_or(s.reasons, reason, 0));
-            comma = ", ";
-        }
-        fputs("), ", view->pen.out);
-        ub_text_put_duration(view, UB_INK_STALL, s.pinned_ns);
-    }
+    put_pins(view, &s);
     fputc('\n', view->pen.out);
     json_decref(s.reasons);
     return true;

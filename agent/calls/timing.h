@@ -68,13 +68,17 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
     } while (0)
 
 #define UB_HOOK_TIMED(type, id, call, ...)                                                                             \
+    UB_HOOK_TIMED_AT((uintptr_t)__builtin_return_address(0), type, id, call, __VA_ARGS__)
+
+/* Where the hook cannot leave by a jump (a variable argument list): `ra` is what it returns to. */
+#define UB_HOOK_TIMED_AT(ra, type, id, call, ...)                                                                      \
     do {                                                                                                               \
         struct ub_thread *t_ = &ub_thread;                                                                             \
         uint32_t floor_ = t_->call_floor;                                                                              \
         uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now(), ended_;                                \
         type ret_;                                                                                                     \
                                                                                                                        \
-        t_->cold->spans.call_ra = (uintptr_t)__builtin_return_address(0);                                              \
+        t_->cold->spans.call_ra = (ra);                                                                                \
         ret_ = (call);                                                                                                 \
                                                                                                                        \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
@@ -87,7 +91,7 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
             int errno_ = errno;                                                                                        \
             const uint64_t value_[UB_CALLS_VALUES] = {__VA_ARGS__};                                                    \
                                                                                                                        \
-            ub_timing_slow(t_, (id), begun_, ended_, (uintptr_t)__builtin_return_address(0), value_);                  \
+            ub_timing_slow(t_, (id), begun_, ended_, (ra), value_);                                                    \
             errno = errno_;                                                                                            \
         }                                                                                                              \
         return ret_;                                                                                                   \

@@ -20,15 +20,17 @@
     })
 
 /* Each: the function that takes the time, and the hook. */
+#define UNPACK(...) __VA_ARGS__
+#define RA          ((uintptr_t)__builtin_return_address(0))
 #define TIMED(name, params, args, ...)                                                                                 \
-    UB_HOOK_TEXT static __attribute__((noinline)) int timed_##name params                                              \
+    UB_HOOK_TEXT static __attribute__((noinline)) int timed_##name(uintptr_t ra, UNPACK params)                        \
     {                                                                                                                  \
-        UB_HOOK_TIMED(int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                         \
+        UB_HOOK_TIMED_AT(ra, int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                  \
     }
 
-UB_HOOK_TEXT static __attribute__((noinline)) int timed_sync(void)
+UB_HOOK_TEXT static __attribute__((noinline)) int timed_sync(uintptr_t ra)
 {
-    UB_HOOK_TIMED(int, UB_CALL_ID_sync, (ub_real.sync(), 0), 0);
+    UB_HOOK_TIMED_AT(ra, int, UB_CALL_ID_sync, (ub_real.sync(), 0), 0);
 }
 
 /* From here on: what the program calls. Everything else in the agent is hidden (-fvisibility=hidden). */
@@ -41,7 +43,7 @@ UB_HOOK_TEXT static __attribute__((noinline)) int timed_sync(void)
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
-        UB_HOOK_FAST(ub_real.name(path, flags, mode), timed_##name(path, flags, mode));                                \
+        UB_HOOK_FAST(ub_real.name(path, flags, mode), timed_##name(RA, path, flags, mode));                            \
     }
 OPEN(open)
 OPEN(open64)
@@ -55,7 +57,7 @@ OPEN(__open64)
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
-        UB_HOOK_FAST(ub_real.name(dirfd, path, flags, mode), timed_##name(dirfd, path, flags, mode));                  \
+        UB_HOOK_FAST(ub_real.name(dirfd, path, flags, mode), timed_##name(RA, dirfd, path, flags, mode));              \
     }
 OPENAT(openat)
 OPENAT(openat64)
@@ -67,14 +69,14 @@ OPENAT(openat64)
     {                                                                                                                  \
         void *arg = LAST(void *, command);                                                                             \
                                                                                                                        \
-        UB_HOOK_FAST(ub_real.name(fd, command, arg), timed_##name(fd, command, arg));                                  \
+        UB_HOOK_FAST(ub_real.name(fd, command, arg), timed_##name(RA, fd, command, arg));                              \
     }
 UB_HOOK_TEXT void sync(void)
 {
     if (ub_likely(!ub_thread.start))
         ub_real.sync();
     else
-        timed_sync();
+        timed_sync(RA);
 }
 
 FCNTL(fcntl)

@@ -79,7 +79,7 @@ def test_off(tmp_path):
 def test_wrong_mode(tmp_path):
     done = helpers.unblock("run", "--offload=eagre", "--", "true")
     assert done.returncode == 125
-    assert "--offload: 'eagre' is none of off, dry-run" in helpers.one_line(done.stderr)
+    assert "--offload: 'eagre' is none of off, dry-run, flagged, eager" in helpers.one_line(done.stderr)
 
 
 def test_the_mode_is_no_argument(tmp_path):

@@ -1,4 +1,4 @@
-"""Offload, eager: calls that are sure to block leave a libuv loop. Unfinished, and not offered to users.
+"""Offload, eager: calls that are sure to block leave a libuv loop.
 
 Each program says the same without unblock, and with it; and in the latter case calls were moved (or, where a rule keeps
 them, were not). Checked that it can fail: its case does with each of these rules taken out: the queue of a handle, what
@@ -375,7 +375,7 @@ def hazards(tmp_path_factory):
 def eager(tmp_path, *command, threshold="40ms", timeout=60, **env):
     with oracle.Sentinel() as sentinel:
         done, recording = helpers.record(tmp_path, *command, threshold=threshold, options=("--offload=eager",),
-                                         timeout=timeout, env=helpers.clean_environment(UNBLOCK_UNFINISHED="1", **env))
+                                         timeout=timeout, env=helpers.clean_environment(**env))
     return done, recording, sentinel
 
 
@@ -484,8 +484,59 @@ def test_header_and_end(tmp_path, hazards):
     assert os.path.exists(recording.path) and done.returncode == 0
 
 
-def test_not_offered(tmp_path):
-    """It is unfinished: without the variable that says so nobody gets it."""
-    done = helpers.unblock("run", "--offload=eager", "--", "true")
-    assert done.returncode == 125
-    assert "is none of off, dry-run" in helpers.one_line(done.stderr)
+RUNTIME = r"""
+#include <stdio.h>
+#include <time.h>
+#include <uv.h>
+static char *top;
+static int n, far;
+#ifdef RUNTIME
+void lua_newstate(void) {}
+#endif
+static void on_timer(uv_timer_t *t)
+{
+    char here;
+    struct timespec ts = {0, 60000000};
+
+    if (++n < 15) return;
+    far += &here > top || top - &here > 1 << 20;
+    nanosleep(&ts, NULL);
+    if (n == 17) uv_stop(t->loop);
+}
+int main(void)
+{
+    char here;
+    uv_timer_t t;
+
+    top = &here;
+    uv_timer_init(uv_default_loop(), &t);
+    uv_timer_start(&t, on_timer, 5, 5);
+    uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+    printf("%d\n", far);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("flags,moves", [([], True), (["-DRUNTIME", "-rdynamic"], False)])
+def test_an_interpreter_keeps_its_stack(tmp_path, flags, moves):
+    """Where an interpreter is in the process callbacks run on the thread's own stack, and nothing moves."""
+    (tmp_path / "runtime.c").write_text(RUNTIME)
+    subprocess.run(["cc", "-g", "-w", tmp_path / "runtime.c", "-o", tmp_path / "runtime", "-luv", *flags], check=True)
+    done, recording, _ = eager(tmp_path, tmp_path / "runtime")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == recording.end["offload"]["moved"] and (int(done.stdout) >= 2) == moves
+
+
+def test_words(tmp_path, hazards):
+    """Verdict and report: how many, from where."""
+    done, recording, _ = eager(tmp_path, hazards, "close")
+    lines = [line for line in recording.of("offload") if line["moved"]]
+    assert len(lines) == 1 and lines[0]["moved"] == 3 and lines[0]["call"] == "nanosleep", recording.of("offload")
+    assert lines[0]["caller"]["function"].startswith("rest") and lines[0]["callback"]["function"].startswith("on_use")
+    assert 180_000_000 <= lines[0]["saved_ns"] and 60_000_000 <= lines[0]["longest_ns"] <= lines[0]["saved_ns"]
+    assert lines[0]["wait_ns"] <= lines[0]["saved_ns"] - 3 * 59_000_000
+    assert recording.end["offload"]["stack_bytes"] >= 4096
+    for text in (done.stderr, helpers.unblock("report", recording.path).stdout):
+        assert "offload eager: 3 calls moved, " in text
+        assert "nanosleep in rest" in text and ": 3 moved, " in text

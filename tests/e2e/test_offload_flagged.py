@@ -156,7 +156,8 @@ def run(tmp_path, built, case, mode="flagged"):
     env = {"LD_PRELOAD": str(built / "slow.so"), "SLOW": CASES[case]}
     with oracle.Sentinel() as sentinel:
         done, recording = helpers.record(tmp_path, built / "flagged", case, threshold="100ms",
-                                         options=(f"--offload={mode}",), env=helpers.clean_environment(**env, UNBLOCK_UNFINISHED="1"))
+                                         options=(f"--offload={mode}",),
+                                         env=helpers.clean_environment(**env))
     assert done.returncode == 0, done.stderr
     return done, recording, sentinel
 
@@ -178,3 +179,8 @@ def test_from_the_second_on(tmp_path, built, case):
     stalls = [s for s in recording.slow if s["duration_ns"] >= 140_000_000
               and not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]
     assert len(stalls) <= 1, stalls
+    assert all(s["offload"] == {"state": "first"} for s in stalls if case != "missing"), stalls
+    places = [line for line in recording.of("offload") if line.get("first")]
+    assert len(places) == 1 and places[0]["first"] == 1 and places[0]["moved"] == 2, recording.of("offload")
+    assert places[0]["caller"]["function"] == "act" and places[0]["callback"]["function"] == "on_victim", places
+    assert "the first from this place: it might have left the loop" in helpers.unblock("report", recording.path).stdout
