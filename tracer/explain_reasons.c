@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#define UB_UNCLEAR_MIN_NS 1000000u /* what is clear to the millisecond needs no word */
+
 #define UB_CALL_SHARE 20 /* a call that took less than 1/20 of the turn is not why it was slow */
 
 void ub_reasons_shares(const struct ub_reasons *r, struct ub_shares *ret)
@@ -260,6 +262,8 @@ void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char
             json_pack("{s:I, s:I}", "blocked_ns", (json_int_t)a->fault_ns, "major", (json_int_t)a->major_faults));
     if (a->stopped_ns)
         json_object_set_new(line, "stopped_ns", json_integer((json_int_t)a->stopped_ns));
+    if (t->unclear_ns >= UB_UNCLEAR_MIN_NS)
+        json_object_set_new(line, "unclear_start_ns", json_integer((json_int_t)t->unclear_ns));
     if (t->neighbour_ns && t->neighbour.tid) {
         json_t *who = who_json(&t->neighbour);
 
@@ -313,6 +317,14 @@ void ub_reasons_tell_losses(struct ub_explain *x,
         snprintf(text, sizeof(text),
                  "%llu records of the kernel did not fit the ring buffer: some stalls lack their reasons",
                  (unsigned long long)lost.records);
+        note(x, "warning", text);
+    }
+    if (lost.unclear) {
+        snprintf(
+            text, sizeof(text),
+            "%llu stalls may have been several short turns without a pause between: the tracer got no CPU in time to "
+            "look at their system calls (unclear_start_ns)",
+            (unsigned long long)lost.unclear);
         note(x, "warning", text);
     }
 }

@@ -52,6 +52,10 @@ struct ub_watch {
     bool agentless;     /* nothing is loaded into the programs: the slots are written by `bpf`, or by `outside` */
     struct ub_outside *outside; /* NULL: none */
     uint32_t quiet_seconds;     /* without a turn that the kernel's programs would have told */
+    uint64_t sees_from_ns;      /* since when the kernel's programs see as much of the system calls as they do */
+    uint64_t see_for_ns;        /* how long they must not have been needed until less of them is seen */
+    uint64_t see_waits_until_ns, see_all_until_ns; /* the tracer came too late to its looks: not less before */
+    uint64_t last_late_ns;                         /* by how much the last timed sleep was too long */
     ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;
@@ -140,6 +144,11 @@ const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_
 
 /* watch_kernel.c: what the kernel's programs have to say. */
 void ub_watch_kernel_poll(struct ub_watch *w);
+/* While the turns come from the kernel: how much of the system calls is looked at. Returns when to be back. */
+uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadline);
+void ub_watch_kernel_doze(struct ub_watch *w); /* nothing has run for a while */
+void ub_watch_kernel_end_doze(struct ub_watch *w);
+bool ub_watch_any_running(const struct ub_watch *w);
 struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const struct ub_record *record);
 
 /* watch_look.c: schedstat and page faults of a thread, now. */

@@ -10,6 +10,10 @@
 #define UB_REASON_TRIES   8 /* for the kernel's record of a turn that an agent has ended */
 #define UB_REASON_WAIT_NS 100000
 
+#define UB_SEE_EXITS_FOR_NS 100000000u
+#define UB_SEE_FOR_NS       1000000000u
+#define UB_SEE_FOR_MAX_NS   64000000000u
+
 /* A turn that the kernel saw to its end is put where an agent would have put it. */
 static void on_turn(void *self, const struct ub_bpf_turn *turn)
 {
@@ -60,6 +64,129 @@ void ub_watch_kernel_poll(struct ub_watch *w)
     const struct ub_bpf_listener listener = {.turn = on_turn, .sample = on_sample, .self = w};
 
     ub_bpf_poll(w->bpf, &listener);
+}
+
+static bool nothing_runs(void *watch)
+{
+    return !ub_watch_any_running(watch);
+}
+
+static void see(struct ub_watch *w, enum ub_bpf_sees sees)
+{
+    int r = ub_bpf_see(w->bpf, sees, nothing_runs, w);
+
+    if (r == 0)
+        w->sees_from_ns = ub_clock_monotonic_ns();
+    else if (r != -EAGAIN)
+        ub_watch_note(w, "error", "the BPF programs could not be attached again: nothing is seen from now on");
+}
+
+void ub_watch_kernel_doze(struct ub_watch *w)
+{
+    if (ub_bpf_sees(w->bpf) != UB_BPF_SEES_NO_CALLS)
+        see(w, UB_BPF_SEES_NO_CALLS);
+}
+
+void ub_watch_kernel_end_doze(struct ub_watch *w)
+{
+    if (ub_bpf_stretch_ns(w->bpf) == 0 && ub_bpf_sees(w->bpf) == UB_BPF_SEES_NO_CALLS)
+        see(w, UB_BPF_SEES_ALL);
+}
+
+/* When (ns) the oldest running turn will have lasted for `stretch`, as far as it was seen since `from`. */
+static uint64_t oldest_until(const struct ub_watch *w, uint32_t high, uint64_t stretch, uint64_t from)
+{
+    uint64_t next = UINT64_MAX;
+
+    for (uint32_t i = 0; i < high; i++) {
+        uint64_t start = ub_load_relaxed(&w->arena->slot[i].start);
+
+        if (!start || ub_load_relaxed(&w->arena->slot[i].state) != UB_SLOT_LIVE)
+            continue;
+        start = ub_ticks_to_ns(start);
+        if (start < from)
+            start = from;
+        if (start + stretch < next)
+            next = start + stretch;
+    }
+    return next;
+}
+
+/* More of the calls is to be seen since then; or for how long nothing of the kind must have been. */
+static bool needed_since(const struct ub_watch *w, enum ub_bpf_sees sees, uint64_t from)
+{
+    return ub_bpf_program_ns(w->bpf) > from ||
+           (sees == UB_BPF_SEES_NO_CALLS ? ub_bpf_stretched_ns(w->bpf) : ub_bpf_long_turn_ns(w->bpf)) > from;
+}
+
+static void see_less(struct ub_watch *w, uint64_t now)
+{
+    enum ub_bpf_sees sees = ub_bpf_sees(w->bpf);
+    uint64_t hold = sees == UB_BPF_SEES_ALL ? UB_SEE_EXITS_FOR_NS : w->see_for_ns;
+
+    if (sees == UB_BPF_SEES_NO_CALLS || now - w->sees_from_ns < hold ||
+        now - ub_bpf_program_ns(w->bpf) < UB_SEE_FOR_NS || needed_since(w, sees - 1, now - hold))
+        return;
+    if (now >= (sees == UB_BPF_SEES_ALL ? w->see_all_until_ns : w->see_waits_until_ns))
+        see(w, sees - 1);
+}
+
+/*
+ * The tracer gets no CPU in time. Without the waits in sight that may hide how long a turn
+ * was, so they are looked at for ever longer times; when it is later than that, the
+ * kernel's programs had better see everything by themselves.
+ */
+static void note_lateness(struct ub_watch *w, uint64_t now, uint64_t stretch)
+{
+    uint64_t late = w->last_late_ns;
+
+    w->last_late_ns = 0;
+    if (!w->see_for_ns || (late <= stretch && now - w->sees_from_ns > UB_SEE_FOR_MAX_NS))
+        w->see_for_ns = UB_SEE_FOR_NS;
+    if (late <= stretch)
+        return;
+    if (ub_bpf_sees(w->bpf) == UB_BPF_SEES_NO_CALLS && w->see_for_ns < UB_SEE_FOR_MAX_NS)
+        w->see_for_ns *= 2;
+    w->see_waits_until_ns = now + w->see_for_ns;
+    if (late > w->threshold_ns)
+        w->see_all_until_ns = now + UB_SEE_FOR_NS;
+}
+
+/*
+ * How much of the system calls is looked at, see ub_bpf_see(). As soon as a loop works for longer than a part of the
+ * threshold without a sleep its waits are, and when one turn takes twice that everything is, a good
+ * while before the threshold. Returns when to be back (ticks).
+ */
+uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadline)
+{
+    uint64_t now = ub_clock_monotonic_ns(), stretch = ub_bpf_stretch_ns(w->bpf), next;
+    enum ub_bpf_sees sees = ub_bpf_sees(w->bpf);
+
+    if (stretch == 0)
+        return deadline; /* less is seen only while nothing runs at all */
+    note_lateness(w, now, stretch);
+    if (sees == UB_BPF_SEES_NO_CALLS)
+        next = oldest_until(w, high, stretch, 0);
+    else
+        next = oldest_until(w, high, 2 * stretch, w->sees_from_ns);
+    if (sees < UB_BPF_SEES_ALL && (needed_since(w, sees, w->sees_from_ns) || now + w->early_ns >= next))
+        sees++;
+    if (sees == UB_BPF_SEES_NO_CALLS && now < w->see_waits_until_ns)
+        sees = UB_BPF_SEES_ENTRIES;
+    if (now < w->see_all_until_ns)
+        sees = UB_BPF_SEES_ALL;
+    if (sees != ub_bpf_sees(w->bpf)) {
+        see(w, sees);
+        next = now + stretch;
+    } else {
+        see_less(w, now);
+    }
+    if (ub_bpf_sees(w->bpf) == UB_BPF_SEES_ALL)
+        return deadline;
+    if (next > now + stretch)
+        next = now + stretch;
+    next = ub_ticks_now() + ub_ticks_from_span_ns(next > now ? next - now : 0);
+    return next < deadline ? next : deadline;
 }
 
 /*

@@ -565,7 +565,7 @@ static uint32_t slots_high(const struct ub_watch *w)
     return high < UB_SLOT_MAX ? high : UB_SLOT_MAX;
 }
 
-static bool any_running(const struct ub_watch *w)
+bool ub_watch_any_running(const struct ub_watch *w)
 {
     for (uint32_t i = 0; i < slots_high(w); i++) {
         const struct ub_slot *slot = &w->arena->slot[i];
@@ -574,11 +574,6 @@ static bool any_running(const struct ub_watch *w)
             return true;
     }
     return false;
-}
-
-static bool nothing_runs(void *watch)
-{
-    return !any_running(watch);
 }
 
 /*
@@ -590,16 +585,15 @@ static void sleep_until_the_kernel_wakes(struct ub_watch *w)
     uint64_t until = ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS;
 
     ub_bpf_ask_to_be_woken(w->bpf, true);
-    if (w->quiet_seconds >= UB_DOZE_SECONDS && !ub_bpf_dozes(w->bpf))
-        ub_bpf_doze(w->bpf, nothing_runs, w);
-    if (!any_running(w))
+    if (w->quiet_seconds >= UB_DOZE_SECONDS)
+        ub_watch_kernel_doze(w);
+    if (!ub_watch_any_running(w))
         ub_bpf_sleep(w->bpf, until);
     if (ub_clock_monotonic_ns() >= until) {
         w->quiet_seconds++;
     } else {
         w->quiet_seconds = 0;
-        if (ub_bpf_dozes(w->bpf) && ub_bpf_end_doze(w->bpf) < 0)
-            ub_watch_note(w, "error", "the BPF programs could not be attached again: nothing is seen from now on");
+        ub_watch_kernel_end_doze(w);
     }
     ub_bpf_ask_to_be_woken(w->bpf, false);
 }
@@ -616,7 +610,7 @@ static void sleep_deeply(struct ub_watch *w, uint32_t bell)
         return;
     }
     ub_store_relaxed(&w->arena->h.asleep, 1);
-    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 && !any_running(w))
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 && !ub_watch_any_running(w))
         futex_wait_until(&w->arena->h.doorbell, bell, UINT64_MAX);
     ub_store_relaxed(&w->arena->h.asleep, 0);
 }
@@ -658,6 +652,7 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
         futex_wait_until(&w->arena->h.doorbell, bell, until);
     now = ub_clock_monotonic_ns();
     late = now > until ? now - until : 0;
+    w->last_late_ns = late;
     if (late && late < 1000000u)
         learn_lateness(w, late);
     if (late < w->threshold_ns || late < 100000000u)
@@ -703,6 +698,8 @@ void *ub_watch_loop(void *watch)
         if (w->bpf)
             ub_watch_kernel_poll(w);
         deadline = round_of_slots(w, high, blind_ns, &busy, &can_sleep);
+        if (ub_watch_from_kernel(w))
+            deadline = ub_watch_kernel_see(w, high, deadline);
         blind_ns = 0;
         if (busy && quiet > 0)
             eager = UB_EAGER_ROUNDS;

@@ -11,6 +11,7 @@ import pytest
 
 import helpers
 import tracing
+from tracing import tracepoints
 
 TICKER = [helpers.PYTHON, "-c", """
 import asyncio, os, sys, time
@@ -68,7 +69,7 @@ def test_a_signal_ends_the_watching_only(ticker, watch, sig):
 
 
 def test_it_ends_with_its_process(ticker, watch):
-    target = ticker(60)
+    target = ticker(200)
     tracer = watch(target.pid, threshold="20ms")
     recording = tracer.wait()
     assert target.wait() == 0
@@ -178,16 +179,18 @@ threads = [threading.Thread(target=lambda: asyncio.run(main())) for _ in range(3
 def test_a_hang_is_told_while_it_lasts(watch, tmp_path):
     """The stall is in the recording before it is over, with its stack, and stays there when the process is killed."""
     target = subprocess.Popen([helpers.PYTHON, "-c", """
-import asyncio, time
+import asyncio, os, sys, time
 async def main():
-    for i in range(100):
+    while not os.path.exists(sys.argv[1]):
         await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)
     time.sleep(300)
 asyncio.run(main())
-"""])
+""", str(tmp_path / "go")])
     try:
         time.sleep(0.2)
         tracer = watch(target.pid, threshold="50ms")
+        (tmp_path / "go").touch()
 
         def ongoing():
             return [s for s in helpers.Recording(tracer.path, torn=True).slow if s.get("ongoing")]
@@ -198,18 +201,6 @@ asyncio.run(main())
         target.kill()
         target.wait()
     assert tracer.wait().slow[-1]["ongoing"]
-
-
-def tracepoints(pid):
-    """Where the tracer's programs are attached just now."""
-    found = set()
-    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
-        try:
-            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
-                found.update(line.split()[1] for line in f if line.startswith("tp_name:"))
-        except OSError:
-            pass
-    return found
 
 
 def test_doze(watch):

@@ -76,3 +76,15 @@ def alive(pid):
 
 def pause(seconds):
     time.sleep(seconds)
+
+
+def tracepoints(pid):
+    """Where the tracer's programs are attached just now."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fdinfo"):
+        try:
+            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                found.update(line.split()[1] for line in f if line.startswith("tp_name:"))
+        except OSError:
+            pass
+    return found

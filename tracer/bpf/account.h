@@ -57,6 +57,7 @@ static __always_inline u64 one_arg(const u64 arg[6], u32 index)
     }
 }
 
+/* `regs` NULL: the call is over, and what its arguments point to may be something else by now. */
 static __always_inline void describe(struct thread *t, struct ub_bpf_call *c, const struct pt_regs *regs, long ret,
                                      u64 spent, u8 info)
 {
@@ -66,10 +67,13 @@ static __always_inline void describe(struct thread *t, struct ub_bpf_call *c, co
     c->at_ns = t->sys_at;
     c->ret = ret;
     c->detailed = 1;
-    read_args(regs, c->arg);
-    c->inode = UB_BPF_FD(info) ? inode_of(one_arg(c->arg, UB_BPF_FD(info) - 1)) : 0;
+    if (regs)
+        read_args(regs, c->arg);
+    else
+        __builtin_memcpy(c->arg, t->call_arg, sizeof(c->arg));
+    c->inode = regs && UB_BPF_FD(info) ? inode_of(one_arg(c->arg, UB_BPF_FD(info) - 1)) : 0;
     c->text[0] = 0;
-    if (UB_BPF_POINTER(info)) {
+    if (regs && UB_BPF_POINTER(info)) {
         at = one_arg(c->arg, UB_BPF_POINTER(info) - 1);
         /* Paths end early, and the page after them may not be there: what can be had without a fault. */
         if (!at || bpf_probe_read_user(c->text, sizeof(c->text), (void *)at) < 0) {
@@ -122,7 +126,7 @@ static __always_inline void add_call(struct thread *t, const struct pt_regs *reg
 {
     u32 nr = t->sys_nr;
     u8 info = nr < UB_BPF_CALL_TABLE ? call_info[nr] : 0;
-    u64 key = UB_BPF_FD(info) == 1 || nr == SYS_FUTEX ? regs->di : 0;
+    u64 key = UB_BPF_FD(info) == 1 || nr == SYS_FUTEX ? (regs ? regs->di : t->call_arg[0]) : 0;
     struct ub_bpf_call *c = entry_of(t, nr, key, spent);
 
     if (!c)
@@ -132,6 +136,59 @@ static __always_inline void add_call(struct thread *t, const struct pt_regs *reg
     c->blocked_ns += t->sys_blocked;
     if (spent > c->longest_ns && spent >= threshold_ns / UB_BPF_DETAIL)
         describe(t, c, regs, ret, spent, info);
+}
+
+/* Nearly every two calls differ in some register; one that sleeps several times does in none. */
+static __always_inline u64 mark_of(const struct pt_regs *regs)
+{
+    u64 m = regs->ip;
+
+    m = m * 31 + regs->sp;
+    m = m * 31 + regs->di;
+    m = m * 31 + regs->si;
+    m = m * 31 + regs->dx;
+    m = m * 31 + regs->r10;
+    m = m * 31 + regs->bx;
+    m = m * 31 + regs->bp;
+    m = m * 31 + regs->r12;
+    m = m * 31 + regs->r13;
+    m = m * 31 + regs->r14;
+    return m * 31 + regs->r15;
+}
+
+/* A call whose end was not seen: it lasted at least until it last came back from sleeping. */
+static __noinline int end_unseen_call(struct thread *t)
+{
+    if (!t)
+        return 0;
+    if (t->call_unseen && t->sys_at > NOT_TIMED && t->call_end > t->sys_at && want_calls)
+        add_call(t, 0, 0, t->call_end - t->sys_at);
+    t->sys_at = 0;
+    t->call_unseen = false;
+    return 0;
+}
+
+/* A thread in a turn falls asleep in a call that was not seen to begin, or will not be seen to end. */
+static __always_inline void unseen_call(struct thread *t, const struct pt_regs *regs, u64 now)
+{
+    u64 mark = mark_of(regs);
+    bool same = t->sys_at && t->sys_nr == (u32)regs->orig_ax;
+
+    if (same && t->call_unseen && t->call_mark == mark)
+        return; /* it goes on */
+    if (!same || t->call_unseen) {
+        end_unseen_call(t);
+        t->accounts.syscalls++;
+        t->sys_nr = regs->orig_ax;
+        t->sys_at = now;
+        t->sys_blocked = 0;
+        t->sys_longest_block = 0;
+        t->waker_how = UB_BPF_WAKER_NONE;
+    }
+    t->call_unseen = true;
+    t->call_mark = mark;
+    t->call_end = 0;
+    read_args(regs, t->call_arg);
 }
 
 #endif

@@ -25,6 +25,11 @@
 
 #define TICK_NS 1000000u /* a sample of an overdue turn is late by so much CPU time at the most */
 
+/* Who works so long without a pause has its calls looked at: well before the threshold, if that is not too low. */
+#define STRETCH_PART     4u
+#define STRETCH_MAX_NS   5000000u
+#define THRESHOLD_MIN_NS 8000000u
+
 _Static_assert(sizeof(struct ub_bpf_slot) == sizeof(struct ub_slot), "the kernel writes struct ub_slot");
 _Static_assert(offsetof(struct ub_bpf_slot, ready) == offsetof(struct ub_slot, ready), "field by field");
 _Static_assert(offsetof(struct ub_bpf_slot, state) == offsetof(struct ub_slot, state), "field by field");
@@ -138,12 +143,18 @@ static int map_bss(struct ub_bpf *b)
 
 static int configure(struct ub_bpf *b, const struct ub_bpf_options *options)
 {
-    uint64_t *threshold = setting(b, "threshold_ns");
+    uint64_t *threshold = setting(b, "threshold_ns"), *stretch = setting(b, "stretch_ns");
     uint8_t *children = setting(b, "follow_children"), *info = setting(b, "call_info");
 
-    if (!threshold || !children || !info)
+    if (!threshold || !stretch || !children || !info)
         return -EINVAL;
     *threshold = options->threshold_ns;
+    b->stretch_ns = options->threshold_ns / STRETCH_PART;
+    if (b->stretch_ns > STRETCH_MAX_NS)
+        b->stretch_ns = STRETCH_MAX_NS;
+    if (options->threshold_ns < THRESHOLD_MIN_NS)
+        b->stretch_ns = 0;
+    *stretch = b->stretch_ns;
     *children = options->children;
     fill_call_info(info);
     return 0;
@@ -171,8 +182,13 @@ static int use_maps(struct ub_bpf *b)
     b->no_slot = variable(b, "no_slot");
     b->lost_threads = variable(b, "lost_threads");
     b->lost_records = variable(b, "lost_records");
+    b->calls_seen_ns = variable(b, "calls_seen_ns");
+    b->stretch_at = variable(b, "stretch_at");
+    b->long_turn_at = variable(b, "long_turn_at");
+    b->unclear = variable(b, "unclear");
     if (b->targets_fd < 0 || b->programs_fd < 0 || b->slots_fd < 0 || b->histograms_fd < 0 || b->free_fd < 0 ||
-        !b->asleep || !b->dozing || !b->no_slot || !b->lost_threads || !b->lost_records)
+        !b->asleep || !b->dozing || !b->no_slot || !b->lost_threads || !b->lost_records || !b->calls_seen_ns ||
+        !b->stretch_at || !b->long_turn_at || !b->unclear)
         return -EINVAL;
     for (uint32_t i = UB_BPF_SLOTS; i-- > 0;) {
         if (bpf_map_update_elem(b->free_fd, NULL, &i, 0) < 0)
@@ -186,19 +202,19 @@ static int use_maps(struct ub_bpf *b)
     return b->ring ? 0 : -errno;
 }
 
-/* When a program is attached. */
-enum when { ALWAYS, AWAKE, ON_DEMAND };
+/* When a program is attached: always, while calls are seen, or by who needs it. */
+enum when { ALWAYS, ENTER, EXIT, ON_DEMAND };
 
 static enum when when_of(const char *name)
 {
     if (strcmp(name, "ub_find_threads") == 0 || strcmp(name, "ub_tick") == 0)
         return ON_DEMAND; /* for ub_bpf_find and ub_bpf_sample */
-    if (strcmp(name, "ub_sys_enter") == 0 || strcmp(name, "ub_sys_exit") == 0 || strcmp(name, "ub_sched_waking") == 0)
-        return AWAKE;
-    return ALWAYS;
+    if (strcmp(name, "ub_sys_enter") == 0)
+        return ENTER;
+    return strcmp(name, "ub_sys_exit") == 0 ? EXIT : ALWAYS;
 }
 
-static int attach(struct ub_bpf *b)
+static int attach(struct ub_bpf *b, enum when which)
 {
     struct bpf_program *program;
     uint32_t i = 0;
@@ -209,7 +225,7 @@ static int attach(struct ub_bpf *b)
 
         if (i > UB_BPF_LINKS)
             return -E2BIG;
-        if (*link || when_of(bpf_program__name(program)) == ON_DEMAND)
+        if (*link || when_of(bpf_program__name(program)) != which)
             continue;
         *link = bpf_program__attach(program);
         if (!*link)
@@ -259,12 +275,14 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     setrlimit(RLIMIT_MEMLOCK, &memlock); /* where libbpf finds no better it raises this process's limit */
     if (r == 0 && (r = use_maps(b)) < 0)
         r = fail(r, "give their maps", why);
-    if (r == 0 && (r = attach(b)) < 0)
+    if (r == 0 && ((r = attach(b, EXIT)) < 0 || (r = attach(b, ENTER)) < 0 || (r = attach(b, ALWAYS)) < 0))
         r = fail(r, "attach", why);
     if (r < 0) {
         ub_bpf_close(b);
         return r;
     }
+    b->sees = UB_BPF_SEES_ALL;
+    b->program_at = ub_clock_monotonic_ns();
     *ret = b;
     return 0;
 }
@@ -405,33 +423,76 @@ void ub_bpf_wake(struct ub_bpf *b)
         return; /* it is full: awake in any case */
 }
 
-/* From the first store on, a turn that begins tells: what runs by then is seen by quiet(). */
-int ub_bpf_doze(struct ub_bpf *b, bool (*quiet)(void *self), void *self)
+/* The program's enum doze. */
+enum { DOZE_NONE, DOZE_WAKE, DOZE_LIGHT, DOZE_EXITS };
+
+static void set_doze(struct ub_bpf *b, uint32_t doze)
 {
-    __atomic_store_n(b->dozing, 1, __ATOMIC_SEQ_CST);
-    if (!quiet(self)) {
-        __atomic_store_n(b->dozing, 0, __ATOMIC_SEQ_CST);
-        return -EAGAIN;
-    }
-    detach(b, AWAKE);
-    b->dozes = true;
-    return 0;
+    if (b->sees == UB_BPF_SEES_NO_CALLS && (doze == DOZE_EXITS || doze == DOZE_NONE))
+        __atomic_store_n(b->calls_seen_ns, ub_clock_monotonic_ns(), __ATOMIC_SEQ_CST);
+    __atomic_store_n(b->dozing, doze, __ATOMIC_SEQ_CST);
 }
 
-int ub_bpf_end_doze(struct ub_bpf *b)
+/*
+ * What is taken away is told before, what is given back after it is there: in between
+ * the programs work as if they saw less than they do, never the other way round.
+ */
+int ub_bpf_see(struct ub_bpf *b, enum ub_bpf_sees sees, bool (*quiet)(void *self), void *self)
 {
-    int r = attach(b);
+    static const uint32_t doze[] = {
+        [UB_BPF_SEES_NO_CALLS] = DOZE_LIGHT, [UB_BPF_SEES_ENTRIES] = DOZE_EXITS, [UB_BPF_SEES_ALL] = DOZE_NONE};
+    int r = 0;
 
+    if (sees < b->sees)
+        set_doze(b, sees == UB_BPF_SEES_NO_CALLS && !b->stretch_ns ? DOZE_WAKE : doze[sees]);
+    if (sees == UB_BPF_SEES_NO_CALLS && b->sees != sees) {
+        if (!quiet(self)) {
+            uint32_t before = doze[b->sees];
+
+            b->sees = UB_BPF_SEES_NO_CALLS; /* for a moment none were */
+            set_doze(b, before);
+            b->sees = before == DOZE_NONE ? UB_BPF_SEES_ALL : UB_BPF_SEES_ENTRIES;
+            return -EAGAIN;
+        }
+        detach(b, ENTER);
+    }
+    if (sees < UB_BPF_SEES_ALL)
+        detach(b, EXIT);
+    if (sees > UB_BPF_SEES_NO_CALLS)
+        r = attach(b, ENTER);
+    if (r == 0 && sees == UB_BPF_SEES_ALL)
+        r = attach(b, EXIT);
     if (r < 0)
         return r;
-    __atomic_store_n(b->dozing, 0, __ATOMIC_SEQ_CST);
-    b->dozes = false;
+    if (sees > b->sees)
+        set_doze(b, doze[sees]);
+    b->sees = sees;
     return 0;
 }
 
-bool ub_bpf_dozes(const struct ub_bpf *b)
+enum ub_bpf_sees ub_bpf_sees(const struct ub_bpf *b)
 {
-    return b->dozes;
+    return b->sees;
+}
+
+uint64_t ub_bpf_stretch_ns(const struct ub_bpf *b)
+{
+    return b->stretch_ns;
+}
+
+uint64_t ub_bpf_stretched_ns(const struct ub_bpf *b)
+{
+    return ub_load_relaxed(b->stretch_at);
+}
+
+uint64_t ub_bpf_long_turn_ns(const struct ub_bpf *b)
+{
+    return ub_load_relaxed(b->long_turn_at);
+}
+
+uint64_t ub_bpf_program_ns(const struct ub_bpf *b)
+{
+    return b->program_at;
 }
 
 void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret)
@@ -439,4 +500,5 @@ void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret)
     ret->records = ub_load_relaxed(b->lost_records);
     ret->no_slot = ub_load_relaxed(b->no_slot);
     ret->threads = ub_load_relaxed(b->lost_threads);
+    ret->unclear = ub_load_relaxed(b->unclear);
 }

@@ -58,15 +58,27 @@ void ub_bpf_ask_to_be_woken(struct ub_bpf *b, bool please);
 void ub_bpf_wake(struct ub_bpf *b);
 
 /*
- * While every watched thread sleeps in its wait, system calls need not be seen, and
- * those of the whole machine cost nothing: a thread that wakes begins its turn there.
- * That it did is a record; then the tracer has to end the doze, and until it has
- * a wait that does not sleep goes unseen. `quiet` says whether nothing
- * runs, asked once more when no turn can begin unnoticed. 0 or -errno: it is as it was.
+ * To see system calls costs all programs of the machine, so nobody looks longer than needed.
+ *
+ * UB_BPF_SEES_NO_CALLS: a turn begins when its thread wakes, and ends when that falls asleep in its
+ *   wait; waits that do not sleep go unseen: turns that follow each other without a sleep are taken
+ *   for one. Enough as long as nobody works for ub_bpf_stretch_ns without a pause. `quiet` says whether
+ *   nothing runs, asked once more when no turn can begin unnoticed. Where ub_bpf_stretch_ns is 0 a
+ *   record tells of the first turn.
+ * UB_BPF_SEES_ENTRIES: turns are exact, calls that did not sleep are counted, not timed. Enough as long
+ *   as no single turn takes so long.
+ *
+ * 0 or -errno: -EAGAIN: not quiet.
  */
-int ub_bpf_doze(struct ub_bpf *b, bool (*quiet)(void *self), void *self);
-int ub_bpf_end_doze(struct ub_bpf *b);
-bool ub_bpf_dozes(const struct ub_bpf *b);
+enum ub_bpf_sees { UB_BPF_SEES_NO_CALLS, UB_BPF_SEES_ENTRIES, UB_BPF_SEES_ALL };
+int ub_bpf_see(struct ub_bpf *b, enum ub_bpf_sees sees, bool (*quiet)(void *self), void *self);
+enum ub_bpf_sees ub_bpf_sees(const struct ub_bpf *b);
+uint64_t ub_bpf_stretch_ns(const struct ub_bpf *b);
+/* When somebody had last worked so long without a pause, or in one turn, and when a program came: what it waits in is
+ * not known. CLOCK_MONOTONIC. */
+uint64_t ub_bpf_stretched_ns(const struct ub_bpf *b);
+uint64_t ub_bpf_long_turn_ns(const struct ub_bpf *b);
+uint64_t ub_bpf_program_ns(const struct ub_bpf *b);
 
 /*
  * What the kernel saw of one turn. The stacks are captures that belong to it,
@@ -103,6 +115,7 @@ struct ub_bpf_losses {
     uint64_t records; /* turns and stacks that did not fit the ring */
     uint32_t no_slot; /* threads without a slot */
     uint32_t threads; /* threads for which the kernel had no memory */
+    uint64_t unclear; /* turns over the threshold that may have been several, see UB_BPF_SEES_NO_CALLS */
 };
 void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret);
 

@@ -12,7 +12,7 @@ struct bpf_object;
 struct ub_bpf {
     struct bpf_object *object;
     struct bpf_link *link[UB_BPF_LINKS]; /* one a program, by its place in the object; NULL: not attached */
-    bool dozes;
+    enum ub_bpf_sees sees;
     struct ring_buffer *ring;
     int targets_fd, programs_fd, slots_fd, histograms_fd, free_fd;
     struct bpf_link *sampler[UB_BPF_SLOTS];
@@ -20,7 +20,9 @@ struct ub_bpf {
     uint8_t *bss;
     size_t bss_size;
     uint32_t *asleep, *dozing, *no_slot, *lost_threads; /* the program's variables */
-    uint64_t *lost_records;
+    uint64_t *lost_records, *calls_seen_ns, *stretch_at, *long_turn_at, *unclear;
+    uint64_t stretch_ns;
+    uint64_t program_at; /* when a program was last asked about: what it waits in has to be learned */
 
     /* Turns and stacks that nobody has asked for yet. A turn without an end: its stacks have come, the rest will. */
     struct ub_reasons *pending[UB_BPF_PENDING];

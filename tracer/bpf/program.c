@@ -70,6 +70,7 @@ void ub_bpf_answer(struct ub_bpf *b, const struct ub_bpf_program_record *asked)
     struct ub_bpf_program program;
     int key = asked->tgid;
 
+    b->program_at = ub_clock_monotonic_ns();
     if (asked->pid <= 0)
         return;
     ub_bpf_look_at_program(asked->pid, &program);

@@ -57,7 +57,7 @@ static __noinline int copy_stack(struct thread *t, u32 why, struct pt_regs *regs
     s->tid = pid_of(whose);
     s->pid = pid_of(BPF_CORE_READ(whose, group_leader));
     s->why = why;
-    s->nr = why == UB_BPF_STACK_CALL || (why == UB_BPF_STACK_RUNNING && t->sys_at) ? t->sys_nr : ~0u;
+    s->nr = why == UB_BPF_STACK_CALL || (why == UB_BPF_STACK_RUNNING && t->sys_at && !t->exit_missed) ? t->sys_nr : ~0u;
     s->start = t->start;
     s->at = now;
     s->call_ns = t->sys_at ? now - t->sys_at : 0;
@@ -112,12 +112,12 @@ static __always_inline void call_left(struct thread *t, struct pt_regs *regs, lo
 {
     u64 now = bpf_ktime_get_ns(), spent = now - t->sys_at;
 
-    t->accounts.syscalls++;
     if (want_calls)
         add_call(t, regs, ret, spent);
     if (spent >= threshold_ns / 2 && now >= t->next_stack)
         copy_own_stack(t, UB_BPF_STACK_CALL, regs, now, 0);
     t->sys_at = 0;
+    t->call_unseen = false;
 }
 
 #endif

@@ -11,6 +11,7 @@
 
 /* Set by the loader, constants to the verifier: what is not asked for is not even compiled in. */
 const volatile u64 threshold_ns = 50000000;
+const volatile u64 stretch_ns = 5000000; /* who works so long without a pause has its calls looked at */
 const volatile bool follow_children = false;
 const volatile bool want_stacks = true;
 const volatile bool want_calls = true;
@@ -18,7 +19,11 @@ const volatile u8 call_info[UB_BPF_CALL_TABLE];
 
 /* Read and written by the tracer as well (.bss is mapped). */
 u32 asleep;          /* the tracer sleeps: the next turn wakes it */
-u32 dozing;          /* system calls are not seen: the next watched thread that comes onto a CPU wakes the tracer */
+u32 dozing;          /* enum doze */
+u64 calls_seen_ns;   /* since when calls are seen to begin, if they are */
+u64 stretch_at;      /* when somebody had last worked for stretch_ns without a pause, */
+u64 long_turn_at;    /* and for as long in one turn */
+u64 unclear;         /* turns over the threshold of which less than half of it is certain */
 u32 waiting;         /* threads in a turn that want a CPU and have none */
 u64 wait_epoch;      /* since when the last of them does */
 u32 no_slot;         /* threads that found no free slot */
@@ -27,6 +32,18 @@ u64 lost_records;    /* turns and stacks that did not fit the ring */
 u32 namespace_known; /* ns_level below is valid */
 u32 ns_level;        /* how deep the tracer's PID namespace is */
 u64 ns_address;      /* which it is */
+
+/*
+ * What is not seen, because nobody needs it now. Without its entries (DOZE_WAKE, DOZE_LIGHT) a turn begins when
+ * its thread wakes and ends when that falls asleep in its wait; without its exits it begins when the wait
+ * is entered, and did not if the thread falls asleep there.
+ */
+enum doze {
+    DOZE_NONE,
+    DOZE_WAKE,  /* no system calls: the next watched thread that comes onto a CPU wakes the tracer */
+    DOZE_LIGHT, /* no system calls */
+    DOZE_EXITS, /* no returns from system calls */
+};
 
 /*
  * A call during the first moments of a turn: its beginning is read from the clock
@@ -47,12 +64,22 @@ struct thread {
     u64 sys_at; /* since when it is in a call; 0: in none; NOT_TIMED */
     u64 start_jiffies;
     u64 sys_blocked, sys_longest_block;
-    u64 next_stack;  /* no stack is copied before */
-    u64 next_sample; /* of its running */
+    u64 stretch;                   /* since when it has not slept in its wait */
+    u64 longest_block, longest_at; /* of the turn, in a call or a fault */
+    u64 unclear_ns;                /* see unclear_ns() */
+    u64 call_end, call_mark;       /* of a call that was first seen when it blocked: */
+    u64 call_arg[6];               /* when it last came back from that, its registers */
+    u64 next_stack;                /* no stack is copied before */
+    u64 next_sample;               /* of its running */
     u32 sys_nr, wait_nr;
     u32 off_how;
     u32 waker_how;
     bool in_wait, restarts, served;
+    bool slept;         /* in the wait that it is in */
+    bool unseen;        /* the running turn began while calls were not seen: perhaps later than it seems */
+    bool call_unseen;   /* the call in `sys_at` was met asleep, and its end may go unseen */
+    bool exit_missed;   /* so may the end of the one that was entered last */
+    bool woke;          /* the turn began before its wait returned: it may yet sleep there */
     bool program_known; /* `traits` is valid */
     bool wants_cpu;     /* counted in `waiting` */
     bool sample_soon;   /* it had no CPU for long: its stack at the next opportunity */

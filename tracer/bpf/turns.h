@@ -44,6 +44,11 @@ static __always_inline void switched_in(struct thread *t, u64 now)
         if (t->wake_at)
             awake = t->wake_at;
         blocked(t, awake - t->off_at);
+        if (awake - t->off_at > t->longest_block) {
+            t->longest_block = awake - t->off_at;
+            t->longest_at = t->off_at;
+        }
+        t->call_end = now;
     } else {
         awake = t->off_at;
     }
@@ -109,7 +114,30 @@ static __always_inline void count_turn(u32 slot, u64 ns)
     h->count[index]++;
 }
 
-static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 start, u64 end, u32 more)
+/*
+ * A turn that began while calls were not seen may be several that followed each
+ * other without a pause. What is certain of it is its longest sleep, and what came
+ * after calls were seen again. How much of its beginning is not, in ns.
+ */
+static __always_inline u64 unclear_ns(const struct thread *t, u64 start, u64 end)
+{
+    u64 sure = end, least = 0;
+
+    if (calls_seen_ns > start && calls_seen_ns < end) {
+        sure = calls_seen_ns;
+        least = end - sure;
+    }
+    if (t->longest_block > least) {
+        least = t->longest_block;
+        if (t->longest_at < sure)
+            sure = t->longest_at;
+    }
+    if (least < threshold_ns / 2)
+        __sync_fetch_and_add(&unclear, 1);
+    return sure - start;
+}
+
+static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 start, u64 end, u64 more)
 {
     struct task_struct *task = bpf_get_current_task_btf();
     struct ub_bpf_turn *r;
@@ -118,6 +146,8 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
 
     if (!t || !slot || !(calls = calls_of(t)))
         return 0;
+    if (t->call_unseen)
+        end_unseen_call(t);
     r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
     if (!r) {
         __sync_fetch_and_add(&lost_records, 1);
@@ -133,6 +163,7 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
     r->start = start;
     r->end = end;
     r->turn = slot->turns;
+    r->unclear_ns = t->unclear_ns;
     r->accounts = t->accounts;
     r->accounts.major_faults = task->maj_flt - t->faults_before;
     r->neighbour = t->neighbour;
@@ -155,6 +186,15 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
     now = bpf_ktime_get_ns();
     spent = now - start;
     slot->start = 0;
+    if (now - t->stretch >= stretch_ns)
+        stretch_at = now;
+    if (spent >= 2 * stretch_ns)
+        long_turn_at = now;
+    t->unclear_ns = 0;
+    if (spent >= threshold_ns && t->unseen) {
+        back_on_cpu(t, now);
+        t->unclear_ns = unclear_ns(t, start, now);
+    }
     slot->turns++;
     slot->busy += spent;
     if (spent > slot->max)
@@ -178,6 +218,10 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
                                        long ret)
 {
     t->start = t->on_at = now;
+    if (t->slept || !t->stretch)
+        t->stretch = now;
+    t->slept = t->unseen = t->woke = t->call_unseen = false;
+    t->longest_block = 0;
     t->start_jiffies = bpf_jiffies64();
     t->off_at = t->sys_at = 0;
     t->next_stack = 0;
@@ -192,10 +236,10 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     slot->ready = t->ready;
     __sync_lock_test_and_set(&slot->start,
                              now); /* seen before `asleep` is read: the tracer looks the other way round */
-    if (asleep || dozing == 1) {
+    if (asleep || dozing == DOZE_WAKE) {
         asleep = 0;
-        if (dozing)
-            dozing = 2; /* told */
+        if (dozing == DOZE_WAKE)
+            dozing = DOZE_LIGHT; /* told */
         wake_tracer();
     }
 }
@@ -274,7 +318,7 @@ static __always_inline void learn(struct thread *t, struct ub_bpf_slot *slot, u6
 static __always_inline void probation(struct thread *t, struct ub_bpf_slot *slot, u64 ra, u64 sp)
 {
     t->cand_turns = 0;
-    if (slot->ready > 0)
+    if (slot->ready > 0 && slot->ready != (u32)READY_UNKNOWN)
         slot->flags |= SLOT_SERVED;
     if (++t->cand_count > QUALIFY) {
         t->ra = ra;
@@ -406,55 +450,6 @@ static __always_inline void wait_left(struct thread *t, struct pt_regs *regs, lo
         return;
     t->restarts = ret == ERESTART_RESTARTBLOCK;
     begin_turn(t, slot, bpf_get_current_task_btf(), bpf_ktime_get_ns(), ret);
-}
-
-/*
- * While system calls are not seen (`dozing`) a loop that comes onto a CPU has slept
- * in its wait: there its turn begins. How many descriptors are ready is not known.
- */
-static __always_inline void woke_from_doze(struct thread *t, struct task_struct *task, u64 now)
-{
-    struct ub_bpf_slot *slot = slot_of(t);
-
-    if (dozing == 1) {
-        dozing = 2; /* told */
-        wake_tracer();
-    }
-    if (!t->in_wait || !slot)
-        return;
-    t->in_wait = false;
-    t->restarts = true; /* perhaps it was a signal that woke it: then the wait goes on with the next call */
-    begin_turn(t, slot, task, now, READY_UNKNOWN);
-}
-
-/*
- * A thread in a turn falls asleep in a call that was not seen to begin: it began
- * while system calls were not seen. True: it is the loop's wait, and the turn is over.
- */
-static __always_inline bool slept_unseen(struct thread *t, struct pt_regs *regs, u64 now)
-{
-    struct ub_bpf_slot *slot = slot_of(t);
-    u32 nr = regs->orig_ax;
-    bool again = nr == SYS_RESTART_SYSCALL && t->restarts;
-    bool wait = (t->ra == regs->ip && t->sp == regs->sp) ||
-                (slot && wait_kind(t, regs, nr) == WAIT_EPOLL && (int)regs->di == slot->epfd);
-
-    t->restarts = false;
-    if (slot && (again || wait)) {
-        if (again)
-            t->start = slot->start = 0; /* no turn was in between */
-        else
-            close_turn(t, slot);
-        t->wait_nr = regs->orig_ax;
-        t->in_wait = true;
-        return true;
-    }
-    t->sys_nr = regs->orig_ax;
-    t->sys_at = now;
-    t->sys_blocked = 0;
-    t->sys_longest_block = 0;
-    t->waker_how = UB_BPF_WAKER_NONE;
-    return false;
 }
 
 /* A thread met while it sleeps, at the start: if that is in epoll_wait, a loop was found. */

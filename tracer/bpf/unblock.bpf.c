@@ -24,6 +24,7 @@
 #include "stack.h"
 #include "waits.h"
 #include "turns.h"
+#include "unseen.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -38,11 +39,21 @@ int BPF_PROG(ub_sys_enter, struct pt_regs *regs, long nr)
     if (!t)
         return 0;
     kind = wait_kind(t, regs, nr);
-    if (kind != WAIT_NONE && wait_entered(t, regs, nr, kind))
+    if (kind != WAIT_NONE && wait_entered(t, regs, nr, kind)) {
+        if (dozing)
+            passes_wait(t);
         return 0;
-    if (!t->start)
-        return 0;
-    t->restarts = false;
+    }
+    if (!t->start) {
+        if (!t->in_wait)
+            return 0;
+        left_unseen(t, bpf_get_current_task_btf(), bpf_ktime_get_ns());
+    }
+    if (t->call_unseen)
+        end_unseen_call(t);
+    t->restarts = t->woke = false;
+    t->exit_missed = dozing;
+    t->accounts.syscalls++;
     t->sys_nr = nr;
     t->sys_at = threshold_ns >= TIME_ALL_BELOW && bpf_jiffies64() - t->start_jiffies < 2 && !t->sample_soon
                     ? NOT_TIMED
@@ -62,12 +73,16 @@ int BPF_PROG(ub_sys_exit, struct pt_regs *regs, long ret)
 
     if (!t)
         return 0;
+    if (t->call_unseen && t->sys_nr != (u32)regs->orig_ax)
+        end_unseen_call(t);
     if (t->in_wait)
         wait_left(t, regs, ret);
     else if (t->sys_at == NOT_TIMED)
-        t->sys_at = 0, t->accounts.syscalls++;
+        t->sys_at = 0;
     else if (t->sys_at)
         call_left(t, regs, ret);
+    else if (t->start && (t->unseen || t->woke))
+        exit_unseen(t, regs, ret);
     return 0;
 }
 
@@ -78,9 +93,6 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
     struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(prev);
     u32 state = prev->__state;
 
-    if (!preempt && state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE) && !t->sys_at && (long)regs->orig_ax >= 0 &&
-        slept_unseen(t, regs, now))
-        return;
     back_on_cpu(t, now);
     t->accounts.cpu_ns += now - t->on_at;
     t->off_at = now;
@@ -97,7 +109,7 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
     }
     if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
         t->off_how = OFF_STOPPED;
-    else if (t->sys_at)
+    else if ((long)regs->orig_ax >= 0)
         t->off_how = OFF_CALL;
     else
         t->off_how = OFF_FAULT;
@@ -113,6 +125,13 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
 
     if (waiting)
         note_runner(prev, bpf_ktime_get_ns());
+    if (out && !preempt && prev->__state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE)) {
+        struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(prev);
+
+        out->slept |= out->in_wait;
+        if ((dozing || out->woke) && (long)regs->orig_ax >= 0)
+            slept_unseen(out, prev, regs, bpf_ktime_get_ns());
+    }
     if (out && out->start)
         switched_out(out, prev, preempt, bpf_ktime_get_ns());
     if (in && dozing && !in->start)

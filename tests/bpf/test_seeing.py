@@ -1,0 +1,127 @@
+"""How much of the system calls is looked at, and that stalls are found however little it is."""
+
+import subprocess
+import time
+
+import pytest
+
+import helpers
+import oracle
+from test_causes import build
+from tracing import Tracer, tracepoints
+
+# Each letter on standard input is one stall; B is half a second of short turns without a sleep, and a stall after that.
+TARGET = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+static long now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000L + t.tv_nsec; }
+static void spin(long ns) { for (long end = now() + ns; now() < end;) ; }
+__attribute__((noinline)) void on_sleep(void) { struct timespec t = {0, 60000000}; nanosleep(&t, 0); __asm__(""); }
+__attribute__((noinline)) void on_naps(void) {
+    for (int i = 0; i < 20; i++) { struct timespec t = {0, 3000000}; nanosleep(&t, 0); }
+    __asm__("");
+}
+__attribute__((noinline)) void on_work(void) { spin(60000000); __asm__(""); }
+int main(void) {
+    int ep = epoll_create1(0), busy = eventfd(0, EFD_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = 0}, out;
+    long until = 0;
+    char c = 0;
+    epoll_ctl(ep, EPOLL_CTL_ADD, 0, &e);
+    e.data.fd = busy;
+    epoll_ctl(ep, EPOLL_CTL_ADD, busy, &e);
+    for (;;) {
+        long one = 1, start;
+        if (epoll_wait(ep, &out, 1, 2) == 0) continue;
+        if (out.data.fd == 0) {
+            if (read(0, &c, 1) != 1 || c == 'q') return 0;
+            if (c == 'B') { until = now() + 500000000; write(busy, &one, 8); continue; }
+        } else {
+            spin(100000);
+            if (now() < until) continue;
+            read(busy, &one, 8);
+        }
+        start = now();
+        if (c == 's') on_sleep();
+        else if (c == 'n') on_naps();
+        else on_work();
+        printf("%ld %ld\n", start, now());
+        fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.fixture
+def target(tmp_path):
+    running = subprocess.Popen([build(tmp_path, TARGET, "gcc")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield running
+    running.kill()
+    running.wait()
+
+
+def calls_seen(tracer):
+    return {"sys_enter", "sys_exit"} & tracepoints(tracer.process.pid)
+
+
+def left_alone(tracer, sentinel):
+    """Waits until no call is looked at. A tracer that often gets no CPU looks for longer than we wait."""
+    begun = time.monotonic_ns()
+    while calls_seen(tracer):
+        if time.monotonic_ns() - begun > 20_000_000_000:
+            assert sentinel.busy(begun, time.monotonic_ns()), "calls are looked at for 20 s, and nobody needs it"
+            pytest.skip("the machine is too busy to leave the calls alone")
+        time.sleep(0.02)
+
+
+def test_little_is_looked_at(target, tmp_path):
+    """A loop that never works for long has no system call looked at, whatever it does; its stalls are found all the same."""
+    with oracle.Sentinel() as sentinel:
+        tracer = Tracer(tmp_path, target.pid, threshold="20ms")
+        truth = []
+        try:
+            for letter in "snwBs":
+                left_alone(tracer, sentinel)
+                assert "sched_switch" in tracepoints(tracer.process.pid)
+                target.stdin.write(letter)
+                target.stdin.flush()
+                truth.append((letter, *map(int, target.stdout.readline().split())))
+            target.stdin.write("q")  # the end of its loop
+            target.stdin.flush()
+            recording = tracer.wait()
+        finally:
+            tracer.end()
+    assert target.wait() == 0
+    names = {"s": "on_sleep", "n": "on_naps", "w": "on_work", "B": "on_work"}
+    slows = [s for s in recording.slow if not s.get("ongoing")]
+    excused = 0
+    for letter, start, end in truth:
+        found = [s for s in slows if s["start_ns"] < end and s["start_ns"] + s["duration_ns"] > start]
+        if sentinel.busy(start - 20_000_000, end + 20_000_000):
+            excused += 1
+        else:
+            assert len(found) == 1, (letter, start, end, slows)
+            slow = found[0]
+            assert slow["start_ns"] <= start and slow["start_ns"] + slow["duration_ns"] >= end, (letter, start, end, slow)
+            too_long = slow["duration_ns"] - (end - start) - slow.get("unclear_start_ns", 1_000_000)
+            assert too_long < 2_000_000 + slow["runqueue_ns"], (letter, start, end, slow)
+            if slow["runqueue_ns"] < 10_000_000:  # else its stack may be from where it had to wait
+                assert any(names[letter] in stack for stack in recording.functions(slow)), (letter, slow)
+            if letter == "s":
+                assert slow["cause"] == "call" and "nanosleep" in slow["call"]["name"], slow
+                assert slow["call"]["duration_ns"] > 55_000_000, slow
+            elif letter == "n":
+                naps = [c for c in slow["calls"] if "nanosleep" in c["name"]]
+                assert naps and 8 <= naps[0]["count"] <= 20 and naps[0]["duration_ns"] > 40_000_000, slow
+            else:
+                assert slow["cause"] in ("cpu", "runqueue"), slow
+        slows = [s for s in slows if s not in found]
+    if excused > len(truth) // 2:
+        pytest.skip("the machine is too busy to judge")
+    slows = [s for s in slows if not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]
+    assert all(s["runqueue_ns"] > 5_000_000 for s in slows), slows  # half a second of work without a pause is no stall
