@@ -10,7 +10,7 @@
 #define UB_REASON_TRIES   8 /* for the kernel's record of a turn that an agent has ended */
 #define UB_REASON_WAIT_NS 100000
 
-#define UB_SEE_EXITS_FOR_NS 100000000u
+#define UB_SEE_EXITS_FOR_NS 30000000u
 #define UB_SEE_FOR_NS       1000000000u
 #define UB_SEE_FOR_MAX_NS   64000000000u
 
@@ -154,7 +154,7 @@ static void note_lateness(struct ub_watch *w, uint64_t now, uint64_t stretch)
 
 /*
  * How much of the system calls is looked at, see ub_bpf_see(). As soon as a loop works for longer than a part of the
- * threshold without a sleep its waits are, and when one turn takes twice that everything is, a good
+ * threshold without a sleep its waits are, and when one turn takes three times that everything is, a good
  * while before the threshold. Returns when to be back (ticks).
  */
 uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadline)
@@ -168,7 +168,7 @@ uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadlin
     if (sees == UB_BPF_SEES_NO_CALLS)
         next = oldest_until(w, high, stretch, 0);
     else
-        next = oldest_until(w, high, 2 * stretch, w->sees_from_ns);
+        next = oldest_until(w, high, 3 * stretch, w->sees_from_ns);
     if (sees < UB_BPF_SEES_ALL && (needed_since(w, sees, w->sees_from_ns) || now + w->early_ns >= next))
         sees++;
     if (sees == UB_BPF_SEES_NO_CALLS && now < w->see_waits_until_ns)

@@ -188,7 +188,7 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
     slot->start = 0;
     if (now - t->stretch >= stretch_ns)
         stretch_at = now;
-    if (spent >= 2 * stretch_ns)
+    if (spent >= 3 * stretch_ns)
         long_turn_at = now;
     t->unclear_ns = 0;
     if (spent >= threshold_ns && t->unseen) {
