@@ -1,5 +1,6 @@
 """`unblock attach` and `detach`: into a program that already runs, and out again, without its noticing."""
 
+import json
 import os
 import random
 import shutil
@@ -311,6 +312,13 @@ def refused(*args, **kwargs):
     return one_line(done.stderr)
 
 
+def refused_as_told(pid):
+    """doctor has said so beforehand."""
+    told = next(line for line in unblock("doctor", pid).stdout.splitlines() if " attach " in line)
+    assert "cannot be entered" in told, told
+    return refused(pid)
+
+
 def test_wrong_use():
     assert "no process named" in refused()
     assert "one PID at a time" in refused("1", "2")
@@ -349,7 +357,7 @@ def test_program_of_another_kind(tmp_path, compiler, why):
     except subprocess.CalledProcessError:
         pytest.skip(f"{' '.join(compiler)} does not work here")
     try:
-        assert why in refused(sleeper.pid)
+        assert why in refused_as_told(sleeper.pid)
     finally:
         sleeper.kill()
         sleeper.communicate()
@@ -360,7 +368,7 @@ def test_stopped_program():
         target.ready()
         os.kill(target.pid, signal.SIGSTOP)
         wait_until(lambda: helpers.process_state(target.pid) == "T", what="the stop")
-        assert "kill -CONT" in refused(target.pid)
+        assert "kill -CONT" in refused_as_told(target.pid)
         os.kill(target.pid, signal.SIGCONT)
         time.sleep(0.1)
         said = target.end()
@@ -376,7 +384,7 @@ def test_traced_program():
         target.ready()
         with subprocess.Popen([strace, "-o", "/dev/null", "-p", str(target.pid)], stderr=subprocess.DEVNULL) as tracer:
             wait_until(lambda: f"TracerPid:\t{tracer.pid}" in open(f"/proc/{target.pid}/status").read(), what="strace")
-            assert f"process {tracer.pid} traces it" in refused(target.pid)
+            assert f"process {tracer.pid} traces it" in refused_as_told(target.pid)
             tracer.terminate()
 
 
@@ -391,7 +399,7 @@ def test_filtered_program():
                            "time.sleep(100)\n"], stdout=subprocess.PIPE, text=True) as filtered:
         try:
             assert filtered.stdout.readline() == "ready\n"
-            assert "seccomp filter" in refused(filtered.pid)
+            assert "seccomp filter" in refused_as_told(filtered.pid)
         finally:
             filtered.kill()
 
@@ -421,3 +429,28 @@ def test_root_enters_another_users_program(tmp_path):
         nothing_noticed(target.end())
     recording = Recording(path)
     assert any("on_tick" in stack for stack in recording.functions(recording.slow[0]))
+
+
+@pytest.mark.parametrize("kind", ["mount", "user"])
+def test_another_namespace(tmp_path, kind):
+    """Its file is one that only it sees (a tmpfs of its own): the agent comes in through memory, names come through its root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make namespaces")
+    place = tmp_path / "hidden"
+    place.mkdir()
+    script = f"mount -t tmpfs none {place} && cp {program('attached')} {place}/only && exec {place}/only 60"
+    command = ["unshare", "-m", *(["-r"] if kind == "user" else []), "sh", "-c", script]
+    path = tmp_path / "a.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=helpers.clean_environment()) as target:
+        try:
+            assert target.stdout.readline() == "ready\n"
+            assert not (place / "only").exists()
+            attached = enter(target.pid, path)
+            stall(path)
+            leave(attached)
+            target.terminate()
+            nothing_noticed(json.loads(target.communicate(timeout=helpers.PATIENCE)[0].splitlines()[-1]))
+        finally:
+            target.kill()
+    recording = Recording(path)
+    assert any("on_tick" in stack for stack in recording.functions(recording.slow[0])), recording.functions(recording.slow[0])

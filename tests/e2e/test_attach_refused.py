@@ -1,0 +1,145 @@
+"""Processes that `unblock attach` does not enter: it says why, `unblock doctor PID` has said so before, and nothing happens to
+them. The kinds of programs that no agent is for are in test_attach.py."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import attaching
+import helpers
+from attaching import Target, nothing_noticed
+from helpers import PYTHON, one_line, program, unblock, wait_until
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def nobody():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
+def refused(pid, word, **popen):
+    """By attach and, in the same words, by doctor."""
+    done = subprocess.run([helpers.UNBLOCK, "attach", "-o", "/dev/null", str(pid)], capture_output=True, text=True,
+                          env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False, **popen)
+    assert done.returncode == 125, done.stderr
+    assert word in one_line(done.stderr), done.stderr
+    said = subprocess.run([helpers.UNBLOCK, "doctor", str(pid)], capture_output=True, text=True,
+                          env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False, **popen).stdout
+    line = next(line for line in said.splitlines() if " attach " in line)
+    assert "cannot be entered" in line, said
+    return done.stderr, said
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that another user can come to."""
+    folder = Path(tempfile.mkdtemp(prefix="unblock-refused-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_root
+def test_chroot_without_proc(open_folder):
+    needed = subprocess.run(["ldd", program("attached")], capture_output=True, text=True, check=True).stdout
+    for file in [word for word in needed.split() if word.startswith("/")]:
+        (open_folder / file[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(os.path.realpath(file), open_folder / file[1:])
+    shutil.copy(program("attached"), open_folder / "attached")
+    with subprocess.Popen(["/attached"], stdout=subprocess.PIPE, text=True, env={},
+                          preexec_fn=lambda: (os.chroot(open_folder), os.chdir("/"))) as target:
+        try:
+            assert target.stdout.readline() == "ready\n"
+            before = attaching.maps(target.pid)
+            said, doctor = refused(target.pid, "it has no /proc")
+            assert "mount /proc" in said and "no /proc" in doctor
+            assert attaching.maps(target.pid) == before
+        finally:
+            target.kill()
+
+
+@needs_root
+def test_set_user_id_program(open_folder):
+    """Of its user's it is not: the kernel shows its memory to root only."""
+    copy = open_folder / "attached"
+    shutil.copy(program("attached"), copy)
+    copy.chmod(0o4755)
+    with subprocess.Popen([copy], stdout=subprocess.PIPE, text=True, env={}, preexec_fn=nobody) as target:
+        try:
+            assert target.stdout.readline() == "ready\n"
+            refused(target.pid, "sudo unblock attach", preexec_fn=nobody)
+        finally:
+            target.kill()
+
+
+@needs_root
+def test_memory_files_are_no_code(tmp_path):
+    """vm.memfd_noexec=2, in a PID namespace of its own, where it can be set for this test alone."""
+    script = ("mount -t proc proc /proc && echo 2 > /proc/sys/vm/memfd_noexec || exit 77\n"
+              f"{program('attached')} > {tmp_path}/said & pid=$!\n"
+              f"until grep -q ready {tmp_path}/said; do sleep 0.01; done\n"
+              f"{helpers.UNBLOCK} attach -o /dev/null $pid; echo attach $?\n"
+              f"{helpers.UNBLOCK} doctor $pid\n"
+              "kill $pid; wait $pid; echo target $?\n")
+    done = subprocess.run(["unshare", "-m", "-p", "-f", "sh", "-c", script], capture_output=True, text=True,
+                          env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no PID namespace with a setting of its own here: {done.stderr}")
+    assert "attach 125" in done.stdout and "target 0" in done.stdout, (done.stdout, done.stderr)
+    assert "memfd_noexec forbids code" in done.stderr and "sudo sysctl vm.memfd_noexec=0" in done.stderr, done.stderr
+    assert "memfd_noexec forbids code" in done.stdout, done.stdout
+
+
+def test_no_static_tls_left(tmp_path):
+    """
+    Other libraries have used up what the loader keeps for such as the agent: it says so only when it is asked to load it,
+    so doctor cannot know. The program goes on, and nothing of ours is in it.
+    """
+    greedy = tmp_path / "greedy.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-ftls-model=initial-exec", "-xc", "-", "-o", greedy], text=True, check=True,
+                   input="__thread char block[48] = {1};\nchar *get(void) { return block; }\n")
+    script = ("import ctypes, select, shutil, sys\n"
+              "kept = 0\n"
+              "try:\n"
+              "    for i in range(200):\n"
+              "        shutil.copy(sys.argv[1], f'{sys.argv[1]}.{i}')\n"
+              "        ctypes.CDLL(f'{sys.argv[1]}.{i}')\n"
+              "        kept += 1\n"
+              "except OSError as error:\n"
+              "    print('static TLS' in str(error), kept, flush=True)\n"
+              "poll = select.epoll()\n"
+              "while True:\n"
+              "    poll.poll(0.02)\n")
+    with subprocess.Popen([PYTHON, "-c", script, greedy], stdout=subprocess.PIPE, text=True) as target:
+        try:
+            assert target.stdout.readline().startswith("True ")
+            done = unblock("attach", "-o", tmp_path / "a.jsonl", "--live", "none", target.pid)
+            assert done.returncode == 125, done.stderr
+            said = one_line(done.stderr)
+            assert "goes on as before" in said and "static TLS" in said, said
+            assert not attaching.has_arena(target.pid) and not attaching.agent_ranges(target.pid)
+            assert not any("memfd" in file for file in attaching.open_files(target.pid))
+            wait_until(lambda: helpers.process_state(target.pid) == "S", what="the loop to go on")
+            assert not (tmp_path / "a.jsonl").exists()
+        finally:
+            target.kill()
+
+
+def test_yama(tmp_path):
+    """Where only a process's ancestors may trace it."""
+    try:
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope").read_text()
+    except OSError:
+        pytest.skip("no Yama in this kernel")
+    if scope.strip() == "0" or os.geteuid() == 0:
+        pytest.skip(f"ptrace_scope is {scope.strip()}, user {os.geteuid()}: nothing is forbidden")
+    with Target(0) as target:
+        target.ready()
+        refused(target.pid, "sudo unblock attach")
+        nothing_noticed(target.end())
