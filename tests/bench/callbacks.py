@@ -34,14 +34,15 @@ def measure(library, variant, count=COUNT):
 def rows_of(library, said):
     seen = {variant: {s["allocations"] for s in said[variant]} for variant in said}
     assert seen["agent"] == seen["turns"] == seen["bare"], f"{library}: allocations while callbacks run differ: {seen}"
-    at_start = {s["allocations_all"] for s in said["agent"]}.pop() - {s["allocations_all"] for s in said["bare"]}.pop()
+    whole_run = {variant: {s["allocations_all"] for s in said[variant]} for variant in ("agent", "bare")}
+    assert whole_run["agent"] == whole_run["bare"], f"{library}: allocations from start to end differ: {whole_run}"
     ns = {variant: [s["median_ns"] for s in said[variant]] for variant in said}
     rdtsc = pairs.interval([s["rdtsc_ns"] for s in said["bare"]])[0]
     clock = pairs.interval([s["clock_ns"] for s in said["bare"]])[0]
     median, low, high = pairs.interval(pairs.differences(ns, "agent", "turns"))
     whole = pairs.interval(pairs.differences(ns, "agent", "bare"))[0]
     ours = (f"{median:+.1f} ns [{low:+.1f}, {high:+.1f}] on {pairs.interval(ns['bare'])[0]:.0f}, turn included {whole:+.1f}; "
-            f"{median / rdtsc:.1f} rdtsc, {median / clock:.1f} clock_gettime; 0 allocations more ({at_start:+d} at the start)")
+            f"{median / rdtsc:.1f} rdtsc, {median / clock:.1f} clock_gettime; 0 allocations more, the start included")
     # The gate of the clock that the agent reads, where there is one: 1.5 rdtsc; that of the other is 2.5 clock_gettime.
     limit = 1.5 * rdtsc if rdtsc else 2.5 * clock
     return {"what": f"{library}: a callback timed and named", "ours": ours, "limit": limit, "judged": median, "unit": " ns"}
