@@ -201,10 +201,12 @@ static bool is_worth_keeping(const struct helper *h)
 
 static void close_recording(struct helper *h)
 {
+    struct stat st;
+
     if (h->writer == NULL)
         return;
     ub_recording_close(h->writer, NULL);
-    if (!is_worth_keeping(h))
+    if (!is_worth_keeping(h) && lstat(h->path, &st) == 0 && S_ISREG(st.st_mode)) /* not /dev/null, a pipe */
         unlink(h->path);
 }
 

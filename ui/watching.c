@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -205,12 +206,15 @@ void ub_watching_stop(struct ub_watching *w, bool ended, int status)
 
 void ub_watching_discard(struct ub_watching *w)
 {
+    struct stat st;
+
     close_sinks(w, false, 0);
     if (!w->writer)
         return;
     ub_recording_close(w->writer, NULL);
     w->writer = NULL;
-    if (!w->set->append && strcmp(w->path, "-") != 0)
+    /* A file of ours, not /dev/null or a pipe, which root could take away. */
+    if (!w->set->append && strcmp(w->path, "-") != 0 && lstat(w->path, &st) == 0 && S_ISREG(st.st_mode))
         unlink(w->path);
 }
 

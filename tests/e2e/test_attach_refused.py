@@ -131,6 +131,23 @@ def test_no_static_tls_left(tmp_path):
             target.kill()
 
 
+@pytest.mark.parametrize("command", [["run", "--", "/no/such/program"], ["attach", "--live", "none", "--duration", "100ms"]],
+                         ids=lambda c: c[0])
+def test_recording_into_a_device(tmp_path, command):
+    """Nothing was watched, so the file that was begun is removed; one that is not ours to remove is not: -o /dev/null."""
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        try:
+            command = [*command, *([str(sleeper.pid)] if command[0] == "attach" else [])]
+            os.mkfifo(tmp_path / "pipe")
+            with open(os.open(tmp_path / "pipe", os.O_RDWR), "rb", buffering=0):
+                assert unblock(command[0], "-o", tmp_path / "pipe", *command[1:]).returncode in (125, 127)
+            assert (tmp_path / "pipe").is_fifo()
+            assert unblock(command[0], "-o", tmp_path / "file", *command[1:]).returncode in (125, 127)
+            assert not (tmp_path / "file").exists()
+        finally:
+            sleeper.kill()
+
+
 def test_yama(tmp_path):
     """Where only a process's ancestors may trace it."""
     try:
