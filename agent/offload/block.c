@@ -35,6 +35,7 @@ enum what {
     CHANGE, /* a positional write, a length */
     PATH,   /* names in folders */
     SEM,
+    POLL,
 };
 
 /* clang-format off */
@@ -60,6 +61,7 @@ static const uint8_t what_of[UB_BLOCK_CALLS] = {
     ONE(PATH, open) ONE(PATH, open64) ONE(PATH, openat) ONE(PATH, openat64)
     ONE(PATH, stat) ONE(PATH, stat64) ONE(PATH, lstat) ONE(PATH, lstat64)
     ONE(PATH, unlink) ONE(PATH, rename)
+    ONE(POLL, poll) ONE(POLL, __poll_chk)
     [UB_BLOCK_SEM_WAIT] = SEM,
 };
 /* clang-format on */
@@ -87,6 +89,7 @@ static const struct {
                 UB_LANE_FILES, false},
     [PATH] = {UB_DIRECTION_CHANGE, UB_DIRECTION_CHANGE, UB_LANE_WAIT, false},
     [SEM] = {0, 0, UB_LANE_WAIT, false},
+    [POLL] = {0, 0, UB_LANE_WAIT, false},
 };
 
 void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *ret)
@@ -105,7 +108,7 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
     ret->libc_lock = what == NAME;
     if (what == PATH)
         ret->fd = UB_BLOCK_PATHS; /* which of them name the same thing nobody can tell beforehand */
-    else if (what != SLEEP && what != WAITS && what != NAME && what != SEM)
+    else if (what != SLEEP && what != WAITS && what != NAME && what != SEM && what != POLL)
         ret->fd = (int)word[0];
 }
 
@@ -361,6 +364,32 @@ static bool name_may_block(const uint64_t *word)
     return !(hints.ai_flags & (AI_NUMERICHOST | AI_IDN | AI_CANONIDN)) && is_name(word[0]);
 }
 
+/* ---- waits for descriptors --------------------------------------------------------------------- */
+
+/* The program's own memory, as the call would read it. */
+static bool read_polled(const uint64_t *word, struct pollfd *ret)
+{
+    struct iovec local = {ret, sizeof(*ret)}, remote = {(void *)word[0], sizeof(*ret)};
+
+    return ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0) == (long)sizeof(*ret);
+}
+
+/* What is ready makes it return at once; `revents` is written again by the call itself. A single descriptor is known by
+ * its number, so that closing it waits. */
+static bool poll_blocks(const uint64_t *word, struct ub_block *b)
+{
+    uint64_t least_ms = ub_load_relaxed(&ub_process->arena->h.offload_least_us) / 1000;
+    int timeout = (int)word[2];
+    struct timespec none = {0, 0};
+    struct pollfd one;
+
+    if (word[1] == 0 || (timeout >= 0 && (uint64_t)timeout < least_ms) || !read_polled(word, &one))
+        return false;
+    if (word[1] == 1)
+        b->fd = one.fd < 0 ? -1 : one.fd;
+    return ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&none, 0, 0, 0) == 0;
+}
+
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
 {
     switch ((enum what)what_of[id]) {
@@ -382,6 +411,8 @@ bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_
         return wait_blocks(word, b, ret);
     case SEM:
         return sem_blocks(word, b, ret);
+    case POLL:
+        return poll_blocks(word, b);
     default: /* nobody says beforehand what has to be written, fetched or asked for */
         return false;
     }

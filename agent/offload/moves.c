@@ -113,7 +113,9 @@ static bool call(uint32_t id, void *function, const uint64_t *word, const uint64
     X(int, lstat, (const char *path, struct stat *st), (path, st), 0) \
     X(int, lstat64, (const char *path, struct stat64 *st), (path, st), 0) \
     X(int, unlink, (const char *path), (path), 0) \
-    X(int, rename, (const char *from, const char *to), (from, to), 0)
+    X(int, rename, (const char *from, const char *to), (from, to), 0) \
+    X(int, poll, (struct pollfd *fds, nfds_t count, int timeout), (fds, count, timeout), 0) \
+    X(int, __poll_chk, (struct pollfd *fds, nfds_t count, int timeout, size_t size), (fds, count, timeout, size), 0)
 /* clang-format on */
 CALLS(MOVED)
 

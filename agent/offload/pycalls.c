@@ -4,6 +4,7 @@
 #include "../module.h"
 #include "identity.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -119,6 +120,28 @@ static bool is_the_interpreters(uintptr_t from)
            strncmp(name, "uvloop", 6) == 0;
 }
 
+/*
+ * OpenSSL keeps its errors by thread, and looks at them after each call. Who has one in hand is not left, so that
+ * nobody who is suspended in it has one.
+ */
+static bool has_openssl_error(uintptr_t from)
+{
+    static unsigned long (*peek)(void);
+    static bool looked;
+    const char *path = ub_module_name((const void *)from), *name = path ? strrchr(path, '/') : NULL;
+
+    if (!name || (strncmp(name, "/libcrypto.", 11) != 0 && strncmp(name, "/libssl.", 8) != 0))
+        return false;
+    if (!looked) { /* with libssl's own name it leads to the libcrypto that it was linked to */
+        void *library = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+
+        if (library)
+            peek = (unsigned long (*)(void))dlsym(library, "ERR_peek_error");
+        looked = true;
+    }
+    return !peek || peek() != 0;
+}
+
 /* As that of suspend.c. */
 static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
@@ -153,7 +176,7 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     s->direction = b->direction;
     s->holds_up = b->holds_up;
     s->deadline_ns = b->deadline_ns;
-    s->own_fd = b->deadline_ns ? -1 : ub_fds_keep(&s->job, b->fd);
+    s->own_fd = b->deadline_ns || !b->direction ? -1 : ub_fds_keep(&s->job, b->fd);
     site = ub_sites_find(&ub_thread, id, true);
     begun = ub_clock_monotonic_ns();
     left = ub_pysteps_leave(m, s, false);
@@ -174,15 +197,18 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct mine *m = ub_pysteps_mine(false);
     bool earlier, may_leave, blocks;
+    uintptr_t from;
     struct ub_block b;
 
     if (!m)
         return false;
+    from = ub_thread.cold->spans.call_ra;
     ub_block_look(id, word, &b);
     earlier = ub_pysteps_busy(m, b.fd, b.direction, NULL) != NULL;
     if (!earlier && !b.may_move)
         return false;
-    may_leave = b.may_move && ub_pysteps_may_leave(m, sp, false) && is_the_interpreters(ub_thread.cold->spans.call_ra);
+    may_leave =
+        b.may_move && ub_pysteps_may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     blocks = earlier || ((may_leave || m->suspended) && will_block(id, word, &b, ret));
     if (!blocks)
         return b.made;

@@ -2,12 +2,16 @@
 The ticker's gap goes to standard error."""
 import asyncio
 import contextvars
+import http.server as http_server
+import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 VAR = contextvars.ContextVar("var", default=None)
 
@@ -135,6 +139,53 @@ async def alarm():
     return await wait()
 
 
+async def http():
+    """A client that blocks, with a timeout and without, of a server that is slow; more than one at once."""
+    class Handler(http_server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            time.sleep(0.15)
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_):
+            pass
+    server = http_server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    async def get(**how):
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/", **how) as reply:
+            return reply.read()
+    try:
+        return await asyncio.gather(get(), get(timeout=10), get(timeout=10))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def children():
+    async def run():
+        child = subprocess.run([sys.executable, "-S", "-c", "import sys, time; time.sleep(.15); print(len(sys.stdin.read()))"],
+                               input=b"x" * 100, capture_output=True, check=True)
+        return child.stdout
+    return await asyncio.gather(run(), run())
+
+
+async def timeouts():
+    """A timeout is the call's own."""
+    a, b = socket.socketpair()
+
+    async def wait():
+        a.settimeout(0.12)
+        try:
+            return a.recv(1)
+        except TimeoutError as e:
+            return str(e)
+    with a, b:
+        return await wait()
+
+
 async def stress():
     """Random things in many tasks: none lost, none doubled."""
     done = [0] * TASKS
@@ -199,6 +250,9 @@ async def main(cases):
 
 
 TASKS, OPERATIONS = 30, 6
+if os.environ.get("LOOP") == "uvloop":
+    import uvloop
+    uvloop.install()
 if __name__ == "__main__":
     if sys.argv[1] == "stress":
         TASKS, OPERATIONS = int(sys.argv[2]), int(sys.argv[3])
