@@ -53,7 +53,7 @@ class Trace:
 
 
 DOZE_S = 3.5  # until a tracer whose processes sleep has stopped looking at system calls
-START_S = 0.5  # until one has read the symbols of what it met: that is paid once
+START_S = 2.0  # until one has read the symbols of what it met, and looked at everything for a second: that is paid once
 
 
 class Nothing:
