@@ -3,8 +3,8 @@
  * loop's descriptors, so it is seen when it is over: timers that run before the
  * loop has come round once were due, and descriptors that its next wait reports
  * at once were ready. Each callback that was late so is counted by its kind, too,
- * with the time since the stall began: the stall made it no later than that. Only after a stall: otherwise it costs one look at a flag
- * that is read anyhow.
+ * with the time since the stall began: the stall made it no later than that. Only after a stall: otherwise it costs one
+ * look at a flag that is read anyhow.
  */
 #ifndef UB_AGENT_AFTER_H
 #define UB_AGENT_AFTER_H

@@ -65,16 +65,27 @@ static void put_kind(const struct ub_text_view *view, const struct ub_loop *loop
     fputc('\n', view->pen.out);
 }
 
+/* Caller frees the array; NULL when there are none. */
+static const struct ub_loop_kind **sorted_kinds(const struct ub_kinds *kinds)
+{
+    const struct ub_loop_kind **list = calloc(kinds->count + 1, sizeof(*list)); /* NOLINT(bugprone-sizeof-expression) */
+
+    for (uint32_t i = 0; list && i < kinds->count; i++)
+        list[i] = &kinds->kind[i];
+    if (list)
+        qsort(list, kinds->count, sizeof(*list), busier_first); /* NOLINT(bugprone-sizeof-expression) */
+    return list;
+}
+
 /* Those of one loop; `shown` counts rows. */
 static void put_loop(const struct ub_text_view *view, const struct ub_loop *loop, uint32_t *shown, uint32_t *left_out)
 {
-    UB_CLEANUP(free_array) const struct ub_loop_kind **sorted = calloc(loop->kinds.count + 1, sizeof(*sorted));
+    UB_CLEANUP(free_array) const struct ub_loop_kind **sorted = NULL;
 
-    for (uint32_t i = 0; sorted && i < loop->kinds.count; i++)
-        sorted[i] = &loop->kinds.kind[i];
-    if (!sorted || loop->kinds.count == 0)
+    if (loop->kinds.count > 0)
+        sorted = sorted_kinds(&loop->kinds);
+    if (!sorted)
         return;
-    qsort(sorted, loop->kinds.count, sizeof(*sorted), busier_first); /* NOLINT(bugprone-sizeof-expression) */
     for (uint32_t i = 0; i < loop->kinds.count; i++) {
         if (*shown >= KINDS_SHOWN) {
             ++*left_out;
