@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers"
 import pytest  # noqa: E402
 
 import callbacks  # noqa: E402
+import entering  # noqa: E402
 import helpers  # noqa: E402
 import kernel  # noqa: E402
 import micro  # noqa: E402
@@ -50,6 +51,7 @@ SECTIONS = {
     "stolen": watcher.stolen,
     "watcher": watcher.cpu,
     "idle": watcher.idle,
+    "attach": entering.entering,
     "redis": services.redis,
     "nginx": services.nginx,
     "memcached": services.memcached,
