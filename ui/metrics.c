@@ -283,6 +283,7 @@ static bool parse_port(const char *where, struct sockaddr_storage *ret, socklen_
 static int open_place(struct ub_metrics *x, const char *where, char *why)
 {
     struct sockaddr_storage address;
+    struct stat st;
     bool loopback = false;
     socklen_t len;
     int r;
@@ -299,6 +300,9 @@ static int open_place(struct ub_metrics *x, const char *where, char *why)
             return -EINVAL;
         }
         r = x->listener = listen_on((struct sockaddr *)&address, len);
+    } else if (stat(where, &st) == 0 && !S_ISREG(st.st_mode)) { /* the renaming would put a file in its place */
+        snprintf(why, UB_WHY_MAX, "--metrics %.200s: is no regular file: choose another path", where);
+        return -EINVAL;
     } else {
         x->path = strdup(where);
         r = x->path ? write_file(x) : -ENOMEM;

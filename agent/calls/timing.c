@@ -4,7 +4,6 @@
  */
 #include "timing.h"
 
-#include "../offload/decide.h"
 #include "../offload/sites.h"
 #include "../offload/suspend.h"
 #include "../python/stack.h"

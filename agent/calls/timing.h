@@ -8,6 +8,7 @@
 #ifndef UB_AGENT_TIMING_H
 #define UB_AGENT_TIMING_H
 
+#include "../offload/decide.h"
 #include "../process.h"
 
 #include <stdio.h>
@@ -53,6 +54,13 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
     ub_inputs_note(&t->cold->inputs, t->start, ended, fd, id);
 }
 
+/* Where calls may leave the loop: what is made now is called from `ra`. Signal-safe. */
+__attribute__((always_inline)) static inline void ub_timing_place(const struct ub_thread *t, uintptr_t ra)
+{
+    if (ub_likely(t->generation == ub_process->generation)) /* in a forked child the slot is its parent's */
+        t->cold->spans.call_ra = ra;
+}
+
 /*
  * A hook is two functions, so that the one that is called mostly (no turn runs)
  * saves no registers: UB_HOOK_FAST is the body of the hook, UB_HOOK_TIMED that of
@@ -78,7 +86,8 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
         uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now(), ended_;                                \
         type ret_;                                                                                                     \
                                                                                                                        \
-        t_->cold->spans.call_ra = (ra);                                                                                \
+        if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))                                                         \
+            ub_timing_place(t_, (ra));                                                                                 \
         ret_ = (call);                                                                                                 \
                                                                                                                        \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \

@@ -1,5 +1,6 @@
 #include "pylocks.h"
 
+#include "../calls/timing.h"
 #include "../raw.h"
 #include "block.h"
 #include "pysteps.h"
@@ -368,7 +369,7 @@ static int call_wait(int (*original)(void *), void *what, uintptr_t ra)
     int64_t ret;
 
     if (ub_unlikely(ub_thread.start != 0)) {
-        ub_thread.cold->spans.call_ra = ra;
+        ub_timing_place(&ub_thread, ra);
         if (ub_suspend_call(UB_BLOCK_SEM_WAIT, (void *)original, word, value, &ret))
             return (int)ret;
     }

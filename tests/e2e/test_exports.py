@@ -254,7 +254,8 @@ def test_file(blocked, workdir):
 
 
 @pytest.mark.parametrize("where,words", [("0.0.0.0:9464", "loopback"), ("10.1.2.3:9464", "loopback"),
-                                         ("/nonexistent/m.prom", "No such file"), ("unix:" + "x" * 200, "too long")])
+                                         ("/nonexistent/m.prom", "No such file"), ("/dev/full", "no regular file"),
+                                         ("unix:" + "x" * 200, "too long")])
 def test_places_that_are_refused(workdir, where, words):
     done = helpers.unblock("run", "--metrics", where, "--", "true")
     assert done.returncode == 125 and words in helpers.one_line(done.stderr)

@@ -1,6 +1,7 @@
 """Every way in which `unblock` cannot do what it was asked: one clear line, the right exit code, nothing started."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -193,3 +194,18 @@ def test_unknown_command(workdir):
         assert says in one_line(done.stderr)
     done = unblock()
     assert done.returncode == 2 and "Commands:" in done.stderr and done.stdout == ""
+
+
+def test_a_recording_place_that_is_no_file_stays(workdir):
+    """What was there before us is not ours to remove, whether it could be started or not."""
+    os.mkfifo("fifo")
+    reader = os.open("fifo", os.O_RDWR)
+    try:
+        shutil.copy("/bin/true", "busy")
+        with open("busy", "ab"):  # nobody may execute it meanwhile
+            for option in ((), ("--force",)):
+                done = unblock("run", *option, "-o", "fifo", "--", "./busy")
+                assert done.returncode == 126, done.stderr
+                assert os.path.exists("fifo")
+    finally:
+        os.close(reader)
