@@ -14,7 +14,7 @@
 #define PTHREAD_TID 720u /* glibc on x86-64, where its description for debuggers is missing */
 
 static const struct ub_python_layout *const layouts[] = {
-    &ub_python_3_8, &ub_python_3_9, &ub_python_3_10, &ub_python_3_11, &ub_python_3_12, &ub_python_3_13,
+    &ub_python_3_8, &ub_python_3_9, &ub_python_3_10, &ub_python_3_11, &ub_python_3_12, &ub_python_3_13, &ub_python_3_14,
 };
 
 /* ---- which ----------------------------------------------------------- */
@@ -121,6 +121,67 @@ static int describe_3_13(const struct offsets_3_13 *o, struct ub_python_layout *
     return 0;
 }
 
+/* _Py_DebugOffsets of 3.14. */
+struct offsets_3_14 {
+    char cookie[8];
+    uint64_t version;
+    uint64_t free_threaded;
+    uint64_t runtime_size, finalizing, interpreters_head;
+    uint64_t interp_size, id, next, threads_head, threads_main, gc, imports_modules, sysdict, builtins, ceval_gil;
+    uint64_t gil, gil_enabled, gil_locked, gil_holder, code_generation, tlbc_generation;
+    uint64_t thread_size, prev, thread_next, interp, current_frame, thread_id, native_thread_id, chunk, status;
+    uint64_t frame_size, previous, executable, instr_ptr, localsplus, owner, stackpointer, tlbc_index;
+    uint64_t code_size, filename, name, qualname, linetable, firstlineno, argcount, names, kinds, adaptive, tlbc;
+    uint64_t object[2], type[4], tuple[3], list[3], set[4], dict[3], number[2], integer[3];
+    uint64_t bytes_size, bytes_length, bytes_value;
+    uint64_t string_size, string_state, string_length, string_ascii;
+    uint64_t gc_size, gc_collecting;
+    uint64_t generator_size, generator_name, generator_frame, generator_state;
+};
+
+static int describe_3_14(const struct offsets_3_14 *o, struct ub_python_layout *l)
+{
+    if (memcmp(o->cookie, "xdebugpy", 8) != 0 || o->version >> 16 != l->version)
+        return -EBADMSG;
+    if (o->free_threaded)
+        return -ENOTSUP;
+    l->runtime_interpreters = (uint32_t)o->interpreters_head;
+    l->interp_next = (uint32_t)o->next;
+    l->interp_threads = (uint32_t)o->threads_head;
+    l->interp_modules = (uint32_t)o->imports_modules;
+    l->interp_gil = (uint32_t)o->ceval_gil;
+    l->interp_gc_collecting = (uint32_t)(o->gc + o->gc_collecting);
+    l->gil_locked = (uint32_t)(o->gil_locked - o->gil);
+    l->gil_last_holder = (uint32_t)(o->gil_holder - o->gil);
+    l->thread_next = (uint32_t)o->thread_next;
+    l->thread_interp = (uint32_t)o->interp;
+    l->thread_frame = (uint32_t)o->current_frame;
+    l->thread_pthread = (uint32_t)o->thread_id;
+    l->thread_tid = (uint32_t)o->native_thread_id;
+    l->frame_back = (uint32_t)o->previous;
+    l->frame_code = (uint32_t)o->executable;
+    l->frame_instruction = (uint32_t)o->instr_ptr;
+    l->frame_owner = (uint32_t)o->owner;
+    l->frame_locals = (uint32_t)o->localsplus;
+    l->frame_size = (uint32_t)(o->localsplus > 80 ? o->localsplus : 80);
+    l->code_filename = (uint32_t)o->filename;
+    l->code_name = (uint32_t)o->name;
+    l->code_qualname = (uint32_t)o->qualname;
+    l->code_lines = (uint32_t)o->linetable;
+    l->code_first_line = (uint32_t)o->firstlineno;
+    l->code_flags = (uint32_t)o->argcount - 4; /* which it stands before since 3.11 */
+    l->code_bytes = (uint32_t)o->adaptive;
+    l->code_size = (uint32_t)(o->code_size < 256 ? o->code_size : 256);
+    l->bytes_data = (uint32_t)o->bytes_value;
+    l->string_length = (uint32_t)o->string_length;
+    l->string_state = (uint32_t)o->string_state;
+    l->string_ascii = (uint32_t)o->string_ascii;
+    l->string_compact = (uint32_t)o->string_ascii + 16; /* two words more */
+    l->generator_frame = (uint32_t)o->generator_frame;
+    l->generator_state = (uint32_t)o->generator_state;
+    return 0;
+}
+
 /* ---- what it must look like ------------------------------------------ */
 
 /* A frame's fields are read from a buffer of this layout's sizes: none may lie outside. */
@@ -189,9 +250,10 @@ static uint32_t tid_in_pthread(const struct ub_maps *maps)
     return PTHREAD_TID;
 }
 
-static int settle_layout(struct ub_python *py, uint32_t version)
+int ub_python_settle(struct ub_python *py, uint32_t version)
 {
     struct offsets_3_13 offsets;
+    struct offsets_3_14 newer;
 
     for (size_t i = 0; i < UB_ARRAY_LEN(layouts); i++) {
         if (layouts[i]->version != version)
@@ -199,6 +261,9 @@ static int settle_layout(struct ub_python *py, uint32_t version)
         py->layout = *layouts[i];
         if (version < 0x030d)
             return 0;
+        if (version > 0x030d)
+            return ub_python_read(py, py->runtime, &newer, sizeof(newer)) ? describe_3_14(&newer, &py->layout)
+                                                                          : -EBADMSG;
         if (!ub_python_read(py, py->runtime, &offsets, sizeof(offsets)))
             return -EBADMSG;
         return describe_3_13(&offsets, &py->layout);
@@ -224,7 +289,7 @@ int ub_python_find(pid_t pid, const struct ub_maps *maps, struct ub_python **ret
     py->elf = map->elf;
     py->bias = map->bias;
     py->runtime = map->bias + vaddr;
-    r = settle_layout(py, *ret_version);
+    r = ub_python_settle(py, *ret_version);
     if (r == 0 && py->layout.thread_tid == UB_PYTHON_NONE)
         py->tid_in_pthread = tid_in_pthread(maps);
     if (r == 0)

@@ -137,6 +137,8 @@ static uint64_t generator_of(const struct ub_python_layout *l, const uint8_t *by
     return 0;
 }
 
+#define TAGS 3ull /* 3.14: of the references in a frame; objects are aligned to more */
+
 /* What one frame says. 1; 0: it is no frame of Python code, but where the interpreter was entered; -1: it makes no
  * sense. */
 static int decode(struct ub_python *py, uint64_t address, const uint8_t *bytes, size_t size,
@@ -145,10 +147,10 @@ static int decode(struct ub_python *py, uint64_t address, const uint8_t *bytes, 
     const struct ub_python_layout *l = &py->layout;
     uint64_t code_bytes;
 
-    if (l->owner_c >= 0 && (int8_t)bytes[l->frame_owner] == l->owner_c)
+    if (l->owner_c >= 0 && (int8_t)bytes[l->frame_owner] >= l->owner_c)
         return 0;
     *ret = (struct ub_python_frame){.address = address, .generator = generator_of(l, bytes, size, address)};
-    ret->code = ub_python_code(py, ub_python_u64(bytes, size, l->frame_code), &code_bytes);
+    ret->code = ub_python_code(py, ub_python_u64(bytes, size, l->frame_code) & ~TAGS, &code_bytes);
     if (!ret->code)
         return -1;
     ret->offset = offset_of(l, bytes, size, code_bytes);

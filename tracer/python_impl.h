@@ -158,4 +158,8 @@ uint64_t ub_python_weak_set(struct ub_python *py, uint64_t object);
 /* python_gil.c */
 void ub_python_gil(struct ub_python *py, uint64_t state, uint64_t futex, struct ub_python_look *look);
 
+/* python_find.c: the layout of that version, with what the process says of itself (py->runtime). 0; -ENOTSUP; -EBADMSG.
+ */
+int ub_python_settle(struct ub_python *py, uint32_t version);
+
 #endif

@@ -116,7 +116,7 @@ struct ub_python_layout {
 };
 
 extern const struct ub_python_layout ub_python_3_8, ub_python_3_9, ub_python_3_10, ub_python_3_11, ub_python_3_12,
-    ub_python_3_13;
+    ub_python_3_13, ub_python_3_14;
 
 /* The same in every version that is known. */
 #define UB_PYTHON_OBJECT_TYPE  8u  /* PyObject.ob_type */

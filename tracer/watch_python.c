@@ -19,12 +19,12 @@ static void tell(struct ub_watch *w, struct ub_process *p, int error, uint32_t v
     if (p->python_told || error == -EAGAIN || error == -ENOENT || error == -EACCES || error == -ENOMEM)
         return;
     p->python_told = true;
-    if (error == -ENOTSUP && version >= 0x0308 && version <= 0x030d)
+    if (error == -ENOTSUP && version >= 0x0308 && version <= 0x030e)
         ub_watch_note(w, "info", "pid %d: a free-threaded Python %u.%u: only its native stacks are shown", (int)p->pid,
                       version >> 8, version & 0xff);
     else if (error == -ENOTSUP && version)
         ub_watch_note(w, "info",
-                      "pid %d: Python %u.%u is not one whose frames can be read (3.8 to 3.13 are): only its native "
+                      "pid %d: Python %u.%u is not one whose frames can be read (3.8 to 3.14 are): only its native "
                       "stacks are shown",
                       (int)p->pid, version >> 8, version & 0xff);
     else

@@ -240,6 +240,62 @@ static void test_a_look(void **state)
     assert_int_equal(ub_python_look(py, 1, 0, false, &look), -ENOENT);
 }
 
+/* 3.14 as it describes itself: the same made-up interpreter, its offsets told by its own table, references tagged. */
+static void test_a_process_that_describes_itself(void **state)
+{
+    static struct ub_python_look look;
+    uint64_t *o = (uint64_t *)(void *)(memory + RUNTIME);
+    uint64_t table[] = {
+        0,     0x030e00f0, 0,                                          /* cookie, version, free-threaded */
+        0,     0,          0x800,                                      /* runtime */
+        0,     0,          0x40,  16,    0,   0x100, 0x48, 0, 0, 0x50, /* interpreter: next, threads, gc, modules, GIL
+                                                                        */
+        0x200, 0,          0x210, 0x208, 0,   0,                       /* its GIL: locked, holder */
+        0,     0,          8,     16,    56,  152,   160,  0, 0,       /* thread */
+        0,     48,         32,    56,    72,  69,    0,    0,          /* frame */
+        192,   112,        120,   128,   136, 72,    52,   0, 0, 184,  0, /* code */
+        16,    8,          0,     0,     0,   0,     0,    0, 0, 0,    0,
+        0,     0,          0,     0,     0,   0,     0,    0, 0, /* object, type, tuple, list, set, dict ... */
+        0,     0,          0,     0,                             /* ... number, integer */
+        0,     16,         32,                                   /* bytes */
+        0,     32,         16,    48,                            /* string */
+        0,     8,                                                /* collector */
+        0,     0,          80,    75,                            /* generator */
+    };
+
+    memcpy(table, "xdebugpy", 8);
+    memcpy(o, table, sizeof(table));
+    put(RUNTIME + 0x800, at(INTERP));
+    put(INTERP + 0x50, at(RUNTIME) + 0xa00);
+    put(RUNTIME + 0xa00 + 8, at(STATE));
+    put(RUNTIME + 0xa00 + 16, 1);
+    put(STATE + 56, at(FRAMES));
+    put(FRAMES + 32, at(CODE) | 1);
+    put(FRAMES + 0x100 + 32, at(CODE) | 3);
+    put(FRAMES + 0x100 + 48, at(FRAMES) + 0x200); /* the entry from C, and what lies below it */
+    put(FRAMES + 0x200 + 48, 0);
+    memory[FRAMES + 0x200 + 69] = 4;
+    py->current_tasks = 0;
+    assert_int_equal(ub_python_settle(py, 0x030e), 0);
+    assert_int_equal(ub_python_look(py, (pid_t)syscall(SYS_gettid), 0, false, &look), 0);
+    assert_int_equal(look.count, 3);
+    assert_true(look.complete);
+    assert_string_equal(look.frame[0].code->function, "App.handle");
+    assert_int_equal(ub_python_line(&look.frame[0]), 42);
+    assert_int_equal(look.frame[0].code->flags, UB_PYTHON_CO_COROUTINE);
+    assert_int_equal(look.frame[1].generator, at(COROUTINE));
+    assert_true(look.frame[2].entry);
+    assert_int_equal(look.gil, UB_PYTHON_GIL_HELD);
+    assert_false(look.task.known); /* they are kept elsewhere there */
+
+    o[1] = 0x030d00f0; /* the table of another version */
+    assert_int_equal(ub_python_settle(py, 0x030e), -EBADMSG);
+    o[1] = 0x030e00f0;
+    o[2] = 1;
+    assert_int_equal(ub_python_settle(py, 0x030e), -ENOTSUP);
+    assert_int_equal(ub_python_settle(py, 0x030f), -ENOTSUP); /* newer than anybody has told us of */
+}
+
 static void test_gil(void **state)
 {
     static struct ub_python_look look;
@@ -423,6 +479,7 @@ int main(void)
         cmocka_unit_test(test_any_line_table),
         cmocka_unit_test(test_owner),
         cmocka_unit_test_setup_teardown(test_a_look, new_reader, drop_reader),
+        cmocka_unit_test_setup_teardown(test_a_process_that_describes_itself, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_gil, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_code_that_changed, new_reader, drop_reader),
         cmocka_unit_test_setup_teardown(test_kept_frames, new_reader, drop_reader),
