@@ -258,7 +258,8 @@ static void test_no_row_hides_another(void **state)
             const struct ub_advice *a = &ub_advice_table[k], *b = &ub_advice_table[i];
 #define WIDER(field) (!a->field || (b->field && strcmp(a->field, b->field) == 0))
             if (WIDER(program) && WIDER(loop) && WIDER(cause) && WIDER(call) && WIDER(function) && WIDER(package) &&
-                (a->fd == UB_ADVICE_FD_ANY || a->fd == b->fd) && (!a->script || b->script))
+                (a->fd == UB_ADVICE_FD_ANY || a->fd == b->fd) && a->script <= b->script && a->yields <= b->yields &&
+                a->whole <= b->whole)
                 fail_msg("row '%s' is hidden by '%s'", b->text, a->text);
         }
     }
