@@ -110,13 +110,14 @@ static void keep_late(const struct ub_spans *s, uint32_t kind, struct ub_kind_st
 {
     const struct ub_span_sum *late = &s->late[kind];
     uint32_t place = ub_load_acquire(&late->histogram);
+    const struct ub_coarse_histogram *h = place - 1 < UB_SPAN_LATE ? &s->late_histogram[place - 1] : NULL;
 
     k->late = ub_load_relaxed(&late->count);
     k->late_ticks = ub_load_relaxed(&late->total);
     k->late_max_ticks = ub_load_relaxed(&late->max);
-    k->has_late_histogram = place - 1 < UB_SPAN_LATE;
-    if (k->has_late_histogram)
-        memcpy(&k->late_histogram, &s->late_histogram[place - 1], sizeof(k->late_histogram));
+    k->has_late_histogram = h != NULL;
+    if (h)
+        memcpy(&k->late_histogram, h, sizeof(k->late_histogram));
 }
 
 void ub_watch_kinds(const struct ub_watch *w, uint32_t slot, struct ub_stats *stats)

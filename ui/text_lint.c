@@ -62,7 +62,7 @@ static bool put_sleep0(const struct ub_text_view *view, const char *prefix, cons
     fputs(" gave way by sleep(0) ", view->pen.out);
     ub_text_count(view, UB_INK_PLAIN, count, "time", "times");
     fputs(", after ", view->pen.out);
-    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(lint, "total_ns", 0) / count);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(lint, "total_ns", 0) / (count ? count : 1));
     fputs(" of work on average: each costs a turn of the loop, once in some milliseconds is enough\n", view->pen.out);
     return true;
 }

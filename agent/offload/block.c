@@ -337,7 +337,7 @@ static bool connect_may_block(const uint64_t *word, int fd)
 /* A name that has to be looked up: a number needs not. */
 static bool is_name(uint64_t text)
 {
-    char name[64];
+    char name[64] = {0};
     size_t n = 4096 - (text & 4095) < sizeof(name) ? 4096 - (text & 4095) : sizeof(name);
 
     if (!copy(name, text, n))

@@ -30,7 +30,7 @@ static bool call(uint32_t id, void *function, const uint64_t *word, const uint64
         __typeof__(x) value_ = (x);                                                                                    \
         uint64_t word_ = 0;                                                                                            \
                                                                                                                        \
-        memcpy(&word_, &value_, sizeof(value_));                                                                       \
+        memcpy(&word_, &value_, sizeof(value_)); /* NOLINT(bugprone-sizeof-expression): of the pointer itself */       \
         word_;                                                                                                         \
     })
 #define PUT(x)                                         word[n_++] = WORD(x);
