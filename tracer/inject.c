@@ -1,6 +1,8 @@
 /*
  * The order of things; see inject.h. A thread is asked several times to do something for us, each time at another wait:
  * to map memory, to load the agent, to have it look up libc (these the first time only), to let it go to work.
+ *
+ * A little long for one file: each of these steps has to be undone where a later one fails, in the order told here.
  */
 #include "inject_impl.h"
 

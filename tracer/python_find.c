@@ -91,33 +91,46 @@ struct offsets_3_13 {
     uint64_t gc_size, gc_collecting;
 };
 
+static int is_of(const char cookie[8], uint64_t version, uint64_t free_threaded, const struct ub_python_layout *l)
+{
+    if (memcmp(cookie, "xdebugpy", 8) != 0 || version >> 16 != l->version)
+        return -EBADMSG;
+    return free_threaded ? -ENOTSUP : 0;
+}
+
+/* What both versions tell by the same names, at places of their own. */
+#define DESCRIBE_COMMON(o, l)                                                                                          \
+    do {                                                                                                               \
+        (l)->runtime_interpreters = (uint32_t)(o)->interpreters_head;                                                  \
+        (l)->interp_next = (uint32_t)(o)->next;                                                                        \
+        (l)->interp_threads = (uint32_t)(o)->threads_head;                                                             \
+        (l)->interp_modules = (uint32_t)(o)->imports_modules;                                                          \
+        (l)->interp_gil = (uint32_t)(o)->ceval_gil;                                                                    \
+        (l)->thread_next = (uint32_t)(o)->thread_next;                                                                 \
+        (l)->thread_interp = (uint32_t)(o)->interp;                                                                    \
+        (l)->thread_frame = (uint32_t)(o)->current_frame;                                                              \
+        (l)->thread_pthread = (uint32_t)(o)->thread_id;                                                                \
+        (l)->thread_tid = (uint32_t)(o)->native_thread_id;                                                             \
+        (l)->frame_back = (uint32_t)(o)->previous;                                                                     \
+        (l)->frame_code = (uint32_t)(o)->executable;                                                                   \
+        (l)->frame_instruction = (uint32_t)(o)->instr_ptr;                                                             \
+        (l)->frame_owner = (uint32_t)(o)->owner;                                                                       \
+        (l)->code_filename = (uint32_t)(o)->filename;                                                                  \
+        (l)->code_name = (uint32_t)(o)->name;                                                                          \
+        (l)->code_qualname = (uint32_t)(o)->qualname;                                                                  \
+        (l)->code_lines = (uint32_t)(o)->linetable;                                                                    \
+        (l)->code_first_line = (uint32_t)(o)->firstlineno;                                                             \
+        (l)->code_bytes = (uint32_t)(o)->adaptive;                                                                     \
+        (l)->interp_gc_collecting = (uint32_t)((o)->gc + (o)->gc_collecting);                                          \
+    } while (0)
+
 static int describe_3_13(const struct offsets_3_13 *o, struct ub_python_layout *l)
 {
-    if (memcmp(o->cookie, "xdebugpy", 8) != 0 || o->version >> 16 != l->version)
-        return -EBADMSG;
-    if (o->free_threaded)
-        return -ENOTSUP;
-    l->runtime_interpreters = (uint32_t)o->interpreters_head;
-    l->interp_next = (uint32_t)o->next;
-    l->interp_threads = (uint32_t)o->threads_head;
-    l->interp_modules = (uint32_t)o->imports_modules;
-    l->interp_gil = (uint32_t)o->ceval_gil;
-    l->interp_gc_collecting = (uint32_t)(o->gc + o->gc_collecting);
-    l->thread_next = (uint32_t)o->thread_next;
-    l->thread_interp = (uint32_t)o->interp;
-    l->thread_frame = (uint32_t)o->current_frame;
-    l->thread_pthread = (uint32_t)o->thread_id;
-    l->thread_tid = (uint32_t)o->native_thread_id;
-    l->frame_back = (uint32_t)o->previous;
-    l->frame_code = (uint32_t)o->executable;
-    l->frame_instruction = (uint32_t)o->instr_ptr;
-    l->frame_owner = (uint32_t)o->owner;
-    l->code_filename = (uint32_t)o->filename;
-    l->code_name = (uint32_t)o->name;
-    l->code_qualname = (uint32_t)o->qualname;
-    l->code_lines = (uint32_t)o->linetable;
-    l->code_first_line = (uint32_t)o->firstlineno;
-    l->code_bytes = (uint32_t)o->adaptive;
+    int r = is_of(o->cookie, o->version, o->free_threaded, l);
+
+    if (r < 0)
+        return r;
+    DESCRIBE_COMMON(o, l);
     return 0;
 }
 
@@ -141,36 +154,16 @@ struct offsets_3_14 {
 
 static int describe_3_14(const struct offsets_3_14 *o, struct ub_python_layout *l)
 {
-    if (memcmp(o->cookie, "xdebugpy", 8) != 0 || o->version >> 16 != l->version)
-        return -EBADMSG;
-    if (o->free_threaded)
-        return -ENOTSUP;
-    l->runtime_interpreters = (uint32_t)o->interpreters_head;
-    l->interp_next = (uint32_t)o->next;
-    l->interp_threads = (uint32_t)o->threads_head;
-    l->interp_modules = (uint32_t)o->imports_modules;
-    l->interp_gil = (uint32_t)o->ceval_gil;
-    l->interp_gc_collecting = (uint32_t)(o->gc + o->gc_collecting);
+    int r = is_of(o->cookie, o->version, o->free_threaded, l);
+
+    if (r < 0)
+        return r;
+    DESCRIBE_COMMON(o, l);
     l->gil_locked = (uint32_t)(o->gil_locked - o->gil);
     l->gil_last_holder = (uint32_t)(o->gil_holder - o->gil);
-    l->thread_next = (uint32_t)o->thread_next;
-    l->thread_interp = (uint32_t)o->interp;
-    l->thread_frame = (uint32_t)o->current_frame;
-    l->thread_pthread = (uint32_t)o->thread_id;
-    l->thread_tid = (uint32_t)o->native_thread_id;
-    l->frame_back = (uint32_t)o->previous;
-    l->frame_code = (uint32_t)o->executable;
-    l->frame_instruction = (uint32_t)o->instr_ptr;
-    l->frame_owner = (uint32_t)o->owner;
     l->frame_locals = (uint32_t)o->localsplus;
     l->frame_size = (uint32_t)(o->localsplus > 80 ? o->localsplus : 80);
-    l->code_filename = (uint32_t)o->filename;
-    l->code_name = (uint32_t)o->name;
-    l->code_qualname = (uint32_t)o->qualname;
-    l->code_lines = (uint32_t)o->linetable;
-    l->code_first_line = (uint32_t)o->firstlineno;
     l->code_flags = (uint32_t)o->argcount - 4; /* which it stands before since 3.11 */
-    l->code_bytes = (uint32_t)o->adaptive;
     l->code_size = (uint32_t)(o->code_size < 256 ? o->code_size : 256);
     l->bytes_data = (uint32_t)o->bytes_value;
     l->string_length = (uint32_t)o->string_length;

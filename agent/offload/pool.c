@@ -283,12 +283,10 @@ static int refuse(struct lane *lane)
     return -EAGAIN;
 }
 
-int ub_pool_submit(struct ub_job *job)
+static int submit(struct ub_job *job)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct lane *lane = &lanes[job->lane % UB_LANES];
 
-    pthread_once(&once, prepare);
     job->next = NULL;
     job->signal = 0;
     job->queued_ns = now_ns();
@@ -308,6 +306,21 @@ int ub_pool_submit(struct ub_job *job)
     pthread_cond_signal(&lane->more);
     pthread_mutex_unlock(&lane->lock);
     return 0;
+}
+
+/* A handler of the program's that came in between and forked would wait for our lock for ever: none comes. */
+int ub_pool_submit(struct ub_job *job)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    const uint64_t all = ~0ull;
+    uint64_t saved;
+    int r;
+
+    pthread_once(&once, prepare);
+    ub_raw4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&saved, sizeof(all));
+    r = submit(job);
+    ub_raw4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&saved, 0, sizeof(saved));
+    return r;
 }
 
 /* High, where the program's numbers do not get to as a rule. */

@@ -7,7 +7,8 @@
  * that its holder needs to let go. Threads are started one by one as they are needed,
  * block every signal, and stay.
  *
- * The caller's side never waits: a full queue is an answer.
+ * The caller's side never waits for a job: a full queue is an answer. It takes the lane's lock, which
+ * is never held over a call, with all signals blocked (a handler's own calls do not move); a fork takes it, too.
  */
 #ifndef UB_AGENT_POOL_H
 #define UB_AGENT_POOL_H

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -332,6 +333,54 @@ static int64_t locks(uint64_t ms, uint64_t b, uint64_t c, uint64_t d, uint64_t e
     return 0;
 }
 
+static void on_alarm(int sig)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+}
+
+static void submit_for(int ms)
+{
+    struct sigaction act = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    struct itimerval often = {.it_interval = {.tv_usec = 15000}, .it_value = {.tv_usec = 15000}};
+    struct timespec begun, now;
+
+    sigaction(SIGALRM, &act, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    do {
+        struct ub_job j = job(sum, 1, 2, UB_LANE_FILES);
+
+        if (ub_pool_submit(&j) == 0) {
+            while (!ub_pool_collect(&inbox))
+                ;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 < ms);
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+}
+
+/* A handler that forks may come at any moment, but not while its own thread has our lock. */
+static void a_handler_forks(void **state)
+{
+    pid_t pid = fork();
+    int status = -1;
+
+    if (pid == 0) {
+        submit_for(500);
+        _exit(0);
+    }
+    for (int i = 0; i < 500 && waitpid(pid, &status, WNOHANG) == 0; i++)
+        usleep(10000);
+    if (status != 0)
+        kill(pid, SIGKILL);
+    assert_int_equal(status, 0);
+}
+
 /* A fork waits for a job that holds a lock of libc's; the child has a pool of its own. */
 static void forks(void **state)
 {
@@ -376,7 +425,7 @@ int main(void)
         T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes),    T(full),
         T(many_loops), T(settles),          T(a_closed_descriptor),     T(another_file),
 #ifndef UNDER_TSAN
-        T(forks),
+        T(forks),      T(a_handler_forks),
 #endif
     };
 

@@ -5,6 +5,9 @@
  * A suspended step looks to asyncio like one that awaits a future: so contexts, current_task, the order of
  * callbacks and uvloop are theirs to get right. Only cancelling differs: the coroutine is in the midst of a
  * call and takes no exception; the future remembers it, and the task is told when it goes on.
+ *
+ * Longer than most files here: all that is compiled against one version's headers stands in one object, so that the
+ * rest of the agent depends on none.
  */
 #include <Python.h>
 
