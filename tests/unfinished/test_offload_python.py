@@ -66,7 +66,7 @@ class Both:
         return self
 
     def line(self, text, case):
-        return [line for line in text.splitlines() if line.split()[0] == case]
+        return [line for line in text.splitlines() if line.split()[:1] == [case]]
 
 
 @pytest.fixture(scope="module")
