@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 import helpers
+import oracle
 import test_schema
 
 MS = 1000000
@@ -15,7 +16,8 @@ def run(tmp_path, mode, count, threshold):
     assert done.returncode == 0 and done.stdout == "done\n", done
     assert not [p for line in recording.lines for p in test_schema.problems(line)]
     # Stalls of the program are in a call or long; others are a busy machine's.
-    slow = [s for s in recording.slow if not s.get("startup") and (s.get("calls") or s["duration_ns"] >= 8 * MS)]
+    slow = [s for s in recording.slow if not s.get("startup") and
+            (s.get("calls") or s["duration_ns"] >= 8 * MS and not oracle.is_noise(s))]
     return slow, recording
 
 
@@ -27,7 +29,7 @@ def test_every_call_is_known(tmp_path):
     """More stalls a second than looks are taken: those nobody looked at have call, duration, stack and callback too."""
     count = 400
     slow, recording = run(tmp_path, "many", count, "1ms")
-    assert len(slow) == count
+    assert len(slow) == count, [s for s in slow if s['cause'] != 'call']
     for s in slow:
         assert via(s) == ["usleep"], s
         call = s["calls"][0]
