@@ -145,7 +145,7 @@ def test_cancelled_in_a_call(tmp_path):
 
 def test_under_a_filter_that_kills(tmp_path):
     """Times are known without any system call; strings and stacks are not copied there."""
-    slow, _ = run(tmp_path, "filter", 20, "1ms")
+    slow = [s for s in run(tmp_path, "filter", 20, "1ms")[0] if s.get("calls")]
     assert len(slow) >= 15  # the watcher polls: on a busy machine it may come too late for some
     assert all(via(s) == ["usleep"] and s["calls"][0]["duration_ns"] >= 3 * MS for s in slow)
 
