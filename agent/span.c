@@ -139,6 +139,41 @@ void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t fu
     ub_store_release(&s->segment, segment);
 }
 
+void ub_span_aside(struct ub_thread *t, struct ub_span_aside *ret)
+{
+    struct ub_spans *s;
+    uint64_t now;
+
+    ret->depth = 0;
+    if (!t->start || t->generation != ub_process->generation)
+        return;
+    s = &t->cold->spans;
+    if (s->depth == 0 || s->depth > UB_SPAN_LEVELS)
+        return;
+    now = ub_clock_ticks(ub_process->clock);
+    if (t->start != s->segment)
+        ub_span_new_turn(t, s);
+    if (now - t->start >= ub_load_relaxed(&ub_process->arena->h.threshold))
+        ub_span_slow(t, &s->level[s->depth - 1].callback, now, NULL);
+    s->level[s->depth - 1].own += now - t->start;
+    ret->depth = s->depth;
+    memcpy(ret->level, s->level, sizeof(ret->level));
+    ub_span_publish(t, s, 0, now);
+}
+
+void ub_span_back(struct ub_thread *t, const struct ub_span_aside *aside)
+{
+    struct ub_spans *s;
+
+    if (!aside->depth || !t->start || t->generation != ub_process->generation)
+        return;
+    s = &t->cold->spans;
+    ub_store_relaxed(&s->segment, 0);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    memcpy(s->level, aside->level, sizeof(s->level));
+    ub_span_publish(t, s, aside->depth, ub_clock_ticks(ub_process->clock));
+}
+
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);

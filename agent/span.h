@@ -55,6 +55,14 @@ void ub_span_keep_big(struct ub_spans *s, const struct ub_callback *c, uint64_t 
 /* The callback that runs turns out to be this one. */
 void ub_span_rename(struct ub_thread *t, enum ub_callback_kind kind, uint64_t function, uint64_t object);
 
+/* The callbacks that run are interrupted by others, which are not inside of them; and go on. Signal-safe. */
+struct ub_span_aside {
+    uint32_t depth; /* 0: nothing was timed */
+    struct ub_span_level level[UB_SPAN_LEVELS];
+};
+void ub_span_aside(struct ub_thread *t, struct ub_span_aside *ret);
+void ub_span_back(struct ub_thread *t, const struct ub_span_aside *aside);
+
 /* The turn of a thread with callbacks ends. Returns its whole length in ticks. */
 uint64_t ub_span_turn_close(struct ub_thread *t, uint64_t now);
 

@@ -451,6 +451,64 @@ bool ub_block_may_queue(uint32_t id, const struct ub_block *b)
     }
 }
 
+/* ---- calls that stay where they are -------------------------------------------------------------- */
+
+bool ub_block_would(int fd, short events)
+{
+    return may_block(fd) && !is_ready(fd, events);
+}
+
+bool ub_block_is_awaited(uint32_t id)
+{
+    enum what what = (enum what)what_of[id];
+
+    return what == READS || what == WRITES || what == SENDS || what == FLOCK || what == FCNTL || what == WAITS ||
+           what == SEM || what == POLL;
+}
+
+uint64_t ub_block_until(uint32_t id, const uint64_t word[UB_POOL_WORDS])
+{
+    int timeout = what_of[id] == POLL ? (int)word[2] : -1;
+
+    return timeout < 0 ? 0 : ub_clock_monotonic_ns() + (uint64_t)timeout * 1000000u;
+}
+
+int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events)
+{
+    enum what what = (enum what)what_of[id];
+
+    *ret_events = what == READS ? POLLIN : POLLOUT;
+    return what == READS || what == WRITES || what == SENDS ? b->fd : -1;
+}
+
+/* Some more of what send_rest is for. */
+static bool send_waits(struct ub_block *b, int64_t *ret)
+{
+    long r = ub_raw6(SYS_sendto, b->fd, (long)(b->word[1] + b->word[4]), (long)(b->word[2] - b->word[4]),
+                     (long)b->word[3] | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
+
+    if (r > 0)
+        b->word[4] += (uint64_t)r;
+    if (b->word[4] == b->word[2]) {
+        b->made = true;
+        *ret = (int64_t)b->word[2];
+    }
+    return !b->made && (r > 0 || r == -EAGAIN); /* an error is the call's own to bring about */
+}
+
+bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
+{
+    struct timespec none = {0, 0};
+
+    if (b->made)
+        return false;
+    if (b->function)
+        return send_waits(b, ret);
+    if (what_of[id] == POLL)
+        return ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&none, 0, 0, 0) == 0;
+    return ub_block_is_awaited(id) && ub_block_proven(id, word, b, ret);
+}
+
 bool ub_block_is_listed(uint32_t id)
 {
     return id < UB_BLOCK_CALLS && what_of[id] != OTHER && what_of[id] != CLOSE;

@@ -42,6 +42,23 @@ bool ub_block_expected(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct u
 /* Whether it may be made by another thread because an earlier one on the same file is not over. */
 bool ub_block_may_queue(uint32_t id, const struct ub_block *b);
 
+/* ---- one that stays where it is ---- */
+
+/* Of a blocking descriptor that is not ready. */
+bool ub_block_would(int fd, short events);
+
+/* Whether it waits for somebody who may be in this process. */
+bool ub_block_is_awaited(uint32_t id);
+
+/* When it ends by itself (CLOCK_MONOTONIC), as of now; 0: at no time. */
+uint64_t ub_block_until(uint32_t id, const uint64_t word[UB_POOL_WORDS]);
+
+/* The descriptor that says when to ask again, -1: none does. */
+int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events);
+
+/* Whether it would still block; else it may have been `made`. */
+bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret);
+
 /* Whether any mode moves this call. */
 bool ub_block_is_listed(uint32_t id);
 

@@ -8,6 +8,7 @@
 #include "identity.h"
 #include "locks.h"
 #include "moves.h"
+#include "waits.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -28,7 +29,8 @@ void ub_offload_start(uint32_t mode)
     ub_loops_count += UB_LOOPS_OF_LOCKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
-    ub_loops_count += 3; /* libuv as a host; the locks of an interpreter; descriptors */
+    ub_loops_count += UB_LOOPS_OF_MOVES;
+    ub_waits_start();
     ub_moves_start();
 }
 
@@ -269,6 +271,11 @@ static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, uintptr_t end,
 bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
 {
     return library == UB_LOOP_LIBUV && kinds_uv & 1u << kind;
+}
+
+bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value)
+{
+    return has_limit(id, value) || is_interrupted(false);
 }
 
 bool ub_decide_call_moves(uint32_t id)

@@ -28,6 +28,9 @@ void ub_offload_start(uint32_t mode);
 void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
                struct ub_verdict *ret);
 
+/* Whether a signal is meant to end this call: then nothing else may be done while it lasts. Slow path only. */
+bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value);
+
 /* Whether callbacks of this kind are ever moved. */
 bool ub_decide_kind_moves(uint32_t library, uint32_t kind);
 

@@ -16,4 +16,10 @@ extern const struct ub_loop_ops ub_locks_libc, ub_locks_glib;
 /* Whether the calling thread holds one; *ret_ra: where it took the last of them. Signal-safe. */
 bool ub_locks_held(uint64_t *ret_ra);
 
+/* As where the program calls pthread_mutex_lock or g_mutex_lock; only where those are hooked. Slow path only. */
+int ub_locks_lock(void *mutex);
+int ub_locks_unlock(void *mutex);
+void ub_locks_g_lock(void *mutex);
+void ub_locks_g_unlock(void *mutex);
+
 #endif

@@ -1,14 +1,22 @@
 #include "moves.h"
 
 #include "../calls/timing.h"
+#include "../raw.h"
 #include "../real.h"
 #include "block.h"
+#include "drive.h"
 #include "fds.h"
 #include "pysteps.h"
 #include "suspend.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/msg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static struct ub_real direct;
 
@@ -119,9 +127,75 @@ static bool call(uint32_t id, void *function, const uint64_t *word, const uint64
 /* clang-format on */
 CALLS(MOVED)
 
+/*
+ * Calls that stay and wait for somebody, in ways that cannot be asked about beforehand: what is suspended, and may be
+ * that somebody, comes first. The last column: whether it waits at all.
+ */
+#define STAYED(type, name, params, args, waits)                                                                        \
+    static type stayed_##name params                                                                                   \
+    {                                                                                                                  \
+        if (ub_unlikely(ub_thread.start != 0) && ub_drive_concerned() && (waits))                                      \
+            ub_drive_all();                                                                                            \
+        return direct.name args;                                                                                       \
+    }
+
+static bool is_some(const struct timespec *time)
+{
+    return !time || time->tv_sec || time->tv_nsec;
+}
+
+static bool is_some_time(const struct timeval *time)
+{
+    return !time || time->tv_sec || time->tv_usec;
+}
+
+/* What a stream reads from: not a file. What it has in its buffer is not known. */
+static bool is_awaited(FILE *stream)
+{
+    struct stat st = {0};
+    int fd = stream ? fileno_unlocked(stream) : -1;
+
+    return fd >= 0 && ub_raw2(SYS_fstat, fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+/* clang-format off */
+#define STAYS(X) \
+    X(pid_t, wait, (int *status), (status), true) \
+    X(pid_t, __wait, (int *status), (status), true) \
+    X(pid_t, wait3, (int *status, int flags, struct rusage *usage), (status, flags, usage), !(flags & WNOHANG)) \
+    X(pid_t, wait4, (pid_t pid, int *status, int flags, struct rusage *usage), (pid, status, flags, usage), !(flags & WNOHANG)) \
+    X(int, waitid, (idtype_t what, id_t id, siginfo_t *info, int flags), (what, id, info, flags), !(flags & WNOHANG)) \
+    X(int, system, (const char *command), (command), command != NULL) \
+    X(int, pclose, (FILE *stream), (stream), true) \
+    X(ssize_t, msgrcv, (int id, void *buf, size_t n, long what, int flags), (id, buf, n, what, flags), !(flags & IPC_NOWAIT)) \
+    X(int, msgsnd, (int id, const void *buf, size_t n, int flags), (id, buf, n, flags), !(flags & IPC_NOWAIT)) \
+    X(int, semop, (int id, struct sembuf *v, size_t n), (id, v, n), true) \
+    X(ssize_t, mq_receive, (mqd_t queue, char *buf, size_t n, unsigned int *priority), (queue, buf, n, priority), true) \
+    X(int, mq_send, (mqd_t queue, const char *buf, size_t n, unsigned int priority), (queue, buf, n, priority), true) \
+    X(int, lockf, (int fd, int command, off_t n), (fd, command, n), command == F_LOCK) \
+    X(int, lockf64, (int fd, int command, off64_t n), (fd, command, n), command == F_LOCK) \
+    X(int, select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
+    X(int, __select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
+    X(int, pselect, (int count, fd_set *r, fd_set *w, fd_set *e, const struct timespec *timeout, const sigset_t *mask), (count, r, w, e, timeout, mask), is_some(timeout)) \
+    X(int, ppoll, (struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask), (fds, count, timeout, mask), is_some(timeout)) \
+    X(int, epoll_wait, (int epfd, struct epoll_event *events, int max, int timeout), (epfd, events, max, timeout), timeout != 0) \
+    X(int, epoll_pwait, (int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask), (epfd, events, max, timeout, mask), timeout != 0) \
+    X(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), !(flags & MSG_DONTWAIT) && ub_block_would(fd, POLLOUT)) \
+    X(ssize_t, sendto, (int fd, const void *buf, size_t n, int flags, UB_ADDRESS_ARG address, socklen_t len), (fd, buf, n, flags, address, len), !(flags & MSG_DONTWAIT) && ub_block_would(fd, POLLOUT)) \
+    X(char *, fgets, (char *buf, int n, FILE *stream), (buf, n, stream), is_awaited(stream)) \
+    X(char *, __fgets_chk, (char *buf, size_t size, int n, FILE *stream), (buf, size, n, stream), is_awaited(stream)) \
+    X(size_t, fread, (void *buf, size_t size, size_t n, FILE *stream), (buf, size, n, stream), is_awaited(stream)) \
+    X(ssize_t, getline, (char **line, size_t *n, FILE *stream), (line, n, stream), is_awaited(stream)) \
+    X(ssize_t, getdelim, (char **line, size_t *n, int end, FILE *stream), (line, n, end, stream), is_awaited(stream)) \
+    X(ssize_t, __getdelim, (char **line, size_t *n, int end, FILE *stream), (line, n, end, stream), is_awaited(stream))
+/* clang-format on */
+STAYS(STAYED)
+
 void ub_moves_start(void)
 {
     direct = ub_real;
 #define TAKE_OVER(type, name, ...) ub_real.name = moved_##name;
     CALLS(TAKE_OVER)
+#define LEAVE_THERE(type, name, ...) ub_real.name = stayed_##name;
+    STAYS(LEAVE_THERE)
 }

@@ -2,12 +2,13 @@
  * Longer than most files here: what a task goes through from its callback's beginning to its
  * end changes its state together, and is read together.
  */
-#include "suspend.h"
+#include "suspend_impl.h"
 
 #include "../raw.h"
 #include "../patch.h"
 #include "block.h"
 #include "decide.h"
+#include "drive.h"
 #include "fds.h"
 #include "sites.h"
 #include "uvhost.h"
@@ -21,20 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HOSTS_MAX      4u
 #define MEASURE_ROUNDS 256u
+#define BEAT_NS        20000000
+#define STAY_NS        5000000
 #define EXIT_NS        5000000000ull /* at most so long for what is being sent as the program ends */
-
-/* What belongs to a thread that runs loops. Reached by the number of its slot. */
-struct mine {
-    int32_t tid;
-    struct ub_task *current; /* whose stack this is, as long as it is */
-    struct ub_fiber_pool fibers;
-    struct ub_fiber_exceptions *exceptions;
-    struct ub_host *host[HOSTS_MAX];
-    uint32_t suspended; /* of all hosts */
-    uint32_t rounds;
-};
 
 static struct mine *mine_of[UB_SLOT_MAX];
 
@@ -46,8 +37,7 @@ static void *map(size_t size)
     return at < 0 && at > -4096 ? NULL : (void *)at;
 }
 
-/* NULL: this thread runs no loop, or (a forked child) is not watched yet. */
-static struct mine *my(bool make)
+struct mine *ub_suspend_mine(bool make)
 {
     const struct ub_thread *t = &ub_thread;
     struct mine *m;
@@ -79,10 +69,10 @@ static uint64_t now_ns(void)
 
 struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make)
 {
-    struct mine *m = my(make);
+    struct mine *m = ub_suspend_mine(make);
     struct ub_host *h, **free = NULL;
 
-    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+    for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->loop == loop)
             return m->host[i];
         if (!free && (!m->host[i] || !m->host[i]->loop))
@@ -112,7 +102,7 @@ void ub_suspend_forget(struct ub_host *h)
 }
 
 /* The timer fires at the next deadline; at once, if something is done already. */
-static void arm(struct ub_host *h)
+void ub_suspend_arm(struct ub_host *h)
 {
     uint64_t next = 0;
     bool done = false;
@@ -183,8 +173,7 @@ static void start_calls(struct ub_host *h)
     }
 }
 
-/* What the pool and the clock have ended. */
-static void collect(struct ub_host *h)
+void ub_suspend_collect(struct ub_host *h)
 {
     uint64_t now = now_ns();
 
@@ -202,7 +191,7 @@ static void collect(struct ub_host *h)
 static void wait_for_timer(const struct ub_host *h)
 {
     struct pollfd p = {.fd = h->inbox.fd, .events = POLLIN};
-    struct timespec beat = {.tv_nsec = 20000000}; /* our descriptor may be gone */
+    struct timespec beat = {.tv_nsec = BEAT_NS}; /* our descriptor may be gone */
 
     ub_raw6(SYS_ppoll, (long)&p, 1, (long)&beat, 0, 0, 0);
 }
@@ -210,14 +199,16 @@ static void wait_for_timer(const struct ub_host *h)
 /* An earlier call on this descriptor has to be over before one that stays: waits as the loop would have without us. */
 static void settle(struct ub_host *h, struct place p)
 {
+    struct ub_drive d = {0};
     int saved = errno;
 
     while (busy(h, p, NULL)) {
-        arm(h);
-        wait_for_timer(h);
-        collect(h);
+        ub_suspend_arm(h);
+        if (ub_drive(&d, h->inbox.fd, POLLIN, BEAT_NS) == UB_DROVE_NOTHING)
+            wait_for_timer(h);
+        ub_suspend_collect(h);
     }
-    arm(h);
+    ub_suspend_arm(h);
     errno = saved;
 }
 
@@ -232,23 +223,32 @@ static struct ub_task *suspended_task(const struct ub_host *h, uint64_t key)
     return task;
 }
 
-static void append(struct ub_host *h, struct ub_task *task)
+/* Last of its host's. */
+static void put_in(struct mine *m, struct ub_task *task)
 {
+    struct ub_host *h = task->host;
     struct ub_task **end = &h->suspended;
 
     while (*end)
         end = &(*end)->next;
     task->next = NULL;
     *end = task;
+    m->suspended++;
+    h->count++;
+    if (!h->held)
+        h->ops->hold(h, true);
+    h->held = true;
 }
 
-static void take_out(struct ub_host *h, struct ub_task *task)
+static void take_out(struct mine *m, struct ub_task *task)
 {
-    struct ub_task **at = &h->suspended;
+    struct ub_task **at = &task->host->suspended;
 
     while (*at != task)
         at = &(*at)->next;
     *at = task->next;
+    m->suspended--;
+    task->host->count--;
 }
 
 static void drop_pending(struct ub_host *h, uint64_t key)
@@ -264,9 +264,9 @@ static void drop_pending(struct ub_host *h, uint64_t key)
 
 void ub_suspend_touched(void *handle)
 {
-    struct mine *m = my(false);
+    struct mine *m = ub_suspend_mine(false);
 
-    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+    for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->pendings)
             drop_pending(m->host[i], (uint64_t)(uintptr_t)handle);
     }
@@ -295,21 +295,27 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
     enum ub_fiber_state state;
 
     m->current = task;
+    task->outer = outer;
     state = ub_fiber_resume(&task->fiber, m->exceptions);
     m->current = outer;
     if (timed)
         ub_span_end(t, sp, task->shape);
     if (state != UB_FIBER_SUSPENDED)
         return true;
-    append(h, task);
-    m->suspended++;
-    h->count++;
-    if (!h->held)
-        h->ops->hold(h, true);
-    h->held = true;
+    put_in(m, task);
     start_calls(h);
-    arm(h);
+    ub_suspend_arm(h);
     return false;
+}
+
+void ub_suspend_run_here(struct mine *m, struct ub_task *task)
+{
+    take_out(m, task);
+    if (!run(m, task))
+        return;
+    task->over = task->done = true;
+    put_in(m, task);
+    ub_suspend_arm(task->host);
 }
 
 /* The callback is over: what came for its handle meanwhile is next. */
@@ -342,15 +348,18 @@ static void finish(struct mine *m, struct ub_task *task)
     }
 }
 
-/* Left by a longjmp or an exception: nobody told us then. */
-static void abandon(struct mine *m)
+/* Those that are not what `sp` is on were left by a longjmp or an exception: nobody told us then. */
+static void abandon(struct mine *m, uintptr_t sp)
 {
-    struct ub_task *task = m->current;
+    struct ub_task *task = m->current, *outer;
 
-    m->current = NULL;
-    if (m->exceptions && task->fiber.state == UB_FIBER_RUNNING)
-        *m->exceptions = task->fiber.callers;
-    finish(m, task);
+    for (; task && !ub_fiber_contains(&task->fiber, sp); task = outer) {
+        outer = task->outer;
+        m->current = outer;
+        if (m->exceptions && task->fiber.state == UB_FIBER_RUNNING)
+            *m->exceptions = task->fiber.callers;
+        finish(m, task);
+    }
 }
 
 /* Behind one of the same handle. False: no room. Timers and asyncs that fire again have fired once. */
@@ -375,7 +384,7 @@ static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const st
 bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
                          const uint64_t word[UB_FIBER_WORDS], uint64_t *ret)
 {
-    struct mine *m = my(true);
+    struct mine *m = ub_suspend_mine(true);
     struct ub_task *task, *earlier;
     struct ub_host *h;
     uint64_t key;
@@ -383,7 +392,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     if (!m || ub_patch_runtime ||
         ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
-    if (m->current && ub_fiber_contains(&m->current->fiber, sp)) { /* a loop inside a callback: nothing moves there */
+    abandon(m, sp);
+    if (m->current) { /* a loop inside a callback: nothing moves there */
         uintptr_t outer = m->current->nested_sp;
 
         task = m->current;
@@ -393,8 +403,6 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         task->nested_sp = outer;
         return true;
     }
-    if (m->current)
-        abandon(m);
     h = ub_uv_host(shape, word, &key);
     if (!h)
         return false;
@@ -420,6 +428,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     task->function = function;
     task->key = key;
     task->nested_sp = task->held_close = 0;
+    task->driven = task->over = false;
+    task->born = ++m->born;
     for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
         task->argument[i] = word[i];
     ub_fiber_start(&task->fiber, (ub_fiber_function *)function, word);
@@ -467,10 +477,9 @@ static void resume_done(struct mine *m, struct ub_host *h)
             task = task->next;
             continue;
         }
-        take_out(h, task);
-        m->suspended--;
-        h->count--;
-        if (run(m, task))
+        take_out(m, task);
+        task->driven = false;
+        if (task->over || run(m, task))
             finish(m, task);
         task = h->suspended; /* anything may have changed */
     }
@@ -478,7 +487,7 @@ static void resume_done(struct mine *m, struct ub_host *h)
 
 void ub_suspend_wake(struct ub_host *h)
 {
-    struct mine *m = my(false);
+    struct mine *m = ub_suspend_mine(false);
 
     if (h->generation !=
         ub_process->generation) { /* a forked child: the timer and what is suspended are its parent's */
@@ -489,9 +498,9 @@ void ub_suspend_wake(struct ub_host *h)
     }
     if (!m)
         return;
-    collect(h);
+    ub_suspend_collect(h);
     resume_done(m, h);
-    arm(h);
+    ub_suspend_arm(h);
     if (h->held && h->count == 0) {
         h->ops->hold(h, false);
         h->held = false;
@@ -502,7 +511,7 @@ void ub_suspend_wake(struct ub_host *h)
 
 void ub_suspend_drain(struct ub_host *h)
 {
-    while (h->count && h->generation == ub_process->generation && my(false)) {
+    while (h->count && h->generation == ub_process->generation && ub_suspend_mine(false)) {
         wait_for_timer(h);
         ub_suspend_wake(h);
     }
@@ -514,12 +523,12 @@ void ub_suspend_drain(struct ub_host *h)
  */
 __attribute__((destructor)) static void send_the_rest(void)
 {
-    struct mine *m = ub_offload_mode > UB_OFFLOAD_DRY_RUN ? my(false) : NULL;
+    struct mine *m = ub_offload_mode > UB_OFFLOAD_DRY_RUN ? ub_suspend_mine(false) : NULL;
     uint64_t until = now_ns() + EXIT_NS;
 
     if (m)
         measure(m);
-    for (uint32_t i = 0; m && i < HOSTS_MAX; i++) {
+    for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         struct ub_host *h = m->host[i];
         struct ub_task *task = h && h->loop ? h->suspended : NULL;
 
@@ -528,9 +537,9 @@ __attribute__((destructor)) static void send_the_rest(void)
                 task = task->next;
                 continue;
             }
-            arm(h);
+            ub_suspend_arm(h);
             wait_for_timer(h);
-            collect(h);
+            ub_suspend_collect(h);
         }
     }
 }
@@ -539,7 +548,7 @@ __attribute__((destructor)) static void send_the_rest(void)
 
 uintptr_t ub_suspend_stack(uintptr_t sp)
 {
-    const struct mine *m = my(false);
+    const struct mine *m = ub_suspend_mine(false);
 
     return m && m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current->fiber.high : 0;
 }
@@ -571,9 +580,23 @@ static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
         ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);
 }
 
+void ub_suspend_park(struct ub_task *task, uint64_t ns)
+{
+    int saved = errno;
+
+    task->job = (struct ub_job){0};
+    task->fd = task->own_fd = -1;
+    task->object = 0;
+    task->direction = task->holds_up = 0;
+    task->deadline_ns = now_ns() + ns;
+    task->started = task->done = false;
+    ub_fiber_suspend(&task->fiber);
+    errno = saved;
+}
+
 static struct ub_host *busy_host(const struct mine *m, struct place p)
 {
-    for (uint32_t i = 0; m->suspended && i < HOSTS_MAX; i++) {
+    for (uint32_t i = 0; m->suspended && i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->loop && busy(m->host[i], p, NULL))
             return m->host[i];
     }
@@ -582,9 +605,9 @@ static struct ub_host *busy_host(const struct mine *m, struct place p)
 
 void ub_suspend_settle_numbers(unsigned first, unsigned last)
 {
-    struct mine *m = my(false);
+    struct mine *m = ub_suspend_mine(false);
 
-    for (uint32_t i = 0; m && m->suspended && i < HOSTS_MAX; i++) {
+    for (uint32_t i = 0; m && m->suspended && i < UB_HOSTS_MAX; i++) {
         struct ub_host *h = m->host[i];
         struct ub_task *task = h && h->loop ? h->suspended : NULL;
 
@@ -640,10 +663,43 @@ static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, 
     return !block->made && (block->likely || learned) && ub_block_expected(id, word, block);
 }
 
+/* `poll` with what is left of its time. */
+static bool poll_rest(ub_job_function *function, const uint64_t *word, uint64_t until_ns, int64_t *ret)
+{
+    uint64_t now = now_ns(), left_ms = until_ns > now ? (until_ns - now + 999999) / 1000000 : 0;
+
+    *ret = function(word[0], word[1], left_ms, word[3], 0, 0, 0, 0);
+    return true;
+}
+
+/* Made where it is, though what it waits for may be with a callback that is suspended (drive.h). True: it was made. */
+static bool stay(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, struct ub_block *b,
+                 int64_t *ret)
+{
+    uint64_t until_ns = ub_block_until(id, word);
+    struct ub_drive d = {0};
+    short events;
+    int fd = ub_block_ready_on(id, b, &events);
+
+    if (b->may_move && ub_drive_concerned() && ub_block_is_awaited(id) && !ub_decide_is_interrupted(id, value)) {
+        while (!(until_ns && now_ns() >= until_ns) && ub_block_waits(id, word, b, ret)) {
+            if (ub_drive(&d, fd, events, STAY_NS) == UB_DROVE_NOTHING)
+                break;
+        }
+        if (until_ns && d.begun_ns)
+            return poll_rest((ub_job_function *)function, word, until_ns, ret);
+    }
+    if (!b->made && b->function) { /* a part of it was made already */
+        *ret = b->function(b->word[0], b->word[1], b->word[2], b->word[3], b->word[4], 0, 0, 0);
+        return true;
+    }
+    return b->made;
+}
+
 bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
                      int64_t *ret)
 {
-    struct mine *m = my(false);
+    struct mine *m = ub_suspend_mine(false);
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct ub_verdict verdict;
     struct ub_block block;
@@ -653,7 +709,7 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 
     if (!m || (!m->current && !m->suspended))
         return false;
-    task = m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current : NULL;
+    task = ub_suspend_task(m, sp);
     ub_block_look(id, word, &block);
     if (task && task->nested_sp && sp < task->nested_sp)
         task = NULL;
@@ -662,22 +718,19 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     p = (struct place){block.fd, object_of(block.fd, block.direction), block.direction};
     earlier = busy_host(m, p);
     if (!earlier && (!task || !block.may_move))
-        return false;
+        return stay(id, function, word, value, &block, ret);
     if (!earlier && !will_block(m, id, word, &block, ret))
-        return block.made; /* it did not block: that was it */
+        return block.made || stay(id, function, word, value, &block, ret); /* it did not block: that was it */
     if (task && block.may_move)
         ub_decide(&ub_thread, id, value, sp, task->fiber.high, &verdict);
     if (!task || !block.may_move || verdict.pin != UB_PIN_MOVABLE || (earlier && earlier != task->host)) {
         if (earlier)
             settle(earlier, p);
-        if (!block.function)
-            return false;
-        *ret = block.function(block.word[0], block.word[1], block.word[2], block.word[3], block.word[4], 0, 0, 0);
-        return true; /* of which a part was made already */
+        return stay(id, function, word, value, &block, ret);
     }
     if (earlier && !ub_block_may_queue(id, &block)) {
         settle(earlier, p);
-        return false;
+        return stay(id, function, word, value, &block, ret);
     }
     leave(task, id, function, word, &block, p, ret);
     return true;

@@ -31,7 +31,9 @@ enum ub_direction {
 struct ub_task {
     struct ub_fiber fiber; /* first: the pool of fibers makes room for all of this */
     struct ub_host *host;
-    struct ub_task *next; /* of the host's suspended ones, in the order of their suspension */
+    struct ub_task *next;  /* of the host's suspended ones, in the order of their suspension */
+    struct ub_task *outer; /* while it runs: the callback above which it was resumed; NULL: none */
+    uint64_t born;         /* the order in which a thread's callbacks began */
     const struct ub_shape *shape;
     uint64_t function, argument[UB_FIBER_WORDS];
     uint64_t key;                /* the handle or request: its callbacks run one at a time */
@@ -42,6 +44,8 @@ struct ub_task {
     uint32_t direction;          /* of it: enum ub_direction */
     uint32_t holds_up;           /* likewise */
     bool started, done;          /* the call */
+    bool driven;                 /* it was resumed above what waits in its place (drive.h) */
+    bool over;                   /* likewise, and has ended; its loop is to be told */
     uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
     struct ub_policy_site *site; /* of the call; NULL: there was no room */
     uint64_t held_close;         /* close callback of the handle, which came meanwhile; 0 */

@@ -7,6 +7,7 @@
 #include "uvhost.h"
 
 #include "../loops/uv_layout.h"
+#include "drive.h"
 
 #define HANDLE_INTERNAL 0x10u /* UV_HANDLE_INTERNAL, since 1.19 */
 #define VERSION_LEAST   0x011400
@@ -139,9 +140,13 @@ static int hook_timer_again(void *handle)
 /* Without us every callback is over when the loop returns: so it is with us. */
 static int hook_run(void *loop, int mode)
 {
-    int r = ((int (*)(void *, int))original[ID_run][0])(loop, mode);
-    struct ub_host *h = ub_suspend_host(loop, &ops, false);
+    struct ub_host *h;
+    int r;
 
+    if (ub_drive_concerned()) /* a loop inside a callback, and it may be one that is suspended that ends it */
+        ub_drive_all();
+    r = ((int (*)(void *, int))original[ID_run][0])(loop, mode);
+    h = ub_suspend_host(loop, &ops, false);
     if (h && h->count)
         ub_suspend_drain(h);
     return r;
