@@ -186,6 +186,7 @@ static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, stru
             return STEP_END;
         *ret_framed = u->gap >= BLOB_BYTES;
     }
+    u->tabled |= r >= 0;
     if (r < 0 || unw_get_reg(&u->cursor, UNW_REG_SP, &sp) < 0)
         return STEP_STOP;
     if (r == 0) {
@@ -231,7 +232,10 @@ static enum step step(struct ub_unwinder *u, struct ub_regs *at, struct ub_frame
             r = step_tables(u, m, at, &framed);
         else
             framed = true; /* JIT code: no table anywhere */
-        if (framed && step_frame_pointer(u, at)) {
+        if (r == STEP_STOP && m->elf && u->no_table && !u->tabled && ub_unwind_by_code(u, m, at)) {
+            frame->how = UB_FRAME_CODE;
+            r = start_cursor(u, at) ? STEP_OK : STEP_STOP;
+        } else if (framed && step_frame_pointer(u, at)) {
             frame->how = UB_FRAME_FP;
             r = STEP_OK;
         }
@@ -336,6 +340,7 @@ int ub_unwind(struct ub_unwinder *u, struct ub_maps *maps, const struct ub_captu
     u->capture = capture;
     u->last_map = NULL;
     u->popped_count = 0;
+    u->tabled = false;
     u->budget = BUDGET;
     u->cached = ub_unwind_choose_space(u, maps);
     r = walk(u, &at, ret, false);

@@ -16,6 +16,7 @@ enum ub_frame_how {
     UB_FRAME_EXACT, /* unwind tables and known registers */
     UB_FRAME_RBP,   /* rbp was not known and was recovered (prologue or call-target scan) */
     UB_FRAME_FP,    /* followed the frame pointer where there is no unwind table (JIT code) */
+    UB_FRAME_CODE,  /* there is no unwind table: its code was followed to its return (musl) */
 };
 
 struct ub_frame {

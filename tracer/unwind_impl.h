@@ -135,6 +135,7 @@ struct ub_unwinder {
     uint64_t table;   /* the table of one entry that libunwind searches at UB_UNWIND_TABLE_ADDRESS */
     bool in_tables;   /* find_proc_info is reading */
     bool no_table;    /* the last step found no entry */
+    bool tabled;      /* a frame with a table was met */
     uint64_t gap;     /* then: the stretch without entries */
 
     struct ub_stack trial, best; /* scratch of ub_rbp_recover */
@@ -175,6 +176,9 @@ bool ub_unwind_try(struct ub_unwinder *u, const struct ub_regs *from);
  * every test; `at` then has it.
  */
 bool ub_rbp_recover(struct ub_unwinder *u, struct ub_regs *at);
+
+/* From a frame without a table to its caller, by the frame's own code: unwind_code.c. False: nothing has changed. */
+bool ub_unwind_by_code(struct ub_unwinder *u, const struct ub_map *m, struct ub_regs *at);
 
 /* ---- instructions (insn.c) ---- */
 

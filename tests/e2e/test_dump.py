@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from helpers import PYTHON, ROOT, UNBLOCK, Recording, clean_environment, one_line, process_state, unblock, wait_until
+from helpers import PYTHON, ROOT, UNBLOCK, Recording, clean_environment, one_line, process_state, program, unblock, wait_until
 
 VALIDATOR = jsonschema.Draft7Validator(json.loads((ROOT / "ui/recording.schema.json").read_text()))
 
@@ -248,6 +248,20 @@ def test_main_thread_has_ended(workdir):
         assert done.returncode == 0 and "clock_nanosleep" in done.stdout, done.stdout + done.stderr
     finally:
         popen.kill()
+
+
+def test_code_without_tables(workdir):
+    """As in a musl libc: its frames are told by their code, the program's below them by their tables."""
+    target = subprocess.Popen([program("tableless")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert target.stdout.readline() == "waits\n"
+        wait_until(lambda: process_state(target.pid) == "S", what="it to wait")
+        recording, _ = dumped(target.pid, workdir)
+        frames = recording.frames(recording.of("thread")[0]["stack"])
+        assert frames[:4] == ["bare_wait", "bare_middle", "user_calls", "main"], frames
+    finally:
+        target.kill()
+        target.wait()
 
 
 def test_many_threads(workdir):
