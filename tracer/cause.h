@@ -14,6 +14,7 @@
 struct ub_seen {
     enum ub_thread_state state;
     int64_t nr;
+    bool stack;   /* where it was is known */
     bool lock;    /* a futex wait inside a pthread lock, condition or semaphore */
     bool stopped; /* state T */
     enum ub_python_gil gil;

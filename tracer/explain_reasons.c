@@ -49,19 +49,22 @@ static const struct ub_bpf_call *dominant(const struct ub_bpf_turn *t)
     return best && best->total_ns >= (t->end - t->start) / UB_CALL_SHARE ? best : NULL;
 }
 
-/* A futex wait whose stack was seen, is in no lock, and that no other thread ended, is a call like any other. */
+/*
+ * A futex wait whose stack was seen, is in no lock, and that no other thread ended, is a call like any other.
+ * Where the kernel knows no call that was most of it, the looks are all there is.
+ */
 static bool is_lock(const struct ub_bpf_call *c, const struct ub_seen *seen, uint32_t count)
 {
-    bool other = false;
+    bool other = !c;
 
-    if (!c || c->nr != SYS_futex)
+    if (c && c->nr != SYS_futex)
         return false;
-    if (c->waker_how == UB_BPF_WAKER_FUTEX)
+    if (c && c->waker_how == UB_BPF_WAKER_FUTEX)
         return true;
     for (uint32_t i = 0; i < count; i++) {
         if (seen[i].lock)
             return true;
-        other |= seen[i].nr == SYS_futex;
+        other |= seen[i].stack && seen[i].nr == SYS_futex;
     }
     return !other;
 }
@@ -262,7 +265,7 @@ void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char
             json_pack("{s:I, s:I}", "blocked_ns", (json_int_t)a->fault_ns, "major", (json_int_t)a->major_faults));
     if (a->stopped_ns)
         json_object_set_new(line, "stopped_ns", json_integer((json_int_t)a->stopped_ns));
-    if (t->unclear_ns >= UB_UNCLEAR_MIN_NS)
+    if (t->unclear_ns >= UB_UNCLEAR_MIN_NS && x->w->agentless) /* an agent knows when its turns begin */
         json_object_set_new(line, "unclear_start_ns", json_integer((json_int_t)t->unclear_ns));
     if (t->neighbour_ns && t->neighbour.tid) {
         json_t *who = who_json(&t->neighbour);
@@ -319,7 +322,7 @@ void ub_reasons_tell_losses(struct ub_explain *x,
                  (unsigned long long)lost.records);
         note(x, "warning", text);
     }
-    if (lost.unclear) {
+    if (lost.unclear && x->w->agentless) {
         snprintf(
             text, sizeof(text),
             "%llu stalls may have been several short turns without a pause between: the tracer got no CPU in time to "

@@ -261,6 +261,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     look->seen = (struct ub_seen){
         .state = c->state,
         .nr = c->nr,
+        .stack = stack,
         .lock = stack && c->nr == SYS_futex && ub_cause_is_lock(&x->named),
         .stopped = c->state == UB_THREAD_STOPPED || c->proc_state == 'T' || c->proc_state == 't',
         .slices = e->account.at_ns ? e->account.sched.slices : 0,
@@ -331,7 +332,7 @@ static void add_own_sample(struct ub_explain *x, struct ub_stall *s, const struc
     represent(x, s, &own, true);
     json_decref(s->call);
     s->call = call;
-    s->look[s->count].seen = (struct ub_seen){.state = UB_THREAD_BLOCKED, .nr = own.capture->nr};
+    s->look[s->count].seen = (struct ub_seen){.state = UB_THREAD_BLOCKED, .nr = own.capture->nr, .stack = true};
     s->look[s->count++].sample = sample_json(x, &own, true);
 }
 

@@ -51,8 +51,8 @@ struct ub_watch {
     struct ub_bpf *bpf; /* NULL: none */
     bool agentless;     /* nothing is loaded into the programs: the slots are written by `bpf`, or by `outside` */
     struct ub_outside *outside; /* NULL: none */
+    uint64_t blind_ns;          /* before this round the watching thread did not run, and not for want of a CPU */
     uint32_t quiet_seconds;     /* without a turn that the kernel's programs would have told */
-    uint64_t sees_from_ns;      /* since when the kernel's programs see as much of the system calls as they do */
     uint64_t see_for_ns;        /* how long they must not have been needed until less of them is seen */
     uint64_t see_waits_until_ns, see_all_until_ns; /* the tracer came too late to its looks: not less before */
     uint64_t last_late_ns;                         /* by how much the last timed sleep was too long */
@@ -103,6 +103,8 @@ void ub_watch_queue(struct ub_watch *w, struct ub_event *e);
 
 /* watch_loop.c: the watching thread. */
 void *ub_watch_loop(void *watch);
+/* What the thread of a slot that has been met has told of its turns is queued. */
+void ub_watch_drain(struct ub_watch *w, uint32_t slot);
 
 /*
  * watch_look.c: reads what the thread of `slot` does now and queues it as
@@ -144,8 +146,9 @@ const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_
 
 /* watch_kernel.c: what the kernel's programs have to say. */
 void ub_watch_kernel_poll(struct ub_watch *w);
-/* While the turns come from the kernel: how much of the system calls is looked at. Returns when to be back. */
+/* How much of the system calls is looked at. Returns when to be back. */
 uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadline);
+bool ub_watch_kernel_looks(const struct ub_watch *w);
 void ub_watch_kernel_doze(struct ub_watch *w); /* nothing has run for a while */
 void ub_watch_kernel_end_doze(struct ub_watch *w);
 bool ub_watch_any_running(const struct ub_watch *w);

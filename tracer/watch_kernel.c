@@ -4,6 +4,7 @@
  */
 #include "watch_impl.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -42,6 +43,7 @@ static void on_sample(void *self, const struct ub_bpf_stack *s, struct ub_captur
         free(capture);
         return;
     }
+    ub_watch_drain(w, s->slot); /* a late watcher reads of several turns at once: the one before ends first */
     capture->proc_state = 'R';
     e->capture = capture;
     e->slot = s->slot;
@@ -75,15 +77,18 @@ static void see(struct ub_watch *w, enum ub_bpf_sees sees)
 {
     int r = ub_bpf_see(w->bpf, sees, nothing_runs, w);
 
-    if (r == 0)
-        w->sees_from_ns = ub_clock_monotonic_ns();
-    else if (r != -EAGAIN)
+    if (r < 0 && r != -EBUSY)
         ub_watch_note(w, "error", "the BPF programs could not be attached again: nothing is seen from now on");
+}
+
+bool ub_watch_kernel_looks(const struct ub_watch *w)
+{
+    return ub_bpf_sees(w->bpf) != UB_BPF_SEES_NO_CALLS;
 }
 
 void ub_watch_kernel_doze(struct ub_watch *w)
 {
-    if (ub_bpf_sees(w->bpf) != UB_BPF_SEES_NO_CALLS)
+    if (ub_watch_kernel_looks(w))
         see(w, UB_BPF_SEES_NO_CALLS);
 }
 
@@ -93,10 +98,13 @@ void ub_watch_kernel_end_doze(struct ub_watch *w)
         see(w, UB_BPF_SEES_ALL);
 }
 
-/* When (ns) the oldest running turn will have lasted for `stretch`, as far as it was seen since `from`. */
+/*
+ * When (ns) the oldest running turn will have lasted for `stretch`, as far as it was seen since `from`. One that has
+ * lasted for very long by now most likely hangs in a single call: the whole machine need not pay for it.
+ */
 static uint64_t oldest_until(const struct ub_watch *w, uint32_t high, uint64_t stretch, uint64_t from)
 {
-    uint64_t next = UINT64_MAX;
+    uint64_t next = UINT64_MAX, now = ub_clock_monotonic_ns();
 
     for (uint32_t i = 0; i < high; i++) {
         uint64_t start = ub_load_relaxed(&w->arena->slot[i].start);
@@ -104,6 +112,8 @@ static uint64_t oldest_until(const struct ub_watch *w, uint32_t high, uint64_t s
         if (!start || ub_load_relaxed(&w->arena->slot[i].state) != UB_SLOT_LIVE)
             continue;
         start = ub_ticks_to_ns(start);
+        if (start + UB_SEE_FOR_MAX_NS < now)
+            continue;
         if (start < from)
             start = from;
         if (start + stretch < next)
@@ -119,13 +129,15 @@ static bool needed_since(const struct ub_watch *w, enum ub_bpf_sees sees, uint64
            (sees == UB_BPF_SEES_NO_CALLS ? ub_bpf_stretched_ns(w->bpf) : ub_bpf_long_turn_ns(w->bpf)) > from;
 }
 
-static void see_less(struct ub_watch *w, uint64_t now)
+/* Not while a turn takes long: what it does now is what is wanted, and the end of a call would be missed in between. */
+static void see_less(struct ub_watch *w, uint32_t high, uint64_t now)
 {
     enum ub_bpf_sees sees = ub_bpf_sees(w->bpf);
     uint64_t hold = sees == UB_BPF_SEES_ALL ? UB_SEE_EXITS_FOR_NS : w->see_for_ns;
 
-    if (sees == UB_BPF_SEES_NO_CALLS || now - w->sees_from_ns < hold ||
-        now - ub_bpf_program_ns(w->bpf) < UB_SEE_FOR_NS || needed_since(w, sees - 1, now - hold))
+    if (sees == UB_BPF_SEES_NO_CALLS || now - ub_bpf_sees_from_ns(w->bpf) < hold ||
+        now - ub_bpf_program_ns(w->bpf) < UB_SEE_FOR_NS || needed_since(w, sees - 1, now - hold) ||
+        oldest_until(w, high, 3 * ub_bpf_stretch_ns(w->bpf), 0) <= now)
         return;
     if (now >= (sees == UB_BPF_SEES_ALL ? w->see_all_until_ns : w->see_waits_until_ns))
         see(w, sees - 1);
@@ -141,7 +153,7 @@ static void note_lateness(struct ub_watch *w, uint64_t now, uint64_t stretch)
     uint64_t late = w->last_late_ns;
 
     w->last_late_ns = 0;
-    if (!w->see_for_ns || (late <= stretch && now - w->sees_from_ns > UB_SEE_FOR_MAX_NS))
+    if (!w->see_for_ns || (late <= stretch && now - ub_bpf_sees_from_ns(w->bpf) > UB_SEE_FOR_MAX_NS))
         w->see_for_ns = UB_SEE_FOR_NS;
     if (late <= stretch)
         return;
@@ -168,8 +180,8 @@ uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadlin
     if (sees == UB_BPF_SEES_NO_CALLS)
         next = oldest_until(w, high, stretch, 0);
     else
-        next = oldest_until(w, high, 3 * stretch, w->sees_from_ns);
-    if (sees < UB_BPF_SEES_ALL && (needed_since(w, sees, w->sees_from_ns) || now + w->early_ns >= next))
+        next = oldest_until(w, high, 3 * stretch, ub_bpf_sees_from_ns(w->bpf));
+    if (sees < UB_BPF_SEES_ALL && (needed_since(w, sees, ub_bpf_sees_from_ns(w->bpf)) || now + w->early_ns >= next))
         sees++;
     if (sees == UB_BPF_SEES_NO_CALLS && now < w->see_waits_until_ns)
         sees = UB_BPF_SEES_ENTRIES;
@@ -179,7 +191,7 @@ uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadlin
         see(w, sees);
         next = now + stretch;
     } else {
-        see_less(w, now);
+        see_less(w, high, now);
     }
     if (ub_bpf_sees(w->bpf) == UB_BPF_SEES_ALL)
         return deadline;

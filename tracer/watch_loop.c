@@ -231,7 +231,7 @@ static void set_accounts(struct ub_watched *t, const struct ub_record *record, s
 }
 
 /*
- * The watcher did not run for `blind_ns` before this round. If the target was
+ * The watcher did not run for w->blind_ns before this round. If the target was
  * stopped with it, one turn has all of that in it; shorter ones that ended
  * meanwhile show that the target ran, and only the watcher was kept from it.
  */
@@ -240,7 +240,7 @@ static uint64_t stopped_with_us(const struct ub_record *record, uint64_t blind_n
     return ub_ticks_span_to_ns(record->end - record->start) >= blind_ns - blind_ns / 5 ? blind_ns : 0;
 }
 
-static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record, uint64_t blind_ns)
+static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record *record)
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_event *e;
@@ -254,7 +254,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     e->start = record->start;
     e->end = record->end;
     e->ready = record->ready;
-    e->blind_ns = stopped_with_us(record, blind_ns);
+    e->blind_ns = stopped_with_us(record, w->blind_ns);
     ub_watch_callback_record(w, t, record, e);
     ub_watch_yields_of(w, index, e);
     if (!(record->flags & UB_RECORD_WHOLE)) /* its calls were its callbacks' */
@@ -268,14 +268,14 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
 }
 
 /* A ring's worth at most: a writer that never stops must not hold the watcher. */
-static void drain(struct ub_watch *w, uint32_t index, uint64_t blind_ns)
+void ub_watch_drain(struct ub_watch *w, uint32_t index)
 {
     struct ub_ring *ring = &w->arena->cold[index].ring;
     struct ub_record record;
 
     for (uint32_t i = 0; i < UB_RING_RECORDS && ub_ring_get(ring, &record) == 0; i++) {
         if (record.kind == UB_RECORD_TURN || record.kind == UB_RECORD_CALLBACK)
-            queue_end(w, index, &record, blind_ns);
+            queue_end(w, index, &record);
         else if (record.kind == UB_RECORD_BIG)
             ub_watch_keep_big(w, &w->watched[index], &record);
         else if (record.kind == UB_RECORD_WAITED)
@@ -325,7 +325,7 @@ static void retire(struct ub_watch *w, uint32_t index)
     struct ub_event *e;
 
     if (t->process) {
-        drain(w, index, 0);
+        ub_watch_drain(w, index);
         ub_watch_release(w, index);
         if (!t->loop_announced && ub_load_relaxed(&slot->flags) & UB_SLOT_QUALIFIED) {
             t->loop_tries = UB_JUDGE_TRIES; /* over before it was met: announced late rather than never */
@@ -435,7 +435,7 @@ static uint64_t visit_turn(struct ub_watch *w, uint32_t index, uint64_t now)
 }
 
 /* Returns the moment (ticks) at which this slot wants the next look, or UINT64_MAX. */
-static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t blind_ns, bool *ret_busy)
+static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, bool *ret_busy)
 {
     struct ub_watched *t = &w->watched[index];
     struct ub_slot *slot = &w->arena->slot[index];
@@ -447,7 +447,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, uint64_t
         retire(w, index); /* ended before it was met */
     if (r < 0)
         return UINT64_MAX;
-    drain(w, index, blind_ns);
+    ub_watch_drain(w, index);
     turns = ub_load_relaxed(&slot->turns);
     start = ub_load_acquire(&slot->start);
     *ret_busy |= start != 0 || turns != t->seen_turns;
@@ -511,8 +511,7 @@ static void housekeep(struct ub_watch *w, uint32_t high)
 }
 
 /* One round over all slots. Returns when to be back (ticks). */
-static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind_ns, bool *ret_busy,
-                               bool *ret_can_sleep)
+static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, bool *ret_busy, bool *ret_can_sleep)
 {
     uint64_t now = ub_ticks_now();
     uint64_t deadline = now + w->threshold;
@@ -528,7 +527,7 @@ static uint64_t round_of_slots(struct ub_watch *w, uint32_t high, uint64_t blind
             retire(w, i);
         if (state != UB_SLOT_LIVE)
             continue;
-        next = visit(w, i, now, blind_ns, ret_busy);
+        next = visit(w, i, now, ret_busy);
         held = ub_watch_held_until(w, i, now);
         *ret_busy |= held != UINT64_MAX;
         if (held < next)
@@ -605,14 +604,21 @@ static void sleep_until_the_kernel_wakes(struct ub_watch *w)
  */
 static void sleep_deeply(struct ub_watch *w, uint32_t bell)
 {
+    bool looks = w->bpf && ub_watch_kernel_looks(w);
+    uint64_t until = looks ? ub_clock_monotonic_ns() + UB_HOUSEKEEPING_NS : UINT64_MAX;
+
     if (ub_watch_from_kernel(w)) {
         sleep_until_the_kernel_wakes(w);
         return;
     }
     ub_store_relaxed(&w->arena->h.asleep, 1);
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0 && !ub_watch_any_running(w))
-        futex_wait_until(&w->arena->h.doorbell, bell, UINT64_MAX);
+        futex_wait_until(&w->arena->h.doorbell, bell, until);
     ub_store_relaxed(&w->arena->h.asleep, 0);
+    if (looks && ub_clock_monotonic_ns() >= until)
+        ub_watch_kernel_doze(w);
+    else if (w->bpf)
+        ub_watch_kernel_end_doze(w);
 }
 
 /*
@@ -662,11 +668,14 @@ static uint64_t sleep_until(struct ub_watch *w, uint32_t bell, uint64_t deadline
 
 static void finish(struct ub_watch *w)
 {
-    if (w->bpf)
+    w->blind_ns = 0;
+    if (w->bpf) {
+        ub_bpf_see_no_more(w->bpf);
         ub_watch_kernel_poll(w);
+    }
     for (uint32_t i = 0; i < slots_high(w); i++) {
         if (ub_load_acquire(&w->arena->slot[i].state) == UB_SLOT_LIVE && meet(w, i) == 0)
-            drain(w, i, 0);
+            ub_watch_drain(w, i);
         ub_watch_sites(w);
         if (w->watched[i].process) {
             w->watched[i].alive_at = ub_ticks_now();
@@ -681,7 +690,6 @@ void *ub_watch_loop(void *watch)
 {
     struct ub_watch *w = watch;
     uint32_t quiet = 0, eager = 0;
-    uint64_t blind_ns = 0;
 
     ask_for_punctuality();
     w->early_ns = UB_EARLY_MIN_NS;
@@ -697,20 +705,20 @@ void *ub_watch_loop(void *watch)
         }
         if (w->bpf)
             ub_watch_kernel_poll(w);
-        deadline = round_of_slots(w, high, blind_ns, &busy, &can_sleep);
-        if (ub_watch_from_kernel(w))
+        deadline = round_of_slots(w, high, &busy, &can_sleep);
+        if (w->bpf)
             deadline = ub_watch_kernel_see(w, high, deadline);
-        blind_ns = 0;
+        w->blind_ns = 0;
         if (busy && quiet > 0)
             eager = UB_EAGER_ROUNDS;
         quiet = busy ? 0 : quiet + 1;
         deadline = after_a_pause(deadline, &eager);
         if (high > 0 && quiet < UB_QUIET_ROUNDS)
-            blind_ns = sleep_until(w, bell, deadline);
+            w->blind_ns = sleep_until(w, bell, deadline);
         else if (can_sleep && !w->filtered && !ub_load_acquire(&w->stopping))
             sleep_deeply(w, bell);
         else
-            blind_ns = sleep_until(w, bell, deadline + ub_ticks_from_span_ns(UB_POLL_MIN_NS));
+            w->blind_ns = sleep_until(w, bell, deadline + ub_ticks_from_span_ns(UB_POLL_MIN_NS));
     }
     finish(w);
     return NULL;

@@ -6,6 +6,7 @@
 #include "command.h"
 #include "control.h"
 #include "json_get.h"
+#include "kernel_view.h"
 #include "options.h"
 #include "refuse.h"
 #include "say.h"
@@ -16,6 +17,7 @@
 
 #include "../common/arena.h"
 #include "../common/clock.h"
+#include "../tracer/bpf/bpf.h"
 #include "../tracer/elffile.h"
 #include "../tracer/inject.h"
 #include "../tracer/procfile.h"
@@ -38,6 +40,8 @@
 struct attach {
     struct ub_settings set;
     struct ub_watching w;
+    bool want_bpf;
+    struct ub_bpf *bpf; /* NULL: the agent alone */
     char agent[PATH_MAX];
     struct ub_dump_target target;
     char command[4096]; /* the process's own, for the recording */
@@ -72,14 +76,14 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct attach *a, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX];
-    const struct ub_options options = {.usage = "unblock attach [OPTION...] PID",
-                                       .about = about,
-                                       .more = more,
-                                       .option = option,
-                                       .count = ub_settings_options(&a->set, option)};
-    int r = ub_options_parse(&options, argc, argv, ret_first, why);
+    struct ub_option option[UB_SETTINGS_MAX + 1];
+    uint32_t count = ub_settings_options(&a->set, option);
+    const struct ub_options options = {
+        .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 1};
+    int r;
 
+    ub_kernel_view_option(&a->want_bpf, &option[count]);
+    r = ub_options_parse(&options, argc, argv, ret_first, why);
     if (r == UB_OPTIONS_HELP)
         ub_options_help(stdout, &options);
     return r;
@@ -253,7 +257,7 @@ static void detach(void *self)
 static int start(struct attach *a)
 {
     struct ub_watch_options watch = {
-        .argc = a->argc, .argv = a->argv, .adopt = true, .attached = true, .arena_fd = a->arena_fd};
+        .argc = a->argc, .argv = a->argv, .adopt = true, .attached = true, .arena_fd = a->arena_fd, .bpf = a->bpf};
     void *header = mmap(NULL, 4096, PROT_READ, MAP_SHARED, a->arena_fd, 0);
 
     a->arena = header != MAP_FAILED ? header : NULL;
@@ -331,6 +335,8 @@ static int attach(struct attach *a)
         ub_watching_discard(&a->w);
         return UB_EXIT_RUN_FAILED;
     }
+    if (a->want_bpf)
+        a->bpf = ub_kernel_view_open("attach", &a->set, a->target.pid);
     if (start(a) < 0) {
         ub_watching_discard(&a->w);
         leave(a);
@@ -375,6 +381,7 @@ int ub_cmd_attach(int argc, char **argv)
     ub_elf_stand_in(a.agent);
     a.arena_fd = -1;
     r = check(&a, pid) < 0 ? UB_EXIT_RUN_FAILED : attach(&a);
+    ub_bpf_close(a.bpf);
     ub_watching_clear(&a.w);
     return r;
 }

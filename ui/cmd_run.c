@@ -4,6 +4,7 @@
 #include "agent_path.h"
 #include "child.h"
 #include "command.h"
+#include "kernel_view.h"
 #include "options.h"
 #include "say.h"
 #include "target.h"
@@ -72,12 +73,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                                        .count = count + 3};
     int r;
 
-    option[count] =
-        (struct ub_option){.name = "bpf",
-                           .kind = UB_OPTION_FLAG,
-                           .value = &run->want_bpf,
-                           .help = "add what the kernel knows of each stall (needs root): exact\ntimes, all "
-                                   "long calls, who held the lock, who had\nthe CPU"};
+    ub_kernel_view_option(&run->want_bpf, &option[count]);
     option[count + 1] = (struct ub_option){
         .name = "offload",
         .kind = UB_OPTION_CHOICE,
@@ -227,21 +223,6 @@ static void wait_for_child(struct run *run)
     ub_child_signals_default();
 }
 
-/* The program is watched in any case. */
-static void open_bpf(struct run *run)
-{
-    const struct ub_bpf_options options = {.threshold_ns = run->set.threshold_ns, .children = true};
-    char why[UB_BPF_WHY_MAX] = "";
-    int r = run->want_bpf ? ub_bpf_open(&options, &run->bpf, why) : 0;
-
-    if (r == 0 && run->bpf != NULL && ub_bpf_add(run->bpf, run->child.pid) == 0 && ub_bpf_find(run->bpf) == 0)
-        return;
-    if (run->want_bpf)
-        ub_say("run", "warning: without --bpf: %s", *why != '\0' ? why : "the kernel does not take the process");
-    ub_bpf_close(run->bpf);
-    run->bpf = NULL;
-}
-
 static int start_watching(struct run *run, int argc)
 {
     struct ub_watch_options options = {.argc = argc,
@@ -266,8 +247,8 @@ static int start_child(struct run *run, int argc)
         return r;
     }
     r = ub_watching_open(&run->w, run->argv[0], run->child.pid);
-    if (r == 0)
-        open_bpf(run);
+    if (r == 0 && run->want_bpf)
+        run->bpf = ub_kernel_view_open("run", &run->set, run->child.pid);
     if (r == 0)
         r = start_watching(run, argc);
     if (r < 0) {

@@ -10,7 +10,8 @@ import oracle
 from test_causes import build
 from tracing import Tracer, tracepoints
 
-# Each letter on standard input is one stall; B is half a second of short turns without a sleep, and a stall after that.
+# Each letter on standard input is one stall; B is half a second of short turns without a sleep, and a stall after that;
+# z sleeps a little longer each time.
 TARGET = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -24,6 +25,13 @@ static void spin(long ns) { for (long end = now() + ns; now() < end;) ; }
 __attribute__((noinline)) void on_sleep(void) { struct timespec t = {0, 60000000}; nanosleep(&t, 0); __asm__(""); }
 __attribute__((noinline)) void on_naps(void) {
     for (int i = 0; i < 20; i++) { struct timespec t = {0, 3000000}; nanosleep(&t, 0); }
+    __asm__("");
+}
+__attribute__((noinline)) void on_late_sleep(void) {
+    static int count;
+    struct timespec t = {0, 20000000 + 5000000 * count++};
+    spin(30000000);
+    nanosleep(&t, 0);
     __asm__("");
 }
 __attribute__((noinline)) void on_work(void) { spin(60000000); __asm__(""); }
@@ -49,6 +57,7 @@ int main(void) {
         start = now();
         if (c == 's') on_sleep();
         else if (c == 'n') on_naps();
+        else if (c == 'z') on_late_sleep();
         else on_work();
         printf("%ld %ld\n", start, now());
         fflush(stdout);
@@ -57,12 +66,45 @@ int main(void) {
 """
 
 
+class Beside:
+    """TARGET, watched by agent and kernel at once."""
+
+    def __init__(self, folder, how):
+        self.path = folder / "beside.jsonl"
+        binary = build(folder, TARGET, "gcc")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        options = ["-v", "--live=none", "--bpf", "-t", "20ms", "-o", self.path]
+        if how == "run":
+            self.process = self.program = helpers.start("run", *options, "--", binary, **pipes)
+        else:
+            self.program = subprocess.Popen([binary], **pipes)
+            self.process = helpers.start("attach", *options, self.program.pid)
+        said = ""
+        while "recording" not in said:
+            line = self.process.stderr.readline()
+            assert line, said
+            said += line
+        helpers.wait_until(lambda: "sched_switch" in tracepoints(self.process.pid), what="the kernel's programs")
+
+    def end(self):
+        for process in (self.process, self.program):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
 @pytest.fixture
 def target(tmp_path):
     running = subprocess.Popen([build(tmp_path, TARGET, "gcc")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     yield running
     running.kill()
     running.wait()
+
+
+def stall(program, letter):
+    program.stdin.write(letter)
+    program.stdin.flush()
+    return (letter, *map(int, program.stdout.readline().split()))
 
 
 def calls_seen(tracer):
@@ -125,3 +167,63 @@ def test_little_is_looked_at(target, tmp_path):
         pytest.skip("the machine is too busy to judge")
     slows = [s for s in slows if not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]
     assert all(s["runqueue_ns"] > 5_000_000 for s in slows), slows  # half a second of work without a pause is no stall
+
+
+def test_a_call_is_seen_to_its_end(target, tmp_path):
+    """How much is looked at must not change while a call goes on that began when everything was: its end would be lost."""
+    with oracle.Sentinel() as sentinel:
+        tracer = Tracer(tmp_path, target.pid, threshold="20ms")
+        truth = []
+        try:
+            for k in range(12):
+                target.stdin.write("z")
+                target.stdin.flush()
+                truth.append((20_000_000 + 5_000_000 * k, *map(int, target.stdout.readline().split())))
+                time.sleep(0.05)
+            target.stdin.write("q")
+            target.stdin.flush()
+            recording = tracer.wait()
+        finally:
+            tracer.end()
+    excused = 0
+    for slept, start, end in truth:
+        found = [s for s in recording.slow if s["start_ns"] < end and s["start_ns"] + s["duration_ns"] > start]
+        if sentinel.busy(start, end):
+            excused += 1
+            continue
+        assert len(found) == 1, (start, end, recording.slow)
+        calls = [c for c in found[0].get("calls", ()) if "nanosleep" in c["name"]]
+        assert calls and calls[0]["duration_ns"] >= slept, (slept, found[0])
+    if excused > len(truth) // 2:
+        pytest.skip("the machine is too busy to judge")
+
+
+@pytest.mark.parametrize("how", ["run", "attach"])
+def test_beside_the_agent(tmp_path, how):
+    """There, too, system calls are only looked at when a turn takes long, and every stall has the kernel's reasons."""
+    with oracle.Sentinel() as sentinel:
+        beside = Beside(tmp_path, how)
+        truth = []
+        try:
+            for letter in "sw":
+                left_alone(beside, sentinel)
+                truth.append(stall(beside.program, letter))
+            beside.program.stdin.write("q")
+            beside.program.stdin.flush()
+            assert beside.program.wait(helpers.PATIENCE) == 0 and beside.process.wait(helpers.PATIENCE) == 0
+        finally:
+            beside.end()
+    recording = helpers.Recording(beside.path)
+    assert recording.header["source"] == "agent+bpf"
+    for letter, start, end in truth:
+        found = [s for s in recording.slow if not s.get("ongoing") and s["start_ns"] < end
+                 and s["start_ns"] + s["duration_ns"] > start]
+        assert len(found) == 1, (letter, start, end, recording.slow)
+        slow = found[0]
+        assert "syscalls" in slow, slow
+        if sentinel.busy(start, end):
+            continue
+        if letter == "w":
+            assert slow["cpu_ns"] + slow["runqueue_ns"] > 50_000_000 > slow["blocked_ns"], slow
+        else:
+            assert slow["calls"][0]["blocked_ns"] > 55_000_000, slow

@@ -156,6 +156,16 @@ static __always_inline u64 mark_of(const struct pt_regs *regs)
     return m * 31 + regs->r15;
 }
 
+/* Between calls nothing is kept of the last one: the next may be noticed only when it wakes up. */
+static __always_inline void no_call(struct thread *t)
+{
+    t->sys_at = 0;
+    t->sys_blocked = 0;
+    t->sys_longest_block = 0;
+    t->waker_how = UB_BPF_WAKER_NONE;
+    t->call_unseen = false;
+}
+
 /* A call whose end was not seen: it lasted at least until it last came back from sleeping. */
 static __noinline int end_unseen_call(struct thread *t)
 {
@@ -163,8 +173,7 @@ static __noinline int end_unseen_call(struct thread *t)
         return 0;
     if (t->call_unseen && t->sys_at > NOT_TIMED && t->call_end > t->sys_at && want_calls)
         add_call(t, 0, 0, t->call_end - t->sys_at);
-    t->sys_at = 0;
-    t->call_unseen = false;
+    no_call(t);
     return 0;
 }
 
@@ -181,9 +190,6 @@ static __always_inline void unseen_call(struct thread *t, const struct pt_regs *
         t->accounts.syscalls++;
         t->sys_nr = regs->orig_ax;
         t->sys_at = now;
-        t->sys_blocked = 0;
-        t->sys_longest_block = 0;
-        t->waker_how = UB_BPF_WAKER_NONE;
     }
     t->call_unseen = true;
     t->call_mark = mark;

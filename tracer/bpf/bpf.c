@@ -145,8 +145,9 @@ static int configure(struct ub_bpf *b, const struct ub_bpf_options *options)
 {
     uint64_t *threshold = setting(b, "threshold_ns"), *stretch = setting(b, "stretch_ns");
     uint8_t *children = setting(b, "follow_children"), *info = setting(b, "call_info");
+    uint8_t *read = setting(b, "slots_are_read");
 
-    if (!threshold || !stretch || !children || !info)
+    if (!threshold || !stretch || !children || !info || !read)
         return -EINVAL;
     *threshold = options->threshold_ns;
     b->stretch_ns = options->threshold_ns / STRETCH_PART;
@@ -156,6 +157,7 @@ static int configure(struct ub_bpf *b, const struct ub_bpf_options *options)
         b->stretch_ns = 0;
     *stretch = b->stretch_ns;
     *children = options->children;
+    *read = !options->beside_agents;
     fill_call_info(info);
     return 0;
 }
@@ -202,54 +204,6 @@ static int use_maps(struct ub_bpf *b)
     return b->ring ? 0 : -errno;
 }
 
-/* When a program is attached: always, while calls are seen, or by who needs it. */
-enum when { ALWAYS, ENTER, EXIT, ON_DEMAND };
-
-static enum when when_of(const char *name)
-{
-    if (strcmp(name, "ub_find_threads") == 0 || strcmp(name, "ub_tick") == 0)
-        return ON_DEMAND; /* for ub_bpf_find and ub_bpf_sample */
-    if (strcmp(name, "ub_sys_enter") == 0)
-        return ENTER;
-    return strcmp(name, "ub_sys_exit") == 0 ? EXIT : ALWAYS;
-}
-
-static int attach(struct ub_bpf *b, enum when which)
-{
-    struct bpf_program *program;
-    uint32_t i = 0;
-
-    bpf_object__for_each_program(program, b->object)
-    {
-        struct bpf_link **link = &b->link[i++];
-
-        if (i > UB_BPF_LINKS)
-            return -E2BIG;
-        if (*link || when_of(bpf_program__name(program)) != which)
-            continue;
-        *link = bpf_program__attach(program);
-        if (!*link)
-            return -errno;
-    }
-    return 0;
-}
-
-static void detach(struct ub_bpf *b, enum when which)
-{
-    struct bpf_program *program;
-    uint32_t i = 0;
-
-    bpf_object__for_each_program(program, b->object)
-    {
-        struct bpf_link **link = &b->link[i++];
-
-        if (i > UB_BPF_LINKS || when_of(bpf_program__name(program)) != which)
-            continue;
-        bpf_link__destroy(*link);
-        *link = NULL;
-    }
-}
-
 int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char *why)
 {
     struct rlimit memlock;
@@ -275,13 +229,12 @@ int ub_bpf_open(const struct ub_bpf_options *options, struct ub_bpf **ret, char 
     setrlimit(RLIMIT_MEMLOCK, &memlock); /* where libbpf finds no better it raises this process's limit */
     if (r == 0 && (r = use_maps(b)) < 0)
         r = fail(r, "give their maps", why);
-    if (r == 0 && ((r = attach(b, EXIT)) < 0 || (r = attach(b, ENTER)) < 0 || (r = attach(b, ALWAYS)) < 0))
+    if (r == 0 && (r = ub_bpf_attach(b)) < 0)
         r = fail(r, "attach", why);
     if (r < 0) {
         ub_bpf_close(b);
         return r;
     }
-    b->sees = UB_BPF_SEES_ALL;
     b->program_at = ub_clock_monotonic_ns();
     *ret = b;
     return 0;
@@ -291,8 +244,7 @@ void ub_bpf_close(struct ub_bpf *b)
 {
     if (!b)
         return;
-    for (uint32_t i = 0; i < UB_BPF_LINKS; i++)
-        bpf_link__destroy(b->link[i]);
+    ub_bpf_detach(b);
     for (uint32_t i = 0; i < UB_BPF_SLOTS; i++)
         bpf_link__destroy(b->sampler[i]);
     ring_buffer__free(b->ring);
@@ -421,58 +373,6 @@ void ub_bpf_wake(struct ub_bpf *b)
 
     if (write(b->wake_fd, &one, sizeof(one)) < 0)
         return; /* it is full: awake in any case */
-}
-
-/* The program's enum doze. */
-enum { DOZE_NONE, DOZE_WAKE, DOZE_LIGHT, DOZE_EXITS };
-
-static void set_doze(struct ub_bpf *b, uint32_t doze)
-{
-    if (b->sees == UB_BPF_SEES_NO_CALLS && (doze == DOZE_EXITS || doze == DOZE_NONE))
-        __atomic_store_n(b->calls_seen_ns, ub_clock_monotonic_ns(), __ATOMIC_SEQ_CST);
-    __atomic_store_n(b->dozing, doze, __ATOMIC_SEQ_CST);
-}
-
-/*
- * What is taken away is told before, what is given back after it is there: in between
- * the programs work as if they saw less than they do, never the other way round.
- */
-int ub_bpf_see(struct ub_bpf *b, enum ub_bpf_sees sees, bool (*quiet)(void *self), void *self)
-{
-    static const uint32_t doze[] = {
-        [UB_BPF_SEES_NO_CALLS] = DOZE_LIGHT, [UB_BPF_SEES_ENTRIES] = DOZE_EXITS, [UB_BPF_SEES_ALL] = DOZE_NONE};
-    int r = 0;
-
-    if (sees < b->sees)
-        set_doze(b, sees == UB_BPF_SEES_NO_CALLS && !b->stretch_ns ? DOZE_WAKE : doze[sees]);
-    if (sees == UB_BPF_SEES_NO_CALLS && b->sees != sees) {
-        if (!quiet(self)) {
-            uint32_t before = doze[b->sees];
-
-            b->sees = UB_BPF_SEES_NO_CALLS; /* for a moment none were */
-            set_doze(b, before);
-            b->sees = before == DOZE_NONE ? UB_BPF_SEES_ALL : UB_BPF_SEES_ENTRIES;
-            return -EAGAIN;
-        }
-        detach(b, ENTER);
-    }
-    if (sees < UB_BPF_SEES_ALL)
-        detach(b, EXIT);
-    if (sees > UB_BPF_SEES_NO_CALLS)
-        r = attach(b, ENTER);
-    if (r == 0 && sees == UB_BPF_SEES_ALL)
-        r = attach(b, EXIT);
-    if (r < 0)
-        return r;
-    if (sees > b->sees)
-        set_doze(b, doze[sees]);
-    b->sees = sees;
-    return 0;
-}
-
-enum ub_bpf_sees ub_bpf_sees(const struct ub_bpf *b)
-{
-    return b->sees;
 }
 
 uint64_t ub_bpf_stretch_ns(const struct ub_bpf *b)

@@ -19,7 +19,8 @@ struct ub_capture;
 
 struct ub_bpf_options {
     uint64_t threshold_ns;
-    bool children; /* what watched processes fork is watched too */
+    bool children;      /* what watched processes fork is watched too */
+    bool beside_agents; /* only the reasons of their turns are wanted: no ub_bpf_map_slots */
 };
 
 #define UB_BPF_WHY_MAX 512
@@ -63,16 +64,19 @@ void ub_bpf_wake(struct ub_bpf *b);
  * UB_BPF_SEES_NO_CALLS: a turn begins when its thread wakes, and ends when that falls asleep in its
  *   wait; waits that do not sleep go unseen: turns that follow each other without a sleep are taken
  *   for one. Enough as long as nobody works for ub_bpf_stretch_ns without a pause. `quiet` says whether
- *   nothing runs, asked once more when no turn can begin unnoticed. Where ub_bpf_stretch_ns is 0 a
- *   record tells of the first turn.
+ *   nothing runs, asked once more when no turn can begin unnoticed; if something does, all stays as it is.
+ *   Where ub_bpf_stretch_ns is 0 a record tells of the first turn.
  * UB_BPF_SEES_ENTRIES: turns are exact, calls that did not sleep are counted, not timed. Enough as long
  *   as no single turn takes so long.
  *
- * 0 or -errno: -EAGAIN: not quiet.
+ * ub_bpf_see only asks for it, since the kernel may take its time; another thread does it, and calls `quiet`. 0;
+ * -EBUSY: it is at it still; -errno: what was asked for before has failed.
  */
 enum ub_bpf_sees { UB_BPF_SEES_NO_CALLS, UB_BPF_SEES_ENTRIES, UB_BPF_SEES_ALL };
 int ub_bpf_see(struct ub_bpf *b, enum ub_bpf_sees sees, bool (*quiet)(void *self), void *self);
+void ub_bpf_see_no_more(struct ub_bpf *b); /* `quiet` is not called any more */
 enum ub_bpf_sees ub_bpf_sees(const struct ub_bpf *b);
+uint64_t ub_bpf_sees_from_ns(const struct ub_bpf *b); /* since when, CLOCK_MONOTONIC */
 uint64_t ub_bpf_stretch_ns(const struct ub_bpf *b);
 /* When somebody had last worked so long without a pause, or in one turn, and when a program came: what it waits in is
  * not known. CLOCK_MONOTONIC. */

@@ -4,15 +4,33 @@
 
 #include "bpf.h"
 
+#include <pthread.h>
+
 #define UB_BPF_LINKS   16
 #define UB_BPF_PENDING 64
 
 struct bpf_object;
 
+struct ub_bpf_order {
+    enum ub_bpf_sees sees;
+    bool (*quiet)(void *self);
+    void *self;
+};
+
 struct ub_bpf {
     struct bpf_object *object;
+    /* see.c. Written by its thread alone, once that runs: */
     struct bpf_link *link[UB_BPF_LINKS]; /* one a program, by its place in the object; NULL: not attached */
     enum ub_bpf_sees sees;
+    uint64_t sees_from;
+    /* Under `lock`, with which no other is taken: */
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t news;
+    bool has_thread, closing;
+    bool ordered; /* `order` is not done yet: it is the thread's */
+    struct ub_bpf_order order;
+    int error; /* of the last one */
     struct ring_buffer *ring;
     int targets_fd, programs_fd, slots_fd, histograms_fd, free_fd;
     struct bpf_link *sampler[UB_BPF_SLOTS];
@@ -29,6 +47,10 @@ struct ub_bpf {
     uint32_t pending_at;
     const struct ub_bpf_listener *listener; /* while records are read */
 };
+
+/* see.c. 0 or -errno; the second also after the first has failed, and instead of it. */
+int ub_bpf_attach(struct ub_bpf *b);
+void ub_bpf_detach(struct ub_bpf *b);
 
 /* ring.c: one record of the ring buffer. */
 int ub_bpf_record(void *self, void *data, size_t size);

@@ -89,7 +89,9 @@ enum ub_bpf_stack_why {
     UB_BPF_STACK_CALL,    /* at the end of a call that blocked long */
     UB_BPF_STACK_FAULT,   /* going to sleep outside any call: a page fault */
     UB_BPF_STACK_RUNNING, /* of a thread that runs: sampled by its own CPU clock */
-    UB_BPF_STACK_HOLDER,  /* of the thread that woke the one of the slot out of a long futex wait */
+    UB_BPF_STACK_LOST,   /* of a thread that loses its CPU in a turn that is not overdue yet, but may be when it is back
+                          */
+    UB_BPF_STACK_HOLDER, /* of the thread that woke the one of the slot out of a long futex wait */
 };
 
 struct ub_bpf_stack {

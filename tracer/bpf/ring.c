@@ -52,9 +52,9 @@ static struct ub_capture *capture_of(const struct ub_bpf_stack *s)
     if (!c)
         return NULL;
     memset(c, 0, offsetof(struct ub_capture, bytes));
-    c->state = s->why == UB_BPF_STACK_FAULT     ? UB_THREAD_FAULT
-               : s->why == UB_BPF_STACK_RUNNING ? UB_THREAD_RUNNING
-                                                : UB_THREAD_BLOCKED;
+    c->state = s->why == UB_BPF_STACK_FAULT                                    ? UB_THREAD_FAULT
+               : s->why == UB_BPF_STACK_RUNNING || s->why == UB_BPF_STACK_LOST ? UB_THREAD_RUNNING
+                                                                               : UB_THREAD_BLOCKED;
     c->proof = UB_PROOF_KERNEL;
     c->at_ns = s->at;
     c->nr = s->nr == ~0u ? -1 : (int64_t)s->nr;

@@ -41,6 +41,12 @@ static __always_inline void copy_bytes(struct ub_bpf_stack *s, u64 sp)
     }
 }
 
+/* A call whose end may go unseen is over, for all that is known, as soon as it has come back from a sleep. */
+static __always_inline bool in_call(const struct thread *t)
+{
+    return t->sys_at && !t->exit_missed && !(t->call_unseen && t->call_end);
+}
+
 static __noinline int copy_stack(struct thread *t, u32 why, struct pt_regs *regs, struct task_struct *whose, u64 now)
 {
     struct ub_bpf_stack *s;
@@ -57,7 +63,9 @@ static __noinline int copy_stack(struct thread *t, u32 why, struct pt_regs *regs
     s->tid = pid_of(whose);
     s->pid = pid_of(BPF_CORE_READ(whose, group_leader));
     s->why = why;
-    s->nr = why == UB_BPF_STACK_CALL || (why == UB_BPF_STACK_RUNNING && t->sys_at && !t->exit_missed) ? t->sys_nr : ~0u;
+    s->nr = why == UB_BPF_STACK_CALL || ((why == UB_BPF_STACK_RUNNING || why == UB_BPF_STACK_LOST) && in_call(t))
+                ? t->sys_nr
+                : ~0u;
     s->start = t->start;
     s->at = now;
     s->call_ns = t->sys_at ? now - t->sys_at : 0;
@@ -87,10 +95,10 @@ static __always_inline void sample_now(struct thread *t, struct pt_regs *regs, u
 }
 
 /* The thread is being woken, by whoever runs here now. */
-static __always_inline void woken(struct thread *t, u64 now)
+static __always_inline void woken(struct thread *t, struct task_struct *task, u64 now)
 {
     struct task_struct *by = bpf_get_current_task_btf();
-    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(by);
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(by), *own = (struct pt_regs *)bpf_task_pt_regs(task);
     u64 slept = now - t->off_at;
     bool futex;
 
@@ -101,7 +109,7 @@ static __always_inline void woken(struct thread *t, u64 now)
         t->waker_how = UB_BPF_WAKER_TIMER;
         return;
     }
-    futex = t->sys_nr == SYS_FUTEX && !(by->flags & PF_KTHREAD) && regs->orig_ax == SYS_FUTEX;
+    futex = own->orig_ax == SYS_FUTEX && !(by->flags & PF_KTHREAD) && regs->orig_ax == SYS_FUTEX;
     t->waker_how = futex ? UB_BPF_WAKER_FUTEX : UB_BPF_WAKER_OTHER;
     who_is(by, &t->waker);
     if (futex && slept >= threshold_ns / 2)
@@ -116,8 +124,7 @@ static __always_inline void call_left(struct thread *t, struct pt_regs *regs, lo
         add_call(t, regs, ret, spent);
     if (spent >= threshold_ns / 2 && now >= t->next_stack)
         copy_own_stack(t, UB_BPF_STACK_CALL, regs, now, 0);
-    t->sys_at = 0;
-    t->call_unseen = false;
+    no_call(t);
 }
 
 #endif

@@ -13,6 +13,7 @@
 const volatile u64 threshold_ns = 50000000;
 const volatile u64 stretch_ns = 5000000; /* who works so long without a pause has its calls looked at */
 const volatile bool follow_children = false;
+const volatile bool slots_are_read = true; /* by the tracer, which gives them back; beside agents nobody does */
 const volatile bool want_stacks = true;
 const volatile bool want_calls = true;
 const volatile u8 call_info[UB_BPF_CALL_TABLE];

@@ -220,10 +220,11 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
     t->start = t->on_at = now;
     if (t->slept || !t->stretch)
         t->stretch = now;
-    t->slept = t->unseen = t->woke = t->call_unseen = false;
+    t->slept = t->unseen = t->woke = false;
     t->longest_block = 0;
     t->start_jiffies = bpf_jiffies64();
-    t->off_at = t->sys_at = 0;
+    t->off_at = 0;
+    no_call(t);
     t->next_stack = 0;
     t->sample_soon = false;
     t->next_sample = now + threshold_ns;
@@ -249,12 +250,15 @@ static __always_inline void begin_turn(struct thread *t, struct ub_bpf_slot *slo
 static __always_inline void release_slot(struct thread *t)
 {
     struct ub_bpf_slot *slot = slot_of(t);
+    u32 index = t->slot_plus1 - 1;
 
     t->slot_plus1 = 0;
     if (!slot)
         return;
     slot->start = 0;
     slot->state = SLOT_STATE_RELEASED;
+    if (!slots_are_read)
+        bpf_map_push_elem(&free_slots, &index, 0);
 }
 
 static __always_inline struct ub_bpf_slot *take_slot(struct thread *t, struct task_struct *task)

@@ -105,6 +105,8 @@ static __always_inline void switched_out(struct thread *t, struct task_struct *p
         /* On a machine so busy the tracer may come too late to have it sampled by its clock. */
         if (now - t->start >= threshold_ns && now >= t->next_sample)
             sample_now(t, regs, now);
+        else if (now - t->start >= threshold_ns / 4 && now - t->start < threshold_ns && now >= t->next_stack)
+            copy_own_stack(t, UB_BPF_STACK_LOST, regs, now, 0);
         return;
     }
     if (state & (TASK_STOPPED_BIT | TASK_TRACED_BIT))
@@ -136,8 +138,13 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
         switched_out(out, prev, preempt, bpf_ktime_get_ns());
     if (in && dozing && !in->start)
         woke_from_doze(in, next, bpf_ktime_get_ns());
-    if (in && in->start && in->off_at)
-        switched_in(in, bpf_ktime_get_ns());
+    if (in && in->start && in->off_at) {
+        u64 now = bpf_ktime_get_ns();
+
+        if (dozing == DOZE_EXITS && in->off_how == OFF_CALL)
+            end_may_be_missed(in, next, now);
+        switched_in(in, now);
+    }
     return 0;
 }
 
@@ -153,7 +160,7 @@ int BPF_PROG(ub_sched_waking, struct task_struct *p)
     t->wake_at = now;
     wants_cpu(t, now);
     if (t->off_how == OFF_CALL)
-        woken(t, now);
+        woken(t, p, now);
     return 0;
 }
 

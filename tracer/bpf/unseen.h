@@ -59,6 +59,7 @@ static __noinline int slept_unseen(struct thread *t, struct task_struct *task, s
 {
     long nr = regs->orig_ax;
     struct ub_bpf_slot *slot;
+    bool late = false;
     u32 kind;
 
     if (!t)
@@ -67,6 +68,7 @@ static __noinline int slept_unseen(struct thread *t, struct task_struct *task, s
         if (nr == t->wait_nr || nr == SYS_RESTART_SYSCALL)
             return 1;
         left_unseen(t, task, now);
+        late = true;
     }
     if (t->start && t->woke && !t->unseen && (nr == t->wait_nr || nr == SYS_RESTART_SYSCALL)) {
         slot = slot_of(t); /* it was in its wait all the time: no turn has begun */
@@ -77,7 +79,7 @@ static __noinline int slept_unseen(struct thread *t, struct task_struct *task, s
         t->in_wait = t->slept = true;
         return 1;
     }
-    if ((dozing == DOZE_NONE || dozing == DOZE_EXITS) && !(t->unseen && t->woke)) {
+    if ((dozing == DOZE_NONE || dozing == DOZE_EXITS) && !late && !(t->unseen && t->woke)) {
         if (t->start && dozing == DOZE_EXITS) /* it was seen to begin, and a wait would have been */
             unseen_call(t, regs, now);
         return 0;
@@ -118,9 +120,20 @@ static __noinline int exit_unseen(struct thread *t, struct pt_regs *regs, long r
     t->accounts.syscalls++;
     t->sys_nr = nr;
     t->sys_at = calls_seen_ns;
-    t->sys_blocked = 0;
-    t->waker_how = UB_BPF_WAKER_NONE;
     call_left(t, regs, ret);
+    return 0;
+}
+
+/*
+ * A thread comes back from its sleep in a call that was seen to begin, when returns had been in sight
+ * and it did not matter that it slept. They are not now.
+ */
+static __noinline int end_may_be_missed(struct thread *t, struct task_struct *task, u64 now)
+{
+    struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+
+    if (t && !t->call_unseen && t->sys_at > NOT_TIMED && t->sys_nr == (u32)regs->orig_ax)
+        unseen_call(t, regs, now);
     return 0;
 }
 
