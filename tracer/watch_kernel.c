@@ -171,7 +171,7 @@ static void note_lateness(struct ub_watch *w, uint64_t now, uint64_t stretch)
  */
 uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadline)
 {
-    uint64_t now = ub_clock_monotonic_ns(), stretch = ub_bpf_stretch_ns(w->bpf), next;
+    uint64_t now = ub_clock_monotonic_ns(), stretch = ub_bpf_stretch_ns(w->bpf), next, most;
     enum ub_bpf_sees sees = ub_bpf_sees(w->bpf);
 
     if (stretch == 0)
@@ -193,10 +193,12 @@ uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadlin
     } else {
         see_less(w, high, now);
     }
-    if (ub_bpf_sees(w->bpf) == UB_BPF_SEES_ALL)
+    sees = ub_bpf_sees(w->bpf);
+    if (sees == UB_BPF_SEES_ALL)
         return deadline;
-    if (next > now + stretch)
-        next = now + stretch;
+    most = now + (sees == UB_BPF_SEES_ENTRIES ? 3 * stretch : stretch); /* a turn may begin as soon as we sleep */
+    if (next > most)
+        next = most;
     next = ub_ticks_now() + ub_ticks_from_span_ns(next > now ? next - now : 0);
     return next < deadline ? next : deadline;
 }
