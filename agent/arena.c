@@ -5,12 +5,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
-#define HELPER_MARK ":helper"
+#define HELPER_MARK   ":helper"
+#define JOIN_NS       50000000
+#define JOIN_NAME_MAX 7
 
 /* "PID:FD:INODE", alone or with what marks a helper's behind it. */
 static bool parse_address(const char *address, uint64_t *ret_pid, uint64_t *ret_fd, uint64_t *ret_inode)
@@ -311,17 +316,25 @@ void ub_arena_leave(struct ub_arena *arena)
     }
 }
 
+/* Where the last one was, if there was one. */
+static int map_attached(int fd, struct ub_arena **ret)
+{
+    int r = map(fd, 0, mapped, ret);
+
+    if (r == 0 && !place)
+        r = map_all_if_need_be(fd, ret);
+    if (r == 0 && place)
+        r = map_cold_again(fd, *ret);
+    return r;
+}
+
 int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
 {
     int fd = create_file(ret_inode), r;
 
     if (fd < 0)
         return fd;
-    r = map(fd, 0, mapped, ret);
-    if (r == 0 && !place)
-        r = map_all_if_need_be(fd, ret);
-    if (r == 0 && place)
-        r = map_cold_again(fd, *ret);
+    r = map_attached(fd, ret);
     if (r < 0) {
         ub_raw1(SYS_close, fd);
         return r;
@@ -329,6 +342,70 @@ int ub_arena_create(struct ub_arena **ret, int *ret_fd, uint64_t *ret_inode)
     fill_header(*ret, UB_ARENA_HELPER, best_clock());
     *ret_fd = fd;
     return 0;
+}
+
+/* One message with one descriptor; the injector is just waiting for us to come. */
+static int receive(int s)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    char byte;
+    struct iovec data = {&byte, 1};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    struct pollfd ready = {.fd = s, .events = POLLIN};
+    struct timespec most = {.tv_nsec = JOIN_NS};
+    const struct cmsghdr *c;
+    int fd;
+
+    if (ub_raw6(SYS_ppoll, (long)&ready, 1, (long)&most, 0, 0, 0) != 1 ||
+        ub_raw3(SYS_recvmsg, s, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
+        return -EAGAIN;
+    c = CMSG_FIRSTHDR(&message);
+    if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
+        return -EAGAIN;
+    memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+    return fd;
+}
+
+static int ask_for_arena(const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t len = 0;
+    long s = ub_raw3(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int r;
+
+    if (s < 0)
+        return (int)s;
+    for (; len < JOIN_NAME_MAX && name[len]; len++)
+        address.sun_path[1 + len] = name[len];
+    r = (int)ub_raw3(SYS_connect, s, &address, offsetof(struct sockaddr_un, sun_path) + 1 + len);
+    r = r < 0 ? r : receive((int)s);
+    ub_raw1(SYS_close, s);
+    return r;
+}
+
+int ub_arena_join(const char *name, uint64_t inode, struct ub_arena **ret)
+{
+    int fd = ask_for_arena(name), r;
+
+    if (fd < 0)
+        return fd;
+    r = is_trustworthy(fd, inode) ? map_attached(fd, ret) : -EPERM;
+    ub_raw1(SYS_close, fd);
+    if (r < 0)
+        return r;
+    r = (*ret)->h.magic != UB_ARENA_MAGIC || (*ret)->h.version != UB_ARENA_VERSION ? -EINVAL
+        : ub_load_relaxed(&(*ret)->h.closed)                                       ? -ENOENT
+        : same_pid_namespace(*ret)                                                 ? 0
+                                                                                   : -EXDEV;
+    if (r < 0)
+        ub_arena_leave(*ret);
+    else
+        __atomic_fetch_add(&(*ret)->h.images, 1, __ATOMIC_RELAXED);
+    return r;
 }
 
 struct ub_arena *ub_arena_alone(void)

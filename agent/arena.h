@@ -20,6 +20,13 @@ int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
 bool ub_arena_is_helpers(const char *address);
 
 /*
+ * Attached, beside another process: maps the arena that the injector hands out at the abstract socket `name` (behind
+ * the first zero), whose file is `inode`. Waits for it a little. 0; -EAGAIN: nobody gave it; other -errno. Slow path
+ * only.
+ */
+int ub_arena_join(const char *name, uint64_t inode, struct ub_arena **ret);
+
+/*
  * A new arena for a helper that is to be started; *ret_fd is close-on-exec. 0 or -errno.
  * Slow path only; signal-safe.
  */

@@ -41,10 +41,15 @@ static int prepare(void)
     return 0;
 }
 
+static uint64_t piece_ends(void)
+{
+    return ub_clock_monotonic_ns() + UB_ATTACH_PIECE_NS;
+}
+
 /* Not for long at once. */
 static int prepare_some(void)
 {
-    uint64_t until = ub_clock_monotonic_ns() + UB_ATTACH_PIECE_NS;
+    uint64_t until = piece_ends();
     int r = prepare();
 
     return r == 0 && is_injected() && !ub_patch_learn(until) ? UB_ATTACH_MORE : r;
@@ -52,22 +57,29 @@ static int prepare_some(void)
 
 static int enter(struct ub_attach *a)
 {
+    uint64_t until = piece_ends();
     int r = prepare();
 
-    return r == 0 ? ub_process_attach(a, is_injected()) : r;
+    return r == 0 ? ub_process_attach(a, is_injected(), until) : r;
 }
 
 static int obey(struct ub_attach *a)
 {
+    int r;
+
     if (a->magic != UB_ATTACH_MAGIC || a->version != UB_ATTACH_VERSION)
         return -EPROTO;
     switch (a->verb) {
     case UB_ATTACH_LOAD:
         return 0; /* it has happened */
     case UB_ATTACH_PREPARE:
-        return prepare_some();
+        r = prepare_some();
+        a->prepared |= r == 0;
+        return r;
     case UB_ATTACH_ENTER:
         return enter(a);
+    case UB_ATTACH_PATCH:
+        return ub_patch_attach_more(piece_ends()) ? 0 : UB_ATTACH_MORE;
     case UB_ATTACH_ADOPTED:
         ub_process_hands_over();
         return 0;

@@ -32,6 +32,7 @@ extern const char _end[] __attribute__((visibility("hidden")));
 static const uint32_t nothing_to_count;
 const uint32_t *ub_patch_modules = &nothing_to_count;
 uint32_t ub_patch_seen;
+bool ub_patch_is_late;
 
 /* One copy of a library in the process. */
 struct copy {
@@ -229,7 +230,9 @@ static bool is_caller(const struct ub_loop_ops *ops, const struct ub_loop_hook *
 {
     if (ops->callers)
         return begins_with_one(name, ops->callers);
-    return hook->calls != (is_file_of(ops, name) ? UB_HOOK_OTHERS : UB_HOOK_OWN);
+    if (is_file_of(ops, name))
+        return hook->calls == UB_HOOK_ALL || hook->calls == UB_HOOK_OWN;
+    return hook->calls != UB_HOOK_OWN;
 }
 
 static bool contains(const struct module *m, uintptr_t address)
@@ -374,7 +377,16 @@ struct look {
     bool back;      /* what was in the slots is put back */
     bool unsettled; /* some module is still being loaded */
     uint32_t lazy;  /* slots met that are bound when they are first used */
+    bool piece;     /* only what is left, until `until_ns` */
+    uint64_t until_ns;
+    uint32_t module; /* met so far */
 };
+
+/* Where a running process is entered: modules that have been done, and the loader's counts then. */
+static struct {
+    unsigned long long adds, subs;
+    uint32_t modules;
+} entered;
 
 /*
  * Which of the lazily bound slots have a name that is hooked, numbered in the order of modules and tables: known
@@ -524,7 +536,7 @@ static void *before(const char *name, uintptr_t value)
         const struct ub_loop_ops *ops = ub_loops[loop];
         const struct ub_loop_hook *h = hook_named(ops, name);
 
-        for (uint32_t n = 0; h && n < UB_LOOP_COPIES; n++) {
+        for (uint32_t n = 0; h && h->calls != UB_HOOK_STAYS && n < UB_LOOP_COPIES; n++) {
             if (value == (uintptr_t)h->hook[n])
                 original = ops->originals[h - ops->hooks][n];
         }
@@ -532,17 +544,27 @@ static void *before(const char *name, uintptr_t value)
     return original;
 }
 
-static bool is_in_library(uintptr_t value)
+bool ub_patch_library_at(uintptr_t address, uint32_t *ret_loop, uint32_t *ret_copy)
 {
-    if (value - patch.low >= patch.high - patch.low)
+    if (address - patch.low >= patch.high - patch.low)
         return false;
     for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
         for (uint32_t n = 0; n < UB_LOOP_COPIES; n++) {
-            if (patch.copy[loop][n].there && value - patch.copy[loop][n].base < patch.copy[loop][n].size)
+            if (patch.copy[loop][n].there && address - patch.copy[loop][n].base < patch.copy[loop][n].size) {
+                *ret_loop = loop;
+                *ret_copy = n;
                 return true;
+            }
         }
     }
     return false;
+}
+
+static bool is_in_library(uintptr_t value)
+{
+    uint32_t loop, copy;
+
+    return ub_patch_library_at(value, &loop, &copy);
 }
 
 /*
@@ -689,9 +711,20 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
     struct module m;
     uint32_t first = look->lazy;
 
+    if (look->piece && look->module == 0 && (entered.adds != info->dlpi_adds || entered.subs != info->dlpi_subs)) {
+        entered.modules = 0;
+        entered.adds = info->dlpi_adds;
+        entered.subs = info->dlpi_subs;
+    }
+    look->module++;
     if (!read_module(info, &m))
         return 0;
     look->lazy += m.bound ? 0 : (uint32_t)m.plts;
+    if (look->piece && look->module <= entered.modules)
+        return 0;
+    if (look->piece && ub_clock_monotonic_ns() > look->until_ns)
+        return 1;
+    entered.modules = look->module;
     if (m.dynamic == _DYNAMIC || (!patch.libc && !look->back && !any_copy(&m)) ||
         (patch.libc && strncmp(m.name, "libc.so.", 8) == 0))
         return 0;
@@ -720,17 +753,22 @@ static void patch_others(bool back)
     }
 }
 
+static void meet_libraries(struct look *look)
+{
+    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++)
+            patch.copy[loop][n].seen = false;
+    }
+    dl_iterate_phdr(meet_library, look);
+    forget_copies();
+}
+
 /* True: some module is still being loaded. */
 static bool look_around(bool first)
 {
     struct look look = {.first = first};
 
-    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
-        for (uint32_t n = 0; n < UB_LOOP_COPIES; n++)
-            patch.copy[loop][n].seen = false;
-    }
-    dl_iterate_phdr(meet_library, &look);
-    forget_copies();
+    meet_libraries(&look);
     dl_iterate_phdr(patch_module, &look);
     patch_others(false);
     return look.unsettled;
@@ -780,20 +818,51 @@ void ub_patch_again(void)
     ub_store_release(&patch.busy, 0);
 }
 
-void ub_patch_attach(bool libc)
+/* True: nothing is left to do. */
+static bool patch_piece(uint64_t until_ns)
 {
-    uint32_t idle = 0, count;
+    struct look look = {.piece = true, .until_ns = until_ns};
+    uint32_t count = ub_load_relaxed(ub_patch_modules);
+
+    if (dl_iterate_phdr(patch_module, &look) != 0)
+        return false;
+    patch.unsettled = look.unsettled;
+    if (patch.unsettled) /* the next wait looks again */
+        ub_store_relaxed(&ub_patch_seen, count - 1);
+    return true;
+}
+
+bool ub_patch_attach(bool libc, uint64_t until_ns)
+{
+    struct look look = {.first = true};
+    uint32_t idle = 0;
+    bool done;
 
     if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-        return;
+        return true;
     patch.libc |= libc;
-    patch.on = patch.complete = true;
+    patch.on = patch.complete = ub_patch_is_late = true;
+    entered.modules = 0;
     find_counter();
-    count = ub_load_relaxed(ub_patch_modules);
-    patch.unsettled = look_around(true) ? 1 : 0;
-    if (!patch.unsettled)
-        ub_store_relaxed(&ub_patch_seen, count);
+    /* Waits that are hooked from now on leave what is not done yet to us. */
+    ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
+    meet_libraries(&look);
+    patch_others(false);
+    done = patch_piece(until_ns);
     ub_store_release(&patch.busy, 0);
+    return done;
+}
+
+bool ub_patch_attach_more(uint64_t until_ns)
+{
+    uint32_t idle = 0;
+    bool done;
+
+    if (!patch.on || !__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return true;
+    done = patch_piece(until_ns);
+    ub_store_release(&patch.busy, 0);
+    return done;
 }
 
 void ub_patch_detach(void)

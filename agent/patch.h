@@ -22,10 +22,12 @@ void ub_patch_start(void);
 bool ub_patch_learn(uint64_t until_ns);
 
 /*
- * Attached: at once, and not in the constructor. `libc`: its names are hooked in the slots, too (they must have been
- * prepared); else they are bound to us already. Slow path only.
+ * Attached: not in the constructor, but until CLOCK_MONOTONIC `until_ns` only; the rest is done by
+ * ub_patch_attach_more(). `libc`: its names are hooked in the slots, too (they must have been prepared); else they are
+ * bound to us already. True: all of it is done (or somebody else is at it). Slow path only.
  */
-void ub_patch_attach(bool libc);
+bool ub_patch_attach(bool libc, uint64_t until_ns);
+bool ub_patch_attach_more(uint64_t until_ns);
 
 /* Finds libc's functions by `libc`, a handle of it. Once. Slow path only. */
 void ub_patch_libc_prepare(void *libc);
@@ -33,6 +35,15 @@ void ub_patch_libc_prepare(void *libc);
 /* Puts back what was in the slots. Whoever looks in vain at a busy moment leaves hooks that do nothing. Slow path only.
  */
 void ub_patch_detach(void);
+
+/*
+ * Entered late, and callbacks are timed: what was registered before us is to be looked for (loops/existing.h).
+ * Signal-safe.
+ */
+extern bool ub_patch_is_late;
+
+/* The loop library, and the copy of it, that `address` lies in. False: none. Signal-safe. */
+bool ub_patch_library_at(uintptr_t address, uint32_t *ret_loop, uint32_t *ret_copy);
 
 /* Looks for modules that came since. Slow path only; not in signal handlers. */
 void ub_patch_again(void);

@@ -498,7 +498,15 @@ static bool is_abandoned(const struct ub_arena *arena)
     return ub_load_relaxed(&arena->h.closed) || watcher <= 0 || ub_raw2(SYS_kill, watcher, 0) == -ESRCH;
 }
 
-int ub_process_attach(struct ub_attach *a, bool injected)
+static void hand_over(const struct ub_attach *a, struct ub_arena *arena)
+{
+    handing.inode = a->arena_inode;
+    handing.until_ns = ub_clock_monotonic_ns() + HAND_OVER_NS;
+    ub_store_release(&handing.fd, a->arena_fd + 1);
+    arena->h.asleep = 1; /* a turn comes by to close it */
+}
+
+int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
 {
     static struct ub_process *page;
     struct ub_arena *arena;
@@ -519,18 +527,17 @@ int ub_process_attach(struct ub_attach *a, bool injected)
     if (!page && !map_page(&page))
         r = -ENOSYS;
     if (r == 0)
-        r = ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
+        r = a->join_inode ? ub_arena_join(a->join_name, a->join_inode, &arena)
+                          : ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
     if (r == 0) {
-        handing.inode = a->arena_inode;
-        handing.until_ns = ub_clock_monotonic_ns() + HAND_OVER_NS;
-        ub_store_release(&handing.fd, a->arena_fd + 1);
-        arena->h.asleep = 1; /* a turn comes by to close it */
+        if (!a->join_inode)
+            hand_over(a, arena);
         inherited.arena = arena;
         inherited.tree = false;
         inherited.watcher = 0;
         inherited.generation++;
         fill_page(page, __libc_single_threaded);
-        ub_patch_attach(injected);
+        r = ub_patch_attach(injected, until_ns) ? 0 : UB_ATTACH_MORE;
         ub_store_release(&ub_process, page);
     }
     ub_store_release(&coming_or_going, 0);

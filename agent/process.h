@@ -94,10 +94,11 @@ bool ub_process_leave(void);
 
 /*
  * Loaded late, or dormant: makes an arena for whoever attaches, and is there.
- * `injected`: the loader binds nothing to us. -EBUSY: a->watcher watches; -EPERM: a seccomp filter; -EAGAIN: another
- * thread is just leaving; other -errno. Slow path only.
+ * `injected`: the loader binds nothing to us. UB_ATTACH_MORE: at `until_ns` (CLOCK_MONOTONIC) there were modules left
+ * for ub_patch_attach_more(). -EBUSY: a->watcher watches; -EPERM: a seccomp filter; -EAGAIN: another thread is just
+ * leaving; other -errno. Slow path only.
  */
-int ub_process_attach(struct ub_attach *a, bool injected);
+int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns);
 
 /*
  * After attaching: whether the arena's descriptor is still open because nobody has taken the arena yet. Closes it when

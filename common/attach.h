@@ -53,7 +53,7 @@
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 3u
+#define UB_ATTACH_VERSION 4u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
 /*
@@ -78,11 +78,12 @@ enum ub_attach_verb {
     /* What takes time and changes nothing, each in a wait of the loop of its own, so that none is kept long: */
     UB_ATTACH_LOAD = 3,    /* the library is loaded, nothing more */
     UB_ATTACH_PREPARE = 4, /* libc's functions are looked up, and which slots are theirs; UB_ATTACH_MORE: once more */
+    UB_ATTACH_PATCH = 6,   /* after ENTER has said UB_ATTACH_MORE: further modules, likewise */
     UB_ATTACH_ADOPTED = 5, /* the injector has the arena: its descriptor is closed, where no turn has done so */
 };
 
 #define UB_ATTACH_MORE     1
-#define UB_ATTACH_PIECE_NS 250000u /* then it is left for another wait of the loop */
+#define UB_ATTACH_PIECE_NS 400000u /* then it is left for another wait of the loop */
 
 struct ub_attach {
     uint64_t magic;
@@ -104,14 +105,18 @@ struct ub_attach {
     uint32_t verb;    /* enum ub_attach_verb */
     int32_t arena_fd; /* ENTER: the injector is to take it, and to write its pid into it */
     uint64_t arena_inode;
-    int32_t tid;      /* the thread that is asked */
-    int32_t watcher;  /* ENTER: -EBUSY is because of this process */
-    uint64_t done_ns; /* CLOCK_MONOTONIC at the agent's last instructions */
-    uint64_t caught;  /* signals for which the program has handlers */
-    uint64_t reserved[2];
+    int32_t tid;       /* the thread that is asked */
+    int32_t watcher;   /* ENTER: -EBUSY is because of this process */
+    uint64_t done_ns;  /* CLOCK_MONOTONIC at the agent's last instructions */
+    uint64_t caught;   /* signals for which the program has handlers */
+    uint64_t prepared; /* PREPARE has come to its end once: 1 */
+    uint64_t reserved;
     char name[16];                   /* of the memfd */
     char path[32];                   /* "/proc/self/fd/", completed by the code */
     char text[UB_ATTACH_TEXT_BYTES]; /* dlerror() */
+    /* ENTER: another process's arena is to be joined. The injector hands it out at this abstract name; 0: a new one. */
+    uint64_t join_inode;
+    char join_name[8]; /* behind its first zero */
 };
 #define UB_ATTACH_AT(member, offset)                                                                                   \
     _Static_assert(offsetof(struct ub_attach, member) == (offset), "attach: the assembler knows it")

@@ -32,6 +32,7 @@
 #define ANSWER_NS       10000000000u
 #define TRIES           5
 #define PIECES          30
+#define MODULES_MAX     1000      /* pieces of at least one */
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
 #define FINISH_NS       200000000u
 #define AGENT_MAX       (16 << 20)
@@ -50,6 +51,7 @@ struct inject {
     bool code_written; /* the room\'s, without a thread in our hands */
     pid_t last;        /* the thread that was asked last; 0: none so far */
     int lock;
+    int handout; /* where a thread that is to join an arena asks for it; -1 */
 };
 
 static int fail(struct inject *x, int error, const char *what)
@@ -217,6 +219,7 @@ static int load_maps(struct inject *x)
         if (ub_room_read(&x->room, attach_at(x), &before, sizeof(before)) < 0)
             return -ESRCH;
         x->ask.state = before.state;
+        x->ask.prepared = before.prepared;
         if (!is_still_asked(x, &before) && (!before.base || find_agent(x) || old++ > 1))
             return 0; /* loaded, but not in the maps: it has just happened */
         if (is_over(x, ub_clock_monotonic_ns(), &r))
@@ -361,12 +364,58 @@ static int take_arena(struct inject *x, const struct ub_attach *a)
     return 0;
 }
 
+/* ---- one arena for several processes: its descriptor goes through a socket ---- */
+
+static int open_handout(struct inject *x)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    socklen_t size = sizeof(address);
+    struct stat st;
+
+    if (fstat(x->options->join_fd, &st) < 0)
+        return -errno;
+    x->handout = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (x->handout < 0 || bind(x->handout, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || /* any free name */
+        listen(x->handout, 4) < 0 || getsockname(x->handout, (struct sockaddr *)&address, &size) < 0)
+        return -errno;
+    size -= offsetof(struct sockaddr_un, sun_path) + 1;
+    if (size >= sizeof(x->ask.join_name))
+        return -ENAMETOOLONG;
+    memset(x->ask.join_name, 0, sizeof(x->ask.join_name));
+    memcpy(x->ask.join_name, address.sun_path + 1, size);
+    x->ask.join_inode = st.st_ino;
+    return 0;
+}
+
+/* Whoever comes, if it is the one that was asked. */
+static void hand_out(const struct inject *x)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec byte = {(char *)"", 1};
+    const struct msghdr message = {
+        .msg_iov = &byte, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    struct ucred who = {0};
+    socklen_t size = sizeof(who);
+    int s = x->handout >= 0 ? accept4(x->handout, NULL, NULL, SOCK_CLOEXEC) : -1;
+
+    if (s < 0)
+        return;
+    memcpy(CMSG_DATA(&control.header), &x->options->join_fd, sizeof(int));
+    if (getsockopt(s, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && who.pid == x->options->pid)
+        sendmsg(s, &message, MSG_NOSIGNAL);
+    close(s);
+}
+
 /* The thread is on its way. 0 with its last word in *ret. */
 static int wait_for_answer(struct inject *x, struct ub_attach *ret)
 {
     uint64_t until = ub_clock_monotonic_ns() + ANSWER_NS;
 
     do {
+        hand_out(x);
         nanosleep(&(struct timespec){0, 20000}, NULL); /* it may need our CPU */
         if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
             return -ESRCH;
@@ -409,10 +458,19 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
     return r;
 }
 
+/* With nobody to watch it: the agent goes out again when its loop turns. */
 static void drop_arena(struct inject *x)
 {
-    if (x->ret->arena_fd >= 0)
-        close(x->ret->arena_fd);
+    static const size_t word[] = {offsetof(struct ub_arena_header, closed), offsetof(struct ub_arena_header, asleep)};
+    const uint32_t yes = 1;
+
+    if (x->ret->arena_fd < 0)
+        return;
+    for (size_t i = 0; i < UB_ARRAY_LEN(word); i++) {
+        if (pwrite(x->ret->arena_fd, &yes, sizeof(yes), (off_t)word[i]) < 0)
+            break; /* it cannot be told: the next one who enters finds that we are gone */
+    }
+    close(x->ret->arena_fd);
     x->ret->arena_fd = -1;
 }
 
@@ -440,6 +498,7 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
         if (r < 0)
             return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;
         r = answer.result < 0 ? explain(x, &answer) : answer.result;
+        x->ask.prepared = answer.prepared;
         if (answer.base && x->image) { /* loaded, whatever it said then */
             x->ask.base = answer.base;
             x->ret->loaded = true;
@@ -448,12 +507,12 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
             x->image_size = 0;
         }
     }
-    if (r == 0 && verb == UB_ATTACH_ENTER) {
-        r = take_arena(x, &answer);
-        if (r < 0) /* it goes out again by itself */
-            fail(x, r, "the agent's memory cannot be opened");
-        else
-            x->arena = answer;
+    if (r >= 0 && verb == UB_ATTACH_ENTER && x->handout < 0) {
+        int taken = take_arena(x, &answer);
+
+        if (taken < 0) /* it goes out again by itself */
+            return fail(x, taken, "the agent's memory cannot be opened");
+        x->arena = answer;
     }
     return r;
 }
@@ -490,11 +549,15 @@ static int load_and_enter(struct inject *x)
     int r = x->image ? ask(x, UB_ATTACH_LOAD) : 0;
 
     /* A program that loads modules all the time makes it begin again each time: it can do without. */
-    for (int i = 0; (i == 0 && r == 0) || (i < PIECES && r == UB_ATTACH_MORE); i++)
+    for (int i = 0; !x->ask.prepared && ((i == 0 && r == 0) || (i < PIECES && r == UB_ATTACH_MORE)); i++)
         r = ask(x, UB_ATTACH_PREPARE);
     if (r >= 0)
         r = ask(x, UB_ATTACH_ENTER);
-    if (r == 0)
+    for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
+        r = ask(x, UB_ATTACH_PATCH);
+    if (r >= 0)
+        r = 0;
+    if (r == 0 && x->handout < 0)
         finish(x);
     return r;
 }
@@ -521,6 +584,8 @@ static void clear(struct inject *x, int r)
 {
     if (r < 0)
         drop_arena(x);
+    if (x->handout >= 0)
+        close(x->handout);
     if (x->lock >= 0)
         close(x->lock);
     ub_maps_unref(x->maps);
@@ -529,13 +594,18 @@ static void clear(struct inject *x, int r)
 
 int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_result *ret)
 {
-    struct inject x = {.options = options, .ret = ret, .lock = -1};
+    struct inject x = {.options = options, .ret = ret, .lock = -1, .handout = -1};
     int r;
 
     memset(ret, 0, sizeof(*ret));
     r = prepare(&x);
     if (r == 0 && !x.ask.base)
         r = read_agent(&x);
+    if (r == 0 && options->join_fd > 0) {
+        r = open_handout(&x);
+        if (r < 0)
+            fail(&x, r, "no socket to hand the watched memory out at");
+    }
     if (r == 0)
         r = prepare_room(&x);
     if (r == 0)
@@ -546,7 +616,7 @@ int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_re
 
 int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_result *ret)
 {
-    struct inject x = {.options = options, .ret = ret, .lock = -1};
+    struct inject x = {.options = options, .ret = ret, .lock = -1, .handout = -1};
     int r;
 
     memset(ret, 0, sizeof(*ret));

@@ -51,10 +51,13 @@ struct ub_inject_options {
     /* Asked some hundred times a second while no thread waits in a loop. True: give up. May be NULL. */
     bool (*cancelled)(void *self);
     void *self;
+    /* Enter: the arena of a process that was entered before is to be its, too (its descriptor stays the caller's); 0: a
+     * new one. */
+    int join_fd;
 };
 
 struct ub_inject_result {
-    int arena_fd;            /* enter: the agent's arena, the caller's to close */
+    int arena_fd;            /* enter: the agent's arena, the caller's to close; -1 where another was joined */
     pid_t tid;               /* the thread that was asked */
     pid_t watcher;           /* -EBUSY: who watches already */
     bool loaded;             /* the agent was not in there before */

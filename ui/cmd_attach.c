@@ -3,6 +3,7 @@
  * leaves it again.
  */
 #include "agent_path.h"
+#include "attach_children.h"
 #include "command.h"
 #include "control.h"
 #include "json_get.h"
@@ -34,6 +35,9 @@
 
 #define TELL_WAITING_NS 1000000000u
 #define CHECK_MS        60000 /* whether the targets still are ours */
+#define CHILDREN_MS     1000  /* whether there are new ones, or one has come to a loop */
+#define FIRST_TRY_NS    300000000u
+#define LATER_TRY_NS    20000000u
 #define LEAVES_NS       60000000u
 #define LEAVE_MAX_NS    2000000000u
 
@@ -53,6 +57,8 @@ struct attach {
     const struct ub_arena_header *arena; /* our own view of it: the watch takes its away with it */
     uint64_t asked_ns;                   /* when we began to wait for a loop */
     bool told_waiting, stopped;          /* a signal says that it is enough */
+    bool children;
+    struct ub_family family;
 };
 
 static const char about[] = "Enters process PID while it runs, and watches its event loops as `unblock run` would.\n"
@@ -63,11 +69,12 @@ static const char about[] = "Enters process PID while it runs, and watches its e
 static const char more[] = "Examples:\n"
                            "  unblock attach 4242\n"
                            "  unblock attach -t 20ms --duration 60s -o app.jsonl $(pgrep -o redis-server)\n"
+                           "  unblock attach --children $(pgrep -o nginx)\n"
                            "\n"
                            "A loop that never comes round, because it is stuck, is shown and waited for.\n"
-                           "Handles that the program made before are watched as turns of the loop; what it\n"
-                           "starts by exec is not watched. `unblock doctor PID` tells beforehand what stands\n"
-                           "in the way; `unblock trace PID` enters nothing and takes root.\n"
+                           "What the program starts by exec is not watched. `unblock doctor PID` tells\n"
+                           "beforehand what stands in the way; `unblock trace PID` enters nothing and\n"
+                           "takes root.\n"
                            "\n"
                            "Exit status:\n"
                            "  0    it was watched, until the end of it or of the watching\n"
@@ -76,13 +83,17 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct attach *a, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX + 1];
+    struct ub_option option[UB_SETTINGS_MAX + 2];
     uint32_t count = ub_settings_options(&a->set, option);
     const struct ub_options options = {
-        .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 1};
+        .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 2};
     int r;
 
     ub_kernel_view_option(&a->want_bpf, &option[count]);
+    option[count + 1] = (struct ub_option){.name = "children",
+                                           .kind = UB_OPTION_FLAG,
+                                           .value = &a->children,
+                                           .help = "enter its children too, those there are and those to come"};
     r = ub_options_parse(&options, argc, argv, ret_first, why);
     if (r == UB_OPTIONS_HELP)
         ub_options_help(stdout, &options);
@@ -222,9 +233,9 @@ static int enter(struct attach *a)
     a->asked_ns = ub_clock_monotonic_ns();
     if (a->set.duration_ns)
         options.deadline_ns = a->asked_ns + a->set.duration_ns;
-    r = ub_inject_enter(&options, &result);
+    r = a->children ? ub_family_enter_one(&a->family, &options, &result) : ub_inject_enter(&options, &result);
     a->arena_fd = r == 0 ? result.arena_fd : -1;
-    if (r == 0 && a->set.verbose)
+    if (r == 0 && a->set.verbose && !a->children)
         ub_say("attach",
                "process %d, thread %d was kept from its work for %.2f ms in %u pieces, %.2f ms at most at a time (of "
                "that %.2f ms at most stopped), recording %s",
@@ -268,22 +279,44 @@ static int start(struct attach *a)
     return a->targets ? 0 : -ENOMEM;
 }
 
-static int ms_until(uint64_t deadline_ns)
+static int ms_until(uint64_t deadline_ns, uint64_t most)
 {
     uint64_t now = ub_clock_monotonic_ns(), left = deadline_ns > now ? (deadline_ns - now) / 1000000 + 1 : 0;
 
-    return (int)(left < CHECK_MS ? left : CHECK_MS);
+    return (int)(left < most ? left : most);
+}
+
+static void enter_others(struct attach *a, uint64_t each_ns)
+{
+    const struct ub_inject_options options = {
+        .agent = a->agent, .cancelled = waiting, .self = a, .join_fd = a->arena_fd};
+
+    a->told_waiting = true;
+    ub_family_enter_others(&a->family, a->w.watch, &options, each_ns);
+}
+
+/* Processes that may still run a loop some time. */
+static uint32_t update(struct attach *a)
+{
+    uint32_t left = ub_targets_update(a->targets);
+
+    return a->children ? left + ub_trace_targets_left(&a->family.processes) : left;
 }
 
 /* Until it has ended, the time is over, or a signal says so. True: it has ended. */
 static bool watch_to_the_end(struct attach *a)
 {
     uint64_t deadline = a->set.duration_ns ? ub_clock_monotonic_ns() + a->set.duration_ns : UINT64_MAX;
-    uint32_t left = ub_targets_update(a->targets);
+    uint32_t left;
 
+    if (a->children)
+        enter_others(a, FIRST_TRY_NS);
+    left = update(a);
     while (left > 0 && !was_stopped(a) && ub_clock_monotonic_ns() < deadline) {
-        ub_targets_wait(a->targets, a->signals, ms_until(deadline));
-        left = ub_targets_update(a->targets);
+        ub_targets_wait(a->targets, a->signals, ms_until(deadline, a->children ? CHILDREN_MS : CHECK_MS));
+        if (a->children && !was_stopped(a))
+            enter_others(a, LATER_TRY_NS);
+        left = update(a);
     }
     return left == 0;
 }
@@ -302,6 +335,14 @@ static void leave(struct attach *a)
 
     while (a->arena && !has_left(a) && ub_clock_monotonic_ns() < until)
         nanosleep(&(struct timespec){0, 1000000}, NULL);
+    if (a->children) {
+        uint32_t left = ub_family_leave(&a->family, &options, LEAVE_MAX_NS);
+
+        if (left && !a->set.quiet)
+            ub_say("attach", "%u processes go on unwatched; what is left of the agent goes with their loops' next turn",
+                   left);
+        return;
+    }
     if (has_left(a) || ub_inject_leave(&options, &result) == 0 || a->set.quiet)
         return;
     ub_say("attach", "process %d goes on unwatched; what is left of the agent goes with its loop's next turn",
@@ -380,7 +421,15 @@ int ub_cmd_attach(int argc, char **argv)
     }
     ub_elf_stand_in(a.agent);
     a.arena_fd = -1;
-    r = check(&a, pid) < 0 ? UB_EXIT_RUN_FAILED : attach(&a);
+    a.family.verbose = a.set.verbose;
+    r = check(&a, pid);
+    if (r == 0 && a.children) {
+        r = ub_family_find(&a.family, a.target.pid, why);
+        if (r < 0)
+            ub_say("attach", "%s", why);
+    }
+    r = r < 0 ? UB_EXIT_RUN_FAILED : attach(&a);
+    ub_trace_targets_clear(&a.family.processes);
     ub_bpf_close(a.bpf);
     ub_watching_clear(&a.w);
     return r;

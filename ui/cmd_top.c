@@ -15,6 +15,7 @@
 #include <langinfo.h>
 #include <limits.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@ struct top {
     uint64_t refresh_ns;
 
     struct ub_top_source *source;
+    struct ub_top_attached *attached; /* NULL: somebody else watches */
     struct ub_top_view view;
     bool typing; /* a search */
     bool help, quit, coloured;
@@ -42,15 +44,19 @@ static const char *const sort_choices[] = {"total", "max", "count", "p99", NULL}
 
 static const char about[] = "Shows a watched program live, or a recording as it grows: its loops with their\n"
                             "figures and the time lost of late, and the call sites that blocked them. PID is\n"
-                            "that of a program under `unblock run` or with the agent preloaded.";
+                            "that of a program which somebody watches (`unblock ps`); any other is attached\n"
+                            "to, as by `unblock attach`, until the view is left.";
 
 static const char more[] = "Keys: arrows, j k, PgUp PgDn, Home End   move    Enter   the call site; Esc back\n"
                            "      / n N   search, next, previous             s S     sort by another column\n"
                            "      space   pause                              r       count from now on\n"
                            "      + -     refresh faster, slower             ? q     help, quit\n"
                            "\n"
+                           "With --once nothing is attached to. What is seen of a program that top itself has\n"
+                           "attached to is kept nowhere: unblock attach -o FILE PID keeps it.\n"
+                           "\n"
                            "Exit status: 0, or 2 for wrong use, an unreadable recording or a program that\n"
-                           "nobody watches.\n";
+                           "nobody watches and that cannot be attached to.\n";
 
 static const char *const help_lines[] = {/* fits 60x12 */
                                          "arrows j k PgUp PgDn Home End   choose a call site",
@@ -379,14 +385,18 @@ static void loop(struct top *top)
     }
 }
 
+static bool has_terminal(void)
+{
+    if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
+        return true;
+    ub_say("top", "standard output is no terminal: unblock top --once prints text");
+    return false;
+}
+
 static int show(struct top *top)
 {
     SCREEN *screen;
 
-    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
-        ub_say("top", "standard output is no terminal: unblock top --once prints text");
-        return -ENOTTY;
-    }
     screen = newterm(NULL, stdout, stdin);
     if (!screen) {
         ub_say("top", "the terminal '%s' is not known: set TERM, or use --once", getenv("TERM") ? getenv("TERM") : "");
@@ -455,8 +465,18 @@ static int open_source(struct top *top, const char *word, char *why)
 {
     pid_t pid;
 
-    if (ub_option_pid(word, &pid, why) == 0 && access(word, F_OK) != 0)
-        return ub_top_open_pid(pid, &top->source, why);
+    if (ub_option_pid(word, &pid, why) == 0 && access(word, F_OK) != 0) {
+        int r = ub_top_open_pid(pid, &top->source, why);
+
+        if (r != -ESRCH || top->once || kill(pid, 0) < 0)
+            return r;
+        r = ub_top_attach(pid, &top->attached, why);
+        if (r == 0)
+            r = ub_top_open_pid(pid, &top->source, why);
+        if (r == 0)
+            ub_top_forget_recording(top->attached);
+        return r;
+    }
     return ub_top_open_file(word, &top->source, why);
 }
 
@@ -476,10 +496,13 @@ static int first_read(struct top *top, const char *name)
 static int run_top(struct top *top, const char *word)
 {
     char why[UB_WHY_MAX] = "out of memory";
-    int r = open_source(top, word, why);
+    int r = top->once || has_terminal() ? open_source(top, word, why) : -ENOTTY;
 
     if (r < 0) {
-        ub_say("top", "%s", why);
+        if (r != -ENOTTY)
+            ub_say("top", "%s", why);
+        if (top->attached)
+            ub_top_detach(top->attached);
         return r;
     }
     r = first_read(top, word);
@@ -488,6 +511,8 @@ static int run_top(struct top *top, const char *word)
     ub_top_view_clear(&top->view);
     free(top->view.row);
     ub_top_close(top->source);
+    if (top->attached)
+        ub_top_detach(top->attached);
     return r;
 }
 

@@ -1,6 +1,6 @@
 /*
- * Inside of `top`: where the lines come from (top_source.c), what is shown
- * (top_view.c), keys and screen (cmd_top.c). Nobody else includes this.
+ * Inside of `top`: where the lines come from (top_source.c), who writes them where nobody did
+ * (top_attach.c), what is shown (top_view.c), keys and screen (cmd_top.c). Nobody else includes this.
  */
 #ifndef UB_UI_TOP_H
 #define UB_UI_TOP_H
@@ -32,6 +32,19 @@ bool ub_top_ended(const struct ub_top_source *s);
 void ub_top_recent(const struct ub_top_source *s, uint64_t pid, uint64_t tid, uint64_t *ret_ns, uint32_t count);
 const char *ub_top_name(const struct ub_top_source *s);
 void ub_top_close(struct ub_top_source *s);
+
+/* ---- a process that nobody watches -------------------------------------- */
+
+/*
+ * An `unblock attach` of our own, as a child that ends with us. Waits until the
+ * process is watched. 0, or -errno and why.
+ */
+struct ub_top_attached;
+int ub_top_attach(pid_t pid, struct ub_top_attached **ret, char *why);
+/* Its recording has been opened: nothing of it is to be left behind, whatever ends us. */
+void ub_top_forget_recording(struct ub_top_attached *a);
+/* Ends it, and waits until the process has been left. */
+void ub_top_detach(struct ub_top_attached *a);
 
 /* ---- view --------------------------------------------------------------- */
 

@@ -208,7 +208,8 @@ int ub_top_open_pid(pid_t pid, struct ub_top_source **ret, char *why)
             snprintf(why, UB_WHY_MAX, "there is no process %d: take its number from ps or pgrep", (int)pid);
         else
             snprintf(why, UB_WHY_MAX,
-                     "nobody watches process %d: unblock trace %d would (as root); unblock ps shows what is watched",
+                     "nobody watches process %d: without --once it would be attached to; unblock trace %d watches from "
+                     "outside (as root); unblock ps shows what is watched",
                      (int)pid, (int)pid);
         return r;
     }

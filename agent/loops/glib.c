@@ -8,8 +8,10 @@
  * The callback is dispatch's second argument; a source without one is named by
  * its dispatch function. GLib calls it while it holds the source.
  */
+#include "existing.h"
 #include "loop.h"
 
+#include "../module.h"
 #include "../patch.h"
 
 #include <string.h>
@@ -124,6 +126,93 @@ static void found(uint32_t copy, void *const *data)
         patch_table(data[i], shape_of[i]);
 }
 
+/* ---- sources that were there before us -------------------------------------------- */
+
+/* Of GSource: its header has them, and its ABI has not changed since 2.0. */
+#define SOURCE_FUNCS   16
+#define SOURCE_CONTEXT 32
+#define SOURCE_PREV    64
+#define SOURCE_NEXT    72
+
+/*
+ * A context's sources are in lists by priority, and these in a list; where that begins in the context differs between
+ * versions of GLib, so it is looked for.
+ */
+#define CONTEXT_WORDS 40u
+#define SOURCES_MAX   1024u
+#define STACK_MAX     (16u << 20)
+
+struct list {
+    uint64_t data, next, prev;
+};
+
+static bool is_code(const void *function)
+{
+    return !function || ub_module_name(function);
+}
+
+/* Only a constant of some module's: a table on the heap may be gone by now, as the context is not locked. */
+static void wrap_table(uint64_t at)
+{
+    struct source_funcs funcs;
+
+    if (ub_module_name((void *)(uintptr_t)at) && ub_existing_read(at, &funcs, sizeof(funcs)) && funcs.dispatch &&
+        is_code(funcs.prepare) && is_code(funcs.check) && is_code(funcs.dispatch) && is_code(funcs.finalize))
+        patch_table((struct source_funcs *)(uintptr_t)at, &source);
+}
+
+static bool source_word(uint64_t at, uint32_t offset, uint64_t *ret)
+{
+    return ub_existing_read(at + offset, ret, sizeof(*ret));
+}
+
+/* The sources from `at` on that are this context's; how many. */
+static uint32_t wrap_sources(uint64_t at, uint64_t context)
+{
+    uint64_t of, funcs, next;
+    uint32_t n = 0;
+
+    for (; n < SOURCES_MAX && at && source_word(at, SOURCE_CONTEXT, &of) && of == context; n++, at = next) {
+        if (!source_word(at, SOURCE_FUNCS, &funcs) || !source_word(at, SOURCE_NEXT, &next))
+            break;
+        wrap_table(funcs);
+    }
+    return n;
+}
+
+/* Where contexts, lists and sources are: neither in a module nor on this stack. */
+static bool may_be_heap(uint64_t at)
+{
+    uint64_t from_here = at - (uintptr_t)__builtin_frame_address(0) + STACK_MAX / 2;
+
+    return at > 65536 && at % 8 == 0 && at < 1ull << 47 && from_here > STACK_MAX &&
+           !ub_module_name((void *)(uintptr_t)at);
+}
+
+/* `at` may be anything: it is a context if a list of its leads to sources that lead back to it. */
+static bool adopt(uint32_t copy, uint64_t at, int epfd)
+{
+    uint64_t word[CONTEXT_WORDS], head, first_prev;
+    uint32_t found = 0;
+    struct list list;
+
+    if (!may_be_heap(at) || !ub_existing_read(at, word, sizeof(word)))
+        return false;
+    for (uint32_t i = 0; i < CONTEXT_WORDS && found == 0; i++) {
+        uint64_t next = word[i];
+
+        for (uint32_t n = 0; may_be_heap(next) && n < SOURCES_MAX; n++) {
+            if (!ub_existing_read(next, &list, sizeof(list)) || !may_be_heap(list.data) ||
+                !source_word(list.data, 0, &head) || !may_be_heap(head) ||
+                !source_word(head, SOURCE_PREV, &first_prev) || first_prev != 0 || wrap_sources(head, at) == 0)
+                break;
+            found++;
+            next = list.next;
+        }
+    }
+    return found > 0;
+}
+
 static const char *const files[] = {"libglib-2.0.", NULL};
 
 const struct ub_loop_ops ub_loop_glib = {.files = files,
@@ -132,4 +221,5 @@ const struct ub_loop_ops ub_loop_glib = {.files = files,
                                          .count = IDS,
                                          .originals = original,
                                          .data = tables,
-                                         .found = found};
+                                         .found = found,
+                                         .adopt = adopt};

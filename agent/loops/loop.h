@@ -19,7 +19,8 @@
 enum ub_hook_calls {
     UB_HOOK_OTHERS, /* all but the library's own */
     UB_HOOK_ALL,
-    UB_HOOK_OWN, /* the library's own only */
+    UB_HOOK_OWN,   /* the library's own only */
+    UB_HOOK_STAYS, /* as OTHERS, also when we have left: it knows the callbacks that the library has thunks for */
 };
 
 struct ub_loop_hook {
@@ -41,6 +42,11 @@ struct ub_loop_ops {
     void (*found)(uint32_t copy, void *const *data);
     /* Hooks what is in no GOT, or puts back what was there; may be asked for what has been done. NULL: nothing is. */
     void (*other)(uint32_t copy, bool back);
+    /*
+     * Whether `at`, which may be anything, is a loop of the library that waits for `epfd` (-1: in poll or select). Then
+     * what is registered with it gets thunks. On the loop's thread, at its wait. NULL: what is there stays unknown.
+     */
+    bool (*adopt)(uint32_t copy, uint64_t at, int epfd);
 };
 
 extern const struct ub_loop_ops *const ub_loops[];

@@ -17,8 +17,11 @@
  */
 #include "turn.h"
 
+#include "existing.h"
+
 #include "../alone.h"
 #include "../module.h"
+#include "../patch.h"
 #include "../raw.h"
 #include "../tree.h"
 
@@ -216,6 +219,8 @@ static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
     t->cand_count++;
     if (!is_time_to_enter(t->cand_count) || !ub_process_enter(t))
         return false;
+    if (ub_patch_is_late)
+        ub_existing_adopt(wait);
     count = t->cand_count < UB_QUALIFY ? t->cand_count : UB_QUALIFY;
     learn(t, wait);
     t->cand_count = count;

@@ -4,6 +4,7 @@
  * (uv_layout.h). Alloc callbacks are not timed: they count as the loop's. What
  * goes to the pool of threads is counted (uv_pool.h).
  */
+#include "existing.h"
 #include "loop.h"
 #include "uv_pool.h"
 #include "uv_layout.h"
@@ -120,7 +121,7 @@ struct process_options {
     X(int, uv_fs_statfs, (void *loop, void *req, void *x, void *cb), (loop, req, x, ub_thunk(cb, &fs)), false)
 
 #define POOL_ID(type, name, params, args, slow) ID_##name,
-enum { FUNCTIONS(UB_LOOP_ID) POOLED(POOL_ID) ID_uv_spawn, ID_uv_async_send, IDS };
+enum { FUNCTIONS(UB_LOOP_ID) POOLED(POOL_ID) ID_uv_spawn, ID_uv_async_send, ID_uv_walk, ID_uv_backend_fd, ID_uv_handle_get_type, IDS };
 static void *original[IDS][UB_LOOP_COPIES];
 
 FUNCTIONS(UB_LOOP_HOOK_0)
@@ -181,6 +182,9 @@ static const struct ub_loop_hook hooks[] = {
     POOLED(POOL_ROW)
     {"uv_spawn", {(void *)hook0_uv_spawn, (void *)hook1_uv_spawn}, UB_HOOK_OTHERS},
     {"uv_async_send", {(void *)hook0_uv_async_send, (void *)hook1_uv_async_send}, UB_HOOK_OWN},
+    {"uv_walk", {NULL}, UB_HOOK_OTHERS},
+    {"uv_backend_fd", {NULL}, UB_HOOK_OTHERS},
+    {"uv_handle_get_type", {NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 /* clang-format on */
@@ -192,7 +196,78 @@ static const char *version(void)
     return call ? call() : NULL;
 }
 
+/* ---- handles that were there before us ------------------------------------------- */
+
+/* By uv_handle_type. A handle has one callback beside that of its closing, streams two. */
+static const struct {
+    uint16_t at;
+    const struct ub_shape *shape;
+} handle_callback[] = {
+    [1] = {UB_UV_HANDLE_CB, &async},
+    [2] = {UB_UV_HANDLE_CB, &check},
+    [3] = {UB_UV_FS_EVENT_CB, &fs_event},
+    [6] = {UB_UV_HANDLE_CB, &idle},
+    [7] = {UB_UV_STREAM_READ_CB, &reading} /* pipe */,
+    [8] = {UB_UV_HANDLE_CB, &poll},
+    [9] = {UB_UV_HANDLE_CB, &prepare},
+    [10] = {UB_UV_HANDLE_CB, &process},
+    [12] = {UB_UV_STREAM_READ_CB, &reading} /* tcp */,
+    [13] = {UB_UV_HANDLE_CB, &timer},
+    [14] = {UB_UV_STREAM_READ_CB, &reading} /* tty */,
+    [15] = {UB_UV_UDP_RECV_CB, &receiving},
+    [16] = {UB_UV_HANDLE_CB, &signal},
+};
+#define HANDLE_FS_POLL 4
+
+static void wrap(uint64_t at, const struct ub_shape *shape)
+{
+    void **cb = (void **)(uintptr_t)at, *function = ub_load_relaxed(cb);
+
+    if (function && !ub_existing_is_librarys((uintptr_t)function))
+        ub_store_relaxed(cb, ub_thunk(function, shape));
+}
+
+static void wrap_handle(void *handle, void *type)
+{
+    uint64_t h = (uintptr_t)handle, context;
+    int kind = ((int (*)(const void *))type)(handle);
+
+    wrap(h + UB_UV_HANDLE_CLOSE_CB, &closing);
+    if (kind == HANDLE_FS_POLL && ub_existing_read(h + UB_UV_FS_POLL_CONTEXT, &context, sizeof(context)) && context)
+        wrap(context + UB_UV_FS_POLL_CB, &fs_poll);
+    if (kind <= 0 || (size_t)kind >= UB_ARRAY_LEN(handle_callback) || !handle_callback[kind].shape)
+        return;
+    wrap(h + handle_callback[kind].at, handle_callback[kind].shape);
+    if (handle_callback[kind].shape == &reading)
+        wrap(h + UB_UV_STREAM_LISTEN, &listening);
+}
+
+/* A list of handles that leads back to the loop it begins in, and the descriptor that is waited on. */
+static bool is_loop(uint64_t at, int epfd)
+{
+    uint64_t list[2], back[2], of;
+    int32_t fd;
+
+    return epfd >= 0 && ub_existing_read(at + UB_UV_LOOP_FD, &fd, sizeof(fd)) && fd == epfd &&
+           ub_existing_read(at + UB_UV_LOOP_HANDLES, list, sizeof(list)) &&
+           list[0] != at + UB_UV_LOOP_HANDLES /* no handle: nothing to do */ &&
+           ub_existing_read(list[0], back, sizeof(back)) && back[1] == at + UB_UV_LOOP_HANDLES &&
+           ub_existing_read(list[0] - UB_UV_HANDLE_LIST + UB_UV_HANDLE_LOOP, &of, sizeof(of)) && of == at;
+}
+
+static bool adopt(uint32_t copy, uint64_t at, int epfd)
+{
+    void (*walk)(void *, void (*)(void *, void *), void *) = original[ID_uv_walk][copy];
+    int (*backend_fd)(const void *) = original[ID_uv_backend_fd][copy];
+    void *type = original[ID_uv_handle_get_type][copy];
+
+    if (!walk || !backend_fd || !type || !is_loop(at, epfd) || backend_fd((void *)(uintptr_t)at) != epfd)
+        return false;
+    walk((void *)(uintptr_t)at, wrap_handle, type);
+    return true;
+}
+
 static const char *const files[] = {"libuv.", NULL};
 
 const struct ub_loop_ops ub_loop_uv = {
-    .files = files, .prefix = "uv_", .hooks = hooks, .count = IDS, .originals = original};
+    .files = files, .prefix = "uv_", .hooks = hooks, .count = IDS, .originals = original, .adopt = adopt};

@@ -16,4 +16,17 @@
 /* uv_process_options_t: its first member is the callback, the rest is handed on as it is. */
 #define UB_UV_PROCESS_OPTIONS_WORDS 8
 
+/* What is found when a process is entered: the loop, and where handles keep the program's functions. */
+#define UB_UV_LOOP_HANDLES    16 /* the head of its list of handles: next, previous */
+#define UB_UV_LOOP_FD         64
+#define UB_UV_HANDLE_CLOSE_CB 24
+#define UB_UV_HANDLE_LIST     32
+#define UB_UV_HANDLE_CB       96  /* timer, prepare, check, idle, async, poll, signal, process */
+#define UB_UV_FS_EVENT_CB     104 /* behind the path */
+#define UB_UV_STREAM_READ_CB  112
+#define UB_UV_STREAM_LISTEN   224
+#define UB_UV_UDP_RECV_CB     120
+#define UB_UV_FS_POLL_CONTEXT 96
+#define UB_UV_FS_POLL_CB      32 /* in that */
+
 #endif

@@ -101,6 +101,12 @@ class Held:
         return f"held at a time {spread(1)}, stopped {spread(2)}, in all {spread(0)}, {len(self.rows)} entries"
 
 
+def in_wait(pid):
+    """Its main thread sleeps in a wait call of a loop."""
+    call = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return call in ("7", "232", "270", "271", "281", "441")
+
+
 ASKED, RUNNING, DONE = 1, 2, 3  # enum ub_attach_state, common/attach.h
 TID_AT = 152  # offsetof(struct ub_attach, tid)
 

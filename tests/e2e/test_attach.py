@@ -16,6 +16,7 @@ from attaching import Held, Target, attach, enter, leave, nothing_noticed
 from helpers import PYTHON, Recording, one_line, program, unblock, wait_until
 
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
+CYCLES = 200 if SOAK else int(os.environ.get("UNBLOCK_CYCLES", 3))
 
 
 def stall(path):
@@ -195,7 +196,7 @@ def test_cycles(tmp_path, words):
     held = Held()
     with Target(0, *words) as target:
         target.ready()
-        for i in range(200 if SOAK else 5):
+        for i in range(CYCLES):
             held.add(leave(enter(target.pid, tmp_path / f"{i}.jsonl")))
             assert target.process.poll() is None
         said = target.end()

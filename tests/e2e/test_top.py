@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+import attaching
 import helpers
 
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
@@ -247,3 +248,27 @@ def test_watched_process(screen, tmp_path, end):
     finally:
         child.kill()
         child.communicate()
+
+
+def test_attaches_by_itself(screen, tmp_path):
+    """A process that nobody watches is attached to, and left when the view is."""
+    code = ("import select, time\ne = select.epoll()\nprint('ready', flush=True)\n"
+            "while not e.poll(0.02): time.sleep(0.07)\n")
+    with subprocess.Popen([helpers.PYTHON, "-c", code], stdout=subprocess.PIPE, text=True) as target:
+        try:
+            assert target.stdout.readline() == "ready\n"
+            s = screen("--refresh", "100ms", target.pid, XDG_RUNTIME_DIR=os.environ.get("XDG_RUNTIME_DIR", ""),
+                       TMPDIR=tmp_path)
+            s.wait("live", "clock_nanosleep", "python3")
+            assert not list(tmp_path.glob("unblock-top-*")), "what top sees is kept nowhere"
+            s.keys("q")
+            s.wait("exit=0")
+            assert not attaching.has_arena(target.pid)
+        finally:
+            target.kill()
+
+
+def test_cannot_attach(screen):
+    """Why not is said as `unblock attach` says it."""
+    s = screen("1", width=200, XDG_RUNTIME_DIR=os.environ.get("XDG_RUNTIME_DIR", ""))
+    s.wait("unblock top: ", "exit=2")

@@ -181,14 +181,14 @@ int main(int argc, char **argv)
 {
     struct timeval tick = {.tv_usec = STALLS_TICK_NS / 1000};
     struct evconnlistener *listener;
-    struct bufferevent *pair[2];
+    int sockets[2];
     struct event *timer, *io;
     socklen_t size = sizeof(address);
 
     s = stalls_new(argc, argv);
     stalls_kinds(s, kinds, sizeof(kinds) / sizeof(kinds[0]));
     base = event_base_new();
-    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || bufferevent_pair_new(base, 0, pair))
+    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || evutil_socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
         die("pipes");
     timer = event_new(base, -1, EV_PERSIST, on_tick, NULL);
     if (event_get_callback(timer) != on_tick) /* a program may well compare */
@@ -202,8 +202,10 @@ int main(int argc, char **argv)
     listener = evconnlistener_new_bind(base, on_accept, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 16,
                                        (struct sockaddr *)&address, sizeof(address));
     getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&address, &size);
-    left = pair[0];
-    right = pair[1];
+    for (int i = 0; i < 2; i++)
+        evutil_make_socket_nonblocking(sockets[i]);
+    left = bufferevent_socket_new(base, sockets[0], 0);
+    right = bufferevent_socket_new(base, sockets[1], 0);
     bufferevent_setcb(right, on_data, NULL, NULL, NULL);
     bufferevent_enable(right, EV_READ);
     bufferevent_enable(left, EV_WRITE);

@@ -112,7 +112,8 @@ struct stalls {
     int fsync_tries;
     uint64_t interrupted, short_counts;
     unsigned seed;
-    uint64_t base_ns; /* shortest stall */
+    uint64_t base_ns;  /* shortest stall */
+    const char *after; /* the file that is waited for; NULL: none */
 
     /* Programs with callbacks of many kinds: see stalls_kinds(). */
     const struct stalls_kind *kinds;
@@ -259,12 +260,16 @@ static inline void stalls_here(struct stalls *s, const char *name)
     s->runs = kind->name;
     s->delay_before = runqueue_ns(&s->schedstat);
     stalls_run(s);
+    __asm__ volatile(""); /* no tail call: the callback stays on the stack */
 }
 
 /* One turn of the loop. True: everything has been injected, end the loop. */
 static NOINLINE bool stalls_tick(struct stalls *s)
 {
     s->ticks++;
+    if (s->after && access(s->after, F_OK) != 0)
+        return false;
+    s->after = NULL;
     if (s->pending)
         stalls_truth(s);
     s->delay_before = runqueue_ns(&s->schedstat);
@@ -389,7 +394,8 @@ static void stalls_userfault(struct stalls *s)
 /*
  * argv: TRUTH [STALLS [ROUNDS [SEED]]]; files go beside TRUTH. To be called
  * before the loop and any thread exists. Environment: STALLS_MS, the shortest
- * stall (25); stalls last between that and twice that.
+ * stall (25); stalls last between that and twice that. STALLS_AFTER, a file: until
+ * it is there the loop turns without a stall.
  */
 static struct stalls *stalls_new(int argc, char **argv)
 {
@@ -412,6 +418,7 @@ static struct stalls *stalls_new(int argc, char **argv)
     s->seed = argc > 4 ? (unsigned)atoi(argv[4]) : 1;
     s->base_ns = (ms ? strtoull(ms, NULL, 10) : 25) * 1000000u;
     s->dirty_bytes = 96u << 20;
+    s->after = getenv("STALLS_AFTER");
     s->schedstat = -1;
     s->countdown = STALLS_WARM_UP;
     s->callback = "on_tick";

@@ -26,6 +26,27 @@ static void libuv_loops(void **state)
     assert_true(sizeof(uv_poll_t) <= 256 && sizeof(uv_timer_t) <= 256); /* room in struct ub_host */
 }
 
+static void libuv_callbacks(void **state)
+{
+    assert_int_equal(offsetof(uv_loop_t, handle_queue), UB_UV_LOOP_HANDLES);
+    assert_int_equal(offsetof(uv_loop_t, backend_fd), UB_UV_LOOP_FD);
+    assert_int_equal(offsetof(uv_handle_t, close_cb), UB_UV_HANDLE_CLOSE_CB);
+    assert_int_equal(offsetof(uv_handle_t, handle_queue), UB_UV_HANDLE_LIST);
+    assert_int_equal(offsetof(uv_timer_t, timer_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_prepare_t, prepare_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_check_t, check_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_idle_t, idle_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_async_t, async_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_poll_t, poll_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_signal_t, signal_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_process_t, exit_cb), UB_UV_HANDLE_CB);
+    assert_int_equal(offsetof(uv_fs_event_t, cb), UB_UV_FS_EVENT_CB);
+    assert_int_equal(offsetof(uv_fs_poll_t, poll_ctx), UB_UV_FS_POLL_CONTEXT);
+    assert_int_equal(offsetof(uv_stream_t, read_cb), UB_UV_STREAM_READ_CB);
+    assert_int_equal(offsetof(uv_stream_t, connection_cb), UB_UV_STREAM_LISTEN);
+    assert_int_equal(offsetof(uv_udp_t, recv_cb), UB_UV_UDP_RECV_CB);
+}
+
 static void libuv_process_options(void **state)
 {
     assert_int_equal(offsetof(uv_process_options_t, exit_cb), 0);
@@ -37,6 +58,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(libuv_handles),
         cmocka_unit_test(libuv_loops),
+        cmocka_unit_test(libuv_callbacks),
         cmocka_unit_test(libuv_process_options),
     };
 
