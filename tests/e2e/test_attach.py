@@ -223,7 +223,7 @@ def test_timeouts_stay_what_they_are(tmp_path, how):
 def test_killed_at_any_moment(tmp_path):
     """SIGKILL of `unblock attach` at random moments of its entering: the program goes on, and can be entered again."""
     rand = random.Random(time.time_ns())
-    rounds = 1000 if SOAK else 40
+    rounds = 1000 if SOAK else 200 if CYCLES >= 50 else 40
     with Target(0, "raw", "two") as target:
         target.ready()
         for i in range(rounds):
