@@ -152,9 +152,9 @@ __attribute__((always_inline)) static inline bool ub_span_begin(struct ub_thread
     return true;
 }
 
-/* Signal-safe; leaves errno alone. */
-__attribute__((always_inline)) static inline void ub_span_end(struct ub_thread *t, uintptr_t sp,
-                                                              const struct ub_shape *shape)
+/* Returns the ticks that were the callback's own, 0: it was not timed. Signal-safe; leaves errno alone. */
+__attribute__((always_inline)) static inline uint64_t ub_span_end(struct ub_thread *t, uintptr_t sp,
+                                                                  const struct ub_shape *shape)
 {
     struct ub_span_level *level;
     struct ub_spans *s;
@@ -162,18 +162,18 @@ __attribute__((always_inline)) static inline void ub_span_end(struct ub_thread *
     uint32_t depth, kind;
 
     if (ub_unlikely(t->generation != ub_process->generation) || ub_unlikely(!t->slot))
-        return; /* a forked child comes back from its parent's callback */
+        return 0; /* a forked child comes back from its parent's callback */
     s = &t->cold->spans;
     now = ub_clock_ticks(ub_process->clock);
     depth = ub_span_depth(s, sp - 1); /* those above were left without an end */
     level = &s->level[depth - 1];
     if (ub_unlikely(depth == 0 || level->sp != sp)) {
         ub_store_relaxed(&s->depth, depth);
-        return;
+        return 0;
     }
     if (ub_unlikely(!t->start)) { /* a wait inside it took over as the loop's, and did not come back */
         ub_store_relaxed(&s->depth, depth - 1);
-        return;
+        return 0;
     }
     if (ub_unlikely(t->start != s->segment)) /* turns of a loop inside it have ended: only the rest is its own */
         ub_span_new_turn(t, s);
@@ -186,6 +186,7 @@ __attribute__((always_inline)) static inline void ub_span_end(struct ub_thread *
     if (ub_unlikely(own > s->floor))
         ub_span_keep_big(s, &level->callback, own);
     ub_span_publish(t, s, depth - 1, now);
+    return own;
 }
 
 #endif

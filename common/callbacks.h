@@ -136,6 +136,7 @@ struct ub_span_handle {
     uint64_t sp;    /* of the frame that runs it */
     uint64_t frame; /* the innermost Python frame then; 0: it is over, or known to be a step */
     uint64_t code;  /* that frame's code object, 0: it was not Python that ran it */
+    uint64_t yield; /* which of the functions that give way has just done so, plus one; its time is still to come */
 };
 
 /* Steps of a coroutine function that ended with a bare yield, asyncio.sleep(0). */

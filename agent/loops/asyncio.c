@@ -59,14 +59,18 @@ static enum ends begin(uint32_t copy, uintptr_t sp, uintptr_t coroutine, uint64_
 }
 
 /* `bare`: with a bare yield. */
-static void finish(enum ends ends, uintptr_t sp, uint64_t code, uint64_t begun, bool bare)
+static void finish(enum ends ends, uintptr_t sp, uint64_t code, bool bare)
 {
     struct ub_thread *t = &ub_thread;
+    uint64_t own;
 
-    if (ub_unlikely(bare) && t->start && t->generation == ub_process->generation)
-        ub_handle_yielded(t, code, ub_clock_ticks(ub_process->clock) - begun); /* a record of the step counts it */
-    if (ends == ENDS_ITSELF)
-        ub_span_end(t, sp, &step);
+    if (bare && t->start && t->generation == ub_process->generation)
+        ub_handle_yielded(t, code); /* a record of the step counts it */
+    if (ends == ENDS_WITH_HANDLE)
+        return;
+    own = ub_span_end(t, sp, &step);
+    if (bare)
+        ub_handle_yield_took(t, own);
 }
 
 /* PyIter_Send says how it ended and where the value is; _PyGen_Send returns that. */
@@ -91,14 +95,13 @@ static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t c
                      uint64_t b)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
-    uint64_t ret, begun, code = 0;
+    uint64_t ret, code = 0;
     enum ends ends = begin(copy, sp, coroutine, &code);
 
     if (ends == ENDS_NOWHERE)
         return resume(call, coroutine, a, b);
-    begun = ub_thread.cold->spans.segment;
     ret = resume(call, coroutine, a, b);
-    finish(ends, sp, code, begun, is_bare(copy, ret, b));
+    finish(ends, sp, code, is_bare(copy, ret, b));
     return ret;
 }
 
@@ -107,7 +110,7 @@ static uint64_t call_method(uint64_t (*call)(uint64_t, const uintptr_t *, uint64
                             uint64_t name, const uintptr_t *args, uint64_t count, uint64_t names)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
-    uint64_t ret, begun, code = 0;
+    uint64_t ret, code = 0;
     enum ends ends;
 
     if ((count & ~(1ull << 63)) == 0 || code_of(copy, args[0]) == 0)
@@ -115,9 +118,8 @@ static uint64_t call_method(uint64_t (*call)(uint64_t, const uintptr_t *, uint64
     ends = begin(copy, sp, args[0], &code);
     if (ends == ENDS_NOWHERE)
         return call(name, args, count, names);
-    begun = ub_thread.cold->spans.segment;
     ret = call(name, args, count, names);
-    finish(ends, sp, code, begun, is_bare(copy, ret, 0));
+    finish(ends, sp, code, is_bare(copy, ret, 0));
     return ret;
 }
 
@@ -168,11 +170,23 @@ enum {
     DATA_TYPE,
     DATA_FUNCTION,
     DATA_METHOD,
-    DATA_C_FUNCTION
+    DATA_C_FUNCTION,
+    DATA_CURRENT, /* until 3.12, and since */
+    DATA_CURRENT_3_13
 };
-static const char *const data[] = {"Py_Version",     "PyCoro_Type",      "PyGen_Type",  "PyGILState_GetThisThreadState",
-                                   "_Py_NoneStruct", "PyContext_Type",   "PyType_Type", "PyFunction_Type",
-                                   "PyMethod_Type",  "PyCFunction_Type", NULL};
+static const char *const data[] = {"Py_Version",
+                                   "PyCoro_Type",
+                                   "PyGen_Type",
+                                   "PyGILState_GetThisThreadState",
+                                   "_Py_NoneStruct",
+                                   "PyContext_Type",
+                                   "PyType_Type",
+                                   "PyFunction_Type",
+                                   "PyMethod_Type",
+                                   "PyCFunction_Type",
+                                   "_PyThreadState_UncheckedGet",
+                                   "PyThreadState_GetUnchecked",
+                                   NULL};
 _Static_assert(UB_ARRAY_LEN(data) <= UB_LOOP_DATA_MAX + 1, "patch.c has room for so many");
 
 /* Py_Version is there since 3.11. */
@@ -208,7 +222,8 @@ static void found(uint32_t copy, void *const *values)
     python[copy].generator = values[DATA_GENERATOR];
     python[copy].none = values[DATA_NONE];
     python[copy].code_at = code_at(copy, values[DATA_VERSION]);
-    ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE]);
+    ub_python_stack_found(copy, version ? (uint32_t)(*version >> 16) : 0, values[DATA_STATE],
+                          values[DATA_CURRENT] ? values[DATA_CURRENT] : values[DATA_CURRENT_3_13]);
     ub_handle_found(copy, &types);
     ub_unawaited_found(copy,
                        version                          ? (uint32_t)(*version >> 16)

@@ -41,6 +41,7 @@ static struct {
     struct method *run; /* NULL: it is not as it should be, and is left alone */
     context_run *original;
     uint64_t handle; /* the code object of Handle._run, 0: not known yet */
+    uint64_t opaque; /* a type whose objects have no code object: that of the C tasks' steps, mostly */
 } python[UB_LOOP_COPIES];
 
 static const char *name_of(uint64_t callable);
@@ -65,10 +66,14 @@ static uint64_t code_of(uint32_t copy, uint64_t callable)
     for (uint32_t i = 0; i < WRAPPED_MAX && callable; i++) {
         uint64_t type = word(callable + UB_OBJECT_TYPE);
 
+        if (type == ub_load_relaxed(&python[copy].opaque))
+            break;
         if (type == (uintptr_t)types->function)
             return word(callable + types->function_code);
-        if (type != (uintptr_t)types->method && strcmp(type_name(type), "functools.partial") != 0)
+        if (type != (uintptr_t)types->method && strcmp(type_name(type), "functools.partial") != 0) {
+            ub_store_relaxed(&python[copy].opaque, type);
             break;
+        }
         callable = word(callable + UB_WRAPPED); /* of either */
     }
     return 0;
@@ -97,6 +102,18 @@ static inline bool concerned(const struct ub_thread *t)
     return ub_likely(t->start) && ub_likely(t->generation == ub_process->generation);
 }
 
+/* A handle that was timed, asyncio's or uvloop's. */
+__attribute__((always_inline)) static inline void over(struct ub_thread *t, uintptr_t sp)
+{
+    uint64_t own = ub_span_end(t, sp, &shape);
+
+    if (!concerned(t)) /* a forked child */
+        return;
+    t->cold->spans.handle.frame = 0;
+    if (t->cold->spans.handle.yield)
+        ub_handle_yield_took(t, own);
+}
+
 __attribute__((always_inline)) static inline void *run(uint32_t copy, void *context, void *const *args, long count,
                                                        void *names)
 {
@@ -120,8 +137,8 @@ __attribute__((always_inline)) static inline void *run(uint32_t copy, void *cont
     t->cold->spans.handle.code = code;
     ret = python[copy].original(context, args, count, names);
     if (timed)
-        ub_span_end(t, sp, &shape);
-    if (concerned(t)) /* not a forked child */
+        over(t, sp);
+    else if (concerned(t)) /* not a forked child */
         t->cold->spans.handle.frame = 0;
     return ret;
 }
@@ -198,25 +215,42 @@ void ub_handle_hook(uint32_t copy, bool back)
 
 /* ---- sleep(0) --------------------------------------------------------------------- */
 
-void ub_handle_yielded(struct ub_thread *t, uint64_t code, uint64_t spent)
+static __attribute__((noinline)) void tell_yields(struct ub_thread *t, uint64_t code)
+{
+    const struct ub_record record = {
+        .kind = UB_RECORD_YIELDS, .function = code, .callback = UB_CALLBACK_TASK, .library = UB_LOOP_ASYNCIO, .fd = -1};
+
+    ub_ring_put(&t->cold->ring, &record);
+}
+
+void ub_handle_yielded(struct ub_thread *t, uint64_t code)
 {
     struct ub_span_yield *y = t->cold->spans.yield;
-    struct ub_record record = {
-        .kind = UB_RECORD_YIELDS, .function = code, .callback = UB_CALLBACK_TASK, .library = UB_LOOP_ASYNCIO, .fd = -1};
     uint32_t i;
 
     for (i = 0; i < UB_SPAN_YIELDS && y[i].function && y[i].function != code; i++)
         ;
+    t->cold->spans.handle.yield = 0;
     if (!code || i == UB_SPAN_YIELDS)
         return;
-    y = &y[i];
-    ub_store_relaxed(&y->function, code);
+    ub_store_relaxed(&y[i].function, code);
+    ub_store_release(&y[i].count, y[i].count + 1);
+    t->cold->spans.handle.yield = i + 1;
+    if (y[i].count == UB_SPAN_YIELDS_TOLD) /* the tracer reads the name while the process is there */
+        tell_yields(t, code);
+}
+
+void ub_handle_yield_took(struct ub_thread *t, uint64_t spent)
+{
+    uint64_t i = t->cold->spans.handle.yield - 1;
+    struct ub_span_yield *y = &t->cold->spans.yield[i];
+
+    t->cold->spans.handle.yield = 0;
+    if (i >= UB_SPAN_YIELDS)
+        return;
     ub_store_relaxed(&y->total, y->total + spent);
     if (spent > y->max)
         ub_store_relaxed(&y->max, spent);
-    ub_store_release(&y->count, y->count + 1);
-    if (y->count == UB_SPAN_YIELDS_TOLD) /* the tracer reads the name while the process is there */
-        ub_ring_put(&t->cold->ring, &record);
 }
 
 /* ---- uvloop ------------------------------------------------------------------------- */
@@ -224,17 +258,23 @@ void ub_handle_yielded(struct ub_thread *t, uint64_t code, uint64_t spent)
 /* Whose GetThisThreadState that is: which interpreter of asyncio.c's. */
 static const void *uv_state[UB_LOOP_COPIES];
 
-/* Modules are told by the beginning of their file's name, and "loop." may be anybody's. */
+/*
+ * Modules are told by the beginning of their file's name, and "loop." may be anybody's. uvloop makes these calls
+ * in a few places, so those that were found to be its own are kept: a look into the loader's tables costs as much as
+ * the clock. No interpreter unloads its modules.
+ */
 static bool is_uvloop(const void *address)
 {
-    static const char *known; /* the loader's name of it */
-    const char *name = ub_module_name(address);
+    static const void *own[8]; /* any of the places, by their last bits */
+    const void **kept = &own[((uintptr_t)address >> 2) % UB_ARRAY_LEN(own)];
+    const char *name;
 
-    if (name && name == ub_load_relaxed(&known))
+    if (ub_likely(ub_load_relaxed(kept) == address))
         return true;
+    name = ub_module_name(address);
     if (!name || !strstr(name, "/uvloop/"))
         return false;
-    ub_store_relaxed(&known, name);
+    ub_store_relaxed(kept, address);
     return true;
 }
 
@@ -265,9 +305,10 @@ static void uv_end(uintptr_t sp)
 
     if (!concerned(t))
         return;
-    t->cold->spans.handle.frame = 0;
     if (t->cold->spans.depth)
-        ub_span_end(t, sp, &shape);
+        over(t, sp);
+    else
+        t->cold->spans.handle.frame = 0;
 }
 
 /* clang-format off */

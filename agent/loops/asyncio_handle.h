@@ -25,7 +25,8 @@ void ub_handle_hook(uint32_t copy, bool back);
  */
 bool ub_handle_is_step(struct ub_thread *t, uint32_t copy, uintptr_t sp, uint64_t code, uint64_t coroutine);
 
-/* A step has ended with a bare yield, asyncio.sleep(0), after so many ticks. Signal-safe. */
-void ub_handle_yielded(struct ub_thread *t, uint64_t code, uint64_t spent);
+/* A step is about to end with a bare yield, asyncio.sleep(0), and then has, after so many ticks. Signal-safe. */
+void ub_handle_yielded(struct ub_thread *t, uint64_t code);
+void ub_handle_yield_took(struct ub_thread *t, uint64_t spent);
 
 #endif

@@ -1,18 +1,11 @@
 #include "stack.h"
 
 #include "../calls/timing.h"
-#include "../loops/loop.h"
 #include "../module.h"
-#include "layout.h"
 
 #include <string.h>
 
-/* Interpreters in this process, as loops/asyncio.c met them. */
-static struct {
-    void *(*state)(void);
-    const char *module; /* the loader's name of where `state` is: it is called only while that is there */
-    struct ub_python_chain chain;
-} python[UB_LOOP_COPIES];
+struct ub_python_known ub_python_known[UB_LOOP_COPIES];
 
 static const struct {
     uint32_t version;
@@ -23,16 +16,19 @@ static const struct {
 #undef UB_PYTHON_CHAIN
 };
 
-void ub_python_stack_found(uint32_t copy, uint32_t version, const void *state)
+void ub_python_stack_found(uint32_t copy, uint32_t version, const void *state, const void *current)
 {
-    python[copy].state = NULL;
+    struct ub_python_known *known = &ub_python_known[copy];
+
+    known->state = NULL;
     for (uint32_t i = 0; state && i < UB_ARRAY_LEN(chains); i++) {
         if (chains[i].version != version)
             continue;
-        python[copy].chain = chains[i].chain;
-        python[copy].module = ub_module_name(state);
-        if (python[copy].module)
-            memcpy(&python[copy].state, &state, sizeof(state));
+        known->chain = chains[i].chain;
+        known->module = ub_module_name(state);
+        memcpy(&known->current, current ? &current : &state, sizeof(state));
+        if (known->module)
+            memcpy(&known->state, &state, sizeof(state));
     }
 }
 
@@ -65,41 +61,23 @@ static uint32_t walk(const struct ub_python_chain *chain, uint64_t state, struct
 uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
 {
     for (uint32_t i = 0; i < UB_LOOP_COPIES; i++) {
-        void *(*get)(void) = python[i].state;
+        void *(*get)(void) = ub_python_known[i].state;
         const void *address = NULL;
         uint64_t state;
 
         memcpy(&address, &get, sizeof(address));
-        if (!get || ub_module_name(address) != python[i].module)
+        if (!get || ub_module_name(address) != ub_python_known[i].module)
             continue;
         state = (uint64_t)(uintptr_t)get();
         if (state)
-            return walk(&python[i].chain, state, frame, max);
+            return walk(&ub_python_known[i].chain, state, frame, max);
     }
     return 0;
 }
 
 bool ub_python_knows(uint32_t copy)
 {
-    return python[copy].state != NULL;
-}
-
-uint64_t ub_python_innermost(uint32_t copy, uint64_t *ret_code)
-{
-    const struct ub_python_chain *chain = &python[copy].chain;
-    uint64_t at;
-
-    if (!python[copy].state)
-        return 0;
-    at = (uint64_t)(uintptr_t)python[copy].state();
-    if (!at)
-        return 0;
-    at = *(const uint64_t *)(at + chain->frame);
-    if (at && chain->cframe != UB_PYTHON_NO_CFRAME)
-        at = *(const uint64_t *)(at + chain->cframe);
-    if (at)
-        *ret_code = *(const uint64_t *)(at + chain->code);
-    return at;
+    return ub_python_known[copy].state != NULL;
 }
 
 uint32_t ub_python_copy_of(const void *state)
@@ -108,7 +86,7 @@ uint32_t ub_python_copy_of(const void *state)
     uint32_t i;
 
     for (i = 0; i < UB_LOOP_COPIES; i++) {
-        memcpy(&address, &python[i].state, sizeof(address));
+        memcpy(&address, &ub_python_known[i].state, sizeof(address));
         if (state && address == state)
             break;
     }

@@ -21,12 +21,12 @@ def ns_a_step(loop, variant, count):
     if variant == "agent":
         steps = max(s["kinds"]["task"]["callbacks"] for s in helpers.Recording(recording).of("stats"))
         assert steps >= count, f"{steps} steps timed of {count}"
-    return said["median_ns"]
+    return said["quiet_ns"]
 
 
 def compare(loop, variants, quick):
     micro.OUT.mkdir(parents=True, exist_ok=True)
-    values = pairs.interleave(["bare", *variants], lambda v: ns_a_step(loop, v, 5000 if v == "debug" else 50000), pairs.rounds(quick))
+    values = pairs.interleave(["bare", *variants], lambda v: ns_a_step(loop, v, 10000 if v == "debug" else 100000), pairs.rounds(quick))
     base = pairs.interval(values["bare"])[0]
 
     def told(variant):
