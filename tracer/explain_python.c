@@ -92,10 +92,14 @@ static void set_waiting(json_t *line, const struct ub_stall *s, uint64_t end_ns)
         json_object_set_new(waiting, "timers", json_integer(s->waiting.timers));
     if (s->waiting.timers && s->waiting.due_ns < end_ns && (json_int_t)(end_ns - s->waiting.due_ns) > known)
         json_object_set_new(waiting, "delay_ns", json_integer((json_int_t)(end_ns - s->waiting.due_ns)));
-    if (s->pool.kind)
-        json_object_set_new(line, "pool",
-                            json_pack("{s:s, s:i, s:i}", "kind", s->pool.kind, "workers", (int)s->pool.workers,
-                                      "queued", (int)s->pool.queued));
+    if (s->pool.kind) {
+        json_t *pool = json_pack("{s:s, s:i, s:i}", "kind", s->pool.kind, "workers", (int)s->pool.workers, "queued",
+                                 (int)s->pool.queued);
+
+        if (s->pool.busy != UB_PYTHON_BUSY_UNKNOWN)
+            json_object_set_new(pool, "busy", json_integer(s->pool.busy));
+        json_object_set_new(line, "pool", pool);
+    }
 }
 
 /* A path is the caller's data, a route is the program's. */

@@ -82,10 +82,13 @@ struct ub_python_waiting {
     uint64_t due_ns; /* the first of them at that time, CLOCK_MONOTONIC */
 };
 
-/* An executor that has more work queued than workers; kind NULL: none. */
+#define UB_PYTHON_BUSY_UNKNOWN UINT32_MAX
+
+/* An executor with work that waits for a worker; kind NULL: none. */
 struct ub_python_pool {
     const char *kind;
     uint32_t workers, queued;
+    uint32_t busy; /* of the workers, or UB_PYTHON_BUSY_UNKNOWN */
 };
 
 /* The HTTP request that is served; path "": none is known. */

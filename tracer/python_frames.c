@@ -46,26 +46,39 @@ static uint64_t choose(struct ub_python *py, const uint64_t *state, uint32_t cou
     return chosen;
 }
 
-static uint32_t find_states(struct ub_python *py, pid_t tid, uint64_t *ret, uint32_t max)
+void ub_python_each_thread(struct ub_python *py, void (*see)(struct ub_python *py, uint64_t state, void *arg),
+                           void *arg)
 {
     const struct ub_python_layout *l = &py->layout;
-    uint32_t found = 0, threads = 0;
     uint64_t interp = 0, state = 0;
+    uint32_t threads = 0;
 
     ub_python_read_pointer(py, py->runtime + l->runtime_interpreters, &interp);
     for (uint32_t i = 0; interp && i < INTERPRETERS_MAX; i++) {
         if (!ub_python_read_pointer(py, interp + l->interp_threads, &state))
             break;
         while (state && threads++ < UB_PYTHON_THREADS_MAX) {
-            if (found < max && ub_python_thread_tid(py, state) == tid)
-                ret[found++] = state;
+            see(py, state, arg);
             if (!ub_python_read_pointer(py, state + l->thread_next, &state))
                 break;
         }
         if (!ub_python_read_pointer(py, interp + l->interp_next, &interp))
             break;
     }
-    return found;
+}
+
+struct states {
+    pid_t tid;
+    uint32_t count;
+    uint64_t state[8];
+};
+
+static void keep_state(struct ub_python *py, uint64_t state, void *arg)
+{
+    struct states *s = arg;
+
+    if (s->count < UB_ARRAY_LEN(s->state) && ub_python_thread_tid(py, state) == s->tid)
+        s->state[s->count++] = state;
 }
 
 /* With one interpreter a thread has one state. */
@@ -80,8 +93,8 @@ static bool is_only(const struct ub_python *py, uint64_t interp)
 uint64_t ub_python_thread(struct ub_python *py, pid_t tid)
 {
     struct ub_python_thread *slot;
-    uint64_t states[8], interp;
-    uint32_t count;
+    struct states found = {.tid = tid};
+    uint64_t interp;
 
     for (uint32_t i = 0; i < UB_ARRAY_LEN(py->thread); i++) {
         const struct ub_python_thread *t = &py->thread[i];
@@ -92,10 +105,10 @@ uint64_t ub_python_thread(struct ub_python *py, pid_t tid)
             ub_python_innermost(py, t->state))
             return t->state;
     }
-    count = find_states(py, tid, states, UB_ARRAY_LEN(states));
+    ub_python_each_thread(py, keep_state, &found);
     slot = &py->thread[py->thread_next++ % UB_ARRAY_LEN(py->thread)];
     slot->tid = tid;
-    slot->state = count ? choose(py, states, count) : 0;
+    slot->state = found.count ? choose(py, found.state, found.count) : 0;
     return slot->state;
 }
 

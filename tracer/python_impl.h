@@ -140,6 +140,9 @@ uint64_t ub_python_innermost(struct ub_python *py, uint64_t state);
 /* Frames from `frame` outwards. */
 uint32_t ub_python_walk(struct ub_python *py, uint64_t frame, struct ub_python_frame *ret, uint32_t max,
                         bool *ret_complete);
+/* The state of each thread in each interpreter, some thousands at most. */
+void ub_python_each_thread(struct ub_python *py, void (*see)(struct ub_python *py, uint64_t state, void *arg),
+                           void *arg);
 /* PyThreadState of a thread, 0. */
 uint64_t ub_python_thread(struct ub_python *py, pid_t tid);
 pid_t ub_python_thread_tid(const struct ub_python *py, uint64_t state);
@@ -151,6 +154,9 @@ bool ub_python_derives(struct ub_python *py, uint64_t address, const char *type)
 uint64_t ub_python_modules(struct ub_python *py); /* sys.modules of the main interpreter, 0 */
 uint64_t ub_python_module(struct ub_python *py, const char *name);
 uint64_t ub_python_asyncio(struct ub_python *py); /* the dict of module _asyncio, 0: not imported */
+
+/* python_pools.c: an executor that has more work than workers; *ret as it was where there is none. */
+void ub_python_see_pools(struct ub_python *py, struct ub_python_pool *ret);
 
 /* python_tasks.c: the set inside a WeakSet, 0. */
 uint64_t ub_python_weak_set(struct ub_python *py, uint64_t object);

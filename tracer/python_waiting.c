@@ -1,6 +1,6 @@
 /*
  * Who waits while a thread blocks its loop: tasks of that loop that are ready to
- * go on, timers of it that are due; and executors with more work than workers.
+ * go on, timers of it that are due. Executors with more work than workers: python_pools.c.
  *
  * Read in blocks: a loop may have thousands of tasks, and one call each would
  * take longer than the stall.
@@ -12,9 +12,7 @@
 
 #define TASKS_MAX  8192u
 #define TIMERS_MAX 8192u
-#define POOLS_MAX  64u
 #define TASK_BYTES 192u /* up to the last field that is looked at */
-#define DICT_USED  16u  /* PyDictObject.ma_used */
 #define DIGIT      24u  /* PyLongObject.ob_digit */
 
 /* ---- tasks -------------------------------------------------------------- */
@@ -153,112 +151,6 @@ static void see_timers(struct ub_python *py, uint64_t loop, uint64_t now_ns, str
     free(bytes);
 }
 
-/* ---- executors ---------------------------------------------------------- */
-
-/* A module's variable, 0. */
-static uint64_t global(struct ub_python *py, const char *module, const char *name)
-{
-    uint64_t object = ub_python_module(py, module), dict;
-
-    return object && ub_python_read_pointer(py, object + UB_PYTHON_MODULE_DICT, &dict)
-               ? ub_python_dict_get(py, dict, name)
-               : 0;
-}
-
-/* Looked for again only when modules were imported since. */
-static void find_executors(struct ub_python *py)
-{
-    uint64_t modules = ub_python_modules(py), used;
-
-    if (!modules || !ub_python_read_pointer(py, modules + DICT_USED, &used) || used == py->executor_modules)
-        return;
-    py->executor_modules = used;
-    py->thread_queues = global(py, "concurrent.futures.thread", "_threads_queues");
-    py->process_wakeups = global(py, "concurrent.futures.process", "_threads_wakeups");
-}
-
-/* Items in a queue.SimpleQueue. */
-static uint32_t queue_length(struct ub_python *py, uint64_t queue)
-{
-    const struct ub_python_layout *l = &py->layout;
-    uint64_t list, size, first;
-
-    if (!ub_python_is(py, queue, "_queue.SimpleQueue"))
-        return 0;
-    if (l->queue_count != UB_PYTHON_NONE)
-        return ub_python_read_pointer(py, queue + l->queue_count, &size) && size < UINT32_MAX ? (uint32_t)size : 0;
-    if (!ub_python_read_pointer(py, queue + l->queue_list, &list) || !ub_python_is(py, list, "list") ||
-        !ub_python_read_pointer(py, list + UB_PYTHON_VAR_SIZE, &size) ||
-        !ub_python_read_pointer(py, queue + l->queue_first, &first) || first > size || size - first > UINT32_MAX)
-        return 0;
-    return (uint32_t)(size - first);
-}
-
-static void keep_pool(const char *kind, uint32_t workers, uint32_t queued, struct ub_python_pool *ret)
-{
-    /* A worker that has not woken yet leaves its item in the queue: that many say nothing. */
-    if (workers && queued > workers && queued > ret->queued)
-        *ret = (struct ub_python_pool){.kind = kind, .workers = workers, .queued = queued};
-}
-
-/* {thread: its executor's queue}. */
-static void see_threads(struct ub_python *py, struct ub_python_pool *ret)
-{
-    uint64_t data = py->thread_queues ? ub_python_attribute(py, py->thread_queues, "data") : 0;
-    struct {
-        uint64_t queue;
-        uint32_t workers;
-    } pool[POOLS_MAX];
-    uint32_t count = 0, pools = 0;
-    struct ub_python_entry *list = data ? ub_python_dict(py, data, 4096, &count) : NULL;
-
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t k = 0;
-
-        while (k < pools && pool[k].queue != list[i].value)
-            k++;
-        if (k == pools) {
-            if (pools == POOLS_MAX)
-                continue;
-            pool[pools].queue = list[i].value;
-            pool[pools++].workers = 0;
-        }
-        pool[k].workers++;
-    }
-    free(list);
-    for (uint32_t k = 0; k < pools; k++)
-        keep_pool("ThreadPoolExecutor", pool[k].workers, queue_length(py, pool[k].queue), ret);
-}
-
-static uint32_t length_of(struct ub_python *py, uint64_t dict)
-{
-    uint64_t used;
-
-    return ub_python_is(py, dict, "dict") && ub_python_read_pointer(py, dict + DICT_USED, &used) && used < UINT32_MAX
-               ? (uint32_t)used
-               : 0;
-}
-
-/* {thread that manages a pool: ...}; the thread has the pool's own tables (since 3.9). */
-static void see_processes(struct ub_python *py, struct ub_python_pool *ret)
-{
-    uint64_t data = py->process_wakeups ? ub_python_attribute(py, py->process_wakeups, "data") : 0, thread;
-    uint32_t count = 0;
-    struct ub_python_entry *list = data ? ub_python_dict(py, data, POOLS_MAX, &count) : NULL;
-
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t workers, pending;
-
-        if (!ub_python_read_pointer(py, list[i].key + UB_PYTHON_WEAKREF_TO, &thread))
-            continue;
-        workers = length_of(py, ub_python_attribute(py, thread, "processes"));
-        pending = length_of(py, ub_python_attribute(py, thread, "pending_work_items"));
-        if (pending > workers)
-            keep_pool("ProcessPoolExecutor", workers, pending - workers, ret);
-    }
-    free(list);
-}
-
 /* ---- all ---------------------------------------------------------------- */
 
 /* The loop that the thread runs: that of its task, else `self` of asyncio's own function that runs it. */
@@ -287,7 +179,5 @@ void ub_python_see_waiting(struct ub_python *py, uint64_t now_ns, struct ub_pyth
     see_tasks(py, loop, look->task.address, &look->waiting);
     if (ub_python_derives(py, loop, "BaseEventLoop"))
         see_timers(py, loop, now_ns, &look->waiting);
-    find_executors(py);
-    see_threads(py, &look->pool);
-    see_processes(py, &look->pool);
+    ub_python_see_pools(py, &look->pool);
 }

@@ -97,7 +97,8 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow)
         return;
     ub_pen_label(&view->pen, "pool");
     ub_escape_put(view->pen.out, kind, UB_TEXT_NAME_COLUMNS);
-    if (ub_json_u64(pool, "busy", &busy) && ub_json_u64(pool, "threads", &threads))
+    if (ub_json_u64(pool, "busy", &busy) &&
+        (ub_json_u64(pool, "threads", &threads) || ub_json_u64(pool, "workers", &threads)))
         fprintf(view->pen.out, " %" PRIu64 "/%" PRIu64 " busy", busy, threads);
     else if (ub_json_u64(pool, "workers", &threads))
         fprintf(view->pen.out, " of %" PRIu64 " worker%s", threads, threads == 1 ? "" : "s");

@@ -1,7 +1,8 @@
 """Who waited for a blocked asyncio loop: ready tasks, due timers; and executors with more work than workers.
 
 Checked that it can fail: with the test of what a task waits for left out only the two new tasks are counted, with
-cancelled timers counted there are eight.
+cancelled timers counted there are eight. If a worker counts as idle whatever it does, nothing is told of the threads, where
+less is queued than there are workers; with every worker taken for a busy one something is told in "idle".
 """
 
 import pytest
@@ -13,7 +14,7 @@ import pythons
 PROGRAM = helpers.ROOT / "tests/programs/pywaiting.py"
 EVERY = [(v, p) for v in pythons.READ for p in pythons.installed(v) or [None]]
 CASES = [("asyncio", v, p) for v, p in EVERY] + [("uvloop", "3.11", helpers.PYTHON)]
-READY, TIMERS, WORK, WORKERS = 7, 5, 30, 3  # as in the program
+READY, TIMERS, WORK, WORKERS, QUEUED = 7, 5, 30, 3, 2  # as in the program
 
 
 @pytest.mark.parametrize("loop,version,python", CASES)
@@ -47,11 +48,12 @@ def test_who_waits(tmp_path, loop, version, python):
     assert "tasks" not in stalls["threads"]["waiting"] and "pool" not in stalls["task"], stalls
 
     pool = stalls["threads"]["pool"]
-    assert (pool["kind"], pool["workers"]) == ("ThreadPoolExecutor", WORKERS) and WORKERS < pool["queued"] < WORK, pool
+    assert pool == {"kind": "ThreadPoolExecutor", "workers": WORKERS, "busy": WORKERS, "queued": QUEUED}, pool
     if version == "3.8":  # keeps its tables elsewhere
         return
     pool = stalls["processes"]["pool"]
     assert (pool["kind"], pool["workers"]) == ("ProcessPoolExecutor", 2) and 2 < pool["queued"] < WORK, pool
     report = helpers.unblock("report", recording.path).stdout
-    assert f"  pool   ThreadPoolExecutor of {WORKERS} workers, " in report and "max_workers sets its size" in report, report
+    assert f"  pool   ThreadPoolExecutor {WORKERS}/{WORKERS} busy, {QUEUED} queued: max_workers sets its size" in report, report
+    assert "  pool   ProcessPoolExecutor of 2 workers, " in report, report
     assert f"{READY} tasks" in report, report

@@ -11,11 +11,16 @@ import sys
 import time
 
 READY, TIMERS, CANCELLED, WORK, WORKERS = 7, 5, 3, 30, 3
+QUEUED = 2  # in "threads": less than there are workers
 LONG = 0.2
 
 
 def work():
     time.sleep(0.05)
+
+
+def long_work():
+    time.sleep(0.4)
 
 
 def block(name):
@@ -90,7 +95,8 @@ async def main():
     await pause()
 
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-        items = [loop.run_in_executor(pool, work) for _ in range(WORK)]
+        await asyncio.gather(*(loop.run_in_executor(pool, work) for _ in range(WORKERS)))  # workers that have been idle
+        items = [loop.run_in_executor(pool, long_work) for _ in range(WORKERS + QUEUED)]
         await pause()
         threads_block()
         await asyncio.gather(*items)
