@@ -494,6 +494,29 @@ static json_t *notes_json(const struct ub_model *m)
     return list;
 }
 
+/* The text report's lines, without their label; escaped there already. */
+static json_t *lints_json(const struct ub_model *m)
+{
+    json_t *list = json_array();
+    char *lines = NULL, *line, *rest;
+    struct ub_text_view view;
+    size_t size;
+    FILE *out = open_memstream(&lines, &size);
+
+    if (!out)
+        return list;
+    ub_text_view_init(&view, out, m, false);
+    ub_text_lints(&view, "");
+    if (fclose(out) == 0) {
+        for (line = strtok_r(lines, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+            line += strncmp(line, "lint", 4) == 0 ? 4 : 0;
+            json_array_append_new(list, json_string(line + strspn(line, " ")));
+        }
+    }
+    free(lines);
+    return list;
+}
+
 static void frame_free(struct frame_index *entry)
 {
     free(entry);
@@ -526,6 +549,7 @@ static json_t *page_json(const struct ub_export_job *job)
     set(o, "sites", page.sites);
     set(o, "moreSites", number(sites > SITES_MAX ? sites - SITES_MAX : 0));
     set(o, "frames", page.frames);
+    set(o, "lints", lints_json(job->m));
     set(o, "notes", notes_json(job->m));
     UB_HASH_DESTROY(struct frame_index, page.frame, frame_free);
     UB_HASH_DESTROY(struct site_index, page.site, site_free);

@@ -145,6 +145,16 @@ def test_html(tmp_path):
     assert len(export("html", empty)) < 150_000
 
 
+def test_html_has_the_habits(tmp_path):
+    lint = {"type": "lint", "pid": 1, "tid": 1, "lint": "sleep0", "count": 5000, "total_ns": 5_000_000,
+            "callback": {"function": "poll</script>", "file": "/srv/app.py", "line": 7}}
+    path = tmp_path / "lint.jsonl"
+    path.write_text(SAMPLE.read_text() + json.dumps(lint) + "\n" + json.dumps({**lint, "count": 10, "callback": {"function": "seldom"}}) + "\n")
+    lints = html_data(export("html", path))["lints"]
+    assert len(lints) == 1 and lints[0].startswith("app.py:7  poll</script>() gave way by sleep(0) "), lints
+    assert html_data(export("html"))["lints"] == []
+
+
 def test_html_of_hostile_names(evil):
     text = export("html", evil)
     assert text.count("</script>") == 2 and "\u202e" not in text

@@ -38,8 +38,10 @@ def test_hostile_names(browser, export, tmp_path):
     long["callback"] = {"function": "x" * 3_900_000}
     long.update(id=77, call={"name": "y" * 10000, "args": "z" * 10000}, site="aaaa0001")
     note = json.dumps({"type": "note", "level": "warning", "text": "</script><b>" + "n" * 10000})
+    lint = json.dumps({"type": "lint", "pid": 1, "tid": 1, "lint": "sleep0", "count": 5000, "total_ns": 5_000_000,
+                       "callback": {"function": "</script><i>poll", "file": "/srv/app.py", "line": 7}})
     path = tmp_path / "evil.jsonl"
-    path.write_text("".join(lines[:-1]) + json.dumps(long) + "\n" + note + "\n" + lines[-1])
+    path.write_text("".join(lines[:-1]) + json.dumps(long) + "\n" + note + "\n" + lint + "\n" + lines[-1])
     out = export("html", path)
     assert out.stat().st_size < 200_000, "names are cut"
     assert b"</script><script>window" not in out.read_bytes()
@@ -47,6 +49,7 @@ def test_hostile_names(browser, export, tmp_path):
     assert seen["pwned"] is None and seen["inline"] is None and seen["fetch"] == "refused"
     assert seen["scripts"] == 2 and seen["images"] == 0
     assert "\\u202e\\x1b[31m" in seen["body"] and "</script><script>" in seen["body"]
+    assert "Habits that cost" in seen["body"] and "</script><i>poll() gave way by sleep(0) " in seen["body"]
     for raw in ("\u202e", "\x1b"):
         assert raw not in seen["body"]
     assert seen["overflow"] == 0

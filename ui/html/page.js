@@ -410,6 +410,12 @@ function buildLoops() {
   $("loops").replaceChildren(box, el("p", { class: "hint", text: data.loops.length ? "Both scales are logarithmic; the dotted line is the threshold." : "No event loop was seen." }));
   if (data.loops.length > 24) $("loops").append(el("p", { class: "hint", text: `and ${data.loops.length - 24} more loops` }));
 }
+function lints() {
+  if (!data.lints.length) return;
+  $("lints").hidden = false;
+  $("lints").querySelector("ul").replaceChildren(...data.lints.map((text) => el("li", { text })));
+}
+
 function notes() {
   $("notes").replaceChildren(...data.notes.map((n) => el("p", { class: n.level }, el("b", { text: (n.level === "info" ? "note" : n.level) + ": " }), n.text)), el("p", { class: "soft", text: "Made by " + data.tool }));
 }
@@ -446,6 +452,6 @@ addEventListener("keydown", (e) => {
   else return;
   e.preventDefault();
 });
-subject(); verdict(); readColours(); buildTimeline(); buildFlame(); buildLoops(); notes(); table(); drawAll();
+subject(); verdict(); readColours(); buildTimeline(); buildFlame(); buildLoops(); lints(); notes(); table(); drawAll();
 document.documentElement.dataset.ready = "1";
 })();
