@@ -45,6 +45,7 @@ EXPECTED = {
     "cpu": (CPU, "held", "cpu"),
     "json_loads": ({"cpu", "gc"}, "held", "json_loads"),  # a collection is part of making so many objects
     "pickle_dumps": (CPU, "held", "pickle_dumps"),
+    "checkpoint": ({"cpu", "call"}, None, "checkpoint"),  # by turns: pickle holds the GIL, each write of its lets go of it
     "regex": (CPU, "held", "regex"),
     "sort": (CPU, "held", None),  # the key is a function of the program too
     "gil": ({"gil"}, None, "gil"),

@@ -9,6 +9,7 @@ late. Only the standard library; runs on CPython 3.8 and later.
 """
 
 import asyncio
+import collections
 import fcntl
 import gc
 import inspect
@@ -255,6 +256,17 @@ def json_loads(text):
 @prepared(lambda: [{"id": i, "name": "customer %d" % i, "tags": [i, str(i)]} for i in range(150_000)])
 def pickle_dumps(rows):
     pickle.dumps(rows)
+
+
+# 100 MB of live state, nested, in pieces of a kilobyte each.
+@prepared(lambda: collections.deque([bytes(1000) for _ in range(1000)] for _ in range(100)))
+def checkpoint(state):
+    path = os.path.join(FOLDER, "checkpoint")
+    with open(path, "wb") as f:
+        pickle.dump(state, f)
+        size = f.tell()
+    os.unlink(path)
+    assert size > 100_000_000, size
 
 
 @prepared(lambda: "a" * 24 + "b")
