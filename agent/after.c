@@ -22,6 +22,8 @@ static void tell(struct ub_thread *t)
         .kind = UB_RECORD_WAITED,
         .flags = a->round ? UB_RECORD_ROUND : 0,
         .start = a->start,
+        .end = a->left,
+        .object = a->back,
         .library = (uint8_t)t->cold->spans.library,
         .ready = a->ready,
         .count = a->timers,
@@ -163,6 +165,7 @@ void ub_after_turn(struct ub_thread *t, uint64_t now)
     /* A wait that has slept: what it reported came later. */
     if (!a->round++ && at_once && t->slot->ready) {
         a->ready = t->slot->ready;
+        a->back = back;
         if (back > a->last)
             a->last = back;
     }

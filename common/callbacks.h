@@ -123,6 +123,7 @@ struct ub_span_after {
     uint64_t turns; /* of the slot, then */
     uint32_t round; /* the loop has come round, and its wait reported ... */
     uint32_t ready; /* so many at once */
+    uint64_t back;  /* ticks: when that wait returned; 0: it reported none at once */
     uint32_t timers;
     uint32_t told_apart; /* of them, those in `timer` */
     uint32_t others;     /* callbacks of other kinds that waited: those in `other` */

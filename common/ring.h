@@ -35,14 +35,14 @@ struct ub_record {
     uint32_t kind;  /* enum ub_record_kind */
     uint32_t flags; /* UB_RECORD_* */
     uint64_t start; /* ticks */
-    uint64_t end;   /* ticks */
+    uint64_t end;   /* ticks; WAITED: of the turn that served those descriptors */
     uint64_t site;  /* return address of the wait call whose return began the turn */
     uint64_t turn;  /* the thread's turn number */
     uint32_t ready; /* descriptors that the wait reported; WAITED: the wait after the stall, at once */
     /* CALLBACK, BIG: which. */
     int32_t fd; /* -1: none */
     uint64_t function;
-    uint64_t object;
+    uint64_t object;  /* WAITED: ticks, when that turn began; 0: none was ready at once */
     uint8_t callback; /* enum ub_callback_kind */
     uint8_t library;  /* enum ub_loop_library */
     uint16_t reserved0;

@@ -415,6 +415,22 @@ static void set_whole(struct ub_explain *x, struct ub_stall *s, const struct ub_
     json_object_set_new(line, "callbacks", bigs);
 }
 
+/* Peers, where they are known; what has no name (asyncio's own pair of sockets that wakes it) is left out. */
+static json_t *sockets_json(pid_t pid, const struct ub_waited *w)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = w->reads; i-- > 0;) {
+        char text[UB_FD_TEXT_MAX], *now = ub_fd_link(pid, w->read[i].fd);
+
+        if (now && strcmp(now, w->read[i].link) == 0 && ub_fd_describe(pid, w->read[i].fd, text, sizeof(text)) == 0 &&
+            strncmp(text, "socket ", 7) == 0 && strcmp(text, "socket unix") != 0)
+            json_array_append_new(list, json_string(text));
+        free(now);
+    }
+    return list;
+}
+
 /*
  * `ready` is of the wait that began the turn; the rest is known when the loop has
  * come round. Of uvloop's timers Python itself tells.
@@ -432,6 +448,13 @@ static void set_waiting(const struct ub_explain *x, const struct ub_stall *s, co
         json_object_set_new(o, "ready", json_integer(s->ready));
     if (after && w->round)
         json_object_set_new(o, "became_ready", json_integer(w->ready));
+    if (after && w->reads && !x->w->redact) {
+        json_t *sockets = sockets_json(e->pid, w);
+
+        if (json_array_size(sockets) > 0)
+            json_object_set(o, "then_read", sockets);
+        json_decref(sockets);
+    }
     if (after && w->counted && !x->thread[e->slot].python_version)
         json_object_set_new(o, "timers", json_integer(w->timers));
     if (after && w->delay)

@@ -56,6 +56,12 @@ struct ub_bigs {
     const struct ub_python_code *code[UB_SPAN_BIGGEST]; /* steps of tasks: of the coroutine, NULL: not known */
 };
 
+/* A socket that a thread has read from. */
+struct ub_socket_read {
+    int fd;
+    char *link; /* owned: what the descriptor was a link to */
+};
+
 /* What a stall kept waiting, as its thread has seen it afterwards. */
 struct ub_waited {
     bool known;
@@ -63,6 +69,8 @@ struct ub_waited {
     bool counted; /* its timers are callbacks of a library: `timers` is known */
     uint32_t ready, timers;
     uint64_t delay; /* ticks: none of them waited longer for this stall */
+    uint32_t reads; /* sockets that were read from in the turn that served them, the last ones first */
+    struct ub_socket_read read[UB_INPUTS];
 };
 
 /* What a thread has read from last in its turn, files apart. */

@@ -37,6 +37,8 @@ void ub_event_free(struct ub_event *e)
     free(e->args);
     free(e->fd_link);
     free(e->input.link);
+    for (uint32_t i = 0; i < e->waited.reads; i++)
+        free(e->waited.read[i].link);
     free(e->calls);
     free(e->call_capture);
     free(e->call_python);

@@ -41,7 +41,7 @@ void ub_watch_waited(struct ub_watch *w, uint32_t slot, const struct ub_record *
     for (uint32_t i = 0; i < t->held_count; i++) {
         struct ub_event *e = t->held[i];
 
-        if (e->start != record->start || e->flags & UB_RECORD_WHOLE)
+        if (e->start != record->start || e->flags & UB_RECORD_WHOLE || e->waited.known)
             continue;
         e->waited = (struct ub_waited){
             .known = true,
@@ -51,6 +51,8 @@ void ub_watch_waited(struct ub_watch *w, uint32_t slot, const struct ub_record *
             .timers = record->count,
             .delay = record->total,
         };
+        if (record->object)
+            e->waited.reads = ub_watch_reads(w, slot, record->object, record->end, e->waited.read);
     }
     ub_watch_release(w, slot);
 }

@@ -164,6 +164,11 @@ void ub_watch_calls(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub
  * look. */
 void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end, struct ub_input_seen *ret);
 
+/* Sockets that it has read from in a turn that is over, the last ones first. Returns how many; the links are the
+ * caller's. */
+uint32_t ub_watch_reads(const struct ub_watch *w, uint32_t slot, uint64_t from, uint64_t to,
+                        struct ub_socket_read ret[UB_INPUTS]);
+
 /* watch_callbacks.c: what runs in the segment that began at `start`, as the thread says. Kind TURN when it says
  * nothing. */
 void ub_watch_callback(struct ub_watch *w, uint32_t slot, uint64_t start, struct ub_event *ret);

@@ -9,6 +9,8 @@
 #include "watch_impl.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 static bool copy_entry(const struct ub_input *from, struct ub_input *to)
@@ -66,4 +68,47 @@ void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uin
     }
     if (ret->input.at)
         ret->link = ub_fd_link(pid, ret->input.fd);
+}
+
+/* Whether an entry still stands, and its descriptor is the same file: each close that came later stands beside it. */
+static bool is_still(const struct ub_inputs *inputs, const struct ub_input *entry, const struct ub_input *e)
+{
+    for (uint32_t i = 0; i < UB_INPUTS; i++) {
+        struct ub_input other;
+
+        if (copy_entry(&inputs->input[i], &other) && other.fd == e->fd && other.call & UB_INPUT_CLOSED &&
+            (int64_t)(other.at - e->at) >= 0)
+            return false;
+    }
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return ub_load_relaxed(&entry->at) == e->at;
+}
+
+uint32_t ub_watch_reads(const struct ub_watch *w, uint32_t slot, uint64_t from, uint64_t to,
+                        struct ub_socket_read ret[UB_INPUTS])
+{
+    const struct ub_inputs *inputs = &w->arena->cold[slot].inputs;
+    uint32_t newest = ub_load_acquire(&inputs->count), known = 0, count = 0;
+    struct ub_input seen[UB_INPUTS];
+    pid_t pid = w->watched[slot].pid;
+
+    for (uint32_t back = 1; back <= UB_INPUTS; back++) {
+        const struct ub_input *entry = &inputs->input[(newest - back) % UB_INPUTS];
+        struct ub_input *e = &seen[known];
+        char *link;
+
+        if (!copy_entry(entry, e))
+            continue;
+        if ((int64_t)(e->at - from) < 0)
+            break;
+        known++;
+        if ((int64_t)(to - e->at) < 0 || e->call & UB_INPUT_CLOSED || is_told(seen, known - 1, e->fd))
+            continue;
+        link = ub_fd_link(pid, e->fd);
+        if (link && strncmp(link, "socket:", 7) == 0 && is_still(inputs, entry, e))
+            ret[count++] = (struct ub_socket_read){.fd = e->fd, .link = link};
+        else
+            free(link);
+    }
+    return count;
 }

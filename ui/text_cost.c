@@ -5,6 +5,8 @@
 #include "text_private.h"
 #include "text_escape.h"
 
+#define THEN_READ_SHOWN 4u
+
 static const char *ordinal(uint64_t n)
 {
     if (n % 100 >= 11 && n % 100 <= 13)
@@ -15,6 +17,26 @@ static const char *ordinal(uint64_t n)
 static void put_number(const struct ub_text_view *view, const char *before, uint64_t count, const char *thing)
 {
     fprintf(view->pen.out, "%s%" PRIu64 " %s%s", before, count, thing, count == 1 ? "" : "s");
+}
+
+/* "10.0.0.5:41034, listening 0.0.0.0:80": whom the loop then read from; what else it served has no name. */
+static void put_then_read(const struct ub_text_view *view, const json_t *sockets)
+{
+    const json_t *socket;
+    size_t i;
+
+    json_array_foreach (sockets, i, socket) {
+        const char *name = json_string_value(socket);
+
+        fputs(i ? ", " : "; then read: ", view->pen.out);
+        if (name && strncmp(name, "socket ", 7) == 0)
+            name += 7;
+        ub_escape_put(view->pen.out, name ? name : "?", UB_TEXT_NAME_COLUMNS);
+        if (i + 1 == THEN_READ_SHOWN && json_array_size(sockets) > i + 1) {
+            fputs(" ...", view->pen.out);
+            break;
+        }
+    }
 }
 
 /* "7 descriptors were ready in this turn; 3 descriptors, 31 timers waited, up to 309 ms". False: nothing is known. */
@@ -49,6 +71,8 @@ static bool put_waiting(const struct ub_text_view *view, const json_t *slow)
         ub_text_put_duration(view, UB_INK_PLAIN, delay);
         comma = "; ";
     }
+    if (later > 0)
+        put_then_read(view, json_object_get(waiting, "then_read"));
     return *comma != 0;
 }
 
