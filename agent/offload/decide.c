@@ -46,6 +46,19 @@ void ub_offload_start(uint32_t mode)
  */
 static const uint32_t kinds_uv = KIND(TIMER) | KIND(ASYNC) | KIND(FS) | KIND(DNS) | KIND(WORK) | KIND(PROCESS);
 
+/*
+ * libevent: plain events only. Not: signals (a pointer into the loop's stack), listeners, bufferevents, evbuffers,
+ * http, dns. Unfinished.
+ */
+static const uint32_t kinds_event = KIND(TIMER) | KIND(IO);
+
+static uint32_t kinds_of(uint32_t library)
+{
+    if (library == UB_LOOP_LIBUV)
+        return kinds_uv;
+    return library == UB_LOOP_LIBEVENT && ub_process->arena->h.offload_tasks ? kinds_event : 0;
+}
+
 static enum ub_pin judge_callback(const struct ub_spans *s)
 {
     const struct ub_callback *c;
@@ -55,9 +68,9 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
     if (s->depth > 1)
         return UB_PIN_NESTED;
     c = &s->level[0].callback;
-    if (c->library != UB_LOOP_LIBUV)
+    if (!kinds_of(c->library))
         return UB_PIN_LIBRARY;
-    return kinds_uv & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
+    return kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
 }
 
 /* ---- signal handlers --------------------------------------------------------------------- */
@@ -270,7 +283,7 @@ static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, uintptr_t end,
 
 bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
 {
-    return library == UB_LOOP_LIBUV && kinds_uv & 1u << kind;
+    return kinds_of(library) & 1u << kind;
 }
 
 bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value)

@@ -9,6 +9,7 @@
 #include "block.h"
 #include "decide.h"
 #include "drive.h"
+#include "eventhost.h"
 #include "fds.h"
 #include "sites.h"
 #include "uvhost.h"
@@ -262,14 +263,53 @@ static void drop_pending(struct ub_host *h, uint64_t key)
     h->pendings = kept;
 }
 
+/* The suspended one of a handle, of whatever loop of this thread. */
+static struct ub_task *task_of_handle(const void *handle)
+{
+    struct mine *m = ub_suspend_mine(false);
+    struct ub_task *task = NULL;
+
+    for (uint32_t i = 0; m && m->suspended && !task && i < UB_HOSTS_MAX; i++) {
+        if (m->host[i] && m->host[i]->loop && m->host[i]->count)
+            task = suspended_task(m->host[i], (uint64_t)(uintptr_t)handle);
+    }
+    return task;
+}
+
 void ub_suspend_touched(void *handle)
 {
     struct mine *m = ub_suspend_mine(false);
+    struct ub_task *task = task_of_handle(handle);
 
+    if (task)
+        task->muted = false;
+    for (task = m ? m->current : NULL; task; task = task->outer) {
+        if (task->key == (uint64_t)(uintptr_t)handle)
+            task->muted = false;
+    }
     for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->pendings)
             drop_pending(m->host[i], (uint64_t)(uintptr_t)handle);
     }
+}
+
+bool ub_suspend_is_muted(const void *handle)
+{
+    const struct mine *m = ub_suspend_mine(false);
+    const struct ub_task *task = task_of_handle(handle);
+
+    for (const struct ub_task *t = m ? m->current : NULL; !task && t; t = t->outer)
+        task = t->key == (uint64_t)(uintptr_t)handle ? t : NULL;
+    return task && task->muted;
+}
+
+bool ub_suspend_free_later(void *handle)
+{
+    struct ub_task *task = task_of_handle(handle);
+
+    if (task)
+        task->freed = true;
+    return task != NULL;
 }
 
 static uint64_t call_directly(struct ub_thread *t, uint64_t function, const struct ub_shape *shape, const uint64_t *w)
@@ -303,6 +343,9 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
     if (state != UB_FIBER_SUSPENDED)
         return true;
     put_in(m, task);
+    if (!task->left && h->ops->mute)
+        task->muted = h->ops->mute(h, task->key, true);
+    task->left = true;
     start_calls(h);
     ub_suspend_arm(h);
     return false;
@@ -318,6 +361,9 @@ void ub_suspend_run_here(struct mine *m, struct ub_task *task)
     ub_suspend_arm(task->host);
 }
 
+static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t function, const struct ub_shape *shape,
+                  const uint64_t word[UB_FIBER_WORDS], uint64_t *ret);
+
 /* The callback is over: what came for its handle meanwhile is next. */
 static void finish(struct mine *m, struct ub_task *task)
 {
@@ -325,6 +371,8 @@ static void finish(struct mine *m, struct ub_task *task)
     struct ub_task copy = {.key = task->key, .held_close = task->held_close, .shape = task->shape};
     uint64_t ret, word[UB_FIBER_WORDS] = {task->key};
 
+    if (task->left && h->ops->back)
+        h->ops->back(h, task->key, task->muted, task->freed);
     ub_fiber_give(&m->fibers, &task->fiber);
     if (copy.held_close) {
         static const struct ub_shape closing = {.kind = UB_CALLBACK_CLOSE, .library = UB_LOOP_LIBUV};
@@ -342,8 +390,7 @@ static void finish(struct mine *m, struct ub_task *task)
         for (uint32_t k = i; k < h->pendings; k++)
             h->pending[k] = h->pending[k + 1];
         i = UINT32_MAX; /* from the start again: the callback may change all of it */
-        if (!ub_suspend_dispatch(&ub_thread, (uintptr_t)__builtin_frame_address(0), p.function, p.shape, p.argument,
-                                 &ret))
+        if (!start(m, h, p.key, p.function, p.shape, p.argument, &ret))
             call_directly(&ub_thread, p.function, p.shape, p.argument);
     }
 }
@@ -381,11 +428,54 @@ static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const st
     return true;
 }
 
+/* A callback of `key` is due. As ub_suspend_dispatch. */
+static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t function, const struct ub_shape *shape,
+                  const uint64_t word[UB_FIBER_WORDS], uint64_t *ret)
+{
+    struct ub_task *task, *earlier;
+
+    earlier = h->count ? suspended_task(h, key) : NULL;
+    *ret = 0;
+    if (earlier && shape->kind == UB_CALLBACK_CLOSE) {
+        earlier->held_close = function;
+        return true;
+    }
+    if (earlier && put_off(h, key, function, shape, word)) {
+        if (h->ops->mute && h->ops->mute(h, key, false))
+            earlier->muted = true;
+        return true;
+    }
+    while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
+        wait_for_timer(h);
+        ub_suspend_wake(h);
+    }
+    if (!ub_decide_kind_moves(shape->library, shape->kind))
+        return false;
+    task = (struct ub_task *)ub_fiber_take(&m->fibers);
+    if (!task)
+        return false;
+    task->host = h;
+    task->shape = shape;
+    task->function = function;
+    task->key = key;
+    task->nested_sp = task->held_close = 0;
+    task->driven = task->over = task->left = task->muted = task->freed = false;
+    task->born = ++m->born;
+    for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
+        task->argument[i] = word[i];
+    ub_fiber_start(&task->fiber, (ub_fiber_function *)function, word);
+    if (run(m, task)) {
+        *ret = task->fiber.result;
+        finish(m, task);
+    }
+    return true;
+}
+
 bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, const struct ub_shape *shape,
                          const uint64_t word[UB_FIBER_WORDS], uint64_t *ret)
 {
     struct mine *m = ub_suspend_mine(true);
-    struct ub_task *task, *earlier;
+    struct ub_task *task;
     struct ub_host *h;
     uint64_t key;
 
@@ -405,39 +495,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     }
     h = ub_uv_host(shape, word, &key);
     if (!h)
-        return false;
-    earlier = h->count ? suspended_task(h, key) : NULL;
-    *ret = 0;
-    if (earlier && shape->kind == UB_CALLBACK_CLOSE) {
-        earlier->held_close = function;
-        return true;
-    }
-    if (earlier && put_off(h, key, function, shape, word))
-        return true;
-    while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
-        wait_for_timer(h);
-        ub_suspend_wake(h);
-    }
-    if (!ub_decide_kind_moves(shape->library, shape->kind))
-        return false;
-    task = (struct ub_task *)ub_fiber_take(&m->fibers);
-    if (!task)
-        return false;
-    task->host = h;
-    task->shape = shape;
-    task->function = function;
-    task->key = key;
-    task->nested_sp = task->held_close = 0;
-    task->driven = task->over = false;
-    task->born = ++m->born;
-    for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
-        task->argument[i] = word[i];
-    ub_fiber_start(&task->fiber, (ub_fiber_function *)function, word);
-    if (run(m, task)) {
-        *ret = task->fiber.result;
-        finish(m, task);
-    }
-    return true;
+        h = ub_event_host(shape, function, &key);
+    return h && start(m, h, key, function, shape, word, ret);
 }
 
 static void raise_to(uint64_t *at, uint64_t value)

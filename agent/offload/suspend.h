@@ -45,6 +45,8 @@ struct ub_task {
     uint32_t holds_up;           /* likewise */
     bool started, done;          /* the call */
     bool driven;                 /* it was resumed above what waits in its place (drive.h) */
+    bool left;                   /* it has been suspended before */
+    bool muted, freed;           /* its handle: kept from firing; to be freed when this is over */
     bool over;                   /* likewise, and has ended; its loop is to be told */
     uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
     struct ub_policy_site *site; /* of the call; NULL: there was no room */
@@ -60,6 +62,11 @@ struct ub_pending {
 struct ub_host_ops {
     bool (*attach)(struct ub_host *h);           /* from now on the loop calls ub_suspend_wake, see `hold` */
     void (*hold)(struct ub_host *h, bool alive); /* the loop must not end, and has to look from time to time */
+    /* A callback of the handle is suspended (not `first`: one more is due), NULL: nothing is to be done. True: what
+     * would come again at once is kept from it. */
+    bool (*mute)(struct ub_host *h, uint64_t key, bool first);
+    /* It is over. `muted`: and the program has left the handle alone; `freed`: it wanted to free it. */
+    void (*back)(struct ub_host *h, uint64_t key, bool muted, bool freed);
 };
 
 /* One loop of a library, in one thread. */
@@ -105,5 +112,11 @@ void ub_suspend_forget(struct ub_host *h);
 
 /* A handle was stopped, started anew or closed: what is due of it is no longer. */
 void ub_suspend_touched(void *handle);
+
+/* Its callback is suspended, and it is kept from firing meanwhile. */
+bool ub_suspend_is_muted(const void *handle);
+
+/* The program frees it. True: its callback is suspended, and will be the last; then `back` is to free it. */
+bool ub_suspend_free_later(void *handle);
 
 #endif

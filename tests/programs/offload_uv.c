@@ -21,12 +21,22 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
+#ifdef LIBEVENT
+#include <event2/event.h>
+#include <event2/thread.h>
+#else
 #include <uv.h>
+#endif
 
 #define TICK_MS 10
 
+#ifdef LIBEVENT
+static struct event_base *loop;
+static struct event *ticker, *victim;
+#else
 static uv_loop_t *loop;
 static uv_timer_t ticker, victim;
+#endif
 static const char *name;
 static uint64_t ms = 200, last_tick, max_gap, begun_ns, ended_ns;
 static int ticks, inside, done, pair[2];
@@ -156,6 +166,23 @@ static void on_context(void)
     sleep_ms();
 }
 
+#ifdef LIBEVENT
+static void on_inner(int fd, short what, void *own)
+{
+    sleep_ms();
+    event_base_loopbreak(own);
+}
+
+static void nested(void)
+{
+    struct event_base *own = event_base_new();
+    struct timeval tv = {0, 1000};
+
+    event_base_once(own, -1, EV_TIMEOUT, on_inner, own, &tv);
+    event_base_dispatch(own);
+    event_base_free(own);
+}
+#else
 static void on_inner(uv_timer_t *t)
 {
     sleep_ms();
@@ -172,6 +199,7 @@ static void nested(void)
     uv_timer_start(&t, on_inner, 1, 0);
     uv_run(&own, UV_RUN_DEFAULT);
 }
+#endif
 
 static void context(void)
 {
@@ -276,6 +304,50 @@ static void on_block(void)
     done = ticks;
 }
 
+#ifdef LIBEVENT
+static int ready[2];
+
+/* Its descriptor stays ready: it would come again and again, while it is suspended. */
+static void on_event(int fd, short what, void *arg)
+{
+    static int entered;
+    char c;
+
+    if (entered++)
+        note("AGAIN ");
+    if (fd >= 0) {
+        event_del(victim);
+        if (!strcmp(name, "persist"))
+            event_add(victim, NULL);
+    }
+    on_block();
+    if (fd >= 0 && read(fd, &c, 1) != 1)
+        abort();
+    if (fd >= 0 && what != EV_READ)
+        note(" WRONG");
+    entered = 0;
+}
+
+static void start(void)
+{
+    struct timeval soon = {0, 1000};
+
+    if (!strcmp(name, "io") || !strcmp(name, "persist")) {
+        if (pipe(ready) || write(ready[1], "x", 1) != 1)
+            abort();
+        victim = event_new(loop, ready[0], EV_READ | EV_PERSIST, on_event, NULL);
+        event_add(victim, NULL);
+        return;
+    }
+    victim = event_new(loop, -1, 0, on_event, NULL);
+    event_add(victim, &soon);
+}
+
+static void stop(void)
+{
+    event_base_loopbreak(loop);
+}
+#else
 static void on_timer(uv_timer_t *t)
 {
     on_block();
@@ -308,7 +380,13 @@ static void start(void)
     }
 }
 
-static void on_tick(uv_timer_t *t)
+static void stop(void)
+{
+    uv_stop(loop);
+}
+#endif
+
+static void tick(void)
 {
     uint64_t now = now_ns();
 
@@ -322,8 +400,43 @@ static void on_tick(uv_timer_t *t)
     if (++ticks == 20)
         start();
     if (done && ticks > done + 20)
-        uv_stop(loop);
+        stop();
 }
+
+#ifdef LIBEVENT
+static void on_tick(int fd, short what, void *arg)
+{
+    tick();
+}
+
+static void run(void)
+{
+    struct timeval each = {0, TICK_MS * 1000};
+
+    evthread_use_pthreads();
+    loop = event_base_new();
+    ticker = event_new(loop, -1, EV_PERSIST, on_tick, NULL);
+    event_add(ticker, &each);
+    event_base_dispatch(loop);
+    event_free(ticker);
+    event_free(victim);
+    event_base_free(loop);
+}
+#else
+static void on_tick(uv_timer_t *t)
+{
+    tick();
+}
+
+static void run(void)
+{
+    loop = uv_default_loop();
+    uv_timer_init(loop, &ticker);
+    uv_timer_init(loop, &victim);
+    uv_timer_start(&ticker, on_tick, TICK_MS, TICK_MS);
+    uv_run(loop, UV_RUN_DEFAULT);
+}
+#endif
 
 int main(int argc, char **argv)
 {
@@ -331,11 +444,7 @@ int main(int argc, char **argv)
     if (argc > 2)
         ms = strtoull(argv[2], NULL, 10);
     prepare_case();
-    loop = uv_default_loop();
-    uv_timer_init(loop, &ticker);
-    uv_timer_init(loop, &victim);
-    uv_timer_start(&ticker, on_tick, TICK_MS, TICK_MS);
-    uv_run(loop, UV_RUN_DEFAULT);
+    run();
     if (child)
         waitpid(child, NULL, 0);
     if (file >= 0)
