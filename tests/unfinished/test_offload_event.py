@@ -1,6 +1,8 @@
 """Offload on libevent: a ticker beside an event that blocks, and what may happen to an event whose callback is suspended.
 
-Every case says the same as alone, or what it would say if it did not block (EXPECTED).
+Every case says the same as alone, or what it would say if it did not block (EXPECTED). Checked that it can fail: its case
+does with each of these taken out: the muting of an event that stays added ("rearm" and "deleted" never end), its adding again
+("rearm"), the held event_free ("free"), the wait of another thread ("other_thread").
 """
 
 import json
