@@ -205,13 +205,13 @@ static enum step step_tables(struct ub_unwinder *u, const struct ub_map *m, stru
     return STEP_OK;
 }
 
-/* A trampoline is only met as the return address of a handler; elsewhere its own table serves. */
+/* A trampoline is met as the return address of a handler, or as all of it is done: in its system call. */
 static bool at_trampoline(struct ub_unwinder *u, const struct ub_regs *at)
 {
+    uint64_t start = at->reg[UB_REG_RIP] - (at->exact ? UB_ARCH_SIGRETURN_BYTES : 0);
     uint8_t code[UB_ARCH_SIGRETURN_BYTES];
 
-    return !at->exact && ub_unwind_read_image(u, at->reg[UB_REG_RIP], code, sizeof(code), false) &&
-           ub_arch_is_sigreturn(code);
+    return ub_unwind_read_image(u, start, code, sizeof(code), false) && ub_arch_is_sigreturn(code);
 }
 
 /* From one frame to its caller: `at` and the cursor move on, `frame` is completed. */
