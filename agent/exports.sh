@@ -5,7 +5,7 @@ set -eu
 echo '{'
 echo '  global:'
 sed -n -e 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' -e 's/^UB_EXPORT(\(.*\))$/    \1;/p' \
-    -e 's/^UB_CALLV*([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' "$@"
+    -e 's/^UB_CALL[A-Z_]*([^,]*, \([A-Za-z0-9_]*\),.*/    \1;/p' "$@"
 echo '    syscall;'
 echo '  local: *;'
 echo '};'

@@ -11,6 +11,7 @@
 #include "module.h"
 #include "offload/decide.h"
 #include "offload/fiber.h"
+#include "often.h"
 #include "raw.h"
 
 #include <dlfcn.h>
@@ -30,8 +31,9 @@ extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char _end[] __attribute__((visibility("hidden")));
 
 static const uint32_t nothing_to_count;
-const uint32_t *ub_patch_modules = &nothing_to_count;
-uint32_t ub_patch_seen;
+UB_OFTEN __attribute__((no_reorder, aligned(1024))) const uint32_t *ub_patch_modules =
+    &nothing_to_count; /* with them it begins */
+UB_OFTEN __attribute__((no_reorder)) uint32_t ub_patch_seen = 0;
 bool ub_patch_is_late;
 
 /* One copy of a library in the process. */

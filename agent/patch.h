@@ -46,7 +46,7 @@ extern bool ub_patch_is_late;
 bool ub_patch_library_at(uintptr_t address, uint32_t *ret_loop, uint32_t *ret_copy);
 
 /* Looks for modules that came since. Slow path only; not in signal handlers. */
-void ub_patch_again(void);
+__attribute__((cold)) void ub_patch_again(void);
 
 /* The loader's count of modules, as far as it can be read without a lock; else a constant. */
 extern const uint32_t *ub_patch_modules;

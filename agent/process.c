@@ -8,6 +8,7 @@
 
 #include "arena.h"
 #include "module.h"
+#include "often.h"
 #include "offload/decide.h"
 #include "patch.h"
 #include "raw.h"
@@ -32,7 +33,7 @@ static struct ub_process unwatched;
 /* After leaving: like it, but what it points to can be written to by whoever was in the middle of something. */
 static struct ub_process dormant;
 
-struct ub_process *ub_process = &unwatched;
+UB_OFTEN struct ub_process *ub_process = &unwatched;
 
 __thread struct ub_thread ub_thread __attribute__((aligned(UB_CACHE_LINE))); /* one line, not two */
 

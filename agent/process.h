@@ -55,7 +55,8 @@ struct ub_thread {
     uintptr_t cand_sp; /* a wait site on probation: frame and the lower half of the return address */
     uint32_t cand_ra;
     uint32_t generation; /* of the process when the thread was first seen; `slot` may still be NULL */
-    uint16_t cand_count; /* returns seen from the candidate */
+    uint8_t cand_count;  /* returns seen from the candidate: modulo 256 */
+    uint8_t input;       /* common/inputs.h */
     uint16_t cand_turns; /* see loops/turn.c, which keeps three things in it, each at its time */
     uint32_t call_floor; /* the arena's call_floor_tsc as this turn found it */
 };
@@ -82,7 +83,7 @@ uint32_t ub_process_quiet(void);
 void ub_process_count_image(uint32_t image);
 
 /* Wakes the watcher (futex, unless hushed). Signal-safe. */
-void ub_process_ring(void);
+__attribute__((cold)) void ub_process_ring(void);
 
 /*
  * Goes dormant: the program's signal and slots are as without us, hooks that

@@ -1,6 +1,7 @@
 #include "real.h"
 
 #include "module.h"
+#include "often.h"
 #include "raw.h"
 
 #include <dlfcn.h>
@@ -28,7 +29,7 @@
 #undef UB_EXPORT
 #undef UB_HOOK
 
-struct ub_real ub_real = {
+UB_OFTEN __attribute__((aligned(UB_CACHE_LINE))) struct ub_real ub_real = {
 #define UB_HOOK(type, name, params, args) .name = first_##name,
 #define UB_EXPORT(name)
 #include "hooks.def"

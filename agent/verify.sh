@@ -4,7 +4,7 @@
 set -eu
 so=$1
 hooks=$(sed -n -e 's/^UB_HOOK([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' -e 's/^UB_EXPORT(\(.*\))$/\1/p' \
-    -e 's/^UB_CALLV*([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' agent/hooks.def common/calls.def; echo syscall)
+    -e 's/^UB_CALL[A-Z_]*([^,]*, \([A-Za-z0-9_]*\),.*/\1/p' agent/hooks.def common/calls.def; echo syscall)
 fail() { echo "agent/verify.sh: $so: $1" >&2; exit 1; }
 
 needed=$(readelf -dW "$so" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -v -e '^libc\.so' -e '^ld-linux' || true)

@@ -51,7 +51,7 @@ struct ub_arena_header {
     uint64_t call_floor;                                        /* ticks; shorter calls are not kept (calls.h) */
     uint32_t asleep;                                            /* the watcher waits on `doorbell` */
     uint32_t closed;                                            /* the run is over: agents go dormant */
-    uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC */
+    uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC, or calls may leave their loops */
 
     /* Written by the agents, seldom. */
     uint32_t doorbell __attribute__((aligned(UB_CACHE_LINE))); /* futex; any change wakes the watcher */
@@ -95,7 +95,9 @@ static inline void ub_arena_set_floor(struct ub_arena_header *h, uint64_t thresh
     uint64_t floor = ub_calls_floor(threshold, tenth_ms), most = UINT32_MAX;
 
     ub_store_relaxed(&h->call_floor, floor);
-    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC ? 0 : (uint32_t)(floor < most ? floor : most));
+    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC || h->offload > UB_OFFLOAD_DRY_RUN
+                                             ? 0
+                                             : (uint32_t)(floor < most ? floor : most));
 }
 
 #endif

@@ -55,7 +55,7 @@ struct ub_timed_call {
     uint64_t first;          /* ticks when the first of them began */
     uint64_t total, longest; /* ticks */
     uint64_t start;          /* ticks when the longest one began; what follows is of that one (strings: or a shorter) */
-    uint64_t value[UB_CALLS_VALUES];
+    uint64_t value[UB_CALLS_VALUES];   /* as the program gave them, unless `told` */
     uint32_t text_len[UB_CALLS_TEXTS]; /* 0: could not be read */
     uint8_t pin;                       /* enum ub_pin: of the longest one; UB_PIN_UNKNOWN: offload is off */
     uint8_t executor;                  /* enum ub_executor */
@@ -78,10 +78,10 @@ struct ub_call_report {
 };
 
 struct ub_calls {
-    struct ub_call_report report[UB_CALLS_REPORTS];
     uint32_t last;    /* the report written last */
     uint32_t lost;    /* calls of signal handlers that interrupted the writing of another one */
     uint64_t writing; /* the turn whose report is being written, 0 */
+    struct ub_call_report report[UB_CALLS_REPORTS];
 };
 
 /* A Python frame of the thread that called, as the interpreter has it: the tracer knows what is where. */

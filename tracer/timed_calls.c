@@ -44,6 +44,16 @@ static const char *text_of(const struct ub_timed_call *call, const char *letters
     return (const char *)call->text[n];
 }
 
+void ub_timed_call_forget_pointers(struct ub_timed_call *call)
+{
+    const char *letters = call->id < UB_CALL_IDS ? table[call->id].letters : "";
+
+    for (uint32_t i = 0; !call->told && i < strlen(letters); i++) {
+        if (letters[i] == 't' || letters[i] == 'q')
+            call->value[i] = UINT64_MAX;
+    }
+}
+
 int ub_timed_call_fd(const struct ub_timed_call *call, char ret_link[UB_CALLS_TEXT + 1])
 {
     const char *letters = call->id < UB_CALL_IDS ? table[call->id].letters : "", *text;

@@ -13,6 +13,9 @@ const char *ub_timed_call_name(uint32_t id);
 /* The number of the system call that it hangs in as a rule, -1 when not known. */
 int64_t ub_timed_call_syscall(uint32_t id);
 
+/* What the agent has not looked at is still the pointer that the program gave: the time or descriptor is not known. */
+void ub_timed_call_forget_pointers(struct ub_timed_call *call);
+
 /* Its descriptor, or -1; `ret_link` is what that was a link to ("" when not known), cut at UB_CALLS_TEXT. */
 int ub_timed_call_fd(const struct ub_timed_call *call, char ret_link[UB_CALLS_TEXT + 1]);
 

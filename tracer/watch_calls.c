@@ -22,6 +22,8 @@ static bool copy_report(const struct ub_call_report *from, uint64_t start, struc
         return false;
     if (to->count > UB_CALLS_KEPT)
         to->count = UB_CALLS_KEPT;
+    for (uint32_t i = 0; i < to->count; i++)
+        ub_timed_call_forget_pointers(&to->call[i]);
     return to->count > 0;
 }
 

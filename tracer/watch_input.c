@@ -42,23 +42,39 @@ static bool is_told(const struct ub_input *newer, uint32_t count, int fd)
     return false;
 }
 
+/* Newest first: of which entry that is only its time tells. */
+static uint32_t copy_all(const struct ub_inputs *from, struct ub_input *to)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < UB_INPUTS; i++) {
+        struct ub_input e;
+        uint32_t at = count;
+
+        if (!copy_entry(&from->input[i], &e))
+            continue;
+        for (; at > 0 && (int64_t)(to[at - 1].at - e.at) < 0; at--)
+            to[at] = to[at - 1];
+        to[at] = e;
+        count++;
+    }
+    return count;
+}
+
 void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uint64_t end, struct ub_input_seen *ret)
 {
-    const struct ub_inputs *inputs = &w->arena->cold[slot].inputs;
-    uint32_t newest = ub_load_acquire(&inputs->count), known = 0;
     struct ub_input seen[UB_INPUTS];
+    uint32_t count = copy_all(&w->arena->cold[slot].inputs, seen);
     pid_t pid = w->watched[slot].pid;
 
-    for (uint32_t back = 1; back <= UB_INPUTS; back++) {
-        struct ub_input *e = &seen[known];
+    for (uint32_t i = 0; i < count; i++) {
+        const struct ub_input *e = &seen[i];
 
-        if (!copy_entry(&inputs->input[(newest - back) % UB_INPUTS], e))
-            continue;
         if ((int64_t)(e->at - start) < 0)
-            break; /* of an earlier turn */
+            break; /* of an earlier turn, as all that come now */
         if ((int64_t)(end - e->at) < 0)
             continue; /* it went on after the look */
-        if (is_told(seen, known++, e->fd) || e->call & UB_INPUT_CLOSED || !ub_timed_call_name(e->call) ||
+        if (is_told(seen, i, e->fd) || e->call & UB_INPUT_CLOSED || !ub_timed_call_name(e->call) ||
             !is_waited_for(pid, e->fd))
             continue;
         if (ret->input.at)
@@ -71,41 +87,40 @@ void ub_watch_input(const struct ub_watch *w, uint32_t slot, uint64_t start, uin
 }
 
 /* Whether an entry still stands, and its descriptor is the same file: each close that came later stands beside it. */
-static bool is_still(const struct ub_inputs *inputs, const struct ub_input *entry, const struct ub_input *e)
+static bool is_still(const struct ub_inputs *inputs, const struct ub_input *e)
 {
+    bool stands = false;
+
     for (uint32_t i = 0; i < UB_INPUTS; i++) {
         struct ub_input other;
 
-        if (copy_entry(&inputs->input[i], &other) && other.fd == e->fd && other.call & UB_INPUT_CLOSED &&
-            (int64_t)(other.at - e->at) >= 0)
+        if (!copy_entry(&inputs->input[i], &other) || other.fd != e->fd)
+            continue;
+        if (other.call & UB_INPUT_CLOSED && (int64_t)(other.at - e->at) >= 0)
             return false;
+        stands = stands || other.at == e->at;
     }
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return ub_load_relaxed(&entry->at) == e->at;
+    return stands;
 }
 
 uint32_t ub_watch_reads(const struct ub_watch *w, uint32_t slot, uint64_t from, uint64_t to,
                         struct ub_socket_read ret[UB_INPUTS])
 {
     const struct ub_inputs *inputs = &w->arena->cold[slot].inputs;
-    uint32_t newest = ub_load_acquire(&inputs->count), known = 0, count = 0;
     struct ub_input seen[UB_INPUTS];
+    uint32_t known = copy_all(inputs, seen), count = 0;
     pid_t pid = w->watched[slot].pid;
 
-    for (uint32_t back = 1; back <= UB_INPUTS; back++) {
-        const struct ub_input *entry = &inputs->input[(newest - back) % UB_INPUTS];
-        struct ub_input *e = &seen[known];
+    for (uint32_t i = 0; i < known; i++) {
+        const struct ub_input *e = &seen[i];
         char *link;
 
-        if (!copy_entry(entry, e))
-            continue;
         if ((int64_t)(e->at - from) < 0)
             break;
-        known++;
-        if ((int64_t)(to - e->at) < 0 || e->call & UB_INPUT_CLOSED || is_told(seen, known - 1, e->fd))
+        if ((int64_t)(to - e->at) < 0 || e->call & UB_INPUT_CLOSED || is_told(seen, i, e->fd))
             continue;
         link = ub_fd_link(pid, e->fd);
-        if (link && strncmp(link, "socket:", 7) == 0 && is_still(inputs, entry, e))
+        if (link && strncmp(link, "socket:", 7) == 0 && is_still(inputs, e))
             ret[count++] = (struct ub_socket_read){.fd = e->fd, .link = link};
         else
             free(link);

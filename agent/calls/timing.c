@@ -97,24 +97,17 @@ static uint64_t single_descriptor(uint64_t fds, uint64_t count)
     return (uint64_t)only.fd;
 }
 
-/* `all`: with what takes system calls (strings, times, links of descriptors), which may be more than the call took. */
-static void fill(struct ub_timed_call *c, const uint64_t *value, bool all)
+/* What takes system calls: strings, times, links of descriptors. That may be more than the call took. */
+static void fill(struct ub_timed_call *c, const uint64_t *value)
 {
     const char *letters = table[c->id].letters;
-    uint32_t text = 0;
+    uint32_t text = 0, count = (uint32_t)strlen(letters);
 
+    memcpy(c->value, value, sizeof(c->value));
     memset(c->text_len, 0, sizeof(c->text_len));
-    for (uint32_t i = 0; i < UB_CALLS_VALUES; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct timespec time = {0};
 
-        c->value[i] = value[i];
-        if (i >= strlen(letters))
-            continue;
-        if (!all) {
-            if (letters[i] == 't')
-                c->value[i] = UINT64_MAX;
-            continue;
-        }
         if (letters[i] == 'q')
             c->value[i] = single_descriptor(value[i], value[i + 1]);
         if ((letters[i] == 'f' || letters[i] == 'q') && text < UB_CALLS_TEXTS) {
@@ -157,8 +150,11 @@ static void drop_inner(struct ub_call_report *r, uint64_t begun)
     uint32_t kept = 0;
 
     for (uint32_t i = 0; i < r->count; i++) {
-        if (r->call[i].first < begun)
-            r->call[kept++] = r->call[i];
+        if (r->call[i].first >= begun)
+            continue;
+        if (kept != i)
+            r->call[kept] = r->call[i];
+        kept++;
     }
     r->count = kept;
 }
@@ -182,7 +178,7 @@ static struct ub_timed_call *entry_of(struct ub_call_report *r, uint32_t id, uin
     } else {
         return NULL;
     }
-    memset(shortest, 0, sizeof(*shortest));
+    memset(shortest, 0, offsetof(struct ub_timed_call, text)); /* and no line more than is needed */
     shortest->id = id;
     shortest->ra = ra;
     return shortest;
@@ -301,11 +297,13 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
         c->executor = verdict.executor;
         c->lock = verdict.lock;
         c->start = begun;
+        memcpy(c->value, value, sizeof(c->value));
+        memset(c->text_len, 0, sizeof(c->text_len));
     }
     /* Little is spent on what will hardly be told: a send that was a moment without a CPU is no stall. */
-    if (longest || (!c->told && c->total >= threshold >> UB_CALLS_TOLD)) {
-        c->told = c->total >= threshold >> UB_CALLS_TOLD;
-        fill(c, value, c->told);
+    if ((longest || !c->told) && c->total >= threshold >> UB_CALLS_TOLD) {
+        c->told = 1;
+        fill(c, value);
     }
     if (longest && spent >= threshold / 2 && is_longest(r, c))
         keep_stack(r, t->slot->tid, begun);
@@ -322,15 +320,34 @@ uint64_t ub_timing_now(void)
     return ub_clock_ticks(ub_process->clock);
 }
 
+void ub_timing_place(const struct ub_thread *t, uintptr_t ra)
+{
+    if (t->generation == ub_process->generation) /* in a forked child the slot is its parent's */
+        t->cold->spans.call_ra = ra;
+}
+
+uint64_t ub_timing_begin(const struct ub_thread *t, uintptr_t ra)
+{
+    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN)
+        ub_timing_place(t, ra);
+    return ub_timing_now();
+}
+
 /* False: the process forked or the turn ended while we were in it (a signal handler did), or it was not so long. */
 static bool is_slow(const struct ub_thread *t, uint64_t begun, uint64_t ended)
 {
-    return t->generation == ub_process->generation && t->start && t->start <= begun &&
-           ended - begun >= ub_load_relaxed(&ub_process->arena->h.call_floor);
+    uint64_t floor = t->call_floor;
+
+    if (t->generation != ub_process->generation || !t->start || t->start > begun)
+        return false;
+    if (floor == 0 || floor == UINT32_MAX)
+        floor = ub_load_relaxed(&ub_process->arena->h.call_floor);
+    return ended - begun >= floor;
 }
 
-void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
-                    const uint64_t *value)
+/* Where the machine is busy, most of them were a moment without a CPU: it need not be small, but quick. */
+static __attribute__((noinline)) void note_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended,
+                                                uintptr_t ra, const uint64_t *value)
 {
     struct ub_calls *calls = &t->cold->calls;
     struct ub_call_report *r;
@@ -348,4 +365,10 @@ void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t e
     ub_store_release(&r->seq, (r->seq | 1) + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     calls->writing = 0;
+}
+
+void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
+                    const uint64_t *value)
+{
+    note_slow(t, id, begun, ended, ra, value);
 }

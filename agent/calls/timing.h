@@ -18,8 +18,8 @@
  * the TSC. `value`: UB_CALLS_VALUES of them. Slow path only; signal-safe; leaves
  * errno alone.
  */
-void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
-                    const uint64_t *value);
+__attribute__((cold)) void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended,
+                                          uintptr_t ra, const uint64_t *value);
 
 /*
  * Memory of the program, which may be gone by now or never was: read by a call
@@ -27,8 +27,8 @@ void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t e
  */
 uint32_t ub_timing_copy(void *to, uint64_t from, size_t size);
 
-/* Ticks where the clock is not the TSC. Signal-safe. */
-uint64_t ub_timing_now(void);
+/* Ticks, where the thread has no floor. Signal-safe. */
+__attribute__((cold)) uint64_t ub_timing_now(void);
 
 /* What this thread has kept of the turn that began at `turn`; NULL: nothing. Signal-safe. */
 const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_t turn);
@@ -41,8 +41,8 @@ const char *ub_timing_syscall(uint32_t id);
 uint64_t ub_timing_stream(FILE *stream);
 
 /* A call on the loop's thread that may have brought something, or has closed where it came from. Signal-safe. */
-__attribute__((always_inline)) static inline void ub_timing_input(const struct ub_thread *t, uint32_t id,
-                                                                  uint64_t ended, int32_t fd, intptr_t result)
+__attribute__((always_inline)) static inline void ub_timing_input(struct ub_thread *t, uint32_t id, uint64_t ended,
+                                                                  int32_t fd, intptr_t result)
 {
     /* In a forked child the slot is its parent's. */
     if (ub_unlikely(t->generation != ub_process->generation))
@@ -51,15 +51,17 @@ __attribute__((always_inline)) static inline void ub_timing_input(const struct u
         id |= UB_INPUT_CLOSED;
     else if (result < 0)
         return;
-    ub_inputs_note(&t->cold->inputs, t->start, ended, fd, id);
+    ub_inputs_note(&t->cold->inputs, &t->input, t->start, ended, fd, id);
 }
 
+/*
+ * A thread without a floor begins a call, made from `ra`: its clock is not the TSC, or calls may leave its loop.
+ * Returns the time, in ticks. Slow path only; signal-safe.
+ */
+__attribute__((cold)) uint64_t ub_timing_begin(const struct ub_thread *t, uintptr_t ra);
+
 /* Where calls may leave the loop: what is made now is called from `ra`. Signal-safe. */
-__attribute__((always_inline)) static inline void ub_timing_place(const struct ub_thread *t, uintptr_t ra)
-{
-    if (ub_likely(t->generation == ub_process->generation)) /* in a forked child the slot is its parent's */
-        t->cold->spans.call_ra = ra;
-}
+void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
 
 /*
  * A hook is two functions, so that the one that is called mostly (no turn runs)
@@ -83,13 +85,11 @@ __attribute__((always_inline)) static inline void ub_timing_place(const struct u
     do {                                                                                                               \
         struct ub_thread *t_ = &ub_thread;                                                                             \
         uint32_t floor_ = t_->call_floor;                                                                              \
-        uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now(), ended_;                                \
+        uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_begin(t_, (ra)), ended_;                      \
         type ret_;                                                                                                     \
                                                                                                                        \
-        if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))                                                         \
-            ub_timing_place(t_, (ra));                                                                                 \
+        __asm__("" : "+r"(floor_)); /* or the compiler makes two calls of one, by the way the time was read */         \
         ret_ = (call);                                                                                                 \
-                                                                                                                       \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
         if (UB_CALL_IS_CLOSE(id) || UB_CALL_IS_INPUT(id)) {                                                            \
             const uint64_t of_[] = {__VA_ARGS__};                                                                      \
@@ -109,8 +109,10 @@ __attribute__((always_inline)) static inline void ub_timing_place(const struct u
 /*
  * Hook and timed part lie side by side: after a system call little of either is
  * left in the caches, and each line that is not touched is time saved: six now,
- * where eleven were, all over the library.
+ * where eleven were, all over the library. Those that are called often share a
+ * page or two.
  */
-#define UB_HOOK_TEXT __attribute__((no_reorder, aligned(64), section(".text.calls")))
+#define UB_HOOK_TEXT       __attribute__((no_reorder, aligned(64), section(".text.calls")))
+#define UB_HOOK_TEXT_OFTEN __attribute__((no_reorder, aligned(64), section(".text.hot.calls")))
 
 #endif

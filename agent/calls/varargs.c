@@ -23,7 +23,7 @@
 #define UNPACK(...) __VA_ARGS__
 #define RA          ((uintptr_t)__builtin_return_address(0))
 #define TIMED(name, params, args, ...)                                                                                 \
-    UB_HOOK_TEXT static __attribute__((noinline)) int timed_##name(uintptr_t ra, UNPACK params)                        \
+    UB_HOOK_TEXT_OFTEN static __attribute__((noinline)) int timed_##name(uintptr_t ra, UNPACK params)                  \
     {                                                                                                                  \
         UB_HOOK_TIMED_AT(ra, int, UB_CALL_ID_##name, ub_real.name args, __VA_ARGS__);                                  \
     }
@@ -39,7 +39,7 @@ UB_HOOK_TEXT static __attribute__((noinline)) int timed_sync(uintptr_t ra)
 #define OPEN(name)                                                                                                     \
     TIMED(name, (const char *path, int flags, mode_t mode), (path, flags, mode), (uintptr_t)path, (uint64_t)flags)     \
     int name(const char *path, int flags, ...);                                                                        \
-    UB_HOOK_TEXT int name(const char *path, int flags, ...)                                                            \
+    UB_HOOK_TEXT_OFTEN int name(const char *path, int flags, ...)                                                      \
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
@@ -53,7 +53,7 @@ OPEN(__open64)
 #define OPENAT(name)                                                                                                   \
     TIMED(name, (int dirfd, const char *path, int flags, mode_t mode), (dirfd, path, flags, mode), (uint64_t)dirfd,    \
           (uintptr_t)path, (uint64_t)flags)                                                                            \
-    UB_HOOK_TEXT int name(int dirfd, const char *path, int flags, ...)                                                 \
+    UB_HOOK_TEXT_OFTEN int name(int dirfd, const char *path, int flags, ...)                                           \
     {                                                                                                                  \
         mode_t mode = LAST(mode_t, flags);                                                                             \
                                                                                                                        \
@@ -65,7 +65,7 @@ OPENAT(openat64)
 #define FCNTL(name)                                                                                                    \
     TIMED(name, (int fd, int command, void *arg), (fd, command, arg), (uint64_t)fd, (uint64_t)command)                 \
     int name(int fd, int command, ...);                                                                                \
-    UB_HOOK_TEXT int name(int fd, int command, ...)                                                                    \
+    UB_HOOK_TEXT_OFTEN int name(int fd, int command, ...)                                                              \
     {                                                                                                                  \
         void *arg = LAST(void *, command);                                                                             \
                                                                                                                        \

@@ -129,13 +129,13 @@ int epoll_create1(int flags)
     return ub_real.epoll_create1(flags);
 }
 
-int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+UB_HOOK_TEXT_OFTEN int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 {
     WAIT(ub_real.epoll_wait(epfd, events, max, timeout), timed_epoll_wait(epfd, events, max, timeout),
          .kind = UB_WAIT_EPOLL, .count = epfd);
 }
 
-int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
+UB_HOOK_TEXT_OFTEN int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask)
 {
     WAIT(ub_real.epoll_pwait(epfd, events, max, timeout, mask), timed_epoll_pwait(epfd, events, max, timeout, mask),
          .kind = UB_WAIT_EPOLL, .count = epfd);
@@ -147,7 +147,7 @@ int epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct tim
          .kind = UB_WAIT_EPOLL, .count = epfd);
 }
 
-int poll(struct pollfd *fds, nfds_t count, int timeout)
+UB_HOOK_TEXT_OFTEN int poll(struct pollfd *fds, nfds_t count, int timeout)
 {
     WAIT_POLL(ub_real.poll(fds, count, timeout), timed_poll(fds, count, timeout), count);
 }

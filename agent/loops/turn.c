@@ -205,7 +205,7 @@ static bool inside_candidate(struct ub_thread *t, const struct ub_wait *wait)
  */
 static bool first_waits(struct ub_thread *t, const struct ub_wait *wait)
 {
-    uint16_t count;
+    uint8_t count;
 
     if (!seen_before(t, wait)) {
         if (inside_candidate(t, wait))

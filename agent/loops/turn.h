@@ -80,7 +80,7 @@ __attribute__((always_inline)) static inline uint64_t ub_turn_close(struct ub_th
     if (ub_unlikely(!start))
         return 0;
     flags = ub_load_relaxed(&t->slot->flags);
-    if (flags & (UB_SLOT_CALLBACKS | UB_SLOT_AFTER)) {
+    if (ub_unlikely(flags & (UB_SLOT_CALLBACKS | UB_SLOT_AFTER))) { /* then it is a function that does it */
         if (ub_unlikely(flags & UB_SLOT_AFTER))
             ub_after_turn(t, now);
         if (flags & UB_SLOT_CALLBACKS)

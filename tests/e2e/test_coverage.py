@@ -55,7 +55,7 @@ def libc():
 
 def hooked():
     text = (ROOT / "agent/hooks.def").read_text() + (ROOT / "common/calls.def").read_text()
-    names = set(re.findall(r"^UB_(?:HOOK|CALLV?)\([^,]*, (\w+),", text, re.M)) | set(
+    names = set(re.findall(r"^UB_(?:HOOK|CALLV?|CALL_OFTEN)\([^,]*, (\w+),", text, re.M)) | set(
         re.findall(r"^UB_EXPORT\((\w+)\)", text, re.M))
     assert len(names) > 200
     return names
