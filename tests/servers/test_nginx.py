@@ -63,7 +63,7 @@ class Nginx(Server):
 
     @property
     def worker(self):
-        return helpers.children(self.pid)[0]
+        return helpers.wait_until(lambda: helpers.children(self.pid), what="the worker")[0]
 
     def fill_log(self):
         """The log's reader has stalled for so long that the pipe is full."""
