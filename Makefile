@@ -55,7 +55,7 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-unfinished check-attach \
+.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-unfinished check-attach \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -70,6 +70,7 @@ help:
 ## make demo       set everything up and show the main job on a real server
 ## make check      set everything up and run every core test
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
+## make check-offload  calls of asyncio moved, on every CPython that is here, and uvloop
 ## make check-unfinished  what is not offered yet (UNBLOCK_UNFINISHED=1)
 ## make check-attach   into running servers and out again, 50 times each under load
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
@@ -197,6 +198,9 @@ check-servers: all programs
 # The consumers that are no Debian packages; only these tests ever need them.
 # Later versions of otlp-transformer no longer ship OpenTelemetry's definitions.
 NPM_PACKAGES := speedscope playwright-core pprof-format @opentelemetry/otlp-transformer@0.208.0 @microsoft/sarif-multitool-linux
+
+check-offload: all programs
+	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py
 
 check-unfinished: all programs
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/unfinished

@@ -686,7 +686,7 @@ static bool any_copy(const struct module *m)
     return false;
 }
 
-bool ub_patch_runtime;
+bool ub_patch_runtime, ub_patch_stacks;
 struct ub_fiber_exceptions *(*ub_runtime_exceptions)(void);
 
 /* Interpreters, virtual machines, collectors: by a function that each of them exports, wherever it is linked to. */
@@ -701,8 +701,13 @@ static void look_for_runtime(const struct module *m)
     };
     void *exceptions = defined(m, "__cxa_get_globals");
 
-    for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++)
-        ub_patch_runtime |= defined(m, names[i]) != NULL;
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++) {
+        if (!defined(m, names[i]))
+            continue;
+        ub_patch_runtime = true;
+        ub_patch_stacks |= i > 0;
+    }
+    ub_patch_stacks |= defined(m, "PyInit__greenlet") != NULL; /* it copies parts of stacks to where they were */
     if (exceptions)
         memcpy(&ub_runtime_exceptions, &exceptions, sizeof(exceptions));
 }

@@ -55,6 +55,9 @@ extern uint32_t ub_patch_seen;
 /* A runtime is in the process that keeps track of its thread's stack: no callback is left in its midst. */
 extern bool ub_patch_runtime;
 
+/* Likewise for steps of asyncio's tasks: something beside the interpreter itself. */
+extern bool ub_patch_stacks;
+
 /* One load and a comparison. Signal-safe but for the modules that it finds. */
 __attribute__((always_inline)) static inline void ub_patch_check(void)
 {

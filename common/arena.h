@@ -20,7 +20,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 15u
+#define UB_ARENA_VERSION 16u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -66,11 +66,12 @@ struct ub_arena_header {
     /* Written by the agents as well: calls that were moved off their loops. */
     uint64_t moved __attribute__((aligned(UB_CACHE_LINE)));
     uint64_t moved_ns;      /* how long those loops would have been blocked */
-    uint64_t offload_tasks; /* steps of asyncio's tasks as well. Written by the watcher */
+    uint64_t python_steps;  /* bit n: an agent has met CPython 3.n, and can leave its steps */
     uint64_t policy_images; /* program images with entries in `policy` */
     uint64_t stack_deepest; /* bytes of the stacks that callbacks ran on */
     uint64_t pool_queued;   /* most calls that waited for a thread at once */
     uint64_t pool_threads;  /* most threads of one process */
+    uint64_t offload_tasks; /* what is not offered yet as well. Written by the watcher */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 4 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 

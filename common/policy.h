@@ -1,7 +1,8 @@
 /*
  * Which calls leave their loops, and what became of them: by call site (function called, place that calls it, callback)
  * and program image. In the arena: a fixed table that is probed by a hash. An agent adds a site
- * when a call blocks there, or leaves; the tracer gives it names. Entries stay for the run.
+ * when a call blocks there, or leaves; the tracer gives it names. Entries stay for the run. In Python the place is the
+ * innermost frame's instruction, and the callback the task's coroutine: code objects both.
  *
  * Written by any thread of the programs, atomically; the tracer reads, and trusts nothing. Signal-safe.
  */
@@ -12,6 +13,9 @@
 
 #define UB_POLICY_SITES 1024u
 #define UB_POLICY_TRIES 16u
+
+/* Of the first call from a place in Python: 12 are those of urllib. */
+#define UB_POLICY_FRAMES 24u
 
 enum ub_policy_state {
     UB_POLICY_FREE = 0,
@@ -30,7 +34,8 @@ struct ub_policy_site {
     uint64_t moved, moved_ns, longest_ns; /* calls that left, from the call to the callback's going on */
     uint64_t pool_ns;                     /* of moved_ns: until a thread took it up, and from its end to the going on */
     uint64_t blocked, blocked_ticks; /* calls that stayed and took the threshold or longer, before it was learned */
-    uint64_t reserved[5];
+    uint64_t frames;                 /* of Python's in `frame`: how many */
+    uint64_t reserved[4];
 };
 _Static_assert(sizeof(struct ub_policy_site) == 128, "policy: agent and tracer agree on it");
 
@@ -39,11 +44,29 @@ struct ub_policy {
     uint32_t fresh; /* sites ever added */
     uint64_t reserved[7];
     struct ub_policy_site site[UB_POLICY_SITES];
+    uint64_t frame[UB_POLICY_SITES][UB_POLICY_FRAMES]; /* innermost first, each as ub_policy_place says */
 };
 
-/* The entry of a site, or (`make`) a new one; NULL: there is none, or no room. */
+/* A code object, and which of its instructions (of two bytes). */
+static inline uint64_t ub_policy_place(uint64_t code, uint64_t instruction)
+{
+    return code | (instruction - code) / 2 << 48;
+}
+
+static inline uint64_t ub_policy_code(uint64_t place)
+{
+    return place & ((1ull << 48) - 1);
+}
+
+static inline uint64_t ub_policy_instruction(uint64_t place)
+{
+    return ub_policy_code(place) + (place >> 48) * 2;
+}
+
+/* The entry of a site, or (`make`) a new one, with these Python frames; NULL: there is none, or no room. */
 static inline struct ub_policy_site *ub_policy_find(struct ub_policy *p, uint64_t image, uint32_t id, uint64_t ra,
-                                                    uint64_t function, int32_t pid, bool make)
+                                                    uint64_t function, int32_t pid, const uint64_t *frame,
+                                                    uint32_t frames, bool make)
 {
     uint64_t hash = (image ^ ra * 0x9e3779b97f4a7c15ull ^ function << 17 ^ id) * 0xff51afd7ed558ccdull;
 
@@ -65,6 +88,9 @@ static inline struct ub_policy_site *ub_policy_find(struct ub_policy *p, uint64_
         s->function = function;
         s->id = id;
         s->pid = pid;
+        s->frames = frames < UB_POLICY_FRAMES ? frames : UB_POLICY_FRAMES;
+        for (uint32_t k = 0; k < s->frames; k++)
+            p->frame[s - p->site][k] = frame[k];
         ub_store_release(&s->state, UB_POLICY_LIVE);
         __atomic_fetch_add(&p->fresh, 1, __ATOMIC_RELEASE);
         return s;

@@ -159,7 +159,8 @@ void ub_lint_unawaited(struct ub_explain *x, const struct ub_event *e);
 json_t *ub_lint_yields_json(const struct ub_yield_stats *y);
 
 /* explain_offload.c: what offload would have done; NULL: it is off, or no call was to blame. */
-json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns);
+json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const struct ub_stall *s, const char *cause,
+                        uint64_t duration_ns, uint64_t blocked_ns);
 /* Adds a finished `slow` line to its call site's sums; writes those. */
 void ub_offload_count(struct ub_explain *x, const json_t *line);
 void ub_offload_site(struct ub_explain *x, const struct ub_event *e);

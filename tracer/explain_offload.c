@@ -65,7 +65,42 @@ static bool is_to_blame(const struct ub_timed_call *c, const char *cause, uint64
            (c && ub_ticks_span_to_ns(c->total) >= duration_ns / 2);
 }
 
-json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const char *cause, uint64_t duration_ns)
+/*
+ * A wait for a lock of the interpreter's in a task's step: no call that the thread times, and steps are left in it. The
+ * looks say what it was.
+ */
+static bool is_pythons_lock(const struct ub_explain *x, const struct ub_event *e, const struct ub_stall *s,
+                            const char *cause)
+{
+    uint32_t version = x->thread[e->slot].python_version;
+    const char *via = json_string_value(json_object_get(s->call, "via"));
+    bool supported = version >> 8 == 3 && ub_load_relaxed(&x->w->arena->h.python_steps) & 1ull << (version & 63);
+
+    return supported && strcmp(cause, "lock") == 0 && s->what.library == UB_LOOP_ASYNCIO &&
+           s->what.kind == UB_CALLBACK_TASK && via && strstr(via, "sem_") && s->gil_released > 0 && s->gil_held == 0;
+}
+
+/* In the dry run no agent counts what is imported. */
+static bool imports(const struct ub_stall *s)
+{
+    bool importing = false;
+
+    for (uint32_t i = 0; i < s->count; i++)
+        importing |= s->look[i].seen.importing;
+    return importing;
+}
+
+static json_t *would_move(uint64_t saved_ns, uint32_t executor)
+{
+    json_t *o = json_pack("{s:s, s:I}", "state", "would-move", "saved_ns", (json_int_t)saved_ns);
+
+    if (executor < UB_EXECUTORS && executor != UB_EXECUTOR_NONE)
+        json_object_set_new(o, "executor", json_string(executor_names[executor]));
+    return o;
+}
+
+json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const struct ub_stall *s, const char *cause,
+                        uint64_t duration_ns, uint64_t blocked_ns)
 {
     const struct ub_timed_call *c = longest(e);
     uint32_t pin = c && c->pin < UB_PINS ? c->pin : UB_PIN_UNKNOWN;
@@ -74,20 +109,24 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const ch
 
     if (x->w->offload == UB_OFFLOAD_OFF || strcmp(cause, "stopped") == 0 || !is_to_blame(c, cause, duration_ns))
         return NULL;
-    if (c && ub_ticks_span_to_ns(c->total) < duration_ns / 2) /* most of it was a call that is not hooked */
+    if (c && ub_ticks_span_to_ns(c->total) < duration_ns / 2) { /* most of it was a call that is not hooked */
         pin = UB_PIN_CALL;
-    if (pin == UB_PIN_MOVABLE) {
-        if (x->w->offload > UB_OFFLOAD_DRY_RUN) /* the next one from this place leaves */
-            return json_pack("{s:s}", "state", "first");
-        o = json_pack("{s:s, s:I}", "state", "would-move", "saved_ns", (json_int_t)saved);
-        if (c->executor < UB_EXECUTORS && c->executor != UB_EXECUTOR_NONE)
-            json_object_set_new(o, "executor", json_string(executor_names[c->executor]));
-        return o;
+        c = NULL;
     }
+    if (!c && is_pythons_lock(x, e, s, cause))
+        return imports(s) ? json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[UB_PIN_IMPORT])
+               : x->w->offload == UB_OFFLOAD_DRY_RUN
+                   ? would_move(blocked_ns < duration_ns ? blocked_ns : duration_ns, UB_EXECUTOR_NONE)
+                   : json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[UB_PIN_CALL]);
+    if (pin == UB_PIN_MOVABLE && s->what.library == UB_LOOP_ASYNCIO && imports(s))
+        pin = UB_PIN_IMPORT;
+    if (pin == UB_PIN_MOVABLE) /* where calls move the next one from this place leaves */
+        return x->w->offload > UB_OFFLOAD_DRY_RUN ? json_pack("{s:s}", "state", "first")
+                                                  : would_move(saved, c->executor);
     o = json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[pin == UB_PIN_UNKNOWN ? UB_PIN_CALL : pin]);
     if (saved)
         json_object_set_new(o, "saved_ns", json_integer((json_int_t)saved)); /* of other calls in it */
-    lock = pin == UB_PIN_LOCK ? lock_place(x, e, c->lock) : NULL;
+    lock = pin == UB_PIN_LOCK && c ? lock_place(x, e, c->lock) : NULL;
     if (lock)
         json_object_set_new(o, "lock", lock);
     return o;
@@ -136,6 +175,29 @@ void ub_offload_count(struct ub_explain *x, const json_t *line)
 
 /* ---- by place of a moved call ------------------------------------------------------------------- */
 
+/* The innermost frame of the program's own; where there is none, the innermost. */
+static json_t *python_place(const struct ub_python_look *look, bool redact)
+{
+    const struct ub_python_frame *frame = look && look->count ? &look->frame[0] : NULL;
+
+    for (uint32_t i = 0; look && i < look->count; i++) {
+        if (look->frame[i].code->owner == UB_PYTHON_USER)
+            return ub_python_place(&look->frame[i], redact);
+    }
+    return frame ? ub_python_place(frame, redact) : NULL;
+}
+
+static void name_python(const struct ub_explain *x, const struct ub_event *e, json_t *names)
+{
+    json_t *caller = python_place(e->call_python, x->w->redact);
+    json_t *callback = e->code ? ub_python_code_place(e->code, x->w->redact) : NULL;
+
+    if (caller)
+        json_object_set_new(names, "caller", caller);
+    if (callback)
+        json_object_set_new(names, "callback", callback);
+}
+
 void ub_offload_site(struct ub_explain *x, const struct ub_event *e)
 {
     const struct ub_policy_site *site = &x->w->arena->policy.site[e->slot % UB_POLICY_SITES];
@@ -144,6 +206,11 @@ void ub_offload_site(struct ub_explain *x, const struct ub_event *e)
 
     if (names)
         return;
+    if (site->frames) {
+        x->site[e->slot % UB_POLICY_SITES] = names = json_object();
+        name_python(x, e, names);
+        return;
+    }
     ub_process_refresh(e->process);
     maps = ub_process_maps(e->process);
     names = json_object();

@@ -146,6 +146,9 @@ int ub_python_look(struct ub_python *py, pid_t tid, uint64_t futex, bool running
 uint32_t ub_python_own(struct ub_python *py, const struct ub_call_frame *frame, uint32_t count,
                        struct ub_python_look *ret);
 
+/* A frame for that, of which no more is known than its code object and instruction. */
+void ub_python_make_frame(const struct ub_python *py, uint64_t code, uint64_t instruction, struct ub_call_frame *ret);
+
 /* The code object at an address that the process itself has named, NULL: there is none. */
 const struct ub_python_code *ub_python_code_at(struct ub_python *py, uint64_t address);
 

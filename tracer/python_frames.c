@@ -229,6 +229,17 @@ uint32_t ub_python_own(struct ub_python *py, const struct ub_call_frame *frame, 
     return ret->count;
 }
 
+void ub_python_make_frame(const struct ub_python *py, uint64_t code, uint64_t instruction, struct ub_call_frame *ret)
+{
+    const struct ub_python_layout *l = &py->layout;
+
+    if (py->gone || l->frame_code + sizeof(code) > UB_CALLS_FRAME ||
+        l->frame_instruction + sizeof(instruction) > UB_CALLS_FRAME)
+        return;
+    memcpy(ret->bytes + l->frame_code, &code, sizeof(code));
+    memcpy(ret->bytes + l->frame_instruction, &instruction, sizeof(instruction));
+}
+
 /* ---- a look ---------------------------------------------------------- */
 
 /* How many outer frames both readings share. */

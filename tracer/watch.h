@@ -19,7 +19,7 @@ struct ub_watch_options {
     uint64_t threshold_ns;
     bool redact;             /* no arguments, paths or peers */
     uint32_t offload;        /* enum ub_offload_mode: what the agents shall do */
-    bool offload_tasks;      /* steps of asyncio's tasks as well */
+    bool offload_tasks;      /* what is not offered yet as well */
     uint32_t captures_per_s; /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
     const struct ub_sink *sinks;
     uint32_t sink_count;

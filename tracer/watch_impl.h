@@ -138,6 +138,10 @@ bool ub_watch_is_python(struct ub_watch *w, struct ub_watched *t);
 struct ub_python_look *ub_watch_python_own(struct ub_watch *w, struct ub_watched *t, const struct ub_call_frame *frame,
                                            uint32_t count);
 
+/* watch_python.c: a frame for that, of which only its code object and instruction are known. */
+void ub_watch_python_frame(struct ub_watch *w, struct ub_watched *t, uint64_t code, uint64_t instruction,
+                           struct ub_call_frame *ret);
+
 /* watch_python.c: what takes longer: the request that is served, who waits. */
 void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_python_look *look);
 

@@ -111,6 +111,15 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
     return trimmed(look);
 }
 
+void ub_watch_python_frame(struct ub_watch *w, struct ub_watched *t, uint64_t code, uint64_t instruction,
+                           struct ub_call_frame *ret)
+{
+    struct ub_python *py = t->process ? python_of(w, t->process) : NULL;
+
+    if (py)
+        ub_python_make_frame(py, code, instruction, ret);
+}
+
 struct ub_python_look *ub_watch_python_own(struct ub_watch *w, struct ub_watched *t, const struct ub_call_frame *frame,
                                            uint32_t count)
 {

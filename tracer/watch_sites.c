@@ -4,13 +4,28 @@
  */
 #include "watch_impl.h"
 
-static struct ub_process *process_of(const struct ub_watch *w, pid_t pid)
+static struct ub_watched *thread_of(struct ub_watch *w, pid_t pid)
 {
     for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
         if (w->watched[i].process && w->watched[i].process->pid == pid)
-            return w->watched[i].process;
+            return &w->watched[i];
     }
     return NULL;
+}
+
+/* Where it was called, in Python: as though the thread had kept its frames, of which the instruction is all that
+ * counts. */
+static void see_python(struct ub_watch *w, struct ub_watched *t, uint32_t site, struct ub_event *e)
+{
+    const struct ub_policy *p = &w->arena->policy;
+    struct ub_call_frame frame[UB_POLICY_FRAMES] = {0};
+    uint32_t n = p->site[site].frames < UB_POLICY_FRAMES ? (uint32_t)p->site[site].frames : UB_POLICY_FRAMES;
+
+    for (uint32_t i = 0; i < n; i++)
+        ub_watch_python_frame(w, t, ub_policy_code(p->frame[site][i]), ub_policy_instruction(p->frame[site][i]),
+                              &frame[i]);
+    e->call_python = ub_watch_python_own(w, t, frame, n);
+    e->code = ub_watch_python_code(w, t, p->site[site].function);
 }
 
 void ub_watch_sites(struct ub_watch *w)
@@ -22,20 +37,22 @@ void ub_watch_sites(struct ub_watch *w)
     if (fresh == w->sites_named)
         return;
     for (uint32_t i = 0; i < UB_POLICY_SITES; i++) {
-        struct ub_process *process;
+        struct ub_watched *t;
         struct ub_event *e;
 
         if (w->site_named[i] || ub_load_acquire(&p->site[i].state) != UB_POLICY_LIVE)
             continue;
-        process = process_of(w, p->site[i].pid);
-        e = process ? ub_event_new(UB_EVENT_SITE) : NULL;
+        t = thread_of(w, p->site[i].pid);
+        e = t ? ub_event_new(UB_EVENT_SITE) : NULL;
         if (!e) {
             all = false; /* its thread was not met yet */
             continue;
         }
         e->slot = i;
-        e->process = ub_process_ref(process);
-        e->pid = process->pid;
+        e->process = ub_process_ref(t->process);
+        e->pid = t->process->pid;
+        if (p->site[i].frames)
+            see_python(w, t, i, e);
         w->site_named[i] = true;
         ub_watch_queue(w, e);
     }

@@ -81,10 +81,11 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .argument = "MODE",
         .bare = "dry-run",
         .choices = offload_modes,
-        .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
-                "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, after reading "
-                "what it changes\n(agent/offload/README.md): flagged moves a call once\none from the same place has "
-                "blocked its loop; eager\nalso the first one that is sure to",
+        .help =
+            "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
+            "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv and asyncio, after "
+            "reading what\nit changes (agent/offload/README.md): flagged moves a\ncall once one from the same place "
+            "has blocked its loop;\neager also the first one that is sure to",
         .env = "UNBLOCK_OFFLOAD"};
     option[count + 2] =
         (struct ub_option){.name = "js",
@@ -225,10 +226,8 @@ static void wait_for_child(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_watch_options options = {.argc = argc,
-                                       .argv = run->argv,
-                                       .bpf = run->bpf,
-                                       .offload = (uint32_t)run->offload,
+    struct ub_watch_options options = {
+        .argc = argc, .argv = run->argv, .bpf = run->bpf, .offload = (uint32_t)run->offload,
                                        .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);

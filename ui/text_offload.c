@@ -20,6 +20,9 @@ static const struct {
     {"eintr", "the program wants its calls interrupted by signals"},
     {"lock", "a lock is held"},
     {"identity", "this thread has credentials, namespaces or a folder of its own"},
+    {"caller", "made by an extension module or library that may keep state by thread"},
+    {"import", "a module is being imported"},
+    {"gil", "made with the interpreter's lock held"},
     {"call", "this call is not on the list of those that may move"},
 };
 

@@ -258,10 +258,12 @@ static bool is_longest(const struct ub_call_report *r, const struct ub_timed_cal
 }
 
 /* Where calls may move, its place is remembered if it blocked for as long as a stall is. */
-static void judge(const struct ub_thread *t, uint32_t id, uint64_t spent, const uint64_t *value, struct ub_verdict *ret)
+static void judge(const struct ub_thread *t, uint32_t id, uint64_t spent, uintptr_t ra, const uint64_t *value,
+                  struct ub_verdict *ret)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
 
+    t->cold->spans.call_ra = ra; /* the dry run has not set it, and another call may have come since */
     ub_decide(t, id, value, sp, ub_suspend_stack(sp), ret);
     if (ub_offload_mode > UB_OFFLOAD_DRY_RUN && ret->pin == UB_PIN_MOVABLE &&
         spent >= ub_load_relaxed(&ub_process->arena->h.threshold))
@@ -277,7 +279,7 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     bool longest;
 
     if (ub_offload_mode != UB_OFFLOAD_OFF)
-        judge(t, id, spent, value, &verdict);
+        judge(t, id, spent, ra, value, &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
     if (!c) {

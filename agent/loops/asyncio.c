@@ -230,7 +230,7 @@ static void found(uint32_t copy, void *const *values)
                        : original[ID_PyIter_Send][copy] ? 0x030a
                                                         : 0x0309,
                        values[DATA_COROUTINE], values[DATA_TYPE], python[copy].code_at);
-    if (version && copy == 0 && ub_process->arena && ub_process->arena->h.offload_tasks)
+    if (version && copy == 0)
         ub_pysteps_found(*version);
 }
 

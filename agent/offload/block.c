@@ -163,12 +163,27 @@ static bool sleeps_long(uint32_t id, const uint64_t *word, struct ub_block *b)
 
 /* ---- descriptors --------------------------------------------------------------------------- */
 
+/*
+ * How many of them are. A signal that is just coming (a look's, too) makes the kernel say EINTR even to who would not
+ * wait: taken for an answer, it let calls block that were to be waited for elsewhere, and some for ever.
+ */
+static long count_ready(uint64_t fds, uint64_t count)
+{
+    long r;
+
+    do {
+        struct timespec none = {0, 0};
+
+        r = ub_raw6(SYS_ppoll, (long)fds, (long)count, (long)&none, 0, 0, 0);
+    } while (r == -EINTR);
+    return r;
+}
+
 static bool is_ready(int fd, short events)
 {
     struct pollfd p = {.fd = fd, .events = events};
-    struct timespec none = {0, 0};
 
-    return ub_raw6(SYS_ppoll, (long)&p, 1, (long)&none, 0, 0, 0) != 0;
+    return count_ready((uintptr_t)&p, 1) != 0;
 }
 
 /* A pipe or a socket in blocking mode: others are not waited for, or not in a way that can be asked for. */
@@ -380,14 +395,13 @@ static bool poll_blocks(const uint64_t *word, struct ub_block *b)
 {
     uint64_t least_ms = ub_load_relaxed(&ub_process->arena->h.offload_least_us) / 1000;
     int timeout = (int)word[2];
-    struct timespec none = {0, 0};
     struct pollfd one;
 
     if (word[1] == 0 || (timeout >= 0 && (uint64_t)timeout < least_ms) || !read_polled(word, &one))
         return false;
     if (word[1] == 1)
         b->fd = one.fd < 0 ? -1 : one.fd;
-    return ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&none, 0, 0, 0) == 0;
+    return count_ready(word[0], word[1]) == 0;
 }
 
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
@@ -498,14 +512,12 @@ static bool send_waits(struct ub_block *b, int64_t *ret)
 
 bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
 {
-    struct timespec none = {0, 0};
-
     if (b->made)
         return false;
     if (b->function)
         return send_waits(b, ret);
     if (what_of[id] == POLL)
-        return ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&none, 0, 0, 0) == 0;
+        return count_ready(word[0], word[1]) == 0;
     return ub_block_is_awaited(id) && ub_block_proven(id, word, b, ret);
 }
 

@@ -4,10 +4,12 @@
 #include "../patch.h"
 #include "../raw.h"
 #include "block.h"
+#include "fds.h"
 #include "fiber.h"
 #include "identity.h"
 #include "locks.h"
 #include "moves.h"
+#include "pysteps.h"
 #include "waits.h"
 
 #include <fcntl.h>
@@ -30,6 +32,7 @@ void ub_offload_start(uint32_t mode)
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
     ub_loops_count += UB_LOOPS_OF_MOVES;
+    ub_fds_start();
     ub_waits_start();
     ub_moves_start();
 }
@@ -239,6 +242,12 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
     return UB_EXECUTOR_NONE;
 }
 
+/* With which Python waits on sockets with a timeout: left in a task's step only. */
+static bool waits_for_descriptors(uint32_t id)
+{
+    return id == UB_CALL_ID_poll || id == UB_CALL_ID___poll_chk;
+}
+
 /* ---- interruption ------------------------------------------------------------------------------ */
 
 /*
@@ -264,13 +273,16 @@ static bool is_interrupted(bool never_restarted)
 
 /* ---- all of it ------------------------------------------------------------------------------ */
 
-static enum ub_pin judge(const struct ub_thread *t, uintptr_t sp, uintptr_t end, struct ub_verdict *ret)
+static enum ub_pin judge(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
+                         struct ub_verdict *ret)
 {
     const struct ub_spans *s = &t->cold->spans;
     enum ub_pin pin;
 
     if (ub_process->quiet != UB_QUIET_NOT)
         return UB_PIN_SECCOMP;
+    if (s->depth && s->level[0].callback.library == UB_LOOP_ASYNCIO)
+        return ub_pysteps_judge(t, id, value, sp, &ret->lock);
     if (ub_patch_runtime)
         return UB_PIN_RUNTIME;
     pin = judge_callback(s);
@@ -299,13 +311,18 @@ bool ub_decide_call_moves(uint32_t id)
 void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
                struct ub_verdict *ret)
 {
+    bool python;
+
     *ret = (struct ub_verdict){0};
-    ret->pin = (uint8_t)judge(t, sp, end, ret);
+    ret->pin = (uint8_t)judge(t, id, value, sp, end, ret);
     if (ret->pin != UB_PIN_MOVABLE)
         return;
-    ret->executor = (uint8_t)judge_call(id, value);
+    python = t->cold->spans.level[0].callback.library == UB_LOOP_ASYNCIO;
+    ret->executor = (uint8_t)(python && waits_for_descriptors(id) ? UB_EXECUTOR_WAIT : judge_call(id, value));
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
+    else if (python) /* it calls again what a signal has interrupted */
+        ret->pin = ret->executor == UB_EXECUTOR_TIMER || ub_identity_is_the_pools() ? UB_PIN_MOVABLE : UB_PIN_IDENTITY;
     else if (is_interrupted(ret->executor == UB_EXECUTOR_TIMER || has_limit(id, value)))
         ret->pin = UB_PIN_EINTR;
     else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools())

@@ -8,12 +8,30 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
 
 #define NUMBERS 4096u /* none of ours is higher */
 #define HIGH    900
 #define LOW     64 /* where a limit leaves nothing else */
 
 static uint64_t own[NUMBERS / 64];
+
+/*
+ * The kernel makes the table of descriptors larger when a number is beyond it, and waits for every CPU where
+ * other threads use it, too: 100 ms were seen, of the loop's. Here there are none yet.
+ */
+void ub_fds_start(void)
+{
+    long fd = ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC), high;
+
+    if (fd < 0)
+        return;
+    high = ub_raw3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, HIGH);
+    if (high >= 0)
+        ub_raw1(SYS_close, high);
+    ub_raw1(SYS_close, fd);
+}
 
 bool ub_fds_is_own(int fd)
 {

@@ -7,6 +7,9 @@
 
 #include "../loops/loop.h"
 
+/* Before the program has threads: makes room for them. */
+void ub_fds_start(void);
+
 /* A duplicate of the program's, high in its table, where its numbers do not get to as a rule; -1. */
 int ub_fds_duplicate(int fd);
 

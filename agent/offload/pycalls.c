@@ -2,6 +2,7 @@
 #include "pysteps_impl.h"
 
 #include "../module.h"
+#include "../patch.h"
 #include "identity.h"
 
 #include <dlfcn.h>
@@ -23,13 +24,31 @@ static bool alarm_is_set(void)
     return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) != 0 || alarm.it_value.tv_sec || alarm.it_value.tv_usec;
 }
 
-bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil)
+/* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
+static enum ub_pin judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
 {
     const struct step *s = m->current;
-    uint64_t ra;
 
-    return s && !s->nested && s->holder.count < UB_HELD_MAX && !s->holder.importing &&
-           ub_fiber_contains(&s->fiber, sp) && !ub_locks_held(&ra) && !alarm_is_set() && (gil || !python->holds_gil());
+    if (!s || !ub_fiber_contains(&s->fiber, sp) || m->own)
+        return UB_PIN_STACK;
+    if (ub_patch_stacks)
+        return UB_PIN_RUNTIME;
+    if (s->nested)
+        return UB_PIN_NESTED;
+    if (s->holder.importing)
+        return UB_PIN_IMPORT;
+    if (ub_locks_held(ret_lock) || s->holder.beyond || s->holder.foreign)
+        return UB_PIN_LOCK;
+    if (alarm_is_set())
+        return UB_PIN_EINTR;
+    return gil || !python->holds_gil() ? UB_PIN_MOVABLE : UB_PIN_GIL;
+}
+
+static bool may_leave(const struct mine *m, uintptr_t sp, bool gil)
+{
+    uint64_t lock;
+
+    return judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
 }
 
 /* Suspended steps may go on above this place. */
@@ -37,7 +56,7 @@ static bool may_drive(const struct mine *m, bool gil)
 {
     uint64_t ra;
 
-    return m->suspended && !ub_locks_held(&ra) && (gil || !python->holds_gil());
+    return m->suspended && !m->own && !ub_locks_held(&ra) && (gil || !python->holds_gil());
 }
 
 /* ---- calls --------------------------------------------------------------------------------- */
@@ -67,10 +86,16 @@ static void settle(struct mine *m, int fd, uint32_t direction)
     errno = saved;
 }
 
+/* A child of vfork (subprocess) runs on its parent's memory; what it closes is its own. */
+static bool in_vfork_child(void)
+{
+    return ub_raw0(SYS_getpid) != ub_process->pid;
+}
+
 void ub_pysteps_settle_numbers(unsigned first, unsigned last)
 {
     struct mine *m = python ? ub_pysteps_mine(false) : NULL;
-    struct step *s = m ? m->suspended : NULL;
+    struct step *s = m && !in_vfork_child() ? m->suspended : NULL;
 
     while (s) {
         bool uses = s->fd >= 0 && (unsigned)s->fd >= first && (unsigned)s->fd <= last && !s->done;
@@ -142,15 +167,45 @@ static bool has_openssl_error(uintptr_t from)
     return !peek || peek() != 0;
 }
 
+/* In the dry run no step is on a fiber, and what that would say of it is not known. */
+enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp,
+                             uint64_t *ret_lock)
+{
+    const struct ub_spans *spans = &t->cold->spans;
+    const struct mine *m = python ? ub_pysteps_mine(false) : NULL;
+    enum ub_pin pin = ub_pysteps_judge_process();
+    struct ub_block b;
+
+    if (pin != UB_PIN_MOVABLE)
+        return pin;
+    if (spans->level[0].callback.kind != UB_CALLBACK_TASK)
+        return UB_PIN_KIND;
+    if (spans->depth > 1)
+        return UB_PIN_NESTED;
+    if (m && m->current)
+        pin = judge_place(m, sp, false, ret_lock);
+    else if (ub_locks_held(ret_lock))
+        pin = UB_PIN_LOCK;
+    else if (alarm_is_set())
+        pin = UB_PIN_EINTR;
+    if (pin != UB_PIN_MOVABLE)
+        return pin;
+    ub_block_look(id, value, &b);
+    if (!b.may_move)
+        return UB_PIN_CALL;
+    return is_the_interpreters(spans->call_ra) && !has_openssl_error(spans->call_ra) ? UB_PIN_MOVABLE : UB_PIN_CALLER;
+}
+
 /* As that of suspend.c. */
-static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven, int64_t *ret)
 {
     const struct ub_policy_site *site = ub_sites_find(&ub_thread, id, false);
     bool learned = site && ub_load_relaxed(&site->learned);
 
     if (ub_offload_mode == UB_OFFLOAD_FLAGGED && !learned)
         return false;
-    if (ub_block_proven(id, word, b, ret))
+    *proven = ub_block_proven(id, word, b, ret);
+    if (*proven)
         return true;
     return !b->made && (b->likely || learned) && ub_block_expected(id, word, b);
 }
@@ -196,27 +251,26 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct mine *m = ub_pysteps_mine(false);
-    bool earlier, may_leave, blocks;
+    bool earlier, leaves, blocks, proven = false;
     uintptr_t from;
     struct ub_block b;
 
-    if (!m)
+    if (!m || in_vfork_child())
         return false;
     from = ub_thread.cold->spans.call_ra;
     ub_block_look(id, word, &b);
     earlier = ub_pysteps_busy(m, b.fd, b.direction, NULL) != NULL;
     if (!earlier && !b.may_move)
         return false;
-    may_leave =
-        b.may_move && ub_pysteps_may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
-    blocks = earlier || ((may_leave || m->suspended) && will_block(id, word, &b, ret));
+    leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
+    blocks = earlier || ((leaves || m->suspended) && will_block(id, word, &b, &proven, ret));
     if (!blocks)
         return b.made;
-    if (may_leave && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, ret))
+    if (leaves && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, ret))
         return true;
     if (earlier)
         settle(m, b.fd, b.direction);
-    else if (!b.function && wait_here(m, id, word, &b, ret))
+    else if (proven && !b.function && wait_here(m, id, word, &b, ret))
         return true;
     if (!b.function)
         return false;
@@ -227,19 +281,27 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 /* ---- locks --------------------------------------------------------------------------------- */
 
 /* As ub_pydrive_wait; -2: this step cannot be left, or was not. */
-static int leave_for(struct mine *m, const void *lock, uint64_t deadline_ns, bool tries, bool gil)
+static int leave_for(struct mine *m, const struct ub_lock_wait *what, uint64_t deadline_ns, bool gil)
 {
     struct step *s = m->current;
+    struct ub_policy_site *site;
     int saved = errno;
+    uint64_t begun;
 
-    if (!ub_pysteps_may_leave(m, (uintptr_t)__builtin_frame_address(0), gil))
+    if (!may_leave(m, (uintptr_t)__builtin_frame_address(0), gil))
         return -2;
-    s->wait = (struct ub_lock_wait){.lock = lock, .holder = &s->holder, .job = &s->job, .tries = tries};
+    s->wait = *what;
+    s->wait.holder = &s->holder;
+    s->wait.job = &s->job;
     s->fd = -1;
     s->direction = s->holds_up = 0;
     s->deadline_ns = deadline_ns;
+    site = ub_sites_find(&ub_thread, UB_BLOCK_SEM_WAIT, true);
+    begun = ub_clock_monotonic_ns();
     if (!ub_pysteps_leave(m, s, gil))
         return -2;
+    if (site)
+        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0);
     errno = saved;
     if (s->wait.state == UB_LOCK_HAD)
         return 0;
@@ -249,22 +311,23 @@ static int leave_for(struct mine *m, const void *lock, uint64_t deadline_ns, boo
     return -1;
 }
 
-bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, int *ret)
+bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret)
 {
+    const struct ub_lock_wait what = {.lock = lock, .foreign = foreign};
     struct mine *m = ub_pysteps_mine(false);
     int r, saved = errno;
 
     if (!m || (!m->current && !m->suspended))
         return false;
     if (sem_trywait(lock) == 0) {
-        ub_holder_takes(ub_pysteps_holder_of(m), lock);
+        ub_holder_takes(ub_pysteps_holder_of(m), lock, foreign);
         *ret = 0;
         return true;
     }
     errno = saved;
-    r = leave_for(m, lock, deadline_ns, false, false);
+    r = leave_for(m, &what, deadline_ns, false);
     if (r == -2 && may_drive(m, false))
-        r = ub_pydrive_wait(m, lock, deadline_ns, false, false);
+        r = ub_pydrive_wait(m, &what, deadline_ns, false);
     *ret = r;
     return r == 0 || r == -1;
 }
@@ -272,19 +335,20 @@ bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, int *ret)
 /* Until who has it among this thread's others has given it back, or is over. */
 static int try_again(struct mine *m, void *lock)
 {
+    const struct ub_lock_wait what = {.lock = lock, .tries = true};
     struct ub_holder *own = ub_pysteps_holder_of(m);
 
     while (ub_holder_is_away_with(lock, own)) {
-        int r = leave_for(m, lock, 0, true, true);
+        int r = leave_for(m, &what, 0, true);
 
         if (r == -2 && may_drive(m, true))
-            r = ub_pydrive_wait(m, lock, 0, true, true);
+            r = ub_pydrive_wait(m, &what, 0, true);
         if (r == 0)
             return 0;
         if (r < 0)
             break;
         if (sem_trywait(lock) == 0) {
-            ub_holder_takes(own, lock);
+            ub_holder_takes(own, lock, false);
             return 0;
         }
     }
@@ -300,6 +364,14 @@ int ub_pysteps_try(void *lock)
         return try_again(m, lock);
     errno = EAGAIN;
     return -1;
+}
+
+void ub_pysteps_own(int by)
+{
+    struct mine *m = ub_pysteps_mine(false);
+
+    if (m)
+        m->own += (uint32_t)by;
 }
 
 void ub_pysteps_importing(int by)

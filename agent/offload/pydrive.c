@@ -99,17 +99,18 @@ int ub_pydrive_once(struct mine *m, bool gil, int fd, short events, uint64_t unt
     return r == -EINTR ? -EINTR : 0;
 }
 
-int ub_pydrive_wait(struct mine *m, const void *lock, uint64_t deadline_ns, bool tries, bool gil)
+int ub_pydrive_wait(struct mine *m, const struct ub_lock_wait *what, uint64_t deadline_ns, bool gil)
 {
     struct ub_holder *own = ub_pysteps_holder_of(m);
-    struct ub_place place = {.wait = {.lock = lock, .holder = own, .tries = tries}, .job = {.inbox = &m->place}};
+    struct ub_place place = {.wait = *what, .job = {.inbox = &m->place}};
     const void *outer = own->waits;
     int error = 0;
 
     if (m->place.fd < 0)
         m->place.fd = ub_inbox_timer();
+    place.wait.holder = own;
     place.wait.job = &place.job;
-    own->waits = lock;
+    own->waits = what->lock;
     if (!ub_lock_park(&place.wait))
         place.done = true;
     while (!place.done && !error) {

@@ -1,6 +1,7 @@
 #include "pylocks.h"
 
 #include "../calls/timing.h"
+#include "../module.h"
 #include "../raw.h"
 #include "block.h"
 #include "pysteps.h"
@@ -9,6 +10,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <string.h>
 #include <time.h>
 
 static struct ub_lock_wait *waits, **waits_end = &waits;
@@ -60,10 +62,24 @@ __attribute__((constructor)) static void at_fork(void)
 
 /* ---- holders --------------------------------------------------------------------------------- */
 
-static void put(struct ub_holder *h, const void *what)
+static void remove_at(struct ub_holder *h, uint32_t i)
 {
-    if (h->count == UB_HELD_MAX)
+    h->count--;
+    h->foreign -= h->held[i].foreign;
+    for (; i < h->count; i++)
+        h->held[i] = h->held[i + 1];
+}
+
+static void put(struct ub_holder *h, const void *what, bool foreign)
+{
+    if (h->count == UB_HELD_MAX && !h->rolls) {
+        h->beyond = true;
         return;
+    }
+    if (h->count == UB_HELD_MAX)
+        remove_at(h, 0);
+    h->foreign += foreign;
+    h->held[h->count].foreign = foreign;
     h->held[h->count].lock = what;
     h->held[h->count].owner = NULL;
     h->held[h->count].ident = 0;
@@ -72,7 +88,7 @@ static void put(struct ub_holder *h, const void *what)
 
 static int find(const struct ub_holder *h, const void *what)
 {
-    for (uint32_t i = h->count == UB_HELD_MAX ? 0 : h->count; i > 0; i--) {
+    for (uint32_t i = h->count; i > 0; i--) {
         if (h->held[i - 1].lock == what)
             return (int)i - 1;
     }
@@ -84,13 +100,13 @@ static bool drop(struct ub_holder *h, const void *what)
     int i = find(h, what);
 
     if (i >= 0)
-        h->held[i] = h->held[--h->count];
+        remove_at(h, (uint32_t)i);
     return i >= 0;
 }
 
-void ub_holder_takes(struct ub_holder *h, const void *what)
+void ub_holder_takes(struct ub_holder *h, const void *what, bool foreign)
 {
-    put(h, what);
+    put(h, what, foreign);
 }
 
 void ub_holder_gives(struct ub_holder *h, const void *what)
@@ -107,14 +123,35 @@ void ub_holder_owner(struct ub_holder *h, const void *what, uint64_t *owner)
         h->held[i].owner = owner;
 }
 
+/*
+ * A lock that another thread has given back while this one was not away is in the list still, and its memory may be
+ * anything by now.
+ */
+static bool is_taken(const void *what)
+{
+    sem_t copy;
+    int value;
+
+    return ub_timing_copy(&copy, (uintptr_t)what, sizeof(copy)) == sizeof(copy) && sem_getvalue(&copy, &value) == 0 &&
+           value <= 0;
+}
+
 void ub_holder_leaves(struct ub_holder *h)
 {
-    bool locked = lock();
+    uint64_t ident = (uint64_t)pthread_self(), owner;
+    bool locked;
 
+    for (uint32_t i = h->count; i > 0; i--) {
+        if (!is_taken(h->held[i - 1].lock))
+            remove_at(h, i - 1);
+    }
+    locked = lock();
     for (uint32_t i = 0; i < h->count; i++) {
-        if (h->held[i].owner) {
-            h->held[i].ident = *h->held[i].owner;
-            *h->held[i].owner = 0;
+        uint64_t *at = h->held[i].owner;
+
+        if (at && ub_timing_copy(&owner, (uintptr_t)at, sizeof(owner)) == sizeof(owner) && owner == ident) {
+            h->held[i].ident = ident;
+            *at = 0;
         }
     }
     h->away = true;
@@ -182,7 +219,7 @@ static void end(struct ub_lock_wait *w, enum ub_lock_state state)
 {
     take_out(w);
     if (state == UB_LOCK_HAD)
-        put(w->holder, w->lock);
+        put(w->holder, w->lock, w->foreign);
     w->state = state;
     ub_pool_deliver(w->job);
 }
@@ -206,7 +243,7 @@ bool ub_lock_park(struct ub_lock_wait *w)
     w->next = NULL;
     if (free) {
         __atomic_fetch_sub(&parked, 1, __ATOMIC_SEQ_CST);
-        put(w->holder, w->lock);
+        put(w->holder, w->lock, w->foreign);
     } else {
         *waits_end = w;
         waits_end = &w->next;
@@ -231,7 +268,7 @@ bool ub_lock_look(struct ub_lock_wait *w)
 
     if (w->state == UB_LOCK_WAITS && first_for(w->lock) == w && sem_trywait((sem_t *)w->lock) == 0) {
         had = take_out(w);
-        put(w->holder, w->lock);
+        put(w->holder, w->lock, w->foreign);
         w->state = UB_LOCK_HAD;
     }
     if (locked)
@@ -243,17 +280,18 @@ void ub_holder_end(struct ub_holder *h)
 {
     bool locked;
 
-    if (h->count && ub_load_relaxed(&parked)) {
+    if ((h->count || h->beyond) && ub_load_relaxed(&parked)) {
         locked = lock();
         for (struct ub_lock_wait *w = waits, *next; w; w = next) {
             next = w->next;
-            if (w->tries && (h->count == UB_HELD_MAX || find(h, w->lock) >= 0))
+            if (w->tries && (h->beyond || find(h, w->lock) >= 0))
                 end(w, UB_LOCK_OVER);
         }
         if (locked)
             unlock();
     }
-    h->count = 0;
+    h->count = h->foreign = 0;
+    h->beyond = false;
     h->acquiring = UB_ACQUIRING_NOT;
     h->importing = 0;
 }
@@ -311,7 +349,24 @@ static int destroy(post_function *original, void *what)
     return original(what);
 }
 
-static int try(int (*original)(void *), void *what)
+/* multiprocessing's: an RLock of its own, which lets its thread in again. Few places take locks. */
+static bool is_foreign(uintptr_t ra)
+{
+    static uintptr_t own, others; /* the last place of each kind */
+    const char *name;
+    bool foreign;
+
+    if (ra == ub_load_relaxed(&own))
+        return false;
+    if (ra == ub_load_relaxed(&others))
+        return true;
+    name = ub_module_name((const void *)ra);
+    foreign = name && strstr(name, "/_multiprocessing.") != NULL;
+    ub_store_relaxed(foreign ? &others : &own, ra);
+    return foreign;
+}
+
+static int try(int (*original)(void *), void *what, uintptr_t ra)
 {
     struct ub_holder *own;
     int r = original(what);
@@ -319,7 +374,7 @@ static int try(int (*original)(void *), void *what)
     if (!ub_process->generation || !(own = ub_pysteps_holder()))
         return r;
     if (r == 0)
-        put(own, what);
+        put(own, what, is_foreign(ra));
     else if (own->acquiring)
         own->acquiring = UB_ACQUIRING_TRIED;
     else if (ub_unlikely(ub_load_relaxed(&aways)) && errno == EAGAIN)
@@ -341,7 +396,7 @@ static uint64_t deadline_of(int clock, const struct timespec *until)
 }
 
 /* True: *ret and errno are those of the wait. */
-static bool waited(void *what, int clock, const struct timespec *until, int *ret)
+static bool waited(void *what, int clock, const struct timespec *until, uintptr_t ra, int *ret)
 {
     struct ub_holder *own = ub_process->generation ? ub_pysteps_holder() : NULL;
     uint64_t deadline = own && until ? deadline_of(clock, until) : 0;
@@ -350,15 +405,15 @@ static bool waited(void *what, int clock, const struct timespec *until, int *ret
         return false;
     if (own->acquiring)
         own->acquiring = UB_ACQUIRING_WAITED;
-    return ub_pysteps_wait(what, deadline, ret);
+    return ub_pysteps_wait(what, deadline, is_foreign(ra), ret);
 }
 
-static int taken(int r, void *what)
+static int taken(int r, void *what, uintptr_t ra)
 {
     struct ub_holder *own = r == 0 ? ub_pysteps_holder() : NULL;
 
     if (own)
-        put(own, what);
+        put(own, what, is_foreign(ra));
     return r;
 }
 
@@ -373,7 +428,7 @@ static int call_wait(int (*original)(void *), void *what, uintptr_t ra)
         if (ub_suspend_call(UB_BLOCK_SEM_WAIT, (void *)original, word, value, &ret))
             return (int)ret;
     }
-    return taken(original(what), what);
+    return taken(original(what), what, ra);
 }
 
 #define RA ((uintptr_t)__builtin_return_address(0))
@@ -389,21 +444,21 @@ static void *original[IDS][UB_LOOP_COPIES];
     static int hook##copy##_sem_wait(void *what) \
     { \
         int r; \
-        return waited(what, 0, NULL, &r) ? r : call_wait((int (*)(void *))original[ID_sem_wait][copy], what, RA); \
+        return waited(what, 0, NULL, RA, &r) ? r : call_wait((int (*)(void *))original[ID_sem_wait][copy], what, RA); \
     } \
     static int hook##copy##_sem_timedwait(void *what, const struct timespec *until) \
     { \
         int r; \
-        return waited(what, CLOCK_REALTIME, until, &r) ? r : \
-            taken(((int (*)(void *, const struct timespec *))original[ID_sem_timedwait][copy])(what, until), what); \
+        return waited(what, CLOCK_REALTIME, until, RA, &r) ? r : \
+            taken(((int (*)(void *, const struct timespec *))original[ID_sem_timedwait][copy])(what, until), what, RA); \
     } \
     static int hook##copy##_sem_clockwait(void *what, int clock, const struct timespec *until) \
     { \
         int r; \
-        return waited(what, clock, until, &r) ? r : \
-            taken(((int (*)(void *, int, const struct timespec *))original[ID_sem_clockwait][copy])(what, clock, until), what); \
+        return waited(what, clock, until, RA, &r) ? r : \
+            taken(((int (*)(void *, int, const struct timespec *))original[ID_sem_clockwait][copy])(what, clock, until), what, RA); \
     } \
-    static int hook##copy##_sem_trywait(void *what) { return try((int (*)(void *))original[ID_sem_trywait][copy], what); } \
+    static int hook##copy##_sem_trywait(void *what) { return try((int (*)(void *))original[ID_sem_trywait][copy], what, RA); } \
     static int hook##copy##_sem_post(void *what) { return post((post_function *)original[ID_sem_post][copy], what); } \
     static int hook##copy##_sem_destroy(void *what) { return destroy((post_function *)original[ID_sem_destroy][copy], what); }
 HOOKS(0)

@@ -18,12 +18,16 @@ struct ub_holder {
     struct ub_holder *next; /* of all that are away */
     const void *thread;     /* of whose steps it is one */
     const void *waits;      /* for this lock; NULL */
-    uint32_t count;         /* UB_HELD_MAX: too many to know */
+    uint32_t count;
+    bool beyond; /* it has taken more than there is room for, and which is not known */
+    bool rolls;  /* it never ends: the last ones are kept */
     bool away;
+    uint32_t foreign;   /* of `held`: taken by who knows its owner by the thread, and whom we cannot tell otherwise */
     uint8_t acquiring;  /* enum ub_acquiring */
     uint32_t importing; /* modules, one inside the other */
     struct {
         const void *lock;
+        bool foreign;
         uint64_t *owner; /* where the lock says whose thread it is, NULL: it does not */
         uint64_t ident;  /* what stood there; 0 while it is not taken away */
     } held[UB_HELD_MAX];
@@ -50,10 +54,11 @@ struct ub_lock_wait {
     struct ub_holder *holder;
     struct ub_job *job; /* put into its inbox when `state` is no longer UB_LOCK_WAITS */
     uint32_t state;     /* enum ub_lock_state */
+    bool foreign;       /* as in `held` */
     bool tries;         /* only until who has it now is gone */
 };
 
-/* Away and back. While it is away, locks that let their thread in again do not know its thread. */
+/* Away and back, by its own thread. While it is away, locks that let their thread in again do not know its thread. */
 void ub_holder_leaves(struct ub_holder *h);
 void ub_holder_returns(struct ub_holder *h);
 
@@ -67,7 +72,7 @@ bool ub_holder_is_away_with(const void *lock, const struct ub_holder *own);
 void ub_holder_owner(struct ub_holder *h, const void *lock, uint64_t *owner);
 
 /* It took it by other means than the hooks. */
-void ub_holder_takes(struct ub_holder *h, const void *lock);
+void ub_holder_takes(struct ub_holder *h, const void *lock, bool foreign);
 
 /* What it has just taken by hand it has not taken. */
 void ub_holder_gives(struct ub_holder *h, const void *lock);

@@ -5,13 +5,16 @@
 #include "pysteps_impl.h"
 
 #include "../module.h"
+#include "../patch.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SEND_NEXT 1u          /* PYGEN_NEXT of PySendResult: the coroutine waits for what it gave */
 #define LOOK_NS   50000000ull /* so often it is seen whether a lock was posted where we have no hook */
@@ -19,6 +22,7 @@
 static struct mine *mine_of[UB_SLOT_MAX];
 const struct ub_python *ub_pysteps_python;
 static unsigned long version; /* 0: none that is known, or it was looked for already */
+static bool supported;        /* there is an object for this interpreter */
 
 #define python ub_pysteps_python
 
@@ -50,6 +54,7 @@ struct mine *ub_pysteps_mine(bool make)
         m->host[i].inbox.fd = -1;
     m->place.fd = -1;
     m->base.thread = m;
+    m->base.rolls = true;
     mine_of[index] = m;
     return m;
 }
@@ -58,7 +63,7 @@ bool ub_pysteps_concerned(void)
 {
     const struct mine *m = python ? ub_pysteps_mine(false) : NULL;
 
-    return m && (m->current || m->suspended);
+    return m && !m->own && (m->current || m->suspended);
 }
 
 struct ub_holder *ub_pysteps_holder(void)
@@ -363,27 +368,40 @@ static const struct ub_python_agent agent = {.wake = wake,
                                              .before_fork = before_fork,
                                              .acquire = ub_pysteps_acquire,
                                              .acquired = ub_pysteps_acquired,
-                                             .importing = ub_pysteps_importing};
+                                             .importing = ub_pysteps_importing,
+                                             .own = ub_pysteps_own};
 
-/* The interpreter's object, beside our own file. Slow path only: by dlopen, with the GIL held, as an import does. */
+#define PATH 4096
+
+/* The interpreter's object, beside our own file. */
+static bool object_path(unsigned long which, char ret[PATH])
+{
+    const char *own = ub_module_name((const void *)object_path);
+    const char *slash = own ? strrchr(own, '/') : NULL;
+    unsigned minor = (unsigned)(which >> 16 & 0xff);
+    size_t folder = slash ? (size_t)(slash - own) + 1 : 0;
+    static const char name[] = "python3.00.so";
+
+    if (!slash || folder + sizeof(name) > PATH || minor > 99 || which >> 24 != 3)
+        return false;
+    memcpy(ret, own, folder);
+    memcpy(ret + folder, name, sizeof(name));
+    ret[folder + 8] = (char)('0' + minor / 10);
+    ret[folder + 9] = (char)('0' + minor % 10);
+    return true;
+}
+
+/* Slow path only: by dlopen, with the GIL held, as an import does. */
 static void look_for_python(void)
 {
     const struct ub_python *(*start)(const struct ub_python_agent *);
-    unsigned minor = (unsigned)(version >> 16 & 0xff);
-    const char *own = ub_module_name((const void *)look_for_python);
-    const char *slash = own ? strrchr(own, '/') : NULL;
-    char path[4096];
-    size_t folder = slash ? (size_t)(slash - own) + 1 : 0;
-    static const char name[] = "python3.00.so";
+    char path[PATH];
     void *object;
+    bool known = object_path(version, path);
 
     version = 0;
-    if (!slash || folder + sizeof(name) > sizeof(path) || minor > 99)
+    if (!known)
         return;
-    memcpy(path, own, folder);
-    memcpy(path + folder, name, sizeof(name));
-    path[folder + 8] = (char)('0' + minor / 10);
-    path[folder + 9] = (char)('0' + minor % 10);
     object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     start =
         object ? (const struct ub_python *(*)(const struct ub_python_agent *))dlsym(object, "ub_python_start") : NULL;
@@ -392,8 +410,21 @@ static void look_for_python(void)
 
 void ub_pysteps_found(unsigned long which)
 {
-    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN)
+    char path[PATH];
+
+    supported = ub_offload_mode != UB_OFFLOAD_OFF && object_path(which, path) &&
+                ub_raw4(SYS_faccessat, AT_FDCWD, path, R_OK, 0) == 0;
+    if (supported && ub_process->arena)
+        __atomic_fetch_or(&ub_process->arena->h.python_steps, 1ull << (which >> 16 & 63), __ATOMIC_RELAXED);
+    if (supported && ub_offload_mode > UB_OFFLOAD_DRY_RUN)
         version = which;
+}
+
+enum ub_pin ub_pysteps_judge_process(void)
+{
+    if (!supported || (!python && !version && ub_offload_mode > UB_OFFLOAD_DRY_RUN))
+        return UB_PIN_LIBRARY;
+    return ub_patch_stacks ? UB_PIN_RUNTIME : UB_PIN_MOVABLE;
 }
 
 uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t value, uint64_t result)
@@ -426,7 +457,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
         s->nested--;
         return ret;
     }
-    s = (struct step *)ub_fiber_take(&m->fibers);
+    s = ub_patch_stacks ? NULL : (struct step *)ub_fiber_take(&m->fibers);
     if (!s)
         return send(coroutine, value, result);
     s->coroutine = coroutine;
@@ -435,7 +466,8 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->nested = 0;
     s->over = false;
     s->future = NULL;
-    s->holder.count = s->holder.importing = 0;
+    s->holder.count = s->holder.importing = s->holder.foreign = 0;
+    s->holder.beyond = false;
     s->holder.thread = m;
     s->holder.waits = NULL;
     s->holder.acquiring = UB_ACQUIRING_NOT;

@@ -6,12 +6,20 @@
 #define UB_AGENT_PYSTEPS_H
 
 #include "../loops/loop.h"
+#include "decide.h"
 #include "pool.h"
 
 typedef uint64_t ub_pysteps_send(uintptr_t coroutine, uint64_t value, uint64_t result);
 
 /* `send` is the interpreter's PyIter_Send; the GIL is held. What it returns. */
 uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t value, uint64_t result);
+
+/*
+ * ub_decide of a call that asyncio's thread makes, but for what the kind of call says. UB_PIN_MOVABLE: a
+ * step may be left in it. Signal-safe.
+ */
+enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp,
+                             uint64_t *ret_lock);
 
 /* Whether the calling thread is in such a step, or has some that are suspended. Signal-safe. */
 bool ub_pysteps_concerned(void);
@@ -28,8 +36,9 @@ void ub_pysteps_found(unsigned long version);
 /* What the calling thread takes now is this one's; NULL: it runs no steps. Signal-safe. */
 struct ub_holder *ub_pysteps_holder(void);
 
-/* Waits for a semaphore until a time (CLOCK_MONOTONIC; 0: none). False: that is for the caller to do. */
-bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, int *ret);
+/* Waits for a semaphore until a time (CLOCK_MONOTONIC; 0: none). False: that is for the caller to do. `foreign`:
+ * struct ub_holder. */
+bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret);
 
 /* sem_trywait has failed. Its result, and errno. */
 int ub_pysteps_try(void *lock);
@@ -40,5 +49,8 @@ bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got);
 
 /* A module is being imported (1), no longer (-1): half of it must not be seen. */
 void ub_pysteps_importing(int by);
+
+/* Python code of our own runs (1), no longer (-1). */
+void ub_pysteps_own(int by);
 
 #endif

@@ -53,6 +53,7 @@ struct mine {
     int32_t tid;
     struct step *current;
     struct step *suspended;
+    uint32_t own; /* Python code that we have called is running */
     struct ub_fiber_pool fibers;
     struct ub_fiber_exceptions *exceptions;
     struct host host[HOSTS_MAX];
@@ -82,8 +83,8 @@ void ub_pysteps_arm(struct mine *m, struct host *h);
 /* Goes on with a step right here, with the GIL held, until it is suspended again or over. */
 void ub_pysteps_run_here(struct mine *m, struct step *s);
 
-/* The current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
-bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil);
+/* Whether steps can be moved in this process, as far as is known: its interpreter, and what lives in it. */
+enum ub_pin ub_pysteps_judge_process(void);
 
 /* With step->job or step->wait filled in. False: it was not left, nothing was waited for. */
 bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil);
@@ -97,10 +98,11 @@ struct ub_place {
 };
 
 /*
- * Waits for a lock without leaving, while suspended steps go on. 0: it is the holder's. -1 with ETIMEDOUT, or (not
- * with `gil`) EINTR: a signal came. 1: nothing is suspended any more, or who had it (`tries`) is gone.
+ * Waits for a lock (.lock, .foreign, .tries) without leaving, while suspended steps go on. 0: it is the holder's. -1
+ * with ETIMEDOUT, or (not with `gil`) EINTR: a signal came. 1: nothing is suspended any more, or who had it (`tries`)
+ * is gone.
  */
-int ub_pydrive_wait(struct mine *m, const void *lock, uint64_t deadline_ns, bool tries, bool gil);
+int ub_pydrive_wait(struct mine *m, const struct ub_lock_wait *what, uint64_t deadline_ns, bool gil);
 
 /*
  * Goes on with one step that can, or waits until one can, `fd` is ready (-1: none), `until_ns` (0: none) or for 20 ms.

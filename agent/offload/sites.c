@@ -1,5 +1,7 @@
 #include "sites.h"
 
+#include "../python/stack.h"
+
 /* Number of this program image in the run: its addresses mean nothing in another. A fork has its parent's. */
 static uint64_t image(void)
 {
@@ -13,15 +15,35 @@ static uint64_t image(void)
     return ub_load_relaxed(&own);
 }
 
+/* In Python: every such call is made from the same few places of the interpreter, so its own innermost frame counts. */
+static struct ub_policy_site *find_python(struct ub_policy *p, uint32_t id, uint64_t function, bool make)
+{
+    uint64_t place[UB_POLICY_FRAMES];
+    struct ub_policy_site *site;
+    uint32_t n;
+
+    if (!make && ub_load_relaxed(&p->fresh) == 0)
+        return NULL;
+    n = ub_python_places(place, 1);
+    site = n ? ub_policy_find(p, image(), id, place[0], function, ub_process->pid, NULL, 0, false) : NULL;
+    if (site || !make || !n)
+        return site;
+    n = ub_python_places(place, UB_POLICY_FRAMES);
+    return n ? ub_policy_find(p, image(), id, place[0], function, ub_process->pid, place, n, true) : NULL;
+}
+
 struct ub_policy_site *ub_sites_find(const struct ub_thread *t, uint32_t id, bool make)
 {
     struct ub_policy *p = &ub_process->arena->policy;
     const struct ub_spans *s = &t->cold->spans;
+    uint64_t function = s->depth ? s->level[0].callback.function : 0;
     uint32_t fresh = ub_load_relaxed(&p->fresh);
     struct ub_policy_site *site;
 
-    site =
-        ub_policy_find(p, image(), id, s->call_ra, s->depth ? s->level[0].callback.function : 0, ub_process->pid, make);
+    if (s->depth && s->level[0].callback.library == UB_LOOP_ASYNCIO)
+        site = find_python(p, id, function, make);
+    else
+        site = ub_policy_find(p, image(), id, s->call_ra, function, ub_process->pid, NULL, 0, make);
     if (ub_load_relaxed(&p->fresh) != fresh)
         ub_process_ring(); /* its names are had only as long as this process is there */
     return site;

@@ -16,14 +16,17 @@ struct ub_python_chain {
     uint32_t cframe; /* _PyCFrame.current_frame */
     uint32_t back;   /* frame.previous, .f_back */
     uint32_t code;   /* frame.f_code, .f_executable */
+    uint32_t next;   /* frame.prev_instr, .instr_ptr: an address; 0: it has a number */
+    uint32_t owner;  /* frame.owner */
+    int8_t entry;    /* its value where a frame has no Python code; -1: none */
 };
 
 /* clang-format off */
 #define UB_PYTHON_CHAINS \
-    UB_PYTHON_CHAIN(0,      24, UB_PYTHON_NO_CFRAME, 24, 32) /* 3.8 to 3.10: their version is in no symbol */ \
-    UB_PYTHON_CHAIN(0x030b, 56, 8,                   48, 32) \
-    UB_PYTHON_CHAIN(0x030c, 56, 0,                   8,  0) \
-    UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8,  0)
+    UB_PYTHON_CHAIN(0,      24, UB_PYTHON_NO_CFRAME, 24, 32, 0,  0,  -1) /* 3.8 to 3.10: their version is in no symbol */ \
+    UB_PYTHON_CHAIN(0x030b, 56, 8,                   48, 32, 56, 69, -1) \
+    UB_PYTHON_CHAIN(0x030c, 56, 0,                   8,  0,  56, 70, 3) \
+    UB_PYTHON_CHAIN(0x030d, 72, UB_PYTHON_NO_CFRAME, 8,  0,  56, 70, 3)
 /* clang-format on */
 
 /* Whether a coroutine has begun: by a byte of its own, or (state 0) by its frame's last instruction. */

@@ -1,5 +1,6 @@
 #include "stack.h"
 
+#include "../../common/policy.h"
 #include "../calls/timing.h"
 #include "../module.h"
 
@@ -58,7 +59,8 @@ static uint32_t walk(const struct ub_python_chain *chain, uint64_t state, struct
     return n;
 }
 
-uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
+/* The interpreter that this thread is in; NULL: none that is known. */
+static const struct ub_python_chain *chain_of_thread(uint64_t *ret_state)
 {
     for (uint32_t i = 0; i < UB_LOOP_COPIES; i++) {
         void *(*get)(void) = ub_python_known[i].state;
@@ -69,10 +71,39 @@ uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
         if (!get || ub_module_name(address) != ub_python_known[i].module)
             continue;
         state = (uint64_t)(uintptr_t)get();
+        *ret_state = state;
         if (state)
-            return walk(&ub_python_known[i].chain, state, frame, max);
+            return &ub_python_known[i].chain;
     }
-    return 0;
+    return NULL;
+}
+
+uint32_t ub_python_stack(struct ub_call_frame *frame, uint32_t max)
+{
+    uint64_t state;
+    const struct ub_python_chain *chain = chain_of_thread(&state);
+
+    return chain ? walk(chain, state, frame, max) : 0;
+}
+
+uint32_t ub_python_places(uint64_t *place, uint32_t max)
+{
+    struct ub_call_frame frame[UB_POLICY_FRAMES];
+    uint64_t state;
+    const struct ub_python_chain *chain = chain_of_thread(&state);
+    uint32_t frames, n = 0;
+
+    if (!chain || !chain->next)
+        return 0;
+    if (max == 1) /* it may be that one: the last that has been entered from C */
+        frames = walk(chain, state, frame, 2);
+    else
+        frames = walk(chain, state, frame, max < UB_POLICY_FRAMES ? max : UB_POLICY_FRAMES);
+    for (uint32_t i = 0; i < frames && n < max; i++) {
+        if (chain->entry < 0 || (int8_t)frame[i].bytes[chain->owner] < chain->entry)
+            place[n++] = ub_policy_place(word(frame[i].bytes, chain->code), word(frame[i].bytes, chain->next));
+    }
+    return n;
 }
 
 bool ub_python_knows(uint32_t copy)

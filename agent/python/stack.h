@@ -28,6 +28,10 @@ struct ub_python_known {
 };
 extern struct ub_python_known ub_python_known[UB_LOOP_COPIES];
 
+/* Likewise, where each is (ub_policy_place, at most UB_POLICY_FRAMES); of 3.11 and later. Slow path only; signal-safe.
+ */
+uint32_t ub_python_places(uint64_t *place, uint32_t max);
+
 /*
  * The address of the innermost frame, and its code object; 0: not known. Only for what interpreter `copy` itself has
  * called, with the GIL: nothing can end meanwhile, so the reads are plain. Each handle and each step asks. Signal-safe.

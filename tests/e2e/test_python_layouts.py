@@ -277,11 +277,14 @@ def test_the_agents_chain_of_frames(version):
         pytest.skip("the agent does not read 3.14: no interpreter of it was at hand")
     text = (helpers.ROOT / "agent/python/layout.h").read_text()
     rows = {int(number, 0): [None if value == "UB_PYTHON_NO_CFRAME" else int(value) for value in values]
-            for number, *values in re.findall(r"UB_PYTHON_CHAIN\((\w+),\s*(\w+),\s*(\w+),\s*(\w+),\s*(\w+)\)", text)}
+            for number, *values in re.findall(r"UB_PYTHON_CHAIN\((\w+)" + r",\s*(-?\w+)" * 7 + r"\)", text)}
     minor = int(version[2:])
     facts = committed(version)
-    assert rows[0 if minor < 11 else 0x0300 | minor] == [facts[f] for f in ("thread_frame", "cframe_current", "frame_back",
-                                                                               "frame_code")]
+    *chain, instruction, owner, entry = rows[0 if minor < 11 else 0x0300 | minor]
+    assert chain == [facts[f] for f in ("thread_frame", "cframe_current", "frame_back", "frame_code")]
+    if minor >= 11:
+        owner_c = int(re.search(r"\.owner_c = (-?\d+)", LAYOUTS[version].read_text())[1])
+        assert (instruction, owner, entry) == (facts["frame_instruction"], facts["frame_owner"], owner_c)
     limit = int(re.search(r"UB_CALLS_FRAME\s+(\d+)u", (helpers.ROOT / "common/calls.h").read_text())[1])
     for field in ("frame_code", "frame_instruction", "frame_back", "frame_generator"):
         assert facts[field] is None or facts[field] + 8 <= limit, field

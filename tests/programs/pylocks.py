@@ -5,6 +5,7 @@ import concurrent.futures
 import contextvars
 import ctypes
 import logging
+import multiprocessing
 import os
 import queue
 import signal
@@ -117,6 +118,21 @@ async def rlock():
                 time.sleep(0.06)
                 count[0] = n + 1
     await both(*[add] * 5)
+    return count
+
+
+async def shared_rlock():
+    """Another kind, whose owner nobody can change: a step that has it is not left."""
+    lock, count = multiprocessing.RLock(), [0]
+
+    def add():
+        with lock:
+            with lock:
+                n = count[0]
+                time.sleep(0.03)
+                time.sleep(0.06)
+                count[0] = n + 1
+    await both(*[add] * 3)
     return count
 
 

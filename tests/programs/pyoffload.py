@@ -172,6 +172,20 @@ async def children():
     return await asyncio.gather(run(), run())
 
 
+async def spawns():
+    """A child that closes what another step waits on."""
+    a, b = socket.socketpair()
+    with a, b:
+        threading.Timer(0.3, lambda: b.send(b"x")).start()
+
+        async def read():
+            return a.recv(1)
+
+        async def run():
+            return subprocess.run(["true"], check=True).returncode
+        return await asyncio.gather(read(), run())
+
+
 async def timeouts():
     """A timeout is the call's own."""
     a, b = socket.socketpair()

@@ -37,6 +37,11 @@ struct ub_python_agent {
     void (*acquire)(void);
     bool (*acquired)(void *lock, uint64_t *owner, bool got);
     void (*importing)(int by);
+    /*
+     * Python code that we call for ourselves (in asyncio's debug mode making a future reads files) begins (1), is
+     * over (-1): nothing of it leaves, and nothing goes on meanwhile.
+     */
+    void (*own)(int by);
 };
 
 /* All with the GIL, unless it says otherwise. */

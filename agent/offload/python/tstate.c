@@ -304,6 +304,7 @@ static void *wait_again(void *loop)
 {
     PyObject *wait = NULL, *names = Py_BuildValue("{sO}", "loop", (PyObject *)loop), *none = PyTuple_New(0);
 
+    agent->own(1);
     for (int i = 0; names && none && !wait && i < 2; i++) { /* asyncio's debug mode runs Python here */
         PyObject *type, *value, *traceback;
 
@@ -318,6 +319,7 @@ static void *wait_again(void *loop)
     if (wait && (PyObject_SetAttrString(wait, "task", current_task(loop)) < 0 ||
                  PyObject_SetAttrString(wait, "_asyncio_future_blocking", Py_True) < 0))
         Py_CLEAR(wait);
+    agent->own(-1);
     return wait;
 }
 
@@ -377,6 +379,7 @@ static void visit(void *future, struct ub_python_visit *v)
     PyObject *type, *value, *traceback, *loop, *task, *running;
 
     PyErr_Fetch(&type, &value, &traceback);
+    agent->own(1);
     loop = PyObject_CallMethod(future, "get_loop", NULL);
     task = PyObject_GetAttrString(future, "task");
     running = PyObject_CallNoArgs(loop_or_none);
@@ -390,6 +393,7 @@ static void visit(void *future, struct ub_python_visit *v)
     Py_XDECREF(running);
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(future);
+    agent->own(-1);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -400,11 +404,13 @@ static void visited(struct ub_python_visit *v)
     if (!before)
         return;
     PyErr_Fetch(&type, &value, &traceback);
+    agent->own(1);
     set_current(PyTuple_GET_ITEM(before, 1), PyTuple_GET_ITEM(before, 2));
     Py_XDECREF(PyObject_CallOneArg(set_loop, PyTuple_GET_ITEM(before, 0)));
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(before);
     Py_DECREF(before);
+    agent->own(-1);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -453,6 +459,7 @@ static void set_done(void *future)
     PyObject *done, *callbacks, *result = NULL;
 
     PyErr_Fetch(&type, &value, &traceback);
+    agent->own(1);
     done = PyObject_CallMethod(future, "done", NULL);
     callbacks = PyObject_GetAttrString(future, "_callbacks");
     if (done == Py_False)
@@ -473,6 +480,7 @@ static void set_done(void *future)
     Py_XDECREF(result);
     Py_XDECREF(callbacks);
     Py_XDECREF(done);
+    agent->own(-1);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -481,6 +489,7 @@ static void resumed(void *future)
     PyObject *task = PyObject_GetAttrString(future, "task"), *cancels = PyObject_GetAttrString(future, "cancels");
     Py_ssize_t n = cancels ? PyTuple_Size(cancels) : 0;
 
+    agent->own(1);
     PyObject_SetAttrString(future, "task", Py_None);
     if (task && task != Py_None && n > 0) { /* now that it runs: at its next await; it was counted already */
         Py_XDECREF(PyObject_CallMethod(task, "cancel", "O", PyTuple_GET_ITEM(cancels, n - 1)));
@@ -491,6 +500,7 @@ static void resumed(void *future)
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(future);
     Py_DECREF((PyObject *)future);
+    agent->own(-1);
 }
 
 /* ---- the loop --------------------------------------------------------------------------------- */
@@ -541,7 +551,7 @@ static PyObject *on_stop(PyObject *self, PyObject *unused)
 
 static PyMethodDef stop = {"stop", on_stop, METH_NOARGS, NULL};
 
-static bool watch(void *loop, int fd, void *host)
+static bool watch_loop(void *loop, int fd, void *host)
 {
     PyObject *capsule = PyCapsule_New(host, NULL, NULL);
     PyObject *callback = capsule ? PyCFunction_New(&ready, capsule) : NULL;
@@ -563,14 +573,26 @@ static bool watch(void *loop, int fd, void *host)
     return ok;
 }
 
+static bool watch(void *loop, int fd, void *host)
+{
+    bool ok;
+
+    agent->own(1);
+    ok = watch_loop(loop, fd, host);
+    agent->own(-1);
+    return ok;
+}
+
 static void unwatch(void *loop, int fd)
 {
     PyObject *type, *value, *traceback;
 
     PyErr_Fetch(&type, &value, &traceback);
+    agent->own(1);
     Py_XDECREF(insist_on(loop, "remove_reader", Py_BuildValue("(i)", fd)));
     PyErr_Clear();
     PyObject_SetAttrString(loop, "stop", NULL);
+    agent->own(-1);
     PyErr_Restore(type, value, traceback);
 }
 

@@ -1,0 +1,238 @@
+"""asyncio's steps that block, with their calls moved: every case prints the same as alone, and its loop goes on; what a
+dry run and a report say of them.
+
+The programs wait nearly all of the time: those of one interpreter run at once. `make check` has asyncio on the first
+interpreter; `make check-offload` every one that is here, and uvloop.
+
+Seen to fail: with the hand-over of locks taken out (queues, fifo), the order of calls on one descriptor (one_socket), the
+held locks of suspended steps (rlock, tries), the child of vfork (spawns), our own code that leaves (under load).
+"""
+
+import os
+import signal
+import subprocess
+
+import helpers
+import oracle
+import pythons
+import pytest
+
+OBJECTS = helpers.AGENT.parent
+PATIENCE = 60
+ALL = "UNBLOCK_SOAK" in os.environ
+
+# The longest that the ticker may be kept waiting, in ms: half of what it is alone, or less. None: it is kept waiting,
+# by what stays where it is; the case is there for what it prints.
+CALLS = {"states": 1200, "recv": 150, "one_socket": 150, "raises": 100, "cancel": 150, "generators": 180, "deep": 250,
+         "rlock": 150, "importing": None, "alarm": None, "http": 150, "children": 150, "spawns": 150, "timeouts": 80}
+LOCKS = {"event": 75, "queues": 150, "condition": 80, "fifo": 180, "handed_over": None, "rlock": 150,
+         "shared_rlock": None, "rlock_of_another": 75, "tries": 200, "timeouts": 120, "buffered": 75, "logs": 75, "joins": 150,
+         "plain_callback": None, "fails_in_callback": None, "imports": None, "alarm": None, "sockets_in_callback": None,
+         "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
+# Programs of their own: they end their loops.
+ENDS = {"exits": 3, "interrupted": 0, "drained": 0}
+
+
+# What `make check` has of them.
+SHORT = ("states", "recv", "one_socket", "cancel", "http", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "tries",
+         "buffered", "plain_callback", "sockets_in_callback", "forked_on", "interrupted")
+
+
+def half(cases, i):
+    return {case: cases[case] for case in [case for case in cases if ALL or case in SHORT][i::2]}
+
+
+# A group is one run of a program, which can be run again by itself.
+GROUPS = {**{f"calls{i}": ("pyoffload.py", half(CALLS, i), 6) for i in range(2)},
+          **{f"locks{i}": ("pylocks.py", half(LOCKS, i), 10) for i in range(2)},
+          **{case: ("pylocks.py", {case: None}, 1) for case in ENDS if ALL or case in SHORT}}
+
+
+def interpreters():
+    found = [path for minor in ("3.11", "3.12", "3.13") if (OBJECTS / f"python{minor}.so").exists()
+             for path in pythons.installed(minor)[:1]]
+    if ALL and os.path.realpath(helpers.PYTHON) in found and pythons.ask(helpers.PYTHON, "import uvloop; print(1)"):
+        found.append(helpers.PYTHON + " uvloop")
+    return found[:None if ALL else 1] or [pytest.param(None, marks=pytest.mark.skip(
+        reason="no headers of CPython 3.11 to 3.13: not built"))]
+
+
+def environment(folder):
+    (folder / "slow_module.py").write_text("import time\ntime.sleep(0.2)\nVALUE = 7\n")
+    (folder / "waiting_module.py").write_text("import sys\nassert sys.modules['__main__'].there.wait(20)\nVALUE = 7\n")
+    return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
+
+
+class Both:
+    """A program alone and with its calls moved."""
+
+    def __init__(self, folder, python, program, arguments):
+        python, *loop = python.split()
+        env = {**environment(folder), "LOOP": loop[0] if loop else ""}
+        command = [python, "-X", "dev", "-W", "ignore", helpers.ROOT / "tests" / "programs" / program, *arguments]
+        self.path = folder / f"{len(list(folder.iterdir()))}.jsonl"
+        self.path.touch()
+        self.alone = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        self.moved = helpers.start("run", "--force", "-q", "-t", "50ms", "-o", self.path, "--offload=eager", "--", *command,
+                                   env=env)
+
+    def finish(self):
+        self.expected, self.alone_said = self.alone.communicate(timeout=PATIENCE)
+        try:
+            self.printed, self.said = self.moved.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            where = helpers.unblock("dump", self.moved.pid).stdout
+            for child in helpers.children(self.moved.pid):
+                where += helpers.unblock("dump", child).stdout
+                os.kill(child, signal.SIGKILL)
+            self.printed, self.said = self.moved.communicate()
+            pytest.fail(f"hangs\n{self.printed}\n{self.said[-2000:]}\n{where}")
+        return self
+
+    def line(self, text, case):
+        return [line for line in text.splitlines() if line.split()[:1] == [case]]
+
+
+def telling(folder, python, mode, *cases):
+    path = folder / f"{mode}.jsonl"
+    path.touch()
+    return path, helpers.start("run", "--force", "-t", "50ms", "-o", path, f"--offload={mode}", "--live=full", "--", python,
+                               helpers.ROOT / "tests/programs/pymoves.py", *cases, env=environment(folder))
+
+
+def told(begun):
+    """What it said, and its recording."""
+    path, process = begun
+    try:
+        _, said = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        for child in helpers.children(process.pid):
+            os.kill(child, signal.SIGKILL)
+        raise
+    assert process.returncode == 0, said
+    return said, helpers.Recording(path)
+
+
+TOLD = {"dry-run": ("sleeps", "waits", "fetches", "imports", "in_callback"), "flagged": ("sleeps", "fetches", "in_callback")}
+
+
+@pytest.fixture(scope="module")
+def tellings(tmp_path_factory):
+    """As `runs`."""
+    first = interpreters()[0]
+    begun = {mode: telling(tmp_path_factory.mktemp("told"), first, mode, *cases) for mode, cases in TOLD.items()
+             if isinstance(first, str)}
+
+    def run(python, mode):
+        one = begun[mode] or telling(tmp_path_factory.mktemp("told"), python, mode, *TOLD[mode])
+        begun[mode] = None
+        return told(one)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tellings):
+    """Of (interpreter, group): the run that was begun with the others, once; after that a new one."""
+    begun, folder = {}, tmp_path_factory.mktemp("python")
+
+    def run(python, group):
+        if not any(key[0] == python for key in begun):
+            for other, (program, cases, _) in GROUPS.items():
+                begun[python, other] = Both(folder, python, program, cases)
+        program, cases, _ = GROUPS[group]
+        one = begun.get((python, group)) or Both(folder, python, program, cases)
+        begun[python, group] = None
+        return one.finish()
+    with oracle.Sentinel() as sentinel:
+        run.sentinel = sentinel
+        yield run
+
+
+@pytest.mark.parametrize("python", interpreters())
+@pytest.mark.parametrize("group", GROUPS)
+def test_same_as_alone(runs, python, group):
+    _, cases, least = GROUPS[group]
+    run = runs(python, group)
+    assert run.moved.returncode == run.alone.returncode == ENDS.get(group, 0), run.said
+    assert run.printed == run.expected, run.said
+    assert helpers.Recording(run.path).end["offload"]["moved"] >= least
+    late = sum(b - a for a, b in runs.sentinel.late)
+    for case, most_ms in cases.items():
+        assert group in ENDS or run.line(run.printed, case), run.alone_said
+        if most_ms and late < 50_000_000:
+            assert int(run.line(run.said, case)[0].split()[1]) < most_ms, (case, run.said)
+
+
+# ---- what is told -----------------------------------------------------------------------------
+
+
+def place(line, key):
+    return line.get(key, {}).get("function"), line.get(key, {}).get("file", "").rsplit("/", 1)[-1]
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_dry_run(tellings, python):
+    said, recording = tellings(python, "dry-run")
+    assert not any(line["moved"] for line in recording.of("offload"))
+    found = {}
+    for slow in recording.slow:
+        if slow.get("offload") and slow["duration_ns"] >= 120_000_000:
+            name = slow["callback"].get("function", "?").split(".")[0]
+            found.setdefault(name, set()).add(slow["offload"].get("reason") or slow["offload"]["state"])
+            if slow["offload"]["state"] == "would-move":
+                assert slow["offload"]["saved_ns"] >= slow["duration_ns"] / 2
+    assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "imports": {"import"},
+                     "in_callback": {"kind"}}, recording.slow
+    assert "move   would move to a timer, saves " in said
+    assert "move   pinned: a module is being imported" in said
+    assert " would have moved from 3 call sites, " in said
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_flagged(tellings, python):
+    """The first blocks, the second has left; where it was is told by the program's own line."""
+    said, recording = tellings(python, "flagged")
+    moved = {place(line, "callback")[0]: line for line in recording.of("offload") if line["moved"] and line["first"]}
+    assert set(moved) == {"sleeps", "fetches"}, recording.of("offload")
+    assert place(moved["sleeps"], "caller") == ("nap", "pymoves.py")
+    assert place(moved["fetches"], "caller") == ("fetches", "pymoves.py")
+    for line in moved.values():
+        assert line["first"] == 1 and line["saved_ns"] >= 110_000_000
+    states = {slow["callback"].get("function", "?").split(".")[0]: slow["offload"].get("reason") or slow["offload"]["state"]
+              for slow in recording.slow if slow.get("offload") and slow["duration_ns"] >= 120_000_000}
+    assert states == {"sleeps": "first", "fetches": "first", "in_callback": "kind"}
+    assert "clock_nanosleep in nap() (pymoves.py:" in said
+
+
+GREENLET = """
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_greenlet", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit__greenlet(void) { return PyModule_Create(&module); }
+"""
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_greenlet(tmp_path, python):
+    """It copies stacks: where it is, steps run where they always did. A module of its name does."""
+    include = pythons.ask(python, "import sysconfig; print(sysconfig.get_paths()['include'])")
+    (tmp_path / "greenlet.c").write_text(GREENLET)
+    built = subprocess.run(["cc", "-shared", "-fPIC", f"-I{include}", tmp_path / "greenlet.c", "-o",
+                            tmp_path / "_greenlet.so"], capture_output=True, text=True)
+    if built.returncode != 0:
+        pytest.skip(f"no headers of {python}")
+    (tmp_path / "sitecustomize.py").write_text("import _greenlet\n")
+    _, recording = told(telling(tmp_path, python, "eager", "sleeps"))
+    assert recording.end["offload"]["moved"] == 0
+    assert {slow["offload"].get("reason") for slow in recording.slow if slow.get("offload")} == {"runtime"}
+
+
+@pytest.mark.skipif(not ALL, reason="make check-offload")
+@pytest.mark.parametrize("python", interpreters())
+def test_stress(tmp_path, python):
+    python, *loop = python.split()
+    done, recording = helpers.record(tmp_path, python, "-X", "dev", helpers.ROOT / "tests/programs/pyoffload.py", "stress",
+                                     "200", "30", threshold="50ms", options=("--offload=eager", "-q"),
+                                     env={**environment(tmp_path), "LOOP": loop[0] if loop else ""}, timeout=180)
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == "stress 6000\n"
+    assert recording.end["offload"]["moved"] > 0

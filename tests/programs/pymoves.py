@@ -1,0 +1,65 @@
+"""What a dry run and a report of moved calls are told of: each case blocks in one way, twice, in a place of its own."""
+import asyncio
+import http.server
+import sys
+import threading
+import time
+import urllib.request
+
+SECONDS = 0.12
+
+
+def nap():
+    time.sleep(SECONDS)
+
+
+async def sleeps():
+    nap()
+
+
+async def waits():
+    there = threading.Event()
+    threading.Timer(SECONDS, there.set).start()
+    there.wait()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(SECONDS)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+async def fetches():
+    urllib.request.urlopen(URL).read()
+
+
+async def imports():
+    sys.modules.pop("slow_module", None)
+    import slow_module
+    return slow_module
+
+
+async def in_callback():
+    """Not a task's step."""
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: (nap(), done.set_result(None)))
+    await done
+
+
+async def main(cases):
+    for _ in range(12):
+        await asyncio.sleep(0.002)
+    for case in cases:
+        for _ in range(2):
+            await asyncio.create_task(case())
+            await asyncio.sleep(0.01)
+
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+URL = f"http://127.0.0.1:{server.server_port}/"
+threading.Thread(target=server.serve_forever, daemon=True).start()
+asyncio.run(main([globals()[name] for name in sys.argv[1:]]))
