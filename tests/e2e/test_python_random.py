@@ -54,7 +54,7 @@ def test_random_operations(tmp_path, loop, version, python):
     truth = [json.loads(line) for line in (tmp_path / "truth").read_text().splitlines()]
     assert truth.pop()["checked"] > 200
     spans = functions()
-    judged, wrong = 0, []
+    judged, excused, wrong = 0, 0, []
     for slow in recording.slow:
         for sample in slow["samples"]:
             if sample.get("python") not in ("still", "twice"):
@@ -67,12 +67,18 @@ def test_random_operations(tmp_path, loop, version, python):
             true, before = truth_at(truth, now + 500_000), truth_at(truth, now - 500_000)
             if not true or true != before:
                 continue
+            # Kept from the CPU the program reads its clock late: it is in its own book-keeping by then, for milliseconds.
+            if 5 * slow.get("runqueue_ns", 0) > slow["duration_ns"]:
+                excused += 1
+                continue
             judged += 1
             if true["function"] not in [f["function"] for f in frames]:
                 wrong.append((true, [f["function"] for f in frames]))
         if slow.get("task") and not slow["task"]["name"].startswith(("worker ", "Task-")):
             wrong.append(slow["task"])
     assert not wrong, wrong[:5]
+    if judged < 10 <= judged + excused:
+        pytest.skip(f"the machine was too busy: {excused} samples of {judged + excused} excused")
     assert judged >= 10, f"only {judged} samples could be judged"
 
 
