@@ -72,6 +72,8 @@ servers  wrk                 cmd:wrk
 servers  gunicorn            cmd:gunicorn
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
+servers  tor                    cmd:tor
+servers  libev-perl             none
 servers  bind9                  cmd:named
 servers  bind9-dnsutils         cmd:dig
 servers  bind9-utils            cmd:rndc
