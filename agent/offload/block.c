@@ -1,3 +1,7 @@
+/*
+ * What each listed call does when it is made on a fiber: asks whether it would wait, and if so leaves the loop.
+ * A little long for one file: the calls share how a descriptor is asked and how a result is brought back.
+ */
 #include "block.h"
 
 #include "../process.h"

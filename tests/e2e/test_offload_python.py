@@ -4,8 +4,8 @@ dry run and a report say of them.
 The programs wait nearly all of the time: those of one interpreter run at once. `make check` has asyncio on the first
 interpreter; `make check-offload` every one that is here, and uvloop.
 
-Seen to fail: with the hand-over of locks taken out (queues, fifo), the order of calls on one descriptor (one_socket), the
-held locks of suspended steps (rlock, tries), the child of vfork (spawns), our own code that leaves (under load).
+Seen to fail without its mend: the child of vfork (spawns), multiprocessing's lock (shared_rlock), our own code that leaves
+(most of them, under load).
 """
 
 import os
