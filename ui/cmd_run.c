@@ -226,8 +226,10 @@ static void wait_for_child(struct run *run)
 
 static int start_watching(struct run *run, int argc)
 {
-    struct ub_watch_options options = {
-        .argc = argc, .argv = run->argv, .bpf = run->bpf, .offload = (uint32_t)run->offload,
+    struct ub_watch_options options = {.argc = argc,
+                                       .argv = run->argv,
+                                       .bpf = run->bpf,
+                                       .offload = (uint32_t)run->offload,
                                        .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
