@@ -17,9 +17,9 @@ import oracle
 STALLS = "nanosleep,pipe_read,fsync,flock,getaddrinfo,mutex,cpu,pagefault,waitpid"
 LIBRARIES = {
     "libuv": ("callbacks_uv", 19),
-    "libevent": ("callbacks_event", 10),
+    "libevent": ("callbacks_event", 11),
     "libev": ("callbacks_ev", 12),
-    "glib": ("callbacks_glib", 8),
+    "glib": ("callbacks_glib", 9),
     "sd-event": ("callbacks_sd", 9),
 }
 

@@ -17,7 +17,7 @@ static struct bufferevent *left, *right;
 static struct evbuffer *buffer;
 static struct evdns_base *dns;
 static struct sockaddr_in http_address;
-static int io_pipe[2], client = -1;
+static int io_pipe[2], once_pipe[2], client = -1;
 
 static NOINLINE void on_io(evutil_socket_t fd, short what, void *arg)
 {
@@ -53,6 +53,15 @@ static NOINLINE void on_accept(struct evconnlistener *l, evutil_socket_t fd, str
 static NOINLINE void on_once(evutil_socket_t fd, short what, void *arg)
 {
     stalls_here(s, "on_once");
+}
+
+static NOINLINE void on_once_fd(evutil_socket_t fd, short what, void *arg)
+{
+    char c;
+
+    stalls_here(s, "on_once_fd");
+    if (read(fd, &c, 1) != 1)
+        die("once pipe");
 }
 
 /* A name server of our own, and what asks it. */
@@ -116,6 +125,13 @@ static void kick_once(struct stalls *s_)
     event_base_once(base, -1, EV_TIMEOUT, on_once, NULL, &now);
 }
 
+static void kick_once_fd(struct stalls *s_)
+{
+    event_base_once(base, once_pipe[0], EV_READ, on_once_fd, NULL, NULL);
+    if (write(once_pipe[1], "x", 1) != 1)
+        die("once pipe");
+}
+
 static void kick_dns(struct stalls *s_)
 {
     evdns_base_resolve_ipv4(dns, "a.test", DNS_QUERY_NO_SEARCH, on_reply, NULL);
@@ -136,6 +152,7 @@ static void kick_http(struct stalls *s_)
 static const struct stalls_kind kinds[] = {
     {"timer", "on_tick", NULL},
     {"timer", "on_once", kick_once},
+    {"io", "on_once_fd", kick_once_fd},
     {"dns", "on_query", kick_dns},
     {"dns", "on_reply", kick_dns},
     {"callback", "on_request", kick_http},
@@ -188,7 +205,8 @@ int main(int argc, char **argv)
     s = stalls_new(argc, argv);
     stalls_kinds(s, kinds, sizeof(kinds) / sizeof(kinds[0]));
     base = event_base_new();
-    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || evutil_socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
+    if (pipe2(io_pipe, O_CLOEXEC | O_NONBLOCK) || pipe2(once_pipe, O_CLOEXEC | O_NONBLOCK) ||
+        evutil_socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
         die("pipes");
     timer = event_new(base, -1, EV_PERSIST, on_tick, NULL);
     if (event_get_callback(timer) != on_tick) /* a program may well compare */

@@ -86,6 +86,30 @@ static NOINLINE gboolean dispatch_own(GSource *source, GSourceFunc callback, gpo
 
 static GSourceFuncs own_funcs = {prepare_own, is_due, dispatch_own, NULL, NULL, NULL};
 
+/*
+ * What a piece of work of GIO's ends with. A thread of its pool does it, and an idle source of GIO's own, whose
+ * function is GIO's, brings the end: the program's function is known by its frame, which therefore must not be gone.
+ */
+static NOINLINE void on_done(GObject *object, GAsyncResult *result, gpointer data)
+{
+    GFileInfo *info = g_file_query_info_finish(G_FILE(object), result, NULL);
+
+    if (!info)
+        die("g_file_query_info");
+    g_object_unref(info);
+    stalls_here(s, "on_done");
+    __asm__ volatile("");
+}
+
+static void kick_file(struct stalls *s_)
+{
+    static GFile *file;
+
+    if (!file)
+        file = g_file_new_for_path("/");
+    g_file_query_info_async(file, "standard::type", G_FILE_QUERY_INFO_NONE, G_PRIORITY_DEFAULT, NULL, on_done, NULL);
+}
+
 static void kick_idle(struct stalls *s_)
 {
     g_idle_add(on_idle, NULL);
@@ -130,6 +154,7 @@ static const struct stalls_kind kinds[] = {
     {"io", "on_channel", kick_channel}, {"signal", "on_signal", kick_signal},
     {"child", "on_child", kick_child},  {"source", "dispatch_own", kick_own},
     {"io", "on_fd", kick_fd},           {"source", "on_socket", kick_socket},
+    {"idle", "on_done", kick_file},
 };
 
 static NOINLINE gboolean on_tick(gpointer data)
