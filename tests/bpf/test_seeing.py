@@ -166,7 +166,8 @@ def test_little_is_looked_at(target, tmp_path):
     if excused > len(truth) // 2:
         pytest.skip("the machine is too busy to judge")
     slows = [s for s in slows if not sentinel.busy(s["start_ns"], s["start_ns"] + s["duration_ns"])]
-    assert all(s["runqueue_ns"] > 5_000_000 for s in slows), slows  # half a second of work without a pause is no stall
+    # Half a second of work without a pause is no stall; where calls could not be looked at in time the record must say so.
+    assert all(s["runqueue_ns"] > 5_000_000 or s.get("unclear_start_ns", 0) > s["duration_ns"] // 2 for s in slows), slows
 
 
 def test_a_call_is_seen_to_its_end(target, tmp_path):
