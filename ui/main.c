@@ -25,6 +25,7 @@ static const struct ub_command commands[] = {
     {"check", "for CI: fails when a stall reached a limit", ub_cmd_check},
     {"diff", "two recordings: what came, went, got better or worse", ub_cmd_diff},
     {"dump", "one look at a running process: what every thread does now", ub_cmd_dump},
+    {"policy", "checks which calls may leave the loops (--offload=FILE)", ub_cmd_policy},
     {"doctor", "what works here, what does not, and what mends it", ub_cmd_doctor},
     {"ps", "what is being watched on this host, and by whom", ub_cmd_ps},
     {"completion", "completion of commands and options for bash, zsh and fish", ub_cmd_completion},

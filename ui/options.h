@@ -10,6 +10,7 @@
 #define UB_UI_OPTIONS_H
 
 #include "../common/base.h"
+#include "../tracer/nearest.h"
 
 #include <stdio.h>
 #include <sys/types.h>
@@ -95,8 +96,5 @@ extern const char *const ub_colour_choices[]; /* "auto" "always" "never": for --
 
 /* Whether to colour what goes to `fd`: the choice, then NO_COLOR, CLICOLOR_FORCE, then whether it is a terminal. */
 bool ub_colour_use(enum ub_colour choice, int fd);
-
-/* The name of the list (NULL-terminated) that `word` was probably meant to be, or NULL. */
-const char *ub_nearest(const char *word, const char *const *names);
 
 #endif

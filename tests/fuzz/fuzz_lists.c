@@ -1,7 +1,8 @@
 /*
  * libFuzzer: any bytes as a list of known stalls (--allow, --suppress) and as a
- * .unblock.ini. What is accepted is used once.
+ * .unblock.ini, and as an offload policy. What is accepted is used once.
  */
+#include "../../tracer/policy_file.h"
 #include "../../ui/options.h"
 #include "../../ui/rules.h"
 
@@ -57,6 +58,20 @@ static void use_config(const char *home)
         abort();
 }
 
+static void use_policy(const char *path)
+{
+    const struct ub_policy_names names = {.function = "a::b(c)", .file = "/x/y.py", .module = "/z.so", .python = true};
+    struct ub_policy_file p;
+
+    ub_policy_read(path, NULL, NULL, &p);
+    for (uint32_t i = 0; i < p.count; i++) {
+        ub_policy_fits_call(&p.rule[i], "fsync");
+        ub_policy_fits_place(&p.rule[i], &names);
+        ub_policy_find_dotted(&p, UB_POLICY_PYTHON, p.rule[i].text);
+    }
+    ub_policy_clear(&p);
+}
+
 static char folder[] = "/tmp/unblock-fuzz-XXXXXX";
 
 static void remove_folder(void)
@@ -81,6 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fclose(f);
     use_rules(path);
     use_config(folder);
+    use_policy(path);
     unlink(path);
     return 0;
 }

@@ -1,0 +1,15 @@
+/* Shared by the files that read policies (policy_file.c, policy_names.c). */
+#ifndef UB_TRACER_POLICY_IMPL_H
+#define UB_TRACER_POLICY_IMPL_H
+
+#include "nearest.h"
+#include "policy_file.h"
+
+/* Whether there is any call that the rule's `call` fits, and one that may move. */
+bool ub_policy_any_call(const struct ub_policy_rule *rule, bool *ret_movable);
+const char *ub_policy_nearest_call(const char *call);
+
+/* Between file and function of a place; NULL: it names no file. */
+const char *ub_policy_colon(const char *place);
+
+#endif

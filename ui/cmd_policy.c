@@ -1,0 +1,111 @@
+/*
+ * unblock policy: what may leave the loops and what may not, as a file that a person can
+ * read, edit, and have checked.
+ */
+#include "command.h"
+#include "options.h"
+#include "pen.h"
+#include "say.h"
+
+#include "../tracer/policy_file.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+static const char about[] = "Checks an offload policy, the FILE of --offload=FILE: which calls and functions leave\n"
+                            "the event loops, and which stay.";
+
+static const char more[] = "A policy, in which the first rule of a section that fits counts:\n"
+                           "\n"
+                           "  [offload]                                   # calls into libc\n"
+                           "  fsync in wal_commit = move lane=files limit=4\n"
+                           "  fsync in db.c:*     = inline                # FILE:FUNCTION\n"
+                           "  getaddrinfo         = move                  # from anywhere\n"
+                           "  [python]                                    # functions\n"
+                           "  jobs.is_prime       = process(3)            # thread, process, fork\n"
+                           "  [yield]\n"
+                           "  jobs.*              = 5ms\n"
+                           "  [except]                                    # stronger than all others\n"
+                           "  billing.*           = inline\n"
+                           "\n"
+                           "Exit status: 0 the policy is good; 2 it is not (each mistake is told with file and\n"
+                           "line), or wrong use\n";
+
+struct policy_settings {
+    bool check;
+    const char *file;
+};
+
+static int parse(int argc, char **argv, struct policy_settings *s, char *why)
+{
+    const struct ub_option option[] = {
+        {.name = "check", .kind = UB_OPTION_FLAG, .value = &s->check, .help = "says what is wrong with FILE"},
+    };
+    const struct ub_options options = {.usage = "unblock policy --check FILE",
+                                       .about = about,
+                                       .more = more,
+                                       .option = option,
+                                       .count = UB_ARRAY_LEN(option)};
+    int first, r = ub_options_parse(&options, argc, argv, &first, why);
+
+    if (r == UB_OPTIONS_HELP)
+        ub_options_help(stdout, &options);
+    if (r != 0)
+        return r;
+    if (argc - first != 1 || !s->check) {
+        snprintf(why, UB_WHY_MAX, argc - first > 1 ? "one file at a time" : "write: unblock policy --check FILE");
+        return -EINVAL;
+    }
+    s->file = argv[first];
+    return 0;
+}
+
+static void tell(void *self, const char *path, uint32_t line, const char *what)
+{
+    if (line)
+        ub_say("policy", "%s:%u: %s", path, line, what);
+    else
+        ub_say("policy", "%s: %s", path, what);
+}
+
+/* "p.ini is good: 3 rules for calls, 1 for Python functions" */
+static int check(const char *path)
+{
+    static const char *const words[UB_POLICY_SECTIONS] = {"for calls", "for Python functions", "to give way",
+                                                          "of exception"};
+    uint32_t count[UB_POLICY_SECTIONS] = {0};
+    struct ub_policy_file policy;
+    const char *between = ": ";
+
+    if (ub_policy_read(path, tell, NULL, &policy) < 0)
+        return UB_EXIT_USAGE;
+    for (uint32_t i = 0; i < policy.count; i++)
+        count[policy.rule[i].section]++;
+    printf("%s is good", path);
+    if (policy.count == 0)
+        fputs(", and has no rules", stdout);
+    for (uint32_t i = 0; i < UB_POLICY_SECTIONS; i++) {
+        if (count[i] == 0)
+            continue;
+        printf("%s%u %s %s", between, count[i], count[i] == 1 ? "rule" : "rules", words[i]);
+        between = ", ";
+    }
+    putchar('\n');
+    ub_policy_clear(&policy);
+    return 0;
+}
+
+int ub_cmd_policy(int argc, char **argv)
+{
+    struct policy_settings s = {0};
+    char why[UB_WHY_MAX];
+    int r = parse(argc, argv, &s, why);
+
+    if (r == UB_OPTIONS_HELP)
+        return 0;
+    if (r < 0) {
+        ub_say("policy", "%s", why);
+        return UB_EXIT_USAGE;
+    }
+    return check(s.file);
+}
