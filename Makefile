@@ -55,7 +55,7 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-unfinished check-attach \
+.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-unfinished check-aarch64 check-attach \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -72,6 +72,7 @@ help:
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-offload  calls of asyncio moved, on every CPython that is here, and uvloop
 ## make check-unfinished  what is not offered yet (UNBLOCK_UNFINISHED=1)
+## make check-aarch64  stacks of our own on that CPU, under QEMU
 ## make check-attach   into running servers and out again, 50 times each under load
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
 ## make check-peers    programs nobody here wrote behave byte for byte the same with the agent
@@ -204,6 +205,10 @@ check-offload: all programs
 
 check-unfinished: all programs
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/unfinished
+
+check-aarch64: all
+	$(Q)tests/deps.sh aarch64
+	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/aarch64
 
 check-attach: all programs
 	$(Q)tests/deps.sh servers

@@ -9,6 +9,10 @@
 #include <sys/uio.h>
 #include <ucontext.h>
 
+#if !defined(__x86_64__)
+#error "x86-64 only so far: this file, agent/calls/syscall.S and agent/thunk_entry.S are what another CPU needs"
+#endif
+
 #define UB_MAIN_STACK_FREE (64ul << 20)
 
 static uint32_t installed;

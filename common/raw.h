@@ -9,11 +9,8 @@
 
 #include <sys/syscall.h>
 
-#if !defined(__x86_64__)
-#error "x86-64 only so far: common/raw.h, agent/calls/syscall.S and agent/sample.c are what another CPU needs"
-#endif
-
 /* Returns the kernel's answer: negative is -errno. Signal-safe. */
+#if defined(__x86_64__)
 static inline long ub_raw6(long nr, long a, long b, long c, long d, long e, long f)
 {
     register long r10 __asm__("r10") = d;
@@ -27,6 +24,23 @@ static inline long ub_raw6(long nr, long a, long b, long c, long d, long e, long
                      : "rcx", "r11", "memory");
     return ret;
 }
+#elif defined(__aarch64__) /* for fibers: the rest of the agent is not there yet (agent/sample.c) */
+static inline long ub_raw6(long nr, long a, long b, long c, long d, long e, long f)
+{
+    register long x8 __asm__("x8") = nr;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    register long x5 __asm__("x5") = f;
+
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
+}
+#else
+#error "how a system call is made on this CPU is not known here"
+#endif
 
 #define ub_raw0(nr)             ub_raw6((nr), 0, 0, 0, 0, 0, 0)
 #define ub_raw1(nr, a)          ub_raw6((nr), (long)(a), 0, 0, 0, 0, 0)

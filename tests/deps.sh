@@ -6,7 +6,7 @@
 #   peers    `make check-peers`
 #   demo     `make demo`                  lint     `make lint`
 #   bpf      `make bpf`                   check-bpf `make check-bpf`
-#   fuzz     `make fuzz`
+#   fuzz     `make fuzz`                  aarch64  `make check-aarch64`
 #
 # Says nothing when nothing is missing. As root on Debian or Ubuntu it installs;
 # otherwise it prints one line that says what to install, and fails.
@@ -137,6 +137,10 @@ lint     clang-format        cmd:clang-format
 lint     clang-tidy          cmd:clang-tidy
 lint     cppcheck            cmd:cppcheck
 lint     shellcheck          cmd:shellcheck
+
+aarch64  gcc-aarch64-linux-gnu   cmd:aarch64-linux-gnu-gcc
+aarch64  g++-aarch64-linux-gnu   cmd:aarch64-linux-gnu-g++
+aarch64  qemu-user               cmd:qemu-aarch64
 
 fuzz     clang               cmd:clang
 fuzz     libclang-rt-dev     cmd:clang

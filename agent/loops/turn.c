@@ -278,6 +278,7 @@ void ub_turn_tell(struct ub_thread *t, struct ub_record *record)
     record->site = slot->site;
     record->turn = slot->turns;
     record->ready = slot->ready;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): where there is a slot there is the arena that it lies in */
     if (ub_unlikely(ub_process->arena->h.mode == UB_ARENA_ALONE)) {
         ub_alone_record(ub_tree(), ub_process->arena, record);
         return;

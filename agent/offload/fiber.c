@@ -159,6 +159,8 @@ void ub_fiber_start(struct ub_fiber *f, ub_fiber_function *function, const uint6
 #if defined(__x86_64__)
     frame->mxcsr = __builtin_ia32_stmxcsr(); /* the caller's control words, as a called function has them */
     __asm__("fnstcw %0" : "=m"(frame->x87));
+#elif defined(__aarch64__)
+    __asm__("mrs %0, fpcr" : "=r"(frame->fpcr));
 #endif
     frame->FRAME_FIBER = (uintptr_t)f;
     frame->FRAME_ADDRESS = (uintptr_t)ub_fiber_root;

@@ -1,6 +1,6 @@
 /*
- * The switch between two stacks, aarch64: as fiber_x86_64.S, which has the reasons. It
- * assembles, and was never run.
+ * The switch between two stacks, aarch64: as fiber_x86_64.S, which has the reasons. Run
+ * under QEMU only (tests/aarch64).
  */
 #if defined(__aarch64__)
         .text
