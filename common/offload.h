@@ -30,8 +30,9 @@ enum ub_offload_mode {
     X(IDENTITY, "identity") /* this thread has credentials, namespaces or a folder of its own */                       \
     X(CALLER, "caller")     /* made by an extension module or a library that may keep state by thread */               \
     X(IMPORT, "import")     /* a Python module is being imported */                                                    \
-    X(GIL, "gil")           /* made with the interpreter's lock held */                                                \
-    X(CALL, "call")         /* this call is not on the list of those that may move */
+    X(TRANSACTION, "transaction") /* of a database is open */                                                          \
+    X(GIL, "gil")                 /* made with the interpreter's lock held */                                          \
+    X(CALL, "call")               /* this call is not on the list of those that may move */
 
 enum ub_pin {
 #define X(name, text) UB_PIN_##name,

@@ -22,6 +22,7 @@ static const struct {
     {"identity", "this thread has credentials, namespaces or a folder of its own"},
     {"caller", "made by an extension module or library that may keep state by thread"},
     {"import", "a module is being imported"},
+    {"transaction", "a transaction of a database is open"},
     {"gil", "made with the interpreter's lock held"},
     {"call", "this call is not on the list of those that may move"},
 };

@@ -159,7 +159,7 @@ static bool sleeps_long(uint32_t id, const uint64_t *word, struct ub_block *b)
 {
     uint64_t ns = sleep_ns(id, word), least = ub_load_relaxed(&ub_process->arena->h.offload_least_us) * 1000ull;
 
-    if (ns == 0 || ns < least)
+    if (ns == 0 || (ns < least && !b->any_sleep))
         return false;
     b->deadline_ns = ub_clock_monotonic_ns() + ns;
     return true;
@@ -523,6 +523,11 @@ bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_b
     if (what_of[id] == POLL)
         return count_ready(word[0], word[1]) == 0;
     return ub_block_is_awaited(id) && ub_block_proven(id, word, b, ret);
+}
+
+bool ub_block_is_sleep(uint32_t id)
+{
+    return what_of[id] == SLEEP;
 }
 
 bool ub_block_is_listed(uint32_t id)

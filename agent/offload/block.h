@@ -19,6 +19,7 @@ struct ub_block {
     bool may_move;
     bool made;          /* it did not block, and was made: the result is there */
     bool likely;        /* nothing proves beforehand that it blocks, and it is made for what takes its time */
+    bool any_sleep;     /* also one below the threshold: one of many */
     bool libc_lock;     /* libc may hold a lock of its own meanwhile */
     int fd;             /* -1 */
     uint32_t direction; /* enum ub_direction: what it does */
@@ -58,6 +59,8 @@ int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events);
 
 /* Whether it would still block; else it may have been `made`. */
 bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret);
+
+bool ub_block_is_sleep(uint32_t id);
 
 /* Whether any mode moves this call. */
 bool ub_block_is_listed(uint32_t id);

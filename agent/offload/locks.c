@@ -2,6 +2,7 @@
 
 #include "../raw.h"
 #include "drive.h"
+#include "pysteps.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -72,6 +73,36 @@ bool ub_locks_held(uint64_t *ret_ra)
         }
     }
     return h->beyond > 0;
+}
+
+const void *ub_locks_only_one(uint64_t *ret_ra)
+{
+    const struct held *h = mine(false);
+    const void *holder = ub_drive_holder(), *lock = NULL;
+
+    for (uint32_t i = 0; h && i < h->count; i++) {
+        if (h->entry[i].holder != holder)
+            continue;
+        if (lock && lock != h->entry[i].lock)
+            return NULL;
+        lock = h->entry[i].lock;
+        *ret_ra = h->entry[i].ra;
+    }
+    return h && !h->beyond ? lock : NULL;
+}
+
+uint32_t ub_locks_away;
+
+void ub_locks_put_away(const void *lock, const void *holder, bool away)
+{
+    struct held *h = mine(false);
+    const void *own = ub_drive_holder();
+
+    for (uint32_t i = 0; h && i < h->count; i++) {
+        if (h->entry[i].lock == lock)
+            h->entry[i].holder = away ? holder : own;
+    }
+    __atomic_fetch_add(&ub_locks_away, away ? 1u : -1u, __ATOMIC_RELAXED);
 }
 
 /* By another callback of this thread, which is suspended, or runs beneath: a recursive mutex would let us in. */
@@ -226,6 +257,8 @@ static void *original_g[IDS_G][UB_LOOP_COPIES];
     static int hook##copy##_##name params \
     { \
         int r; \
+        if (ub_unlikely(ub_load_relaxed(&ub_locks_away))) \
+            ub_pysteps_wait_for_mutex(lock); \
         if (ub_unlikely(ub_drive_concerned())) \
             wait_for_others(lock); \
         r = ((int (*) params)original[ID_##name][copy])args; \
@@ -237,6 +270,8 @@ static void *original_g[IDS_G][UB_LOOP_COPIES];
     static int hook##copy##_##name(void *lock) \
     { \
         int r; \
+        if (ub_unlikely(ub_load_relaxed(&ub_locks_away))) \
+            ub_pysteps_wait_for_mutex(lock); \
         if (ub_likely(!ub_drive_concerned()) || \
             !acquire(lock, (int (*)(void *))original[ID_##attempt][copy], busy, \
                      ID_##slice ? (slice_function *)original[ID_##slice][copy] : NULL, &r)) \

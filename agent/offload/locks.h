@@ -16,6 +16,15 @@ extern const struct ub_loop_ops ub_locks_libc, ub_locks_glib;
 /* Whether the calling thread holds one; *ret_ra: where it took the last of them. Signal-safe. */
 bool ub_locks_held(uint64_t *ret_ra);
 
+/* The only one that it holds (several times, perhaps), and where it took it; NULL: there are others, or none. */
+const void *ub_locks_only_one(uint64_t *ret_ra);
+
+/* What holds that one is left (true), and goes on: meanwhile it is not what the thread holds. */
+void ub_locks_put_away(const void *lock, const void *holder, bool away);
+
+/* How many are put away. Others than the thread's own may take them only when they are back. */
+extern uint32_t ub_locks_away;
+
 /* As where the program calls pthread_mutex_lock or g_mutex_lock; only where those are hooked. Slow path only. */
 int ub_locks_lock(void *mutex);
 int ub_locks_unlock(void *mutex);

@@ -4,6 +4,7 @@
 #include "../module.h"
 #include "../patch.h"
 #include "identity.h"
+#include "pysqlite.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -16,6 +17,8 @@
 
 #define python ub_pysteps_python
 
+#define MUTEX_NS 2000000u /* so long is who waits for another's mutex left */
+
 /* An alarm's handler would raise its exception in the loop instead of in this call. */
 static bool alarm_is_set(void)
 {
@@ -25,7 +28,7 @@ static bool alarm_is_set(void)
 }
 
 /* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
-static enum ub_pin judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
+static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
 {
     const struct step *s = m->current;
 
@@ -37,11 +40,20 @@ static enum ub_pin judge_place(const struct mine *m, uintptr_t sp, bool gil, uin
         return UB_PIN_NESTED;
     if (s->holder.importing)
         return UB_PIN_IMPORT;
-    if (ub_locks_held(ret_lock) || s->holder.beyond || s->holder.foreign)
+    if (s->holder.beyond || s->holder.foreign)
         return UB_PIN_LOCK;
+    if (ub_pysqlite_in_transaction(m, s))
+        return UB_PIN_TRANSACTION;
+    if (!python->alone())
+        return UB_PIN_RUNTIME;
     if (alarm_is_set())
         return UB_PIN_EINTR;
     return gil || !python->holds_gil() ? UB_PIN_MOVABLE : UB_PIN_GIL;
+}
+
+static enum ub_pin judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
+{
+    return ub_locks_held(ret_lock) ? UB_PIN_LOCK : judge_step(m, sp, gil);
 }
 
 static bool may_leave(const struct mine *m, uintptr_t sp, bool gil)
@@ -56,7 +68,7 @@ static bool may_drive(const struct mine *m, bool gil)
 {
     uint64_t ra;
 
-    return m->suspended && !m->own && !ub_locks_held(&ra) && (gil || !python->holds_gil());
+    return m->suspended && !m->own && !ub_locks_held(&ra) && (gil || !python->holds_gil()) && python->alone();
 }
 
 /* ---- calls --------------------------------------------------------------------------------- */
@@ -210,9 +222,24 @@ static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, bo
     return !b->made && (b->likely || learned) && ub_block_expected(id, word, b);
 }
 
+/* The mutex stays taken, by this step. */
+static bool leave_with(struct mine *m, struct step *s, const void *mutex)
+{
+    bool left;
+
+    if (!mutex)
+        return ub_pysteps_leave(m, s, false);
+    s->mutex = mutex;
+    ub_locks_put_away(mutex, s, true);
+    left = ub_pysteps_leave(m, s, false);
+    ub_locks_put_away(mutex, s, false);
+    s->mutex = NULL;
+    return left;
+}
+
 /* Out of the loop, and back with its result. */
 static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *word, const struct ub_block *b,
-                  int64_t *ret)
+                  const void *mutex, int64_t *ret)
 {
     struct step *s = m->current;
     struct ub_policy_site *site;
@@ -234,7 +261,7 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     s->own_fd = b->deadline_ns || !b->direction ? -1 : ub_fds_keep(&s->job, b->fd);
     site = ub_sites_find(&ub_thread, id, true);
     begun = ub_clock_monotonic_ns();
-    left = ub_pysteps_leave(m, s, false);
+    left = leave_with(m, s, mutex);
     ub_fds_close(s->own_fd);
     if (!left)
         return false;
@@ -252,6 +279,7 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct mine *m = ub_pysteps_mine(false);
     bool earlier, leaves, blocks, proven = false;
+    const void *mutex = NULL;
     uintptr_t from;
     struct ub_block b;
 
@@ -262,11 +290,16 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     earlier = ub_pysteps_busy(m, b.fd, b.direction, NULL) != NULL;
     if (!earlier && !b.may_move)
         return false;
-    leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
+    if (m->current && ub_pysqlite_may_nap(m->current, id, from, &mutex)) {
+        b.any_sleep = true;
+        leaves = judge_step(m, sp, false) == UB_PIN_MOVABLE;
+    } else {
+        leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
+    }
     blocks = earlier || ((leaves || m->suspended) && will_block(id, word, &b, &proven, ret));
     if (!blocks)
         return b.made;
-    if (leaves && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, ret))
+    if (leaves && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, mutex, ret))
         return true;
     if (earlier)
         settle(m, b.fd, b.direction);
@@ -364,6 +397,61 @@ int ub_pysteps_try(void *lock)
         return try_again(m, lock);
     errno = EAGAIN;
     return -1;
+}
+
+/* Who is in the midst of a call with it, or has come for it before the ticket. */
+static const struct step *first_with(const struct mine *m, const void *mutex, uint64_t ticket)
+{
+    const struct step *s = m->suspended;
+
+    while (s && s->mutex != mutex && !(s->queues == mutex && s->ticket < ticket))
+        s = s->next;
+    return s;
+}
+
+/* Left for a moment. */
+static bool leave_to(struct mine *m, struct step *s, bool gil)
+{
+    s->job = (struct ub_job){0};
+    s->wait.lock = NULL;
+    s->fd = s->own_fd = -1;
+    s->direction = s->holds_up = 0;
+    s->deadline_ns = ub_clock_monotonic_ns() + MUTEX_NS;
+    return ub_pysteps_leave(m, s, gil);
+}
+
+/*
+ * It is in the midst of a call, and lets nobody of its thread wait: who comes is left for a moment, again and again, or
+ * (where that cannot be) lets the other go on here. Neither: it is entered, as though there were only one.
+ */
+void ub_pysteps_wait_for_mutex(const void *mutex)
+{
+    struct mine *m = python ? ub_pysteps_mine(false) : NULL;
+    struct step *s;
+    int saved = errno;
+    bool leaves;
+
+    if (!m || m->own || !first_with(m, mutex, UINT64_MAX)) /* also the interpreter's own mutexes come here */
+        return;
+    s = m->current;
+    leaves = s && may_leave(m, (uintptr_t)__builtin_frame_address(0), python->holds_gil());
+    if (leaves) {
+        s->queues = mutex;
+        s->ticket = ++m->tickets;
+    }
+    while (python->alone() && first_with(m, mutex, leaves ? s->ticket : 0)) {
+        bool gil = python->holds_gil();
+
+        if (leaves && leave_to(m, s, gil))
+            continue;
+        if (leaves)
+            s->queues = NULL;
+        leaves = false;
+        ub_pydrive_once(m, gil, -1, 0, 0);
+    }
+    if (leaves)
+        s->queues = NULL;
+    errno = saved;
 }
 
 void ub_pysteps_own(int by)

@@ -6,6 +6,7 @@
 
 #include "../module.h"
 #include "../patch.h"
+#include "pysqlite.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -299,6 +300,8 @@ static uint64_t finish(struct mine *m, struct step *s, uint64_t result)
     uint64_t ret = s->fiber.result;
 
     *(uint64_t *)result = s->result;
+    if (ret != SEND_NEXT)
+        ub_pysqlite_forget(m, s->coroutine);
     python->drop((void *)s->coroutine);
     ub_fiber_give(&m->fibers, &s->fiber);
     return ret;
@@ -465,6 +468,8 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->result = 0;
     s->nested = 0;
     s->over = false;
+    s->connection = NULL;
+    s->mutex = s->queues = NULL;
     s->future = NULL;
     s->holder.count = s->holder.importing = s->holder.foreign = 0;
     s->holder.beyond = false;
@@ -487,7 +492,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     int saved = errno;
     uint64_t begun;
 
-    if (!python->begin_wait(gil, &loop, &future))
+    if (!python->begin_wait(gil, s->wait.lock != NULL, &loop, &future))
         return false;
     h = s->future ? s->host : host_of(m, loop);
     python->drop(loop);

@@ -47,6 +47,9 @@ int ub_pysteps_try(void *lock);
 void ub_pysteps_acquire(void);
 bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got);
 
+/* A mutex is about to be taken that a suspended step may have, and that would let its thread in again. */
+void ub_pysteps_wait_for_mutex(const void *mutex);
+
 /* A module is being imported (1), no longer (-1): half of it must not be seen. */
 void ub_pysteps_importing(int by);
 

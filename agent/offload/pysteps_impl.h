@@ -17,7 +17,8 @@
 #include "sites.h"
 #include "suspend.h"
 
-#define HOSTS_MAX 4u
+#define HOSTS_MAX           4u
+#define UB_TRANSACTIONS_MAX 32u
 
 /* One step of a task. */
 struct step {
@@ -34,8 +35,13 @@ struct step {
     uint32_t direction;       /* of the call, and what must not overtake it: enum ub_direction */
     uint32_t holds_up, nested;
     bool started, done;
-    bool told; /* its task was */
-    bool over; /* it has ended while its task could not be told: `fiber.result` and `result` */
+    bool told;          /* its task was */
+    void *connection;   /* of SQLite, inside of one of its calls; NULL */
+    uint32_t sqlite;    /* which copy of the library it is of */
+    const void *queues; /* for this mutex of another step; NULL */
+    uint64_t ticket;    /* its place there */
+    const void *mutex;  /* suspended in such a call: it is taken, and recursive; NULL */
+    bool over;          /* it has ended while its task could not be told: `fiber.result` and `result` */
     struct ub_holder holder;
     struct ub_python_state state;
 };
@@ -46,6 +52,12 @@ struct host {
     struct ub_inbox inbox;
     uint32_t count;
     bool stopping; /* nothing is left there until it has come round */
+};
+
+/* Of SQLite; `connection` NULL: none. */
+struct ub_transaction {
+    const void *connection;
+    uintptr_t coroutine; /* whose step has used it last */
 };
 
 /* A thread that runs loops. Reached by the number of its slot. */
@@ -59,6 +71,9 @@ struct mine {
     struct host host[HOSTS_MAX];
     struct ub_inbox place; /* of what waits without being left */
     struct ub_holder base; /* what runs outside of steps */
+    uint64_t tickets;
+    uint32_t transactions;
+    struct ub_transaction transaction[UB_TRANSACTIONS_MAX];
 };
 
 extern const struct ub_python *ub_pysteps_python;

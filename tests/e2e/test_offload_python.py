@@ -29,13 +29,15 @@ LOCKS = {"event": 75, "queues": 150, "condition": 80, "fifo": 180, "handed_over"
          "shared_rlock": None, "rlock_of_another": 75, "tries": 200, "timeouts": 120, "buffered": 75, "logs": 75, "joins": 150,
          "plain_callback": None, "fails_in_callback": None, "imports": None, "alarm": None, "sockets_in_callback": None,
          "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
+SQLITE = {"locked": 150, "connected": 150, "transaction": None, "reading": None, "shared": 150, "shared_in_callback": None,
+          "commits": None, "awaits": None, "functions": None, "backup": None}
 # Programs of their own: they end their loops.
 ENDS = {"exits": 3, "interrupted": 0, "drained": 0}
 
 
 # What `make check` has of them.
 SHORT = ("states", "recv", "one_socket", "cancel", "http", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "tries",
-         "buffered", "plain_callback", "sockets_in_callback", "forked_on", "interrupted")
+         "buffered", "plain_callback", "sockets_in_callback", "forked_on", "interrupted", "locked", "transaction", "reading", "shared")
 
 
 def half(cases, i):
@@ -45,6 +47,7 @@ def half(cases, i):
 # A group is one run of a program, which can be run again by itself.
 GROUPS = {**{f"calls{i}": ("pyoffload.py", half(CALLS, i), 6) for i in range(2)},
           **{f"locks{i}": ("pylocks.py", half(LOCKS, i), 10) for i in range(2)},
+          "sqlite": ("pysqlite.py", half(SQLITE, 0) | half(SQLITE, 1), 6),
           **{case: ("pylocks.py", {case: None}, 1) for case in ENDS if ALL or case in SHORT}}
 
 

@@ -48,6 +48,7 @@ struct ub_python_agent {
 struct ub_python {
     /* Whether this thread runs Python just now. Without the GIL. */
     bool (*holds_gil)(void);
+    bool (*alone)(void);    /* no other interpreter is in the process. Without the GIL */
     void (*take_gil)(void); /* without it */
     void (*give_gil)(void);
     /* Handlers of signals that have come run; true: one raised something, which the caller's own code will find. */
@@ -60,10 +61,10 @@ struct ub_python {
     /* What a step raised that was over before its task came (UB_PYTHON_OVER_LATER). */
     void (*deliver)(struct ub_python_state *s);
     /*
-     * On the fiber, with the GIL if `gil`: false, or with it and a future for the task to wait for (or that which is
-     * there already), and a reference to the loop.
+     * On the fiber, for a `lock` or a call, with the GIL if `gil`: false, or with it and a future for the task to wait
+     * for (or that which is there already), and a reference to the loop.
      */
-    bool (*begin_wait)(bool gil, void **ret_loop, void **future);
+    bool (*begin_wait)(bool gil, bool lock, void **ret_loop, void **future);
     /* On the fiber: lets go of the GIL unless `gil`. `future`: it came to nothing. */
     void (*end_wait)(bool gil, void *future);
     void *(*wait_again)(void *loop); /* one more future; NULL: an exception is set */

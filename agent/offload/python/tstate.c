@@ -61,6 +61,7 @@ static const struct ub_python_agent *agent;
 /* Of asyncio: functions in C, so that no handler of a signal runs in the midst of them; and the class of our futures.
  */
 static PyObject *get_loop, *set_loop, *loop_or_none, *enter_task, *leave_task, *current_tasks, *wait_class;
+static PyObject *start_code; /* of threading.Thread.start */
 
 static struct state *state_of(struct ub_python_state *s)
 {
@@ -192,6 +193,12 @@ static bool holds_gil(void)
     PyThreadState *ts = current();
 
     return ts && ts == PyGILState_GetThisThreadState();
+}
+
+/* The newest comes first. Whose state a thread has set aside while it blocks, nobody can tell. */
+static bool alone(void)
+{
+    return PyInterpreterState_Head() == PyInterpreterState_Main();
 }
 
 static void take_gil(void)
@@ -336,7 +343,26 @@ static bool make(void **loop, void **future)
     return false;
 }
 
-static bool begin_wait(bool gil, void **ret_loop, void **future)
+/* Thread.start waits for the new thread's first words, which come at once: not worth leaving a step in its midst. */
+static bool starts_thread(PyThreadState *ts)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(ts), *back;
+    bool found = false;
+
+    for (int i = 0; frame && i < 4 && !found; i++) { /* below Event.wait, Condition.wait */
+        PyCodeObject *code = PyFrame_GetCode(frame);
+
+        found = (PyObject *)code == start_code;
+        Py_DECREF(code);
+        back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return found;
+}
+
+static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
 {
     PyThreadState *ts = PyGILState_GetThisThreadState();
     PyObject *type, *value, *traceback;
@@ -348,7 +374,7 @@ static bool begin_wait(bool gil, void **ret_loop, void **future)
         PyEval_RestoreThread(ts);
     PyErr_Fetch(&type, &value, &traceback);
     /* Tracers and profilers count on frames that end in order. */
-    ok = !ts->c_tracefunc && !ts->c_profilefunc && make(ret_loop, future);
+    ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ret_loop, future);
     PyErr_Restore(type, value, traceback);
     if (!ok && !gil)
         PyEval_SaveThread();
@@ -759,6 +785,7 @@ static bool hook_forks(void)
 }
 
 static const struct ub_python functions = {.holds_gil = holds_gil,
+                                           .alone = alone,
                                            .take_gil = take_gil,
                                            .give_gil = give_gil,
                                            .interrupted = interrupted,
@@ -778,6 +805,20 @@ static const struct ub_python functions = {.holds_gil = holds_gil,
                                            .hold = hold,
                                            .drop = drop};
 
+static PyObject *code_of_start(void)
+{
+    PyObject *module = PyImport_ImportModule("threading");
+    PyObject *type = module ? PyObject_GetAttrString(module, "Thread") : NULL;
+    PyObject *function = type ? PyObject_GetAttrString(type, "start") : NULL;
+    PyObject *code = function ? PyObject_GetAttrString(function, "__code__") : NULL;
+
+    Py_XDECREF(function);
+    Py_XDECREF(type);
+    Py_XDECREF(module);
+    PyErr_Clear();
+    return code;
+}
+
 static bool prepare(void)
 {
     PyObject *names = PyDict_New(), *done = NULL, *events = PyImport_ImportModule("asyncio.events");
@@ -794,6 +835,7 @@ static bool prepare(void)
          (enter_task = PyObject_GetAttrString(tasks, "_enter_task")) != NULL &&
          (leave_task = PyObject_GetAttrString(tasks, "_leave_task")) != NULL &&
          (current_tasks = PyObject_GetAttrString(tasks, "_current_tasks")) != NULL && PyDict_Check(current_tasks);
+    start_code = code_of_start(); /* NULL: it is not what it was; left like any other */
     Py_XDECREF(name);
     Py_XDECREF(done);
     Py_XDECREF(names);
