@@ -267,6 +267,8 @@ void ub_reasons_write(struct ub_explain *x, const struct ub_event *e, const char
         json_object_set_new(line, "stopped_ns", json_integer((json_int_t)a->stopped_ns));
     if (t->unclear_ns >= UB_UNCLEAR_MIN_NS && x->w->agentless) /* an agent knows when its turns begin */
         json_object_set_new(line, "unclear_start_ns", json_integer((json_int_t)t->unclear_ns));
+    if (t->certain_ns < x->w->threshold_ns && x->w->agentless && t->unclear_ns)
+        json_object_set_new(line, "unclear", json_true());
     if (t->neighbour_ns && t->neighbour.tid) {
         json_t *who = who_json(&t->neighbour);
 
@@ -323,11 +325,11 @@ void ub_reasons_tell_losses(struct ub_explain *x,
         note(x, "warning", text);
     }
     if (lost.unclear && x->w->agentless) {
-        snprintf(
-            text, sizeof(text),
-            "%llu stalls may have been several short turns without a pause between: the tracer got no CPU in time to "
-            "look at their system calls (unclear_start_ns)",
-            (unsigned long long)lost.unclear);
+        snprintf(text, sizeof(text),
+                 "%llu times a loop worked for longer than the threshold without a pause, perhaps in several short "
+                 "turns: its "
+                 "system calls were not looked at in time to tell. No stall is counted for these (unclear)",
+                 (unsigned long long)lost.unclear);
         note(x, "warning", text);
     }
 }

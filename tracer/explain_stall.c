@@ -553,6 +553,24 @@ static void tell_ongoing(struct ub_explain *x, struct ub_stall *s, const struct 
     ub_explain_emit(x, line);
 }
 
+/*
+ * A turn that the kernel saw begin while no system calls were looked at may be several; it is not called a stall
+ * before what is certain of it is one: since the calls are seen, or since the thread has not run.
+ */
+static bool certain(const struct ub_explain *x, const struct ub_stall *s, const struct ub_event *e)
+{
+    uint64_t start = ub_ticks_to_ns(e->start), end = ub_ticks_to_ns(e->end), seen;
+    const struct ub_accounting *a = &s->baseline, *b = &e->account;
+
+    if (!ub_watch_from_kernel(x->w))
+        return true;
+    seen = ub_bpf_calls_seen_ns(x->w->bpf);
+    if (seen <= start || (seen < end && end - seen >= x->w->threshold_ns))
+        return true;
+    return a->at_ns && b->at_ns && a->sched.slices == b->sched.slices && a->sched.run_ns == b->sched.run_ns &&
+           a->at_ns < end && end - a->at_ns >= x->w->threshold_ns;
+}
+
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_stall *s = stall_of(x, e);
@@ -569,7 +587,7 @@ void ub_stall_look(struct ub_explain *x, const struct ub_event *e)
     /* Of a whole turn it is known only at its end what was reported otherwise. */
     if (ub_load_relaxed(&e->process->left) || !x->thread[e->slot].qualified || e->whole)
         return;
-    if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)))
+    if (worth_telling(s, ub_ticks_span_to_ns(e->end - e->start)) && (s->told_ns || certain(x, s, e)))
         tell_ongoing(x, s, e, !(e->flags & UB_SLOT_SERVED));
 }
 
@@ -577,7 +595,7 @@ static void count_slow(struct ub_explain *x, const json_t *line, const char *cau
 {
     uint64_t duration = (uint64_t)json_integer_value(json_object_get(line, "duration_ns"));
 
-    if (json_object_get(line, "startup") || strcmp(cause, "stopped") == 0)
+    if (json_object_get(line, "startup") || json_object_get(line, "unclear") || strcmp(cause, "stopped") == 0)
         return;
     x->totals.slow++;
     if (duration > x->totals.worst_ns)

@@ -56,7 +56,7 @@ static void keep_last(json_t *list, json_t *value, size_t max)
 
 static bool counts(const json_t *slow)
 {
-    return !ub_json_true(slow, "startup") && !ub_json_is(slow, "cause", "stopped");
+    return !ub_json_true(slow, "startup") && !ub_json_true(slow, "unclear") && !ub_json_is(slow, "cause", "stopped");
 }
 
 /* What was told of the same stall before: its lines repeat while it goes on. NULL: this is the first one. */

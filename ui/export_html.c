@@ -540,6 +540,7 @@ static json_t *page_json(const struct ub_export_job *job)
     set(o, "startup", totals_json(ub_model_totals(job->m, UB_STALL_STARTUP)));
     set(o, "stopped", totals_json(ub_model_totals(job->m, UB_STALL_STOPPED)));
     set(o, "suppressed", totals_json(ub_model_totals(job->m, UB_STALL_SUPPRESSED)));
+    set(o, "unclear", totals_json(ub_model_totals(job->m, UB_STALL_UNCLEAR)));
     set(o, "loops", loops_json(job->m));
     set(o, "begin", json_integer(span.begin_ns / 1000));
     set(o, "length", json_integer(span.length_ns / 1000 + 1));

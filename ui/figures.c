@@ -1,10 +1,8 @@
 #include "figures.h"
 
 const char *const ub_figures_class[UB_STALL_CLASSES] = {
-    [UB_STALL_COUNTED] = "counted",
-    [UB_STALL_STARTUP] = "startup",
-    [UB_STALL_STOPPED] = "stopped",
-    [UB_STALL_SUPPRESSED] = "suppressed",
+    [UB_STALL_COUNTED] = "counted",       [UB_STALL_STARTUP] = "startup", [UB_STALL_STOPPED] = "stopped",
+    [UB_STALL_SUPPRESSED] = "suppressed", [UB_STALL_UNCLEAR] = "unclear",
 };
 
 const struct ub_figures_edge ub_figures_edge[] = {

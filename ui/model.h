@@ -83,6 +83,7 @@ enum ub_stall_class {
     UB_STALL_STARTUP,    /* before the first served descriptor */
     UB_STALL_STOPPED,    /* SIGSTOP, debugger, suspended machine */
     UB_STALL_SUPPRESSED, /* known, and not of interest: ub_model_suppress */
+    UB_STALL_UNCLEAR,    /* perhaps several turns below the threshold, between which nobody looked */
     UB_STALL_CLASSES,
 };
 

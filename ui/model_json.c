@@ -5,6 +5,7 @@
 #include "model_private.h"
 #include "advice.h"
 #include "chain.h"
+#include "figures.h"
 
 static void set_u64(json_t *o, const char *key, uint64_t value)
 {
@@ -248,7 +249,6 @@ static void set_stacks(json_t *o, const struct ub_site *site)
 
 static json_t *site_json(const struct ub_site *site)
 {
-    static const char *const classes[] = {"counted", "startup", "stopped", "suppressed"};
     static const char *const worst_keys[] = {"site", "loop", "kind", "callback", "task", "gil", "call"};
     struct ub_advice_query query;
     const struct ub_advice *advice;
@@ -260,7 +260,7 @@ static json_t *site_json(const struct ub_site *site)
 
     set_string(o, "site", site->id); /* an overlong one is replaced by the whole of it */
     copy(o, site->worst, worst_keys, UB_ARRAY_LEN(worst_keys));
-    set_string(o, "class", classes[site->class]);
+    set_string(o, "class", ub_figures_class[site->class]);
     set_string(o, "program", site->program);
     set_string(o, "cause", ub_model_cause_name(ub_model_site_cause(site)));
     json_object_set_new(o, "causes", causes_json(site));
@@ -318,6 +318,8 @@ json_t *ub_model_json(const struct ub_model *m)
     json_object_set_new(o, "stopped", totals_json(&m->totals[UB_STALL_STOPPED]));
     if (m->totals[UB_STALL_SUPPRESSED].count > 0)
         json_object_set_new(o, "suppressed", totals_json(&m->totals[UB_STALL_SUPPRESSED]));
+    if (m->totals[UB_STALL_UNCLEAR].count > 0)
+        json_object_set_new(o, "unclear", totals_json(&m->totals[UB_STALL_UNCLEAR]));
     json_object_set_new(o, "loops", loops_json(m));
     json_object_set_new(o, "sites", sites_json(m));
     json_object_set(o, "threads", m->threads);

@@ -52,7 +52,9 @@ static enum ub_stall_class classify(const struct ub_stall *stall)
 {
     if (ub_slice_is(stall->cause, "stopped"))
         return UB_STALL_STOPPED;
-    return stall->startup ? UB_STALL_STARTUP : UB_STALL_COUNTED;
+    if (stall->startup)
+        return UB_STALL_STARTUP;
+    return stall->unclear ? UB_STALL_UNCLEAR : UB_STALL_COUNTED;
 }
 
 /* ---- the table ------------------------------------------------------- */

@@ -36,6 +36,7 @@ enum field {
     FIELD_MAX,
     FIELD_ONGOING,
     FIELD_STARTUP,
+    FIELD_UNCLEAR,
     FIELD_PARENT,
     FIELD_SITE,
     FIELD_LOOP,
@@ -248,6 +249,9 @@ static enum field find_field(const char *key, size_t len)
         KEY("type", FIELD_TYPE);
         KEY("thread", FIELD_THREAD);
         break;
+    case 'u':
+        KEY("unclear", FIELD_UNCLEAR);
+        break;
     default:
         break;
     }
@@ -413,6 +417,8 @@ static const char *scan_field(struct scan *s, const char *p, enum field field)
         return scan_flag(s, p, &out->ongoing);
     case FIELD_STARTUP:
         return scan_flag(s, p, &out->startup);
+    case FIELD_UNCLEAR:
+        return scan_flag(s, p, &out->unclear);
     case FIELD_PARENT:
         out->nested = true;
         return skip_value(s, p, 1);

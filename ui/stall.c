@@ -43,6 +43,7 @@ bool ub_stall_read(const json_t *slow, struct ub_stall *ret)
     ret->repeats_max_ns = ub_json_u64_or(slow, "max_ns", 0);
     ret->ongoing = ub_json_true(slow, "ongoing");
     ret->startup = ub_json_true(slow, "startup");
+    ret->unclear = ub_json_true(slow, "unclear");
     ret->nested = json_object_get(slow, "parent") != NULL;
     ret->site = read_text(slow, "site");
     ret->loop = read_text(slow, "loop");

@@ -29,6 +29,7 @@ struct ub_stall {
     uint64_t start_ns, duration_ns;
     uint64_t repeats, repeats_ns, repeats_max_ns; /* further stalls that got no line of their own */
     bool ongoing, startup, nested;                /* nested: a turn or callback that contains it counts */
+    bool unclear;                                 /* perhaps several turns, each below the threshold */
     struct ub_slice site, loop, thread, cause;
     uint32_t samples, samples_beyond; /* beyond: did not fit, their stacks are not looked at */
     struct ub_stall_sample sample[UB_STALL_SAMPLES_MAX];

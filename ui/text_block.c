@@ -6,6 +6,8 @@
 #include "text_frames.h"
 #include "../tracer/python.h"
 
+#define UNCLEAR_SHARE 10 /* of a stall: less than that is not worth a word */
+
 /* The program's own coroutines shown of a chain, besides the outermost one. */
 #define AWAIT_SHOWN 8
 
@@ -62,11 +64,19 @@ static void put_loop(const struct ub_text_view *view, const json_t *slow)
     }
 }
 
-/* Why it does not count in the verdict. */
+/* Why it does not count in the verdict, or how much of it may be something else. */
 static void put_tags(const struct ub_text_view *view, const json_t *slow)
 {
+    uint64_t unclear_ns = ub_json_u64_or(slow, "unclear_start_ns", 0);
+    char buf[UB_TEXT_DURATION_MAX];
+
     if (ub_json_true(slow, "startup"))
         ub_pen_printf(&view->pen, UB_INK_FAINT, "  (at start-up, not counted)");
+    if (ub_json_true(slow, "unclear"))
+        ub_pen_printf(&view->pen, UB_INK_FAINT, "  (perhaps several short turns, not counted)");
+    else if (unclear_ns > ub_json_u64_or(slow, "duration_ns", 0) / UNCLEAR_SHARE)
+        ub_pen_printf(&view->pen, UB_INK_FAINT, "  (its first %s may be turns before it)",
+                      ub_text_duration(unclear_ns, buf, sizeof(buf)));
     if (ub_json_is(slow, "cause", "stopped"))
         ub_pen_printf(&view->pen, UB_INK_FAINT, "  (stopped, not counted)");
 }

@@ -204,7 +204,7 @@ static void sink_line(void *self, json_t *record)
     struct ub_text_live *t = self;
     enum form form;
 
-    if (t->mode == UB_LIVE_NONE || !ub_json_is(record, "type", "slow"))
+    if (t->mode == UB_LIVE_NONE || !ub_json_is(record, "type", "slow") || ub_json_true(record, "unclear"))
         return;
     form = choose(t, record);
     if (form == NOTHING)

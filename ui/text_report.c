@@ -125,6 +125,7 @@ static void put_verdict(const struct ub_text_view *view)
     put_uncounted_sum(view, UB_STALL_STARTUP, "at start-up");
     put_uncounted_sum(view, UB_STALL_STOPPED, "while it was stopped");
     put_uncounted_sum(view, UB_STALL_SUPPRESSED, "suppressed");
+    put_uncounted_sum(view, UB_STALL_UNCLEAR, "that may have been several short turns each");
     fputc('\n', view->pen.out);
 }
 
@@ -413,6 +414,7 @@ void ub_text_report(FILE *out, const struct ub_model *model, bool colour)
         put_sites(&view);
         put_uncounted(&view, UB_STALL_STARTUP, "At start-up, before the first descriptor was served (not counted)");
         put_uncounted(&view, UB_STALL_STOPPED, "While the program was stopped or the machine slept (not counted)");
+        put_uncounted(&view, UB_STALL_UNCLEAR, "Perhaps several short turns: nobody looked between them (not counted)");
     }
     put_threads(&view);
     if (ub_text_lints(&view, "") > 0)

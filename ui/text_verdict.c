@@ -205,6 +205,7 @@ void ub_text_verdict(FILE *out, const struct ub_model *model, const char *record
     put_uncounted(&view, UB_STALL_STARTUP, "at start-up");
     put_uncounted(&view, UB_STALL_STOPPED, "while it was stopped");
     put_uncounted(&view, UB_STALL_SUPPRESSED, "suppressed");
+    put_uncounted(&view, UB_STALL_UNCLEAR, "that may have been several short turns each");
     if (totals->count == 0 && count == 0)
         ub_text_no_loop(&view, PREFIX);
     ub_text_offload_run(&view, PREFIX);

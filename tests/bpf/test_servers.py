@@ -207,7 +207,7 @@ function flush() {
     const duration = process.hrtime.bigint() - start;
     fs.appendFileSync(folder + '/truth', `{"stall": "sync", "start_ns": ${start}, "duration_ns": ${duration}}
 `);
-    setTimeout(() => fs.closeSync(fd), 300);
+    setTimeout(() => fs.closeSync(fd), 1000);
 }
 const timer = setInterval(() => { if (++round % 40 === 0) flush(); if (round === 160) { clearInterval(timer); } }, 10);
 """
@@ -221,18 +221,20 @@ def test_node_sync(tracer, tmp_path):
     assert status == 0, err
     truth = servers.Truth(tmp_path / "truth")
     assert len(truth.stalls) == 4
+    paths = []
     for true in truth.stalls:
         slow = longest(recording, true["start_ns"], true["start_ns"] + true["duration_ns"])
         assert slow and slow["duration_ns"] >= true["duration_ns"] - 1_000_000, (true, slow)
         assert slow["cause"] in ("call", "cpu", "runqueue"), slow
         calls = {c["name"]: c for c in slow["calls"]}
         assert "write" in calls or "fsync" in calls, slow  # below a hundredth of the time nothing is said
-        for name in ("write", "fsync"):
-            assert name not in calls or calls[name]["fd_path"].endswith("/synced"), slow
+        paths += [c["fd_path"] for name, c in calls.items() if name in ("write", "fsync") and "fd_path" in c]
         if slow["cause"] == "call" and slow["call"]["name"] == "fsync":  # that is up to the disk
             assert has_function(recording, slow, "*fsync*"), recording.functions(slow)
         frames = [f for s in slow["samples"] if "stack" in s for f in recording.stacks[s["stack"]]]
         assert any("node" in f.get("module", "") or "uv" in f.get("module", "") for f in frames), frames
+    # A file that was closed before anybody came to look its name up has none.
+    assert paths and all(path.endswith("/synced") for path in paths), recording.slow
 
 
 def test_node(server, watch):
@@ -285,6 +287,7 @@ asyncio.run(main())
     times = [int(word) for word in out.split()]
     found = [longest(recording, *times[:2]), longest(recording, *times[2:])]
     assert all(s and s["duration_ns"] > 75_000_000 for s in found), recording.slow
-    assert found[0]["cause"] == "call" and found[0]["call"]["name"] == "clock_nanosleep", found[0]
+    assert found[0]["cause"] == "call" or tracing.starved(found[0]), found[0]
+    assert found[0]["call"]["name"] == "clock_nanosleep", found[0]
     assert re.match(r"80(\.\d+)? ms|0\.08 s|until", found[0]["call"]["args"]), found[0]
     assert found[1]["cause"] in ("cpu", "runqueue") and found[1]["samples"], found[1]

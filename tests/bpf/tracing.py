@@ -66,6 +66,11 @@ class Traced:
         self.tracer.end()
 
 
+def starved(slow):
+    """The machine's doing before anything else: its thread waited longer for a CPU than it blocked or computed."""
+    return slow["cause"] == "runqueue" and slow["runqueue_ns"] > max(slow["blocked_ns"], slow["cpu_ns"])
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)

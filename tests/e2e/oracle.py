@@ -9,7 +9,8 @@ Allowed differences, and why:
   stack      none is asked for of a stopped program: `unblock run` stops with it, as a shell's job does.
   retry      a write-back that was shorter than wanted, maybe just above the threshold: only its duration counts.
   extra      a stall that the program does not know of must be tagged "runqueue" (the machine was busy), or be
-             "unknown", without a sample and less than 2 ms over the threshold (over before anybody could look).
+             "unknown", without a sample and less than 2 ms over the threshold (over before anybody could look), or
+             not called a stall (`unclear`).
 
 A machine too busy to judge: beside each run a thread of the test sleeps for a millisecond at a time and notes
 when it was woken late (class Sentinel). What is wrong with a stall during which that alone made 5 ms is not held
@@ -126,7 +127,8 @@ def find(truth, recording):
 def is_noise(slow):
     """The machine's doing, not the program's: see "extra" above."""
     just_over = slow["duration_ns"] - slow["threshold_ns"] < TOLERANCE_NS
-    return slow["cause"] == "runqueue" or (slow["cause"] == "unknown" and not slow.get("samples") and just_over)
+    unsure = slow.get("unclear") or (slow["cause"] == "unknown" and not slow.get("samples") and just_over)
+    return slow["cause"] == "runqueue" or unsure
 
 
 def is_slow_start(slow, recording):

@@ -117,7 +117,8 @@ def test_metrics(receiver):
         return {tuple(values(p["attributes"])[k] for k in keys): p for p in metrics[name][kind]["dataPoints"]}
 
     stalls = points("unblock.stalls", "sum", "unblock.class")
-    assert {k[0]: int(p["asInt"]) for k, p in stalls.items()} == {"counted": 6, "startup": 1, "stopped": 1, "suppressed": 0}
+    assert {k[0]: int(p["asInt"]) for k, p in stalls.items()} == {"counted": 6, "startup": 1, "stopped": 1, "suppressed": 0,
+                                                              "unclear": 0}
     time = points("unblock.stall.time", "sum", "unblock.class")
     assert time["counted",]["asDouble"] == report["verdict"]["total_ns"] / 1e9
     assert points("unblock.stall.max", "gauge", "unblock.class")["counted",]["asDouble"] == report["verdict"]["max_ns"] / 1e9

@@ -77,7 +77,9 @@ static void test_startup_and_stopped_stay_out(void **state)
     feed(m, slow(1, "aa", 30, ""));
     feed(m, slow(2, "aa", 500, ", 'startup':true"));
     feed(m, stopped);
+    feed(m, slow(4, "aa", 600, ", 'unclear':true"));
     assert_int_equal(ub_model_totals(m, UB_STALL_COUNTED)->count, 1);
+    assert_int_equal(ub_model_totals(m, UB_STALL_UNCLEAR)->total_ns, 600000000);
     assert_int_equal(ub_model_totals(m, UB_STALL_COUNTED)->max_ns, 30000000);
     assert_int_equal(ub_model_totals(m, UB_STALL_STARTUP)->total_ns, 500000000);
     assert_int_equal(ub_model_totals(m, UB_STALL_STOPPED)->total_ns, 40000000);

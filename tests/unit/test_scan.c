@@ -31,6 +31,7 @@ static void assert_same(const struct ub_stall *a, const struct ub_stall *b)
     assert_true(a->has_pid == b->has_pid && a->start_ns == b->start_ns && a->duration_ns == b->duration_ns);
     assert_true(a->repeats == b->repeats && a->repeats_ns == b->repeats_ns && a->repeats_max_ns == b->repeats_max_ns);
     assert_true(a->ongoing == b->ongoing && a->startup == b->startup && a->nested == b->nested);
+    assert_true(a->unclear == b->unclear);
     assert_true(same_slice(a->site, b->site) && same_slice(a->loop, b->loop));
     assert_true(same_slice(a->thread, b->thread) && same_slice(a->cause, b->cause));
     assert_int_equal(a->samples, b->samples);
@@ -63,6 +64,7 @@ static void test_taken(void **state)
     check_taken(
         "{'type':'slow','id':1,'pid':2,'tid':3,'thread':'t','loop':'turn','cause':'cpu','start_ns':4,'duration_ns':5,"
         "'repeats':6,'repeats_ns':7,'max_ns':8,'ongoing':true,'startup':true,'parent':9,'site':'7f3a91c2'}");
+    check_taken("{'type':'slow','duration_ns':5,'unclear':true,'unclear_start_ns':4,'site':'7f3a91c2'}");
     check_taken("{'type':'slow','duration_ns':5,'ongoing':false,'startup':false,'parent':null}");
     check_taken("{'duration_ns':5,'samples':[],'type':'slow'}");
     check_taken("{'type':'slow','duration_ns':5,'samples':[{'at_ns':1,'stack':7,'proof':'unproven','complete':false,"

@@ -111,6 +111,24 @@ static void test_block_while_it_lasts(void **state)
                  "         server.c:91  on_flush\n"
                  "  do     uv_fs_fsync(loop, req, fd, cb)\n"
                  "  site   7f3a91c2\n");
+    expect_block(
+        m, fsync_stall(3, 390, ",'unclear_start_ns':100000000"),
+        "unblock: BLOCKED 390 ms  on_flush()  libuv timer  prog pid 42  (its first 100 ms may be turns before it)\n"
+        "  why    fsync(7 = /var/lib/app/wal.log) 310 ms\n"
+        "  where  wal.c:2      wal_commit   <- 2 of 2 samples\n"
+        "         server.c:91  on_flush\n"
+        "  cost   3 descriptors were ready in this turn\n"
+        "  do     uv_fs_fsync(loop, req, fd, cb)\n"
+        "  site   7f3a91c2\n");
+    expect_block(
+        m, fsync_stall(2, 312, ",'unclear':true,'unclear_start_ns':311000000"),
+        "unblock: BLOCKED 312 ms  on_flush()  libuv timer  prog pid 42  (perhaps several short turns, not counted)\n"
+        "  why    fsync(7 = /var/lib/app/wal.log) 310 ms\n"
+        "  where  wal.c:2      wal_commit   <- 2 of 2 samples\n"
+        "         server.c:91  on_flush\n"
+        "  cost   3 descriptors were ready in this turn\n"
+        "  do     uv_fs_fsync(loop, req, fd, cb)\n"
+        "  site   7f3a91c2\n");
     ub_model_free(m);
 }
 

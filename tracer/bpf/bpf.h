@@ -83,6 +83,9 @@ uint64_t ub_bpf_stretch_ns(const struct ub_bpf *b);
 uint64_t ub_bpf_stretched_ns(const struct ub_bpf *b);
 uint64_t ub_bpf_long_turn_ns(const struct ub_bpf *b);
 uint64_t ub_bpf_program_ns(const struct ub_bpf *b);
+/* Since when waits are looked at: turns that began earlier may have been several. UINT64_MAX: they are not. From any
+ * thread. */
+uint64_t ub_bpf_calls_seen_ns(const struct ub_bpf *b);
 
 /*
  * What the kernel saw of one turn. The stacks are captures that belong to it,
@@ -119,14 +122,17 @@ struct ub_bpf_losses {
     uint64_t records; /* turns and stacks that did not fit the ring */
     uint32_t no_slot; /* threads without a slot */
     uint32_t threads; /* threads for which the kernel had no memory */
-    uint64_t unclear; /* turns over the threshold that may have been several, see UB_BPF_SEES_NO_CALLS */
+    uint64_t unclear; /* turns over the threshold that may have been several shorter ones, see UB_BPF_SEES_NO_CALLS */
 };
 void ub_bpf_losses(const struct ub_bpf *b, struct ub_bpf_losses *ret);
 
 /* probe.c: why it cannot work here, before anything is tried. 0, -EPERM or -ENOTSUP with `why`. */
 int ub_bpf_probe(char *why);
 
-/* Tests take things away: UNBLOCK_BPF_WITHOUT="capabilities,btf,switches". */
+/*
+ * Tests take things away: UNBLOCK_BPF_WITHOUT="capabilities,btf,switches,calls". Without "calls" none
+ * are looked at again once nobody did, as if the kernel never came to attaching the programs.
+ */
 bool ub_bpf_forced_off(const char *what);
 
 #endif

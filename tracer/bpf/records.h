@@ -78,6 +78,7 @@ struct ub_bpf_turn {
     unsigned int ready;
     unsigned long long start, end, turn; /* CLOCK_MONOTONIC */
     unsigned long long unclear_ns;       /* it may have begun by so much later: turns right before it were not seen */
+    unsigned long long certain_ns;       /* what surely was one turn */
     struct ub_bpf_accounts accounts;
     struct ub_bpf_who neighbour; /* who had the CPU, most of the time that the thread waited for it */
     unsigned long long neighbour_ns;

@@ -82,6 +82,8 @@ static int change(struct ub_bpf *b, const struct ub_bpf_order *order)
     enum ub_bpf_sees sees = order->sees, before = b->sees;
     int r = 0;
 
+    if (sees > before && ub_bpf_forced_off("calls"))
+        return 0;
     if (sees < before)
         set_doze(b, sees == UB_BPF_SEES_NO_CALLS && !b->stretch_ns ? DOZE_WAKE : doze[sees]);
     if (sees == UB_BPF_SEES_NO_CALLS && before != sees) {
@@ -199,6 +201,11 @@ void ub_bpf_see_no_more(struct ub_bpf *b)
 enum ub_bpf_sees ub_bpf_sees(const struct ub_bpf *b)
 {
     return ub_load_acquire(&b->sees);
+}
+
+uint64_t ub_bpf_calls_seen_ns(const struct ub_bpf *b)
+{
+    return ub_bpf_sees(b) == UB_BPF_SEES_NO_CALLS ? UINT64_MAX : ub_load_acquire(b->calls_seen_ns);
 }
 
 uint64_t ub_bpf_sees_from_ns(const struct ub_bpf *b)

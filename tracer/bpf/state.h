@@ -7,6 +7,8 @@
 #define TASK_UNINTERRUPTIBLE 2
 #define TASK_STOPPED_BIT     4
 #define TASK_TRACED_BIT      8
+#define TASK_WAKING          0x200 /* it was asleep, and somebody wakes it before it has left its CPU */
+#define TASK_ASLEEP          (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE | TASK_WAKING)
 #define PF_KTHREAD           0x00200000
 
 /* Set by the loader, constants to the verifier: what is not asked for is not even compiled in. */
@@ -24,7 +26,7 @@ u32 dozing;          /* enum doze */
 u64 calls_seen_ns;   /* since when calls are seen to begin, if they are */
 u64 stretch_at;      /* when somebody had last worked for stretch_ns without a pause, */
 u64 long_turn_at;    /* and for as long in one turn */
-u64 unclear;         /* turns over the threshold of which less than half of it is certain */
+u64 unclear;         /* turns over the threshold of which less than that is certain */
 u32 waiting;         /* threads in a turn that want a CPU and have none */
 u64 wait_epoch;      /* since when the last of them does */
 u32 no_slot;         /* threads that found no free slot */
@@ -67,7 +69,6 @@ struct thread {
     u64 sys_blocked, sys_longest_block;
     u64 stretch;                   /* since when it has not slept in its wait */
     u64 longest_block, longest_at; /* of the turn, in a call or a fault */
-    u64 unclear_ns;                /* see unclear_ns() */
     u64 call_end, call_mark;       /* of a call that was first seen when it blocked: */
     u64 call_arg[6];               /* when it last came back from that, its registers */
     u64 next_stack;                /* no stack is copied before */

@@ -116,24 +116,25 @@ static __always_inline void count_turn(u32 slot, u64 ns)
 
 /*
  * A turn that began while calls were not seen may be several that followed each
- * other without a pause. What is certain of it is its longest sleep, and what came
+ * other without a pause. What is certain of it is its longest sleep, or what came
  * after calls were seen again. How much of its beginning is not, in ns.
  */
-static __always_inline u64 unclear_ns(const struct thread *t, u64 start, u64 end)
+static __always_inline u64 unclear_ns(const struct thread *t, u64 start, u64 end, u64 *ret_certain)
 {
-    u64 sure = end, least = 0;
+    u64 sure = end, certain = 0;
 
     if (calls_seen_ns > start && calls_seen_ns < end) {
         sure = calls_seen_ns;
-        least = end - sure;
+        certain = end - sure;
     }
-    if (t->longest_block > least) {
-        least = t->longest_block;
+    if (t->longest_block > certain) {
+        certain = t->longest_block;
         if (t->longest_at < sure)
             sure = t->longest_at;
     }
-    if (least < threshold_ns / 2)
+    if (certain < threshold_ns)
         __sync_fetch_and_add(&unclear, 1);
+    *ret_certain = certain;
     return sure - start;
 }
 
@@ -163,7 +164,8 @@ static __noinline int emit_turn(struct thread *t, struct ub_bpf_slot *slot, u64 
     r->start = start;
     r->end = end;
     r->turn = slot->turns;
-    r->unclear_ns = t->unclear_ns;
+    r->certain_ns = end - start;
+    r->unclear_ns = t->unseen && !(more & RECORD_ABANDONED) ? unclear_ns(t, start, end, &r->certain_ns) : 0;
     r->accounts = t->accounts;
     r->accounts.major_faults = task->maj_flt - t->faults_before;
     r->neighbour = t->neighbour;
@@ -190,11 +192,6 @@ static __always_inline void close_turn(struct thread *t, struct ub_bpf_slot *slo
         stretch_at = now;
     if (spent >= 3 * stretch_ns)
         long_turn_at = now;
-    t->unclear_ns = 0;
-    if (spent >= threshold_ns && t->unseen) {
-        back_on_cpu(t, now);
-        t->unclear_ns = unclear_ns(t, start, now);
-    }
     slot->turns++;
     slot->busy += spent;
     if (spent > slot->max)
@@ -454,6 +451,7 @@ static __always_inline void wait_left(struct thread *t, struct pt_regs *regs, lo
         return;
     t->restarts = ret == ERESTART_RESTARTBLOCK;
     begin_turn(t, slot, bpf_get_current_task_btf(), bpf_ktime_get_ns(), ret);
+    t->unseen = dozing == DOZE_WAKE || dozing == DOZE_LIGHT; /* they are being taken away: its end may not be seen */
 }
 
 /* A thread met while it sleeps, at the start: if that is in epoll_wait, a loop was found. */

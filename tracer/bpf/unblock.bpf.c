@@ -127,7 +127,7 @@ int BPF_PROG(ub_sched_switch, bool preempt, struct task_struct *prev, struct tas
 
     if (waiting)
         note_runner(prev, bpf_ktime_get_ns());
-    if (out && !preempt && prev->__state & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE)) {
+    if (out && !preempt && prev->__state & TASK_ASLEEP) {
         struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(prev);
 
         out->slept |= out->in_wait;

@@ -81,7 +81,7 @@ function verdict() {
     const top = busy.reduce((a, b) => (a.busy / a.observed > b.busy / b.observed ? a : b));
     tiles.push(tile((100 * top.busy / top.observed).toFixed(1) + " %", "busiest loop"), tile(dur(Math.max(...busy.map((l) => l.p99))), "p99 of turns"));
   }
-  const rest = [["startup", "at start-up"], ["stopped", "while stopped"], ["suppressed", "suppressed"]].filter(([k]) => data[k].n)
+  const rest = [["startup", "at start-up"], ["stopped", "while stopped"], ["suppressed", "suppressed"], ["unclear", "that may have been several short turns each"]].filter(([k]) => data[k].n)
     .map(([k, w]) => `${data[k].n.toLocaleString("en")} more ${w}, ${dur(data[k].total)}: not counted`);
   if (v.ongoing) rest.unshift(count(v.ongoing, "stall") + " not over at the end");
   $("verdict").replaceChildren(el("div", { class: "tiles" }, ...tiles), ...rest.map((t) => el("div", { class: "soft", text: t })));

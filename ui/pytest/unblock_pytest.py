@@ -100,7 +100,8 @@ class Watch:
         except OSError as error:
             raise pytest.UsageError(f"the recording of unblock cannot be read: {error}") from error
         return [s for s in last.values()
-                if s["duration_ns"] >= self.limit_ns and not s.get("startup") and s.get("cause") != "stopped"
+                if s["duration_ns"] >= self.limit_ns and not s.get("startup") and not s.get("unclear")
+                and s.get("cause") != "stopped"
                 and not any(s.get("site", "").startswith(site) for site in self.suppressed)
                 and (not self.worker or s["pid"] == os.getpid())]
 
