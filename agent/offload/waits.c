@@ -153,10 +153,11 @@ static int hook_pthread_cond_clockwait(void *cond, void *mutex, int clock, const
     uint64_t deadline = concerned() ? deadline_of(clock, until) : 0;
     int r = deadline ? pieces(cond, mutex, deadline) : -1;
 
+    if (r >= 0)
+        return r;
     /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): known since the hook was put there */
-    return r >= 0 ? r
-                  : ((int (*)(void *, void *, int, const struct timespec *))original[ID_pthread_cond_clockwait][0])(
-                        cond, mutex, clock, until);
+    return ((int (*)(void *, void *, int, const struct timespec *))original[ID_pthread_cond_clockwait][0])(
+        cond, mutex, clock, until);
 }
 
 /* C11's are pthread's by other names. */
