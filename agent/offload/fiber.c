@@ -23,7 +23,6 @@
 #define ARCH_SHSTK_STATUS 0x5005
 #define ARCH_SHSTK_SHSTK  1u
 
-void ub_fiber_switch(void **save, void *load); /* fiber_x86_64.S, fiber_aarch64.S */
 extern const char ub_fiber_root[];
 void ub_fiber_main(struct ub_fiber *f);
 int ub_fiber_personality(int version, int actions, uint64_t class, void *exception, void *context);
@@ -182,23 +181,6 @@ void ub_fiber_main(struct ub_fiber *f)
     __builtin_unreachable();
 }
 
-enum ub_fiber_state ub_fiber_resume(struct ub_fiber *f, struct ub_fiber_exceptions *exceptions)
-{
-    f->state = UB_FIBER_RUNNING;
-    f->thread = exceptions;
-    if (exceptions) {
-        f->callers = *exceptions;
-        *exceptions = f->exceptions;
-    }
-    ub_fiber_switch(&f->caller, f->sp);
-    if (exceptions) {
-        f->exceptions = *exceptions;
-        *exceptions = f->callers;
-    }
-    f->caller = NULL;
-    return (enum ub_fiber_state)f->state;
-}
-
 /*
  * The personality of ub_fiber_root: an exception (or a cancellation, pthread_exit) leaves the fiber for
  * good, into the frames of who resumed it. A personality rather than a cleanup in ub_fiber_resume, which would
@@ -218,12 +200,6 @@ int ub_fiber_personality(int version, int actions, uint64_t class, void *excepti
         f->thread->uncaught += f->callers.uncaught;
     }
     return CONTINUE_UNWIND;
-}
-
-void ub_fiber_suspend(struct ub_fiber *f)
-{
-    f->state = UB_FIBER_SUSPENDED;
-    ub_fiber_switch(&f->sp, f->caller);
 }
 
 /* Pages of a stack that exist lie without gaps at its top, but for a large frame of which only a part was touched. */

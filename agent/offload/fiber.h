@@ -73,15 +73,40 @@ void ub_fiber_give(struct ub_fiber_pool *pool, struct ub_fiber *f);
 /* READY. */
 void ub_fiber_start(struct ub_fiber *f, ub_fiber_function *function, const uint64_t word[UB_FIBER_WORDS]);
 
+/* fiber_x86_64.S, fiber_aarch64.S */
+void ub_fiber_switch(void **save, void *load);
+
 /*
+ * In line, both of them: after a switch the CPU expects the next `ret` to go where the other stack's last call came
+ * from, and each `ret` less is a wrong guess less.
+ *
  * Runs a READY or SUSPENDED one until it is SUSPENDED or DONE. Comes back by an exception
  * as well, or not at all: then it is LEFT, or (longjmp) still said to be RUNNING, and may be
  * given back. `exceptions`: the thread's, or NULL where there is no C++.
  */
-enum ub_fiber_state ub_fiber_resume(struct ub_fiber *f, struct ub_fiber_exceptions *exceptions);
+static inline enum ub_fiber_state ub_fiber_resume(struct ub_fiber *f, struct ub_fiber_exceptions *exceptions)
+{
+    f->state = UB_FIBER_RUNNING;
+    f->thread = exceptions;
+    if (exceptions) {
+        f->callers = *exceptions;
+        *exceptions = f->exceptions;
+    }
+    ub_fiber_switch(&f->caller, f->sp);
+    if (exceptions) {
+        f->exceptions = *exceptions;
+        *exceptions = f->callers;
+    }
+    f->caller = NULL;
+    return (enum ub_fiber_state)f->state;
+}
 
 /* On the fiber `f`: back to who resumed it; returns when it is resumed again. */
-void ub_fiber_suspend(struct ub_fiber *f);
+static inline void ub_fiber_suspend(struct ub_fiber *f)
+{
+    f->state = UB_FIBER_SUSPENDED;
+    ub_fiber_switch(&f->sp, f->caller);
+}
 
 /* Whether an address is on its stack. */
 static inline bool ub_fiber_contains(const struct ub_fiber *f, uintptr_t sp)
