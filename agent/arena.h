@@ -21,10 +21,13 @@ bool ub_arena_is_helpers(const char *address);
 
 /*
  * Attached, beside another process: maps the arena that the injector hands out at the abstract socket `name` (behind
- * the first zero), whose file is `inode`. Waits for it a little. 0; -EAGAIN: nobody gave it; other -errno. Slow path
- * only.
+ * the first zero; none: over a pair of sockets, one of which is told in *told), whose file is `inode`. Waits for it a
+ * little. 0; -EAGAIN: nobody gave it; other -errno. Slow path only.
  */
-int ub_arena_join(const char *name, uint64_t inode, struct ub_arena **ret);
+int ub_arena_join(const char *name, int32_t *told, uint64_t inode, struct ub_arena **ret);
+
+/* Inode of /proc/self/ns/pid, 0: not known. */
+uint64_t ub_arena_pid_namespace(void);
 
 /*
  * A new arena for a helper that is to be started; *ret_fd is close-on-exec. 0 or -errno.

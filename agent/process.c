@@ -271,6 +271,15 @@ static bool take_slot(const struct ub_process *page, struct ub_thread *t)
     return false;
 }
 
+/* The first process of a new PID namespace: its numbers would be others' to the watcher. */
+static bool is_elsewhere(void)
+{
+    if (!inherited.arena || ub_raw0(SYS_getpid) != 1 || inherited.arena->h.pid_namespace == ub_arena_pid_namespace())
+        return false;
+    __atomic_fetch_add(&inherited.arena->h.elsewhere, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
 /* In a forked child the page is zero again; the first thread to come by fills it. */
 static void reenter_after_fork(struct ub_process *page)
 {
@@ -279,7 +288,9 @@ static void reenter_after_fork(struct ub_process *page)
 
     if (!__atomic_compare_exchange_n(&entering, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return; /* another thread is at it: this one is watched from its next wait on */
-    if (ub_load_relaxed(&page->generation) == 0 && inherited.quiet != UB_QUIET_STRICT) {
+    if (is_elsewhere())
+        inherited.arena = NULL;
+    else if (ub_load_relaxed(&page->generation) == 0 && inherited.quiet != UB_QUIET_STRICT) {
         inherited.generation++;
         fill_page(page, true);
     }
@@ -492,11 +503,16 @@ bool ub_process_leave(void)
 }
 
 /* Nobody watches any more, or whoever wanted to was killed before it could. */
-static bool is_abandoned(const struct ub_arena *arena)
+static bool is_abandoned(const struct ub_arena *arena, const struct ub_attach *a)
 {
     int32_t watcher = ub_load_relaxed(&arena->h.watcher_pid);
+    uint64_t ns = arena->h.watcher_namespace;
 
-    return ub_load_relaxed(&arena->h.closed) || watcher <= 0 || ub_raw2(SYS_kill, watcher, 0) == -ESRCH;
+    if (ub_load_relaxed(&arena->h.closed) || watcher <= 0)
+        return true;
+    if (ns && ns != ub_arena_pid_namespace()) /* its number says nothing to us; the injector has looked */
+        return a->watcher_gone;
+    return ub_raw2(SYS_kill, watcher, 0) == -ESRCH;
 }
 
 static void hand_over(const struct ub_attach *a, struct ub_arena *arena)
@@ -517,7 +533,7 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
         return -EPERM;
     if (inherited.arena) {
         a->watcher = inherited.arena->h.watcher_pid;
-        if (!is_abandoned(inherited.arena))
+        if (!is_abandoned(inherited.arena, a))
             return -EBUSY;
         ub_process_leave();
     }
@@ -528,7 +544,7 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
     if (!page && !map_page(&page))
         r = -ENOSYS;
     if (r == 0)
-        r = a->join_inode ? ub_arena_join(a->join_name, a->join_inode, &arena)
+        r = a->join_inode ? ub_arena_join(a->join_name, &a->arena_fd, a->join_inode, &arena)
                           : ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
     if (r == 0) {
         if (!a->join_inode)

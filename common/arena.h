@@ -36,8 +36,9 @@ struct ub_arena_header {
     uint32_t size;  /* of this header: a second check that both sides were built from one layout */
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
-    uint64_t pid_namespace;    /* inode of the watcher's /proc/self/ns/pid: pids in the slots are meant in it */
-    int32_t starter_pid;       /* UB_ARENA_HELPER: whose agent made this arena and started the watcher */
+    uint64_t pid_namespace;    /* inode of /proc/self/ns/pid of who made this: pids in the slots are meant in it */
+    int32_t starter_pid;       /* UB_ARENA_HELPER: whose agent made this arena (and started the watcher); in numbers of
+                                  the watcher's where that one attached */
     uint32_t mode;             /* enum ub_arena_mode */
     int32_t root_pid;          /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
     uint32_t thunks_full;      /* callbacks that found no thunk left: they run untimed */
@@ -52,6 +53,7 @@ struct ub_arena_header {
     uint32_t asleep;                                            /* the watcher waits on `doorbell` */
     uint32_t closed;                                            /* the run is over: agents go dormant */
     uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC, or calls may leave their loops */
+    uint64_t watcher_namespace; /* after attaching: the PID namespace that `watcher_pid` is meant in; 0: the slots' */
 
     /* Written by the agents, seldom. */
     uint32_t doorbell __attribute__((aligned(UB_CACHE_LINE))); /* futex; any change wakes the watcher */

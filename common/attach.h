@@ -105,16 +105,17 @@ struct ub_attach {
     uint32_t verb;    /* enum ub_attach_verb */
     int32_t arena_fd; /* ENTER: the injector is to take it, and to write its pid into it */
     uint64_t arena_inode;
-    int32_t tid;       /* the thread that is asked */
-    int32_t watcher;   /* ENTER: -EBUSY is because of this process */
-    uint64_t done_ns;  /* CLOCK_MONOTONIC at the agent's last instructions */
-    uint64_t caught;   /* signals for which the program has handlers */
-    uint64_t prepared; /* PREPARE has come to its end once: 1 */
-    uint64_t reserved;
+    int32_t tid;                     /* the thread that is asked, by the number that it knows itself */
+    int32_t watcher;                 /* ENTER: -EBUSY is because of this process */
+    uint64_t done_ns;                /* CLOCK_MONOTONIC at the agent's last instructions */
+    uint64_t caught;                 /* signals for which the program has handlers */
+    uint64_t prepared;               /* PREPARE has come to its end once: 1 */
+    uint64_t watcher_gone;           /* ENTER: who watched it, from a PID namespace that is not its own, has ended: 1 */
     char name[16];                   /* of the memfd */
     char path[32];                   /* "/proc/self/fd/", completed by the code */
     char text[UB_ATTACH_TEXT_BYTES]; /* dlerror() */
-    /* ENTER: another process's arena is to be joined. The injector hands it out at this abstract name; 0: a new one. */
+    /* ENTER: another process's arena is to be joined (0: a new one is made). The injector hands it out at this abstract
+     * name. In another network namespace there is none: then `arena_fd` is one end of a pair of sockets meanwhile. */
     uint64_t join_inode;
     char join_name[8]; /* behind its first zero */
 };

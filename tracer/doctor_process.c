@@ -235,13 +235,14 @@ static bool same_namespace(pid_t pid, const char *name)
 
 static void tell_namespaces(const struct seen *s, ub_doctor_tell *tell, void *self)
 {
-    static const char *const mend[] = {"nsenter -t PID -a unblock ..., or unblock trace from here",
+    static const char *const mend[] = {"unblock attach or trace from here; nsenter -t PID -a unblock run ...",
                                        "docker exec into the container, or --pid=container:NAME",
                                        "a sidecar with shareProcessNamespace: true"};
 
     if (!same_namespace(s->pid, "pid"))
-        ub_doctor_say(tell, self, "namespaces", UB_HEALTH_LIMITED, mend,
-                      "it lives in another pid namespace: run watches it only from inside that one");
+        ub_doctor_say(
+            tell, self, "namespaces", UB_HEALTH_LIMITED, mend,
+            "it lives in another pid namespace: attach and trace reach it from here, run only from inside that one");
     else if (!same_namespace(s->pid, "user"))
         ub_doctor_say(tell, self, "namespaces", UB_HEALTH_LIMITED, mend,
                       "it lives in another user namespace: run reaches what is executed there only from inside it");

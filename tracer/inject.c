@@ -7,6 +7,7 @@
 #include "inject_impl.h"
 
 #include "capture.h"
+#include "pidns.h"
 #include "symbols.h"
 
 #include "../common/arena.h"
@@ -14,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +53,9 @@ struct inject {
     bool code_written; /* the room\'s, without a thread in our hands */
     pid_t last;        /* the thread that was asked last; 0: none so far */
     int lock;
-    int handout; /* where a thread that is to join an arena asks for it; -1 */
+    bool joins;          /* another's arena */
+    uint64_t watcher_ns; /* the PID namespace of who watches it now; 0: not known */
+    int handout;         /* where a thread that is to join an arena asks for it; -1 */
 };
 
 static int fail(struct inject *x, int error, const char *what)
@@ -130,6 +134,25 @@ static void cut_image(struct inject *x, const struct ub_elf *elf)
         x->image_size = end;
 }
 
+/* Who watches it, if anybody does: from another PID namespace than its own the agent cannot tell whether that one
+ * lives. */
+static void look_for_watcher(struct inject *x)
+{
+    struct ub_arena_header h;
+
+    for (uint32_t i = 0; i < x->maps->count; i++) {
+        const struct ub_map *m = &x->maps->map[i];
+
+        if (m->offset != 0 || !strstr(m->path, "/memfd:" UB_ARENA_NAME) ||
+            ub_room_read(&x->room, m->start, &h, sizeof(h)) < 0)
+            continue;
+        x->watcher_ns = h.watcher_namespace;
+        x->ask.watcher_gone =
+            h.watcher_namespace == ub_pidns_of(0) && h.watcher_pid > 0 && kill(h.watcher_pid, 0) < 0 && errno == ESRCH;
+        return;
+    }
+}
+
 static int read_agent(struct inject *x)
 {
     int fd = open(x->options->agent, O_RDONLY | O_CLOEXEC);
@@ -184,7 +207,8 @@ static bool is_still_asked(const struct inject *x, struct ub_attach *a)
     c = malloc(sizeof(*c));
     if (!c)
         return true;
-    r = ub_capture_peek(x->options->pid, a->tid, c); /* a child forked meanwhile does not have that thread */
+    /* A child forked meanwhile does not have that thread. */
+    r = ub_capture_peek(x->options->pid, ub_pidns_thread(x->options->pid, a->tid), c);
     elsewhere = r == 0 && c->state == UB_THREAD_BLOCKED && c->reg[UB_REG_RIP] - x->room.at >= PAGE;
     free(c);
     if (r == -ESRCH || ub_room_read(&x->room, attach_at(x), a, sizeof(*a)) < 0)
@@ -342,7 +366,15 @@ static int prepare_room(struct inject *x)
 
 static int take_arena(struct inject *x, const struct ub_attach *a)
 {
-    const int32_t self = getpid();
+    const struct {
+        off_t at;
+        size_t size;
+        uint64_t value;
+    } word[] = {
+        {offsetof(struct ub_arena_header, watcher_namespace), 8, ub_pidns_of(0)},
+        {offsetof(struct ub_arena_header, starter_pid), 4, (uint64_t)x->options->pid}, /* our number for it */
+        {offsetof(struct ub_arena_header, watcher_pid), 4, (uint64_t)getpid()},        /* from now on it is ours */
+    };
     struct stat st;
     char path[64];
     int fd;
@@ -355,8 +387,9 @@ static int take_arena(struct inject *x, const struct ub_attach *a)
         close(fd);
         return -ENOENT;
     }
-    /* From now on it is ours: another who comes is told so. */
-    if (pwrite(fd, &self, sizeof(self), offsetof(struct ub_arena_header, watcher_pid)) != (ssize_t)sizeof(self)) {
+    for (size_t i = 0; i < UB_ARRAY_LEN(word); i++) {
+        if (pwrite(fd, &word[i].value, word[i].size, word[i].at) == (ssize_t)word[i].size)
+            continue;
         close(fd);
         return -EIO;
     }
@@ -366,6 +399,15 @@ static int take_arena(struct inject *x, const struct ub_attach *a)
 
 /* ---- one arena for several processes: its descriptor goes through a socket ---- */
 
+static bool same_network(pid_t pid)
+{
+    struct stat own, its;
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/ns/net", (int)pid);
+    return stat("/proc/self/ns/net", &own) != 0 || stat(path, &its) != 0 || own.st_ino == its.st_ino;
+}
+
 static int open_handout(struct inject *x)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -374,6 +416,11 @@ static int open_handout(struct inject *x)
 
     if (fstat(x->options->join_fd, &st) < 0)
         return -errno;
+    x->ask.join_inode = st.st_ino;
+    memset(x->ask.join_name, 0, sizeof(x->ask.join_name));
+    x->joins = true;
+    if (!same_network(x->options->pid))
+        return 0; /* names of sockets are not the same there: see hand_into() */
     x->handout = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (x->handout < 0 || bind(x->handout, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || /* any free name */
         listen(x->handout, 4) < 0 || getsockname(x->handout, (struct sockaddr *)&address, &size) < 0)
@@ -381,14 +428,11 @@ static int open_handout(struct inject *x)
     size -= offsetof(struct sockaddr_un, sun_path) + 1;
     if (size >= sizeof(x->ask.join_name))
         return -ENAMETOOLONG;
-    memset(x->ask.join_name, 0, sizeof(x->ask.join_name));
     memcpy(x->ask.join_name, address.sun_path + 1, size);
-    x->ask.join_inode = st.st_ino;
     return 0;
 }
 
-/* Whoever comes, if it is the one that was asked. */
-static void hand_out(const struct inject *x)
+static void send_arena(const struct inject *x, int s)
 {
     union {
         struct cmsghdr header;
@@ -397,16 +441,42 @@ static void hand_out(const struct inject *x)
     struct iovec byte = {(char *)"", 1};
     const struct msghdr message = {
         .msg_iov = &byte, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+
+    memcpy(CMSG_DATA(&control.header), &x->options->join_fd, sizeof(int));
+    sendmsg(s, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Whoever comes, if it is the one that was asked. */
+static void hand_out(const struct inject *x)
+{
     struct ucred who = {0};
     socklen_t size = sizeof(who);
-    int s = x->handout >= 0 ? accept4(x->handout, NULL, NULL, SOCK_CLOEXEC) : -1;
+    int s = accept4(x->handout, NULL, NULL, SOCK_CLOEXEC);
 
     if (s < 0)
         return;
-    memcpy(CMSG_DATA(&control.header), &x->options->join_fd, sizeof(int));
     if (getsockopt(s, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && who.pid == x->options->pid)
-        sendmsg(s, &message, MSG_NOSIGNAL);
+        send_arena(x, s);
     close(s);
+}
+
+/* It waits at one end of a pair of sockets, and the other one is among its descriptors. True: it has been answered. */
+static bool hand_into(const struct inject *x, const struct ub_attach *a)
+{
+    int pidfd, s = -1;
+
+    if (state_of(a) != UB_ATTACH_IS_RUNNING || a->arena_fd < 0)
+        return false;
+    pidfd = (int)syscall(SYS_pidfd_open, x->options->pid, 0);
+    if (pidfd >= 0) {
+        s = (int)syscall(SYS_pidfd_getfd, pidfd, a->arena_fd, 0);
+        close(pidfd);
+    }
+    if (s >= 0) {
+        send_arena(x, s);
+        close(s);
+    }
+    return true;
 }
 
 /* The thread is on its way. 0 with its last word in *ret. */
@@ -414,11 +484,15 @@ static int wait_for_answer(struct inject *x, struct ub_attach *ret)
 {
     uint64_t until = ub_clock_monotonic_ns() + ANSWER_NS;
 
+    bool handed = !x->joins || x->handout >= 0;
+
     do {
-        hand_out(x);
+        if (x->handout >= 0)
+            hand_out(x);
         nanosleep(&(struct timespec){0, 20000}, NULL); /* it may need our CPU */
         if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
             return -ESRCH;
+        handed = handed || hand_into(x, ret);
     } while (state_of(ret) != UB_ATTACH_IS_DONE && ub_clock_monotonic_ns() < until);
     return state_of(ret) == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
 }
@@ -433,8 +507,9 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
     x->ask.magic = UB_ATTACH_MAGIC;
     x->ask.version = UB_ATTACH_VERSION;
     x->ask.state = ((x->ask.state & ~UB_ATTACH_STATE_MASK) + UB_ATTACH_NEXT) | UB_ATTACH_ASKED;
-    x->ask.tid = h.tid;
+    x->ask.tid = h.inner;
     x->ask.verb = verb;
+    x->ask.arena_fd = -1;
     x->ask.all_signals = UINT64_MAX;
     x->ask.resume_ax = h.resume_ax;
     x->ask.eintr_ip = h.eintr_ip;
@@ -480,8 +555,16 @@ static int explain(struct inject *x, const struct ub_attach *a)
                                        "the loader refuses the agent", "the agent"};
 
     x->ret->watcher = a->watcher;
+    if (a->watcher > 0 && x->watcher_ns && x->watcher_ns != ub_pidns_of(0))
+        x->ret->watcher = ub_pidns_process(x->watcher_ns, a->watcher);
     if (a->step == UB_ATTACH_STEP_LOAD)
         snprintf(x->ret->why, sizeof(x->ret->why), "%s: %.*s", step[a->step], (int)sizeof(a->text), a->text);
+    else if (a->step == UB_ATTACH_STEP_FILE && a->result == -EACCES)
+        snprintf(x->ret->why, sizeof(x->ret->why),
+                 "sysctl vm.memfd_noexec of its PID namespace forbids code from memory files");
+    else if (a->step == UB_ATTACH_STEP_AGENT && a->result == -EXDEV)
+        snprintf(x->ret->why, sizeof(x->ret->why),
+                 "it lives in another PID namespace than the process that was entered first");
     else
         snprintf(x->ret->why, sizeof(x->ret->why), "%s: %s", step[a->step < UB_ARRAY_LEN(step) ? a->step : 0],
                  strerror(-a->result));
@@ -507,7 +590,7 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
             x->image_size = 0;
         }
     }
-    if (r >= 0 && verb == UB_ATTACH_ENTER && x->handout < 0) {
+    if (r >= 0 && verb == UB_ATTACH_ENTER && !x->joins) {
         int taken = take_arena(x, &answer);
 
         if (taken < 0) /* it goes out again by itself */
@@ -557,7 +640,7 @@ static int load_and_enter(struct inject *x)
         r = ask(x, UB_ATTACH_PATCH);
     if (r >= 0)
         r = 0;
-    if (r == 0 && x->handout < 0)
+    if (r == 0 && !x->joins)
         finish(x);
     return r;
 }
@@ -576,6 +659,7 @@ static int prepare(struct inject *x)
     if (r == 0) {
         r = find_functions(x);
         find_agent(x);
+        look_for_watcher(x);
     }
     return r;
 }

@@ -30,7 +30,7 @@ enum ub_inject_obstacle {
     UB_INJECT_LIBC,      /* another C library than glibc */
     UB_INJECT_OLD_LIBC,  /* a glibc before 2.35, without what the agent needs */
     UB_INJECT_SANITIZER, /* a sanitizer stands in for libc */
-    UB_INJECT_NAMESPACE, /* another PID namespace */
+    UB_INJECT_NAMESPACE, /* our /proc is that of another PID namespace */
     UB_INJECT_NO_PROC,   /* it has no /proc, through which the agent is loaded */
     UB_INJECT_NOEXEC,    /* vm.memfd_noexec forbids code from memory files */
     UB_INJECT_CPU,       /* no XSAVE */

@@ -10,6 +10,7 @@
 #include "inject_impl.h"
 
 #include "capture.h"
+#include "pidns.h"
 #include "procfile.h"
 #include "sleeptime.h"
 
@@ -360,6 +361,7 @@ int ub_hold_take(struct ub_hold *h)
     if (!ran && timed)
         look_how_long(h, &waited);
     h->caught = read_caught(h);
+    h->inner = ub_pidns_inner(h->pid, h->tid);
     h->taken_ns = ub_clock_monotonic_ns();
     h->stops = 0;
     if (ptrace(PTRACE_SEIZE, h->tid, 0, (void *)PTRACE_O_TRACESYSGOOD) < 0)

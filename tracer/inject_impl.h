@@ -14,6 +14,7 @@ struct ub_hold {
     pid_t pid, tid;
     bool single; /* also waits for a single descriptor will do */
     pid_t last;  /* the one to be preferred; 0: none */
+    pid_t inner; /* its number as it knows it */
     struct user_regs_struct regs;
     uint64_t resume_ip, resume_ax, eintr_ip; /* where it goes on, with which rax; see struct ub_attach */
     uint64_t caught;                         /* signals that the program handles */

@@ -2,6 +2,7 @@
 #include "inject_impl.h"
 
 #include "dump.h"
+#include "pidns.h"
 #include "procfile.h"
 #include "symbols.h"
 
@@ -35,9 +36,8 @@ static const struct {
     [UB_INJECT_OLD_LIBC] = {"its glibc is older than 2.35 and lacks what the agent needs",
                             "sudo unblock trace PID, which enters nothing"},
     [UB_INJECT_SANITIZER] = {"a sanitizer stands in for libc in it", "attach to a build without"},
-    [UB_INJECT_NAMESPACE] =
-        {"it lives in another PID namespace (a container), where our numbers mean nothing",
-         "run unblock attach inside (nsenter -t PID -p -m ..., docker exec), or sudo unblock trace PID"},
+    [UB_INJECT_NAMESPACE] = {"our /proc shows another PID namespace than ours, so its numbers are not those we need",
+                             "mount -t proc proc /proc, in a mount namespace of our own"},
     [UB_INJECT_NO_PROC] = {"it has no /proc (chroot), through which the agent is loaded",
                            "mount /proc in its root, or sudo unblock trace PID"},
     [UB_INJECT_NOEXEC] = {"sysctl vm.memfd_noexec forbids code from memory files",
@@ -84,16 +84,16 @@ static char status_letter(const char *status)
     return p ? p[8] : '?';
 }
 
-static bool same_namespace(pid_t pid, const char *name)
+/* Numbers in /proc are those of the namespace that it was mounted in (unshare -p without --mount-proc). */
+static bool proc_is_ours(void)
 {
-    struct stat own, its;
-    char path[64];
+    char self[32];
+    ssize_t n = readlink("/proc/self", self, sizeof(self) - 1);
 
-    snprintf(path, sizeof(path), "/proc/self/ns/%s", name);
-    if (stat(path, &own) != 0)
+    if (n < 0)
         return true;
-    snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, name);
-    return stat(path, &its) != 0 || own.st_ino == its.st_ino;
+    self[n] = '\0';
+    return atoi(self) == (int)getpid();
 }
 
 static bool has_proc(pid_t pid)
@@ -104,7 +104,8 @@ static bool has_proc(pid_t pid)
     snprintf(path, sizeof(path), "/proc/%d/root/proc/1", (int)pid);
     if (stat(path, &st) == 0 || errno == EACCES)
         return true;
-    snprintf(path, sizeof(path), "/proc/%d/root/proc/%d", (int)pid, (int)pid); /* hidepid shows it itself only */
+    snprintf(path, sizeof(path), "/proc/%d/root/proc/%d", (int)pid,
+             (int)ub_pidns_inner(pid, pid)); /* hidepid shows it itself only */
     return stat(path, &st) == 0 || errno == EACCES;
 }
 
@@ -179,6 +180,8 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
     char state;
 
     *ret_detail = 0;
+    if (!proc_is_ours())
+        return UB_INJECT_NAMESPACE;
     if (ub_dump_look(pid, &target) < 0 || target.kind != UB_DUMP_PROCESS ||
         ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)pid) == 0)
         return UB_INJECT_ENDED;
@@ -192,8 +195,6 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
         return o;
     if (status_number(status, "\nSeccomp:\t", 10) != 0)
         return UB_INJECT_SECCOMP;
-    if (!same_namespace(pid, "pid"))
-        return UB_INJECT_NAMESPACE;
     state = status_letter(status);
     if (state == 'T' || state == 't')
         return UB_INJECT_STOPPED;

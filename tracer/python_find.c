@@ -4,6 +4,8 @@
  */
 #include "python_impl.h"
 
+#include "pidns.h"
+
 #include "symbols.h"
 
 #include <errno.h>
@@ -184,11 +186,13 @@ static bool is_sane(const struct ub_python_layout *l)
            (l->frame_entry == UB_PYTHON_NONE || l->frame_entry < 128) && l->frame_size >= 80 && l->code_size <= 256;
 }
 
-static bool is_thread(pid_t pid, pid_t tid)
+static bool is_thread(const struct ub_python *py, pid_t tid)
 {
     char path[64];
 
-    snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)pid, (int)tid);
+    if (py->foreign)
+        return ub_pidns_thread(py->pid, tid) > 0;
+    snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)py->pid, (int)tid);
     return tid > 0 && access(path, F_OK) == 0;
 }
 
@@ -212,7 +216,7 @@ static int self_check(const struct ub_python *py)
     for (int i = 0; state && i < 16; i++) {
         if (!ub_python_read_pointer(py, state + l->thread_interp, &back) || back != interp)
             return -EBADMSG;
-        if (is_thread(py->pid, ub_python_thread_tid(py, state)))
+        if (is_thread(py, ub_python_thread_tid(py, state)))
             return 0;
         if (!ub_python_read_pointer(py, state + l->thread_next, &state))
             return -EBADMSG;
@@ -279,6 +283,7 @@ int ub_python_find(pid_t pid, const struct ub_maps *maps, struct ub_python **ret
     if (!py)
         return -ENOMEM;
     py->pid = pid;
+    py->foreign = ub_pidns_is_foreign(pid);
     py->elf = map->elf;
     py->bias = map->bias;
     py->runtime = map->bias + vaddr;

@@ -1,6 +1,8 @@
 /* The frames of a thread, from its innermost outwards. */
 #include "python_impl.h"
 
+#include "pidns.h"
+
 #include <errno.h>
 #include <stdio.h>
 
@@ -93,9 +95,12 @@ static bool is_only(const struct ub_python *py, uint64_t interp)
 uint64_t ub_python_thread(struct ub_python *py, pid_t tid)
 {
     struct ub_python_thread *slot;
-    struct states found = {.tid = tid};
+    struct states found;
     uint64_t interp;
 
+    if (py->foreign)
+        tid = ub_pidns_inner(py->pid, tid);
+    found = (struct states){.tid = tid};
     for (uint32_t i = 0; i < UB_ARRAY_LEN(py->thread); i++) {
         const struct ub_python_thread *t = &py->thread[i];
 

@@ -1,6 +1,8 @@
 /* Who holds the GIL, who waits for it, and whether the garbage collector is at work. */
 #include "python_impl.h"
 
+#include "pidns.h"
+
 /* The GIL of a thread's interpreter, 0. */
 static uint64_t gil_of(const struct ub_python *py, uint64_t interp)
 {
@@ -27,6 +29,8 @@ static void find_holder(struct ub_python *py, uint64_t state, struct ub_python_l
     bool complete;
 
     look->holder = ub_python_thread_tid(py, state);
+    if (py->foreign)
+        look->holder = ub_pidns_thread(py->pid, look->holder);
     count = ub_python_walk(py, ub_python_innermost(py, state), scratch->frame, UB_PYTHON_FRAMES_MAX, &complete);
     for (uint32_t i = 0; i < count && !look->holder_frame.code; i++) {
         if (scratch->frame[i].code->owner == UB_PYTHON_USER)

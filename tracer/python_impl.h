@@ -36,6 +36,7 @@ struct ub_python {
     struct ub_python *older; /* of the program that the process executed before: looks refer to its code */
     bool gone;
     pid_t pid;
+    bool foreign; /* it lives in another PID namespace: its threads know other numbers of themselves */
     struct ub_elf *elf;
     uint64_t bias;
     uint64_t runtime;               /* _PyRuntime */
@@ -145,6 +146,7 @@ void ub_python_each_thread(struct ub_python *py, void (*see)(struct ub_python *p
                            void *arg);
 /* PyThreadState of a thread, 0. */
 uint64_t ub_python_thread(struct ub_python *py, pid_t tid);
+/* The thread's number as it knows it itself: in another PID namespace not ours. */
 pid_t ub_python_thread_tid(const struct ub_python *py, uint64_t state);
 
 /* python_task.c */

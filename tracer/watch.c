@@ -1,5 +1,7 @@
 #include "watch_impl.h"
 
+#include "pidns.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -162,7 +164,9 @@ static int adopt_arena(struct ub_watch *w, int fd)
         munmap(arena, sizeof(*arena));
         return -EPROTO;
     }
+    arena->h.watcher_namespace = ub_pidns_of(0);
     arena->h.watcher_pid = getpid();
+    w->foreign = arena->h.pid_namespace != ub_pidns_of(0) ? arena->h.pid_namespace : 0;
     w->adopted = true;
     w->arena = arena;
     w->arena_fd = fd;

@@ -18,7 +18,8 @@
 
 /* What the watching thread remembers of a slot. Unless said otherwise a turn is also a segment of one (callbacks.h). */
 struct ub_watched {
-    pid_t pid, tid; /* 0: nobody seen yet */
+    pid_t pid, tid;           /* 0: nobody seen yet */
+    pid_t slot_pid, slot_tid; /* as the slot says them: the same, but for a process in another PID namespace */
     struct ub_process *process;
     uint64_t start;      /* the turn last seen running, 0 */
     uint64_t seen_turns; /* slot->turns at the last round: quiet or not */
@@ -56,6 +57,8 @@ struct ub_watch {
     uint64_t see_for_ns;        /* how long they must not have been needed until less of them is seen */
     uint64_t see_waits_until_ns, see_all_until_ns; /* the tracer came too late to its looks: not less before */
     uint64_t last_late_ns;                         /* by how much the last timed sleep was too long */
+    uint64_t foreign;          /* the PID namespace that numbers in the slots are meant in; 0: ours */
+    uint64_t met[UB_SLOT_MAX]; /* there: pid and tid of a slot in our numbers (pid << 32 | tid), once it is met */
     ino_t arena_inode;
     char address[64];
     uint64_t threshold_ns;
@@ -105,6 +108,8 @@ void ub_watch_queue(struct ub_watch *w, struct ub_event *e);
 void *ub_watch_loop(void *watch);
 /* What the thread of a slot that has been met has told of its turns is queued. */
 void ub_watch_drain(struct ub_watch *w, uint32_t slot);
+/* Our number of a process that the arena tells of by its own. 0: it is gone. */
+pid_t ub_watch_number(const struct ub_watch *w, pid_t slot_pid);
 
 /*
  * watch_look.c: reads what the thread of `slot` does now and queues it as

@@ -7,6 +7,7 @@
  * A little long for one file: meeting, visiting and retiring a slot change its
  * state together, and are read together.
  */
+#include "pidns.h"
 #include "procfile.h"
 #include "watch_impl.h"
 
@@ -112,12 +113,29 @@ static bool maps_our_arena(const struct ub_watch *w, struct ub_process *p)
     return ours;
 }
 
-/* Threads of one process share its entry. -ESRCH: it is gone; -EPERM: it is not one of ours. */
-static int find_process(struct ub_watch *w, pid_t pid, struct ub_process **ret)
+/* Of those who are watched already, or of all. */
+pid_t ub_watch_number(const struct ub_watch *w, pid_t slot_pid)
 {
+    if (!w->foreign)
+        return slot_pid;
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        const struct ub_watched *t = &w->watched[i];
+
+        if (t->process && t->slot_pid == slot_pid && !ub_process_ended(t->process))
+            return t->process->pid;
+    }
+    return ub_pidns_process(w->foreign, slot_pid);
+}
+
+/* Threads of one process share its entry. -ESRCH: it is gone; -EPERM: it is not one of ours. */
+static int find_process(struct ub_watch *w, pid_t slot_pid, struct ub_process **ret)
+{
+    pid_t pid = ub_watch_number(w, slot_pid), ppid;
     uint64_t started;
-    pid_t ppid;
-    int r = ub_process_start_time(pid, &started, &ppid);
+    int r = pid > 0 ? ub_process_start_time(pid, &started, &ppid) : -ESRCH;
+
+    if (pid <= 0)
+        return r;
 
     if (r < 0)
         return kill(pid, 0) < 0 && errno == ESRCH ? -ESRCH : -EAGAIN;
@@ -146,15 +164,27 @@ static int meet(struct ub_watch *w, uint32_t index)
     pid_t pid = ub_load_relaxed(&slot->pid), tid = ub_load_relaxed(&slot->tid);
     int r;
 
-    if (t->pid == pid && t->tid == tid)
+    if (t->slot_pid == pid && t->slot_tid == tid)
         return t->process ? 0 : -EPERM;
     forget(t);
+    ub_store_relaxed(&w->met[index], 0);
     if (pid <= 0 || tid <= 0)
         return -EPERM;
     r = find_process(w, pid, &t->process);
+    if (r == 0 && w->foreign) {
+        t->pid = t->process->pid;
+        t->tid = ub_pidns_thread(t->pid, tid);
+        if (!t->tid) {
+            forget(t);
+            return -ESRCH;
+        }
+        ub_store_relaxed(&w->met[index], (uint64_t)t->pid << 32 | (uint32_t)t->tid);
+    }
     if (r == 0 || r == -EPERM) {
-        t->pid = pid;
-        t->tid = tid;
+        t->slot_pid = pid;
+        t->slot_tid = tid;
+        t->pid = w->foreign ? t->pid : pid;
+        t->tid = w->foreign ? t->tid : tid;
     }
     return r;
 }

@@ -29,16 +29,18 @@ static void queue_pool(struct ub_watch *w, const struct ub_uv_pool *p)
 
     if (!e)
         return;
-    e->pid = p->pid;
+    e->pid = ub_watch_number(w, p->pid);
     e->pool = malloc(sizeof(*e->pool));
     if (e->pool)
         memcpy(e->pool, p, sizeof(*p));
     ub_watch_queue(w, e);
 }
 
-static bool is_over(const struct ub_uv_pool *p)
+static bool is_over(struct ub_watch *w, const struct ub_uv_pool *p)
 {
-    return ub_load_relaxed(&p->state) == UB_UV_POOL_RELEASED || p->pid <= 0 || (kill(p->pid, 0) < 0 && errno == ESRCH);
+    pid_t pid = p->pid > 0 ? ub_watch_number(w, p->pid) : 0;
+
+    return ub_load_relaxed(&p->state) == UB_UV_POOL_RELEASED || pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH);
 }
 
 void ub_watch_pools(struct ub_watch *w, bool finish)
@@ -53,7 +55,7 @@ void ub_watch_pools(struct ub_watch *w, bool finish)
 
         if (state != UB_UV_POOL_LIVE && state != UB_UV_POOL_RELEASED)
             continue;
-        over = !finish && is_over(p);
+        over = !finish && is_over(w, p);
         if (finish || over || stats)
             queue_pool(w, p);
         if (over)
@@ -68,7 +70,7 @@ bool ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_
         const struct ub_uv_pool *p = &w->arena->uv_pool[i];
         uint32_t threads = ub_load_relaxed(&p->threads), inside;
 
-        if (ub_load_acquire(&p->state) != UB_UV_POOL_LIVE || p->pid != pid || !is_telling(p))
+        if (ub_load_acquire(&p->state) != UB_UV_POOL_LIVE || ub_watch_number(w, p->pid) != pid || !is_telling(p))
             continue;
         inside = ub_uv_pool_inside(ub_load_relaxed(&p->word), ub_load_relaxed(&p->done));
         ret->threads = threads;

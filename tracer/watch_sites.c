@@ -7,7 +7,7 @@
 static struct ub_watched *thread_of(struct ub_watch *w, pid_t pid)
 {
     for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
-        if (w->watched[i].process && w->watched[i].process->pid == pid)
+        if (w->watched[i].process && w->watched[i].slot_pid == pid)
             return &w->watched[i];
     }
     return NULL;

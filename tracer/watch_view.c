@@ -19,6 +19,17 @@ pid_t ub_watch_root(const struct ub_watch *w)
     return w->adopted ? ub_load_relaxed(&w->arena->h.root_pid) : 0;
 }
 
+/* Whose slot it is, in our numbers. False: that is not known yet. */
+static bool whose(const struct ub_watch *w, uint32_t index, pid_t *pid, pid_t *tid)
+{
+    const struct ub_slot *slot = &w->arena->slot[index];
+    uint64_t met = w->foreign ? ub_load_relaxed(&w->met[index]) : 0;
+
+    *pid = w->foreign ? (pid_t)(met >> 32) : ub_load_relaxed(&slot->pid);
+    *tid = w->foreign ? (pid_t)(uint32_t)met : ub_load_relaxed(&slot->tid);
+    return *pid > 0;
+}
+
 static uint32_t slots_high(const struct ub_watch *w)
 {
     uint32_t high = ub_load_acquire(&w->arena->h.slots_high);
@@ -41,9 +52,9 @@ uint32_t ub_watch_owners(const struct ub_watch *w, pid_t *ret, uint32_t max)
 
     for (uint32_t i = 0; i < slots_high(w) && count < max; i++) {
         const struct ub_slot *slot = &w->arena->slot[i];
-        pid_t pid = ub_load_relaxed(&slot->pid);
+        pid_t pid, tid;
 
-        if (ub_load_acquire(&slot->state) == UB_SLOT_LIVE && pid > 0 && !is_among(ret, count, pid))
+        if (ub_load_acquire(&slot->state) == UB_SLOT_LIVE && whose(w, i, &pid, &tid) && !is_among(ret, count, pid))
             ret[count++] = pid;
     }
     return count;
@@ -91,8 +102,6 @@ static void look_at(const struct ub_watch *w, uint32_t index, struct ub_watch_lo
     uint64_t start = ub_load_acquire(&slot->start), now = ub_ticks_now(), turns = ub_load_relaxed(&slot->turns);
 
     *ret = (struct ub_watch_loop){
-        .pid = ub_load_relaxed(&slot->pid),
-        .tid = ub_load_relaxed(&slot->tid),
         .turns = turns,
         .busy_ns = ub_ticks_span_to_ns(ub_load_relaxed(&slot->busy)),
         .max_ns = ub_ticks_span_to_ns(ub_load_relaxed(&slot->max)),
@@ -100,6 +109,7 @@ static void look_at(const struct ub_watch *w, uint32_t index, struct ub_watch_lo
         .p50_ns = quantile(h, turns / 2),
         .p99_ns = turns ? quantile(h, (99 * turns + 99) / 100 - 1) : 0,
     };
+    whose(w, index, &ret->pid, &ret->tid);
 }
 
 uint32_t ub_watch_loops(const struct ub_watch *w, struct ub_watch_loop *ret, uint32_t max)
