@@ -7,6 +7,7 @@
  * is errno. The thread may hold no lock of libc's: that is what the wait call is for.
  */
 #include "module.h"
+#include "offload/decide.h"
 #include "patch.h"
 #include "process.h"
 #include "raw.h"
@@ -84,8 +85,8 @@ static int obey(struct ub_attach *a)
         ub_process_hands_over();
         return 0;
     case UB_ATTACH_LEAVE:
-        ub_process_leave();
-        return 0;
+        r = ub_process_leave(piece_ends());
+        return ub_offload_mode > UB_OFFLOAD_DRY_RUN ? 0 : r; /* there it goes later, by itself */
     default:
         return -EPROTO;
     }

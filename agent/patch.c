@@ -26,6 +26,9 @@
 /* A module that takes so many looks to be loaded (its constructor runs a loop?) waits for the next one to be. */
 #define UB_UNSETTLED_MAX 64u
 
+/* Another thread is not hooking for so many waits of a loop: it is left behind by a fork. */
+#define UB_IN_VAIN_MAX 1000u
+
 /* The linker's: where this library begins and ends. */
 extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char _end[] __attribute__((visibility("hidden")));
@@ -376,11 +379,13 @@ static bool has_part(const struct module *m, const struct ub_loop_ops *ops)
 
 struct look {
     bool first;     /* at the modules that were there before us */
-    bool back;      /* what was in the slots is put back */
+    bool back;      /* what was in the slots is put back, */
+    bool but_waits; /* except that of wait calls: at those we come by to go on */
     bool unsettled; /* some module is still being loaded */
     uint32_t lazy;  /* slots met that are bound when they are first used */
     bool piece;     /* only what is left, until `until_ns` */
     uint64_t until_ns;
+    bool some;       /* one of them is done */
     uint32_t module; /* met so far */
 };
 
@@ -388,6 +393,7 @@ struct look {
 static struct {
     unsigned long long adds, subs;
     uint32_t modules;
+    uint32_t lazy; /* slots of theirs that are bound when they are first used */
 } entered;
 
 /*
@@ -641,26 +647,41 @@ static bool is_known_to_be_nobodys(const struct dl_phdr_info *info, uint32_t fir
            first + i < UB_LAZY_MAX && !(lazy.hooked[(first + i) / 64] >> ((first + i) % 64) & 1);
 }
 
-static void patch_slot(struct module *m, const ElfW(Rela) * rela, bool may_be_unbound, bool back)
+/* By whose hooks a loop comes to us. */
+static bool is_wait_name(const char *name)
+{
+    static const char *const waits[] = {"epoll_", "poll",     "__poll",  "ppoll",  "__ppoll",
+                                        "select", "__select", "pselect", "syscall"};
+
+    for (uint32_t i = 0; i < UB_ARRAY_LEN(waits); i++) {
+        if (strncmp(name, waits[i], strlen(waits[i])) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void patch_slot(struct module *m, const ElfW(Rela) * rela, bool may_be_unbound, const struct look *look)
 {
     void **at = (void **)(m->base + rela->r_offset), *old = __atomic_load_n(at, __ATOMIC_RELAXED), *value;
     const char *name;
 
-    if (!may_matter(m, (uintptr_t)old, may_be_unbound, back))
+    if (!may_matter(m, (uintptr_t)old, may_be_unbound, look->back))
         return;
     name = m->strings + m->symbols[ELF64_R_SYM(rela->r_info)].st_name;
-    value = back ? before(name, (uintptr_t)old) : instead(m, name, (uintptr_t)old);
+    if (look->but_waits && is_wait_name(name))
+        return;
+    value = look->back ? before(name, (uintptr_t)old) : instead(m, name, (uintptr_t)old);
     if (value)
         exchange_slot(m, at, old, value);
 }
 
-static void patch_table(struct module *m, const ElfW(Rela) * rela, size_t count, bool back)
+static void patch_table(struct module *m, const ElfW(Rela) * rela, size_t count, const struct look *look)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t type = ELF64_R_TYPE(rela[i].r_info);
 
         if (type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT)
-            patch_slot(m, &rela[i], type == R_X86_64_JUMP_SLOT && !m->bound, back);
+            patch_slot(m, &rela[i], type == R_X86_64_JUMP_SLOT && !m->bound, look);
     }
 }
 
@@ -668,7 +689,7 @@ static void patch_lazy(struct module *m, const struct dl_phdr_info *info, struct
 {
     for (size_t i = 0; i < m->plts; i++) {
         if (ELF64_R_TYPE(m->plt[i].r_info) == R_X86_64_JUMP_SLOT)
-            patch_slot(m, &m->plt[i], !is_known_to_be_nobodys(info, first, i), look->back);
+            patch_slot(m, &m->plt[i], !is_known_to_be_nobodys(info, first, i), look);
     }
 }
 
@@ -716,7 +737,7 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
 {
     struct look *look = data;
     struct module m;
-    uint32_t first = look->lazy;
+    uint32_t first;
 
     if (look->piece && look->module == 0 && (entered.adds != info->dlpi_adds || entered.subs != info->dlpi_subs)) {
         entered.modules = 0;
@@ -724,14 +745,19 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
         entered.subs = info->dlpi_subs;
     }
     look->module++;
+    if (look->piece && look->module <= entered.modules) { /* not even looked at: with many modules that took the time */
+        look->lazy = entered.lazy;
+        return 0;
+    }
     if (!read_module(info, &m))
         return 0;
-    look->lazy += m.bound ? 0 : (uint32_t)m.plts;
-    if (look->piece && look->module <= entered.modules)
-        return 0;
-    if (look->piece && ub_clock_monotonic_ns() > look->until_ns)
+    if (look->piece && look->some && ub_clock_monotonic_ns() > look->until_ns)
         return 1;
+    look->some = true;
+    first = look->lazy;
+    look->lazy += m.bound ? 0 : (uint32_t)m.plts;
     entered.modules = look->module;
+    entered.lazy = look->lazy;
     if (m.dynamic == _DYNAMIC || (!patch.libc && !look->back && !any_copy(&m)) ||
         (patch.libc && strncmp(m.name, "libc.so.", 8) == 0))
         return 0;
@@ -742,10 +768,10 @@ static int patch_module(struct dl_phdr_info *info, size_t size, void *data)
     if (ub_offload_mode != UB_OFFLOAD_OFF)
         look_for_runtime(&m);
     if (m.bound)
-        patch_table(&m, m.plt, m.plts, look->back);
+        patch_table(&m, m.plt, m.plts, look);
     else
         patch_lazy(&m, info, look, first);
-    patch_table(&m, m.rela, m.relas, look->back);
+    patch_table(&m, m.rela, m.relas, look);
     close_relro(&m);
     return 0;
 }
@@ -872,16 +898,29 @@ bool ub_patch_attach_more(uint64_t until_ns)
     return done;
 }
 
-void ub_patch_detach(void)
+bool ub_patch_detach(bool first, uint64_t until_ns)
 {
-    struct look look = {.back = true};
+    static uint32_t in_vain;
+    struct look look = {.back = true, .but_waits = true, .piece = true, .until_ns = until_ns};
     uint32_t idle = 0;
+    bool done;
 
-    patch.on = false;
+    if (first) {
+        patch.on = false;
+        in_vain = 0;
+    }
     if (!__atomic_compare_exchange_n(&patch.busy, &idle, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-        return; /* another thread is just hooking: its hooks stay, asleep */
-    dl_iterate_phdr(patch_module, &look);
-    patch_others(true);
-    ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
+        return ++in_vain > UB_IN_VAIN_MAX;
+    if (first || in_vain) /* where another thread was just hooking, too */
+        entered.modules = 0;
+    in_vain = 0;
+    done = dl_iterate_phdr(patch_module, &look) == 0;
+    if (done) { /* the waits, all at once: whose is put back does not come by any more */
+        look = (struct look){.back = true};
+        dl_iterate_phdr(patch_module, &look);
+        patch_others(true);
+        ub_store_relaxed(&ub_patch_seen, ub_load_relaxed(ub_patch_modules));
+    }
     ub_store_release(&patch.busy, 0);
+    return done;
 }

@@ -32,9 +32,12 @@ bool ub_patch_attach_more(uint64_t until_ns);
 /* Finds libc's functions by `libc`, a handle of it. Once. Slow path only. */
 void ub_patch_libc_prepare(void *libc);
 
-/* Puts back what was in the slots. Whoever looks in vain at a busy moment leaves hooks that do nothing. Slow path only.
+/*
+ * Puts back what was in the slots: the first time (`first`) and from then on until CLOCK_MONOTONIC `until_ns`. True:
+ * all of it is done, or it is given up since another thread seems to be at it for ever (a fork may have left it so):
+ * those hooks do nothing. Slow path only.
  */
-void ub_patch_detach(void);
+bool ub_patch_detach(bool first, uint64_t until_ns);
 
 /*
  * Entered late, and callbacks are timed: what was registered before us is to be looked for (loops/existing.h).

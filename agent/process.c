@@ -297,14 +297,28 @@ static void reenter_after_fork(struct ub_process *page)
     ub_store_release(&entering, 0);
 }
 
+/* What is put back some at a time, each at another wait of a loop, so that none is kept long. */
+static struct {
+    struct ub_arena *arena; /* NULL: nothing is */
+    bool begun;
+    pid_t pid; /* whose leaving the watcher waits for: not a child's that was forked meanwhile */
+} leaving;
+
+static uint64_t piece_ends(void)
+{
+    return ub_clock_monotonic_ns() + UB_ATTACH_PIECE_NS;
+}
+
 bool ub_process_wake(void)
 {
     struct ub_process *page = ub_process;
 
+    if (ub_unlikely(page == &dormant) && ub_load_acquire(&leaving.arena))
+        ub_process_leave(piece_ends());
     if (page == &unwatched || page == &dormant || (!inherited.arena && !inherited.tree))
         return false;
     if (inherited.arena && ub_load_relaxed(&inherited.arena->h.closed)) {
-        ub_process_leave();
+        ub_process_leave(piece_ends());
         return false;
     }
     if (ub_load_acquire(&page->generation) == 0)
@@ -371,7 +385,7 @@ void ub_process_ring(void)
 
     if (!arena || ub_process_hands_over())
         return;
-    if (ub_unlikely(ub_load_relaxed(&arena->h.closed)) && ub_process_leave())
+    if (ub_unlikely(ub_load_relaxed(&arena->h.closed)) && ub_process_leave(piece_ends()) >= 0)
         return;
     __atomic_fetch_add(&arena->h.doorbell, 1, __ATOMIC_RELEASE);
     if (page->quiet) /* and leave the flag to those who can wake the watcher; it does not sleep deeply beside us */
@@ -469,37 +483,64 @@ static bool take_turn(uint32_t *busy)
 
 static uint32_t coming_or_going;
 
-bool ub_process_leave(void)
+/* True: nothing is left to do. */
+static bool leave_some(uint64_t until_ns)
+{
+    struct ub_arena *arena = leaving.arena;
+    bool first = !leaving.begun;
+
+    if (!arena)
+        return true;
+    if (inherited.quiet != UB_QUIET_NOT) { /* a filter has come meanwhile: no system call any more */
+        leaving.arena = NULL;
+        return true;
+    }
+    leaving.begun = true;
+    if (!ub_patch_detach(first, until_ns))
+        return false;
+    if (leaving.pid == (pid_t)ub_raw0(SYS_getpid)) {
+        __atomic_fetch_add(&arena->h.left, 1, __ATOMIC_RELEASE);
+        ub_raw3(SYS_futex, &arena->h.left, FUTEX_WAKE, 1);
+    }
+    ub_arena_leave(arena);
+    leaving.arena = NULL;
+    return true;
+}
+
+static void go_dormant(struct ub_arena *arena)
+{
+    bool quiet = inherited.quiet != UB_QUIET_NOT;
+
+    if (!quiet)
+        ub_sample_uninstall();
+    /* The page stays as it is: threads that have looked at it go on with it for a moment. */
+    dormant.arena = arena;
+    dormant.quiet = inherited.quiet;
+    dormant.pid = (int32_t)ub_raw0(SYS_getpid);
+    ub_store_release(&ub_process, &dormant);
+    inherited.arena = NULL;
+    inherited.tree = false;
+    leaving.begun = false;
+    leaving.pid = dormant.pid;
+    ub_store_release(&leaving.arena, quiet ? NULL : arena);
+}
+
+int ub_process_leave(uint64_t until_ns)
 {
     struct ub_arena *arena = inherited.arena;
+    bool done;
 
     if (ub_offload_mode > UB_OFFLOAD_DRY_RUN || !take_turn(&coming_or_going))
-        return false; /* work that was moved elsewhere has to come back */
+        return -EAGAIN; /* work that was moved elsewhere has to come back */
     if (handing.fd && !is_vforked()) {
         close_handed(handing.fd - 1);
         handing.fd = 0;
     }
-    if (ub_process != &unwatched && ub_process != &dormant && arena) {
-        bool quiet = inherited.quiet != UB_QUIET_NOT;
-
-        if (!quiet)
-            ub_sample_uninstall();
-        /* The page stays as it is: threads that have looked at it go on with it for a moment. */
-        dormant.arena = arena;
-        dormant.quiet = inherited.quiet;
-        dormant.pid = (int32_t)ub_raw0(SYS_getpid);
-        ub_store_release(&ub_process, &dormant);
-        inherited.arena = NULL;
-        inherited.tree = false;
-        if (!quiet) {
-            ub_patch_detach();
-            __atomic_fetch_add(&arena->h.left, 1, __ATOMIC_RELEASE);
-            ub_raw3(SYS_futex, &arena->h.left, FUTEX_WAKE, 1);
-            ub_arena_leave(arena);
-        }
-    }
+    if (ub_process != &unwatched && ub_process != &dormant && arena)
+        go_dormant(arena);
+    done = leave_some(until_ns);
     ub_store_release(&coming_or_going, 0);
-    return true;
+    return done ? 0 : UB_ATTACH_MORE;
 }
 
 /* Nobody watches any more, or whoever wanted to was killed before it could. */
@@ -535,10 +576,11 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
         a->watcher = inherited.arena->h.watcher_pid;
         if (!is_abandoned(inherited.arena, a))
             return -EBUSY;
-        ub_process_leave();
+        ub_process_leave(UINT64_MAX);
     }
     if (!take_turn(&coming_or_going))
         return -EAGAIN;
+    leave_some(UINT64_MAX); /* what is not put back yet: slots and the arena's place are wanted afresh */
     if (ub_process != &unwatched && ub_process != &dormant)
         page = ub_process; /* preloaded, and nobody has come so far */
     if (!page && !map_page(&page))

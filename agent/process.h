@@ -88,10 +88,11 @@ __attribute__((cold)) void ub_process_ring(void);
 /*
  * Goes dormant: the program's signal and slots are as without us, hooks that
  * are still called go straight on, and the arena is given up. Once a process;
- * attaching wakes it again. False: not now (calls are moved off the loop, or
- * another thread is at it). Slow path only; leaves errno alone.
+ * attaching wakes it again. 0; UB_ATTACH_MORE: at `until_ns` (CLOCK_MONOTONIC) there were slots left to put back, which
+ * the next waits do; -EAGAIN: not now (calls are moved off the loop, or another thread is at it). Slow path only;
+ * leaves errno alone.
  */
-bool ub_process_leave(void);
+int ub_process_leave(uint64_t until_ns);
 
 /*
  * Loaded late, or dormant: makes an arena for whoever attaches, and is there.

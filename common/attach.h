@@ -83,7 +83,7 @@ enum ub_attach_verb {
 };
 
 #define UB_ATTACH_MORE     1
-#define UB_ATTACH_PIECE_NS 400000u /* then it is left for another wait of the loop */
+#define UB_ATTACH_PIECE_NS 150000u /* then it is left for another wait of the loop */
 
 struct ub_attach {
     uint64_t magic;

@@ -8,6 +8,7 @@
 
 #include "capture.h"
 #include "pidns.h"
+#include "punctual.h"
 #include "symbols.h"
 
 #include "../common/arena.h"
@@ -32,8 +33,10 @@
 #define BUSY_EVERY_NS   250000000u
 #define SINGLE_AFTER_NS 300000000u /* then a wait for one descriptor will do: GLib's loops often have no more */
 #define ANSWER_NS       10000000000u
+#define ANSWER_LOOK_NS  100000
+#define PAUSE_NS        500000 /* between two pieces the loop has some turns of its own */
 #define TRIES           5
-#define PIECES          30
+#define PIECES          60
 #define MODULES_MAX     1000      /* pieces of at least one */
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
 #define FINISH_NS       200000000u
@@ -50,8 +53,10 @@ struct inject {
     uint64_t deadline_ns;   /* 0: none */
     uint8_t *image;         /* the agent's file; NULL: it is in there already */
     size_t image_size;
-    bool code_written; /* the room\'s, without a thread in our hands */
-    pid_t last;        /* the thread that was asked last; 0: none so far */
+    bool code_written;         /* the room\'s, without a thread in our hands */
+    pid_t last;                /* the thread that was asked last; 0: none so far */
+    struct ub_punctual before; /* the caller's thread, as it was */
+    sigset_t mask;             /* likewise */
     int lock;
     bool joins;          /* another's arena */
     uint64_t watcher_ns; /* the PID namespace of who watches it now; 0: not known */
@@ -489,7 +494,7 @@ static int wait_for_answer(struct inject *x, struct ub_attach *ret)
     do {
         if (x->handout >= 0)
             hand_out(x);
-        nanosleep(&(struct timespec){0, 20000}, NULL); /* it may need our CPU */
+        nanosleep(&(struct timespec){0, ANSWER_LOOK_NS}, NULL); /* it may need our CPU */
         if (ub_room_read(&x->room, attach_at(x), ret, sizeof(*ret)) < 0)
             return -ESRCH;
         handed = handed || hand_into(x, ret);
@@ -626,6 +631,12 @@ static void finish(struct inject *x)
     }
 }
 
+static int ask_after_pause(struct inject *x, enum ub_attach_verb verb)
+{
+    nanosleep(&(struct timespec){0, PAUSE_NS}, NULL);
+    return ask(x, verb);
+}
+
 /* In its order: each in another wait of the loop, so that none is kept long. */
 static int load_and_enter(struct inject *x)
 {
@@ -633,11 +644,11 @@ static int load_and_enter(struct inject *x)
 
     /* A program that loads modules all the time makes it begin again each time: it can do without. */
     for (int i = 0; !x->ask.prepared && ((i == 0 && r == 0) || (i < PIECES && r == UB_ATTACH_MORE)); i++)
-        r = ask(x, UB_ATTACH_PREPARE);
+        r = ask_after_pause(x, UB_ATTACH_PREPARE);
     if (r >= 0)
-        r = ask(x, UB_ATTACH_ENTER);
+        r = ask_after_pause(x, UB_ATTACH_ENTER);
     for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
-        r = ask(x, UB_ATTACH_PATCH);
+        r = ask_after_pause(x, UB_ATTACH_PATCH);
     if (r >= 0)
         r = 0;
     if (r == 0 && !x->joins)
@@ -649,8 +660,14 @@ static int load_and_enter(struct inject *x)
 
 static int prepare(struct inject *x)
 {
-    int r = lock_target(x);
+    sigset_t stops;
+    int r;
 
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGCHLD); /* see wait_for_stop() */
+    pthread_sigmask(SIG_BLOCK, &stops, &x->mask);
+    ub_punctual_begin(&x->before);
+    r = lock_target(x);
     x->deadline_ns = x->options->deadline_ns;
     x->room.pid = x->options->pid;
     x->ret->arena_fd = -1;
@@ -666,6 +683,10 @@ static int prepare(struct inject *x)
 
 static void clear(struct inject *x, int r)
 {
+    sigset_t stops;
+
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGCHLD);
     if (r < 0)
         drop_arena(x);
     if (x->handout >= 0)
@@ -674,6 +695,10 @@ static void clear(struct inject *x, int r)
         close(x->lock);
     ub_maps_unref(x->maps);
     free(x->image);
+    while (!sigismember(&x->mask, SIGCHLD) && sigtimedwait(&stops, NULL, &(struct timespec){0}) > 0)
+        ; /* told after we had looked: nobody else's */
+    pthread_sigmask(SIG_SETMASK, &x->mask, NULL);
+    ub_punctual_end(&x->before);
 }
 
 int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_result *ret)
@@ -711,6 +736,8 @@ int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_re
         r = prepare_room(&x);
     if (r == 0)
         r = ask(&x, UB_ATTACH_LEAVE);
+    for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
+        r = ask_after_pause(&x, UB_ATTACH_LEAVE);
     clear(&x, r);
-    return r;
+    return r < 0 ? r : 0;
 }

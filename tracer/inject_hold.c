@@ -28,8 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STOP_SPIN_NS 60000u      /* a thread that sleeps stops within 30 us on a quiet machine */
 #define STOP_MAX_NS  5000000000u /* in a page fault on a slow disk, for instance */
+#define STOP_LOOK_NS 1000000     /* the signal may have gone to another thread of ours */
 #define FOLLOW_NS    15000000u
 #define FOLLOW_STOPS 1000u
 
@@ -117,10 +117,17 @@ static void release(const struct ub_hold *h, int sig)
     ptrace(PTRACE_DETACH, h->tid, 0, (void *)(intptr_t)sig);
 }
 
-/* 0 with a status: it has stopped; -ESRCH: it has ended; -ETIMEDOUT. */
+/*
+ * 0 with a status: it has stopped; -ESRCH: it has ended; -ETIMEDOUT. The thread that waits is one with SIGCHLD blocked:
+ * it sleeps until it is told, since who polls takes the CPU that the other needs to stop on.
+ */
 static int wait_for_stop(const struct ub_hold *h, int *ret_status)
 {
     uint64_t begun = ub_clock_monotonic_ns();
+    sigset_t stops;
+
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGCHLD);
 
     for (;;) {
         pid_t r = waitpid(h->tid, ret_status, __WALL | WNOHANG);
@@ -132,10 +139,7 @@ static int wait_for_stop(const struct ub_hold *h, int *ret_status)
             return -ESRCH;
         if (spent > STOP_MAX_NS)
             return -ETIMEDOUT;
-        if (spent > STOP_SPIN_NS)
-            nanosleep(&(struct timespec){0, 20000}, NULL); /* not sched_yield(): it may take a whole slice */
-        else
-            __builtin_ia32_pause();
+        sigtimedwait(&stops, NULL, &(struct timespec){0, STOP_LOOK_NS});
     }
 }
 

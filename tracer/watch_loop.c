@@ -9,6 +9,7 @@
  */
 #include "pidns.h"
 #include "procfile.h"
+#include "punctual.h"
 #include "watch_impl.h"
 
 #include <errno.h>
@@ -19,7 +20,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,25 +46,6 @@ static int futex_wait_until(uint32_t *word, uint32_t value, uint64_t until_ns)
 
     return (int)syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, until_ns == UINT64_MAX ? NULL : &ts, NULL,
                         FUTEX_BITSET_MATCH_ANY);
-}
-
-/* The kernel's struct sched_attr; its header clashes with libc's <sched.h>. */
-struct scheduling {
-    uint32_t size;
-    uint32_t policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-};
-
-/* A short slice and no timer slack: wakes early on a busy machine. Both are granted to anybody. */
-static void ask_for_punctuality(void)
-{
-    struct scheduling attr = {.size = sizeof(attr), .runtime = 100000}; /* policy 0: SCHED_OTHER */
-
-    prctl(PR_SET_TIMERSLACK, 1UL);
-    syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
 static bool is_filtered(void)
@@ -721,7 +702,7 @@ void *ub_watch_loop(void *watch)
     struct ub_watch *w = watch;
     uint32_t quiet = 0, eager = 0;
 
-    ask_for_punctuality();
+    ub_punctual_begin(NULL);
     w->early_ns = UB_EARLY_MIN_NS;
     w->filtered = is_filtered();
     while (!ub_load_acquire(&w->stopping)) {

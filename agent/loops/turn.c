@@ -235,7 +235,8 @@ bool ub_turn_settle(struct ub_thread *t, const struct ub_wait *wait)
         return false;
     }
     ub_process_hands_over();
-    if (ub_process->arena && ub_unlikely(ub_load_relaxed(&ub_process->arena->h.closed)) && ub_process_leave())
+    if (ub_process->arena && ub_unlikely(ub_load_relaxed(&ub_process->arena->h.closed)) &&
+        ub_process_leave(ub_clock_monotonic_ns() + UB_ATTACH_PIECE_NS) >= 0)
         return false;
     if (!plausible(wait))
         return false;

@@ -1,8 +1,10 @@
 """Processes that `unblock attach` does not enter: it says why, `unblock doctor PID` has said so before, and nothing happens to
 them. The kinds of programs that no agent is for are in test_attach.py."""
 
+import ctypes
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -159,4 +161,49 @@ def test_yama(tmp_path):
     with Target(0) as target:
         target.ready()
         refused(target.pid, "sudo unblock attach")
+        nothing_noticed(target.end())
+
+
+@needs_root
+def test_without_capabilities():
+    """Root, but in a container that was not given CAP_SYS_PTRACE."""
+    setpriv = shutil.which("setpriv")
+    if not setpriv:
+        pytest.skip("setpriv is not installed")
+    without = [setpriv, "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", helpers.UNBLOCK]
+    with Target(0) as target:
+        target.ready()
+        done = subprocess.run([*without, "attach", "-o", "/dev/null", str(target.pid)], capture_output=True, text=True,
+                              env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False)
+        assert done.returncode == 125 and "CAP_SYS_PTRACE is missing" in one_line(done.stderr), done.stderr
+        said = subprocess.run([*without, "doctor", str(target.pid)], capture_output=True, text=True,
+                              env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False).stdout
+        assert "cannot be entered" in next(line for line in said.splitlines() if " attach " in line), said
+        assert "--cap-add=SYS_PTRACE" in said, said
+        nothing_noticed(target.end())
+
+
+def forbid_ptrace():
+    """As AppArmor's or SELinux's rules do: the kernel answers EPERM, and shows nothing of it beforehand."""
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+    code = struct.pack("<" + "HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, 101, 6, 0, 0, 0x00050001, 6, 0, 0, 0x7fff0000)
+    libc = ctypes.CDLL(None)
+    kept = ctypes.create_string_buffer(code)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, ctypes.byref(Program(4, ctypes.addressof(kept)))) == 0
+
+
+def test_a_security_module_forbids_it(tmp_path):
+    """Found out when it is tried; the program goes on, and nothing of ours is in it."""
+    with Target(0) as target:
+        target.ready()
+        before = attaching.maps(target.pid)
+        done = subprocess.run([helpers.UNBLOCK, "attach", "-o", tmp_path / "a.jsonl", "--live", "none", str(target.pid)],
+                              capture_output=True, text=True, env=helpers.clean_environment(), timeout=helpers.PATIENCE,
+                              check=False, preexec_fn=forbid_ptrace)
+        assert done.returncode == 125, done.stderr
+        said = one_line(done.stderr)
+        assert "goes on as before" in said and "a security module (Yama, AppArmor, SELinux) forbids it" in said, said
+        assert attaching.maps(target.pid) == before
         nothing_noticed(target.end())
