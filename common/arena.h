@@ -20,7 +20,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 16u
+#define UB_ARENA_VERSION 17u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -43,7 +43,7 @@ struct ub_arena_header {
     int32_t root_pid;          /* UB_ARENA_HELPER: the first process of the starter's tree (common/tree.h) */
     uint32_t thunks_full;      /* callbacks that found no thunk left: they run untimed */
     uint32_t copies_full;      /* further copies of a loop library in one process: their callbacks run untimed */
-    uint32_t offload;          /* enum ub_offload_mode */
+    uint32_t offload;          /* enum ub_offload_mode; may change while it runs */
     uint32_t uv_pools_high;    /* one past the highest entry of `pool` ever taken */
     uint32_t offload_least_us; /* sleeps shorter than this stay */
 

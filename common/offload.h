@@ -11,6 +11,7 @@ enum ub_offload_mode {
     UB_OFFLOAD_DRY_RUN = 1, /* nothing moves; each slow call is judged as it returns */
     UB_OFFLOAD_FLAGGED = 2, /* a call is moved if one from the same place has blocked before */
     UB_OFFLOAD_EAGER = 3,   /* and one that is sure to block, the first time */
+    UB_OFFLOAD_POLICY = 4,  /* a call is moved where a rule says so */
 };
 
 /* The recording's `reason`. Each is a rule of agent/offload/README.md. */
@@ -32,6 +33,7 @@ enum ub_offload_mode {
     X(IMPORT, "import")     /* a Python module is being imported */                                                    \
     X(TRANSACTION, "transaction") /* of a database is open */                                                          \
     X(GIL, "gil")                 /* made with the interpreter's lock held */                                          \
+    X(POLICY, "policy")           /* no rule moves it, or one says inline */                                           \
     X(CALL, "call")               /* this call is not on the list of those that may move */
 
 enum ub_pin {

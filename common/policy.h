@@ -11,8 +11,10 @@
 
 #include "base.h"
 
-#define UB_POLICY_SITES 1024u
-#define UB_POLICY_TRIES 16u
+#define UB_POLICY_SITES  1024u
+#define UB_POLICY_TRIES  16u
+#define UB_POLICY_CALLS  512u  /* more than there are numbers of calls */
+#define UB_POLICY_LIMITS 1024u /* more than a policy has rules */
 
 /* Of the first call from a place in Python: 12 are those of urllib. */
 #define UB_POLICY_FRAMES 24u
@@ -21,6 +23,16 @@ enum ub_policy_state {
     UB_POLICY_FREE = 0,
     UB_POLICY_TAKING = 1,
     UB_POLICY_LIVE = 2,
+};
+
+/*
+ * What the rules of a policy (tracer/policy_file.h) say of a call, or of a place. Rules with places need names, which
+ * only the tracer has: it answers once for each place.
+ */
+enum ub_policy_verdict {
+    UB_POLICY_DENY = 0,  /* of a call: no rule moves it from anywhere */
+    UB_POLICY_WATCH = 1, /* it depends on the place; of a place: the tracer has not answered yet */
+    UB_POLICY_ALLOW = 2, /* moved */
 };
 
 struct ub_policy_site {
@@ -35,14 +47,23 @@ struct ub_policy_site {
     uint64_t pool_ns;                     /* of moved_ns: until a thread took it up, and from its end to the going on */
     uint64_t blocked, blocked_ticks; /* calls that stayed and took the threshold or longer, before it was learned */
     uint64_t frames;                 /* of Python's in `frame`: how many */
-    uint64_t reserved[4];
+    uint32_t verdict;                /* enum ub_policy_verdict, if `version` is that of the rules: the tracer's */
+    uint32_t version;                /* futex */
+    uint16_t lane;                   /* enum ub_executor; NONE: that of the call */
+    uint16_t limit;                  /* so many at once of one process, 0: any number; */
+    uint32_t rule;                   /* counted together by this number */
+    uint32_t waited;                 /* a call has waited for the answer: no other does */
+    uint64_t reserved[1];
 };
 _Static_assert(sizeof(struct ub_policy_site) == 128, "policy: agent and tracer agree on it");
 
 struct ub_policy {
     uint32_t full;  /* sites that found no room: their calls are not told of, and are moved only where that is proven */
     uint32_t fresh; /* sites ever added */
-    uint64_t reserved[7];
+    uint32_t version; /* of the rules: each change of them is one more; 0: there are none */
+    uint32_t limited; /* calls that stayed because of a limit */
+    uint64_t reserved[6];
+    uint8_t call[UB_POLICY_CALLS]; /* enum ub_policy_verdict. Written by the tracer */
     struct ub_policy_site site[UB_POLICY_SITES];
     uint64_t frame[UB_POLICY_SITES][UB_POLICY_FRAMES]; /* innermost first, each as ub_policy_place says */
 };

@@ -74,6 +74,7 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
     }
     ub_explain_emit(x, ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv,
                                           options->redact, options->offload));
+    ub_explain_policy(x, options->policy);
     *ret = x;
     return 0;
 }
@@ -121,6 +122,7 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
     ub_frames_clear(&x->named);
     ub_unwinder_free(x->unwinder);
     json_decref(x->offload);
+    ub_explain_policy_free(x);
     free(x);
 }
 
@@ -291,7 +293,7 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
     ub_lint_yields(x, e);
 }
 
-static void emit_note(struct ub_explain *x, const char *level, const char *text)
+void ub_explain_note(struct ub_explain *x, const char *level, const char *text)
 {
     ub_explain_emit(x, json_pack("{s:s, s:s, s:s}", "type", "note", "level", level, "text", text));
 }
@@ -315,7 +317,7 @@ static void tell_what_was_not_entered(struct ub_explain *x)
         if (n == 0)
             continue;
         snprintf(text, sizeof(text), "%u programs that were executed are not watched: %s", n, why[i]);
-        emit_note(x, "info", text);
+        ub_explain_note(x, "info", text);
     }
 }
 
@@ -326,10 +328,10 @@ static void tell_what_was_not_seen(struct ub_explain *x)
     char text[256];
 
     if (x->w->bpf)
-        ub_reasons_tell_losses(x, emit_note);
+        ub_reasons_tell_losses(x, ub_explain_note);
     if (x->w->agentless) {
         if (x->totals.loops == 0)
-            emit_note(
+            ub_explain_note(
                 x, "info",
                 "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event "
                 "loop (8 times; poll and select on two descriptors or more) while it was watched");
@@ -339,13 +341,13 @@ static void tell_what_was_not_seen(struct ub_explain *x)
     if (ub_load_relaxed(&h->elsewhere)) {
         snprintf(text, sizeof(text), "%u program images were not watched: they run in another PID namespace",
                  ub_load_relaxed(&h->elsewhere));
-        emit_note(x, "warning", text);
+        ub_explain_note(x, "warning", text);
     } else if (ub_load_relaxed(&h->images) == 0)
-        emit_note(x, "warning",
-                  "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
-                  "architecture or C library, or clears LD_PRELOAD; nothing was watched");
+        ub_explain_note(x, "warning",
+                        "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
+                        "architecture or C library, or clears LD_PRELOAD; nothing was watched");
     else if (x->totals.loops == 0 && !x->w->adopted)
-        emit_note(
+        ub_explain_note(
             x, "info",
             "no thread came back to one epoll, poll, select or io_uring wait often enough to count as an event loop "
             "(8 times; poll and select on two descriptors or more). A program that goes into the background is "
@@ -355,7 +357,7 @@ static void tell_what_was_not_seen(struct ub_explain *x)
                  "%u loop threads of background processes still run and are watched no longer: the "
                  "run ends with the program that was started; keep it in the foreground",
                  x->w->left_running);
-        emit_note(x, "warning", text);
+        ub_explain_note(x, "warning", text);
     }
     tell_what_was_not_entered(x);
     if (ub_load_relaxed(&h->thunks_full)) {
@@ -364,16 +366,17 @@ static void tell_what_was_not_seen(struct ub_explain *x)
             "%u times a callback was not timed by itself: there are more callback functions than a process has room "
             "for (4096); stalls in it are told as its turn's",
             ub_load_relaxed(&h->thunks_full));
-        emit_note(x, "info", text);
+        ub_explain_note(x, "info", text);
     }
     if (ub_load_relaxed(&h->copies_full))
-        emit_note(x, "info",
-                  "a process has more than two copies of one event-loop library: callbacks of the further ones are not "
-                  "timed by themselves");
+        ub_explain_note(
+            x, "info",
+            "a process has more than two copies of one event-loop library: callbacks of the further ones are not "
+            "timed by themselves");
     if (ub_load_relaxed(&h->no_slot)) {
         snprintf(text, sizeof(text), "%u threads were not watched: all %u slots were taken",
                  ub_load_relaxed(&h->no_slot), UB_SLOT_MAX);
-        emit_note(x, "warning", text);
+        ub_explain_note(x, "warning", text);
     }
 }
 
@@ -382,6 +385,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     json_t *line;
 
     tell_what_was_not_seen(x);
+    ub_explain_policy_tell(x);
     ub_offload_finish(x);
     line = json_pack("{s:s, s:I, s:{s:I, s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
                      (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "queue",
@@ -395,7 +399,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     ub_explain_emit(x, line);
 }
 
-static void explain(struct ub_explain *x, const struct ub_event *e)
+static void explain(struct ub_explain *x, struct ub_event *e)
 {
     switch (e->kind) {
     case UB_EVENT_LOOP:
@@ -424,6 +428,7 @@ static void explain(struct ub_explain *x, const struct ub_event *e)
         break;
     case UB_EVENT_SITE:
         ub_offload_site(x, e);
+        ub_explain_policy_site(x, e);
         break;
     case UB_EVENT_LINT:
         ub_lint_unawaited(x, e);
@@ -432,7 +437,10 @@ static void explain(struct ub_explain *x, const struct ub_event *e)
         ub_explain_pool(x, e);
         break;
     case UB_EVENT_NOTE:
-        emit_note(x, e->level, e->text ? e->text : "");
+        ub_explain_note(x, e->level, e->text ? e->text : "");
+        break;
+    case UB_EVENT_OFFLOAD:
+        ub_offload_switch(x, e);
         break;
     case UB_EVENT_FINISH:
         on_finish(x, e);
@@ -461,7 +469,8 @@ void *ub_explain_loop(void *watch)
     struct ub_watch *w = watch;
     bool over = false;
 
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), UB_EXPLAIN_NICE);
+    if (!w->explain->policy) /* whose answers calls wait for */
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), UB_EXPLAIN_NICE);
     while (!over) {
         struct ub_event *e = next_event(w);
 

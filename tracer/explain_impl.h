@@ -7,6 +7,7 @@
 
 #include "cause.h"
 #include "frames.h"
+#include "policy_file.h"
 #include "python_merge.h"
 #include "watch_impl.h"
 
@@ -93,8 +94,11 @@ struct ub_explain {
     struct ub_unwinder *unwinder;
     struct ub_known_stack *stacks;
     struct ub_known_site *sites;
-    json_t *site[UB_POLICY_SITES]; /* owned; names of the arena's entries, NULL: not known */
-    json_t *offload;               /* owned; `offload` lines by site, NULL before the first */
+    json_t *site[UB_POLICY_SITES];                /* owned; names of the arena's entries, NULL: not known */
+    struct ub_site_names *names[UB_POLICY_SITES]; /* owned; likewise, for the policy */
+    struct ub_policy_file *policy;                /* owned; NULL: none */
+    uint32_t policy_version;
+    json_t *offload; /* owned; `offload` lines by site, NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -108,6 +112,9 @@ struct ub_explain {
 
 /* Hands a line to every sink and drops the reference. */
 void ub_explain_emit(struct ub_explain *x, json_t *line);
+
+/* A `note` line. */
+void ub_explain_note(struct ub_explain *x, const char *level, const char *text);
 
 /* [[upper bound in ns, count], ...] of the buckets that are not empty. */
 json_t *ub_explain_histogram(const struct ub_histogram *h);
@@ -166,6 +173,17 @@ void ub_offload_count(struct ub_explain *x, const json_t *line);
 void ub_offload_site(struct ub_explain *x, const struct ub_event *e);
 void ub_offload_finish(struct ub_explain *x);
 void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into the `end` line */
+
+/* The watcher was told to switch. */
+void ub_offload_switch(struct ub_explain *x, struct ub_event *e);
+
+/* explain_policy.c. Takes the policy (NULL: none from now on). */
+void ub_explain_policy(struct ub_explain *x, struct ub_policy_file *policy);
+/* The place of an event is given its names, and its answer. */
+void ub_explain_policy_site(struct ub_explain *x, const struct ub_event *e);
+/* A note for each rule that fitted nothing. */
+void ub_explain_policy_tell(struct ub_explain *x);
+void ub_explain_policy_free(struct ub_explain *x);
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

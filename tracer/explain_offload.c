@@ -4,6 +4,7 @@
  */
 #include "explain_impl.h"
 
+#include "preamble.h"
 #include "site.h"
 #include "timed_calls.h"
 
@@ -272,11 +273,27 @@ void ub_offload_finish(struct ub_explain *x)
     json_decref(x->offload);
     x->offload = NULL;
     for (uint32_t i = 0; x->w->offload > UB_OFFLOAD_DRY_RUN && i < UB_POLICY_SITES; i++) {
-        if (ub_load_acquire(&x->w->arena->policy.site[i].state) == UB_POLICY_LIVE)
+        const struct ub_policy_site *place = &x->w->arena->policy.site[i];
+
+        if (ub_load_acquire(&place->state) == UB_POLICY_LIVE &&
+            (ub_load_relaxed(&place->moved) || ub_load_relaxed(&place->blocked))) /* not: only asked about */
             tell_site(x, i);
         json_decref(x->site[i]);
         x->site[i] = NULL;
     }
+}
+
+void ub_offload_switch(struct ub_explain *x, struct ub_event *e)
+{
+    char text[128];
+
+    ub_explain_policy(x, e->policy);
+    e->policy = NULL;
+    ub_store_relaxed(&x->w->arena->h.offload, e->flags);
+    snprintf(text, sizeof(text), "offload: switched from %s to %s", ub_preamble_offload(x->w->offload),
+             ub_preamble_offload(e->flags));
+    x->w->offload = e->flags;
+    ub_explain_note(x, "info", text);
 }
 
 void ub_offload_end(struct ub_explain *x, json_t *line)

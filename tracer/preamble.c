@@ -52,10 +52,16 @@ static void add_argument(json_t *list, const char *previous, const char *argumen
     json_array_append_new(list, json_string(buf));
 }
 
+const char *ub_preamble_offload(uint32_t mode)
+{
+    static const char *const modes[] = {"off", "dry-run", "flagged", "eager", "policy"}; /* enum ub_offload_mode */
+
+    return modes[mode < UB_ARRAY_LEN(modes) ? mode : 0];
+}
+
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
                            uint32_t offload)
 {
-    static const char *const modes[] = {"off", "dry-run", "flagged", "eager"}; /* enum ub_offload_mode */
     char started[48], host[256] = "";
     json_t *command = json_array();
 
@@ -67,7 +73,7 @@ json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, 
                      "unblock-recording", "version", 1, "tool", "unblock " UB_VERSION, "started", started,
                      "monotonic_ns", (json_int_t)ub_clock_monotonic_ns(), "host", ub_preamble_string(host), "command",
                      command, "threshold_ns", (json_int_t)threshold_ns, "source", source, "offload",
-                     modes[offload < UB_ARRAY_LEN(modes) ? offload : 0]);
+                     ub_preamble_offload(offload));
 }
 
 static json_t *arguments_of(pid_t pid, bool redact)

@@ -9,6 +9,9 @@
 
 #include <sys/types.h>
 
+/* The recording's word for enum ub_offload_mode. */
+const char *ub_preamble_offload(uint32_t mode);
+
 /* `source`: "agent", "dump" ...; threshold_ns 0: nothing is measured. Secrets in the command are masked, see mask.h. */
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
                            uint32_t offload);

@@ -51,6 +51,9 @@ void ub_event_free(struct ub_event *e)
     free(e->pool);
     ub_reasons_free(e->reasons);
     free(e->text);
+    if (e->policy)
+        ub_policy_clear(e->policy);
+    free(e->policy);
     free(e);
 }
 
@@ -97,6 +100,18 @@ void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ..
     va_end(ap);
     e->level = level;
     ub_watch_queue(w, e);
+}
+
+int ub_watch_offload(struct ub_watch *w, uint32_t mode, struct ub_policy_file *policy)
+{
+    struct ub_event *e = ub_event_new(UB_EVENT_OFFLOAD);
+
+    if (!e)
+        return -ENOMEM;
+    e->flags = mode;
+    e->policy = policy;
+    ub_watch_queue(w, e);
+    return 0;
 }
 
 /*

@@ -8,6 +8,7 @@
 #ifndef UB_TRACER_WATCH_H
 #define UB_TRACER_WATCH_H
 
+#include "policy_file.h"
 #include "record.h"
 
 #include <sys/types.h>
@@ -17,10 +18,12 @@ struct ub_bpf; /* bpf/bpf.h */
 
 struct ub_watch_options {
     uint64_t threshold_ns;
-    bool redact;             /* no arguments, paths or peers */
-    uint32_t offload;        /* enum ub_offload_mode: what the agents shall do */
-    bool offload_tasks;      /* what is not offered yet as well */
-    uint32_t captures_per_s; /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
+    bool redact;                   /* no arguments, paths or peers */
+    uint32_t offload;              /* enum ub_offload_mode: what the agents shall do */
+    struct ub_policy_file *policy; /* of UB_OFFLOAD_POLICY, and what UB_OFFLOAD_FLAGGED knows beforehand; NULL: none.
+                                      Taken */
+    bool offload_tasks;            /* what is not offered yet as well */
+    uint32_t captures_per_s;       /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
     const struct ub_sink *sinks;
     uint32_t sink_count;
     int argc; /* the command, for the header record */
@@ -47,6 +50,10 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
 /* A `note` line. `level`: "info", "warning", "error"; `text` is copied. Any thread. */
 void ub_watch_note(struct ub_watch *w, const char *level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Switches the agents that can move calls to another mode (enum ub_offload_mode). `policy` is taken. 0 or -ENOMEM. Any
+ * thread. */
+int ub_watch_offload(struct ub_watch *w, uint32_t mode, struct ub_policy_file *policy);
 
 /* The process whose agent made the adopted arena; 0 for one of our own. */
 pid_t ub_watch_starter(const struct ub_watch *w);

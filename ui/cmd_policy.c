@@ -3,8 +3,10 @@
  * read, edit, and have checked.
  */
 #include "command.h"
+#include "input.h"
 #include "options.h"
-#include "pen.h"
+#include "output.h"
+#include "policy_write.h"
 #include "say.h"
 
 #include "../tracer/policy_file.h"
@@ -12,8 +14,10 @@
 #include <errno.h>
 #include <stdio.h>
 
-static const char about[] = "Checks an offload policy, the FILE of --offload=FILE: which calls and functions leave\n"
-                            "the event loops, and which stay.";
+static const char about[] = "Writes an offload policy from recordings: a rule for each place whose blocking calls\n"
+                            "moved, or would have (record with --offload), a comment for each that has to stay,\n"
+                            "with the reason. A person reads and edits it; `unblock run --offload=POLICY` follows\n"
+                            "it. --check says whether what is in such a file makes sense.";
 
 static const char more[] = "A policy, in which the first rule of a section that fits counts:\n"
                            "\n"
@@ -28,20 +32,30 @@ static const char more[] = "A policy, in which the first rule of a section that 
                            "  [except]                                    # stronger than all others\n"
                            "  billing.*           = inline\n"
                            "\n"
-                           "Exit status: 0 the policy is good; 2 it is not (each mistake is told with file and\n"
-                           "line), or wrong use\n";
+                           "Exit status: 0 written, or the policy is good; 2 it is not (each mistake is told with\n"
+                           "file and line), wrong use, or an unreadable recording\n";
 
 struct policy_settings {
     bool check;
-    const char *file;
+    const char *output;
+    struct ub_input in;
+    char **file;
+    int files;
 };
 
 static int parse(int argc, char **argv, struct policy_settings *s, char *why)
 {
     const struct ub_option option[] = {
-        {.name = "check", .kind = UB_OPTION_FLAG, .value = &s->check, .help = "says what is wrong with FILE"},
+        {.name = "check", .kind = UB_OPTION_FLAG, .value = &s->check, .help = "say what is wrong with the policy FILE"},
+        {.letter = 'o',
+         .name = "output",
+         .kind = UB_OPTION_TEXT,
+         .value = &s->output,
+         .argument = "FILE",
+         .help = "write there, not to standard output"},
     };
-    const struct ub_options options = {.usage = "unblock policy --check FILE",
+    const struct ub_options options = {.usage = "unblock policy [-o FILE] RECORDING...\n"
+                                                "       unblock policy --check FILE",
                                        .about = about,
                                        .more = more,
                                        .option = option,
@@ -52,11 +66,14 @@ static int parse(int argc, char **argv, struct policy_settings *s, char *why)
         ub_options_help(stdout, &options);
     if (r != 0)
         return r;
-    if (argc - first != 1 || !s->check) {
-        snprintf(why, UB_WHY_MAX, argc - first > 1 ? "one file at a time" : "write: unblock policy --check FILE");
+    if (first == argc || (s->check && argc - first > 1)) {
+        snprintf(why, UB_WHY_MAX,
+                 first < argc ? "--check takes one policy at a time"
+                              : "no file named: unblock policy RECORDING, or --check FILE");
         return -EINVAL;
     }
-    s->file = argv[first];
+    s->file = argv + first;
+    s->files = argc - first;
     return 0;
 }
 
@@ -95,9 +112,27 @@ static int check(const char *path)
     return 0;
 }
 
+static int write_policy(struct policy_settings *s)
+{
+    struct ub_policy_written told;
+    struct ub_output out;
+    int r = ub_input_read(&s->in, s->file, s->files);
+
+    if (r == 0)
+        r = ub_output_open(&out, "policy", s->output, &s->in);
+    if (r < 0)
+        return UB_EXIT_USAGE;
+    ub_policy_write(s->in.model, s->file[0], out.file, false, &told);
+    if (told.rules == 0 && told.comments == 0)
+        ub_say("policy", "nothing in %s blocked a loop in a call", s->file[0]);
+    else if (told.judged == 0)
+        ub_say("policy", "nobody has judged these calls: record with --offload to know which of them may move");
+    return ub_output_close(&out) < 0 ? UB_EXIT_USAGE : 0;
+}
+
 int ub_cmd_policy(int argc, char **argv)
 {
-    struct policy_settings s = {0};
+    struct policy_settings s = {.in.command = "policy"};
     char why[UB_WHY_MAX];
     int r = parse(argc, argv, &s, why);
 
@@ -107,5 +142,9 @@ int ub_cmd_policy(int argc, char **argv)
         ub_say("policy", "%s", why);
         return UB_EXIT_USAGE;
     }
-    return check(s.file);
+    if (s.check)
+        return check(s.file[0]);
+    r = write_policy(&s);
+    ub_input_clear(&s.in);
+    return r;
 }

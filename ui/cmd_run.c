@@ -5,6 +5,7 @@
 #include "child.h"
 #include "command.h"
 #include "kernel_view.h"
+#include "offload_choice.h"
 #include "options.h"
 #include "say.h"
 #include "target.h"
@@ -28,7 +29,8 @@
 struct run {
     struct ub_settings set;
     bool want_bpf, want_js;
-    int offload; /* enum ub_offload_mode */
+    const char *offload_text;
+    struct ub_offload_choice offload;
 
     /* while it runs */
     char **argv;
@@ -62,7 +64,6 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    static const char *const offload_modes[] = {"off", "dry-run", "flagged", "eager", NULL}; /* enum ub_offload_mode */
     struct ub_option option[UB_SETTINGS_MAX + 3];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
@@ -76,16 +77,15 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
     ub_kernel_view_option(&run->want_bpf, &option[count]);
     option[count + 1] = (struct ub_option){
         .name = "offload",
-        .kind = UB_OPTION_CHOICE,
-        .value = &run->offload,
+        .kind = UB_OPTION_TEXT,
+        .value = &run->offload_text,
         .argument = "MODE",
         .bare = "dry-run",
-        .choices = offload_modes,
-        .help =
-            "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
-            "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv and asyncio, after "
-            "reading what\nit changes (agent/offload/README.md): flagged moves a\ncall once one from the same place "
-            "has blocked its loop;\neager also the first one that is sure to",
+        .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
+                "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv and asyncio, "
+                "after reading what\nit changes (agent/offload/README.md): flagged moves a\ncall once one from the "
+                "same place has blocked its loop;\neager also the first one that is sure to; a policy's\nFILE (unblock "
+                "policy) what its rules say; a recording's\nFILE is flagged that knows what moved there",
         .env = "UNBLOCK_OFFLOAD"};
     option[count + 2] =
         (struct ub_option){.name = "js",
@@ -229,7 +229,8 @@ static int start_watching(struct run *run, int argc)
     struct ub_watch_options options = {.argc = argc,
                                        .argv = run->argv,
                                        .bpf = run->bpf,
-                                       .offload = (uint32_t)run->offload,
+                                       .offload = run->offload.mode,
+                                       .policy = run->offload.policy,
                                        .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
@@ -300,6 +301,8 @@ int ub_cmd_run(int argc, char **argv)
         return 0;
     if (r == 0)
         r = ub_watching_settle(&run.set, why);
+    if (r == 0)
+        r = ub_offload_choose("run", run.offload_text, &run.offload, why);
     if (r == 0 && first >= argc) {
         snprintf(why, sizeof(why), "no command given: unblock run [OPTION...] -- CMD [ARG...]");
         r = -EINVAL;

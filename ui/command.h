@@ -34,6 +34,7 @@ int ub_cmd_watch(int argc, char **argv);
 int ub_cmd_check(int argc, char **argv);
 int ub_cmd_diff(int argc, char **argv);
 int ub_cmd_top(int argc, char **argv);
+int ub_cmd_offload(int argc, char **argv);
 int ub_cmd_policy(int argc, char **argv);
 int ub_cmd_completion(int argc, char **argv);
 

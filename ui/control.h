@@ -27,6 +27,9 @@ struct ub_control_options {
     uint64_t (*recording_lost)(void *self);
     /* A client of the same user asks the watcher to end. Called from the control thread; NULL: it cannot. */
     void (*detach)(void *self);
+    /* One asks for another mode of offload: a word or the path of a file. 0, or -errno with `why` (UB_WHY_MAX bytes).
+     * Called from the control thread, while there is a watch; NULL: it cannot. */
+    int (*offload)(void *self, const char *mode, char *why);
     void *self;
 };
 
@@ -57,6 +60,9 @@ void ub_control_hang_up(struct ub_control_client *client);
 /* Sends {"request": NAME} and waits for one object (2 s at most). A new reference in *ret; -ETIMEDOUT, -EBADMSG,
  * -EPIPE. */
 int ub_control_request(struct ub_control_client *client, const char *name, json_t **ret);
+
+/* The same with a whole request, which is taken. */
+int ub_control_ask(struct ub_control_client *client, json_t *request, json_t **ret);
 
 /* The next line after a "follow". -EAGAIN: none within `timeout_ms`; -EPIPE: the watcher has ended. */
 int ub_control_next(struct ub_control_client *client, int timeout_ms, json_t **ret);

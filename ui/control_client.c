@@ -123,15 +123,25 @@ int ub_control_next(struct ub_control_client *c, int timeout_ms, json_t **ret)
     }
 }
 
+int ub_control_ask(struct ub_control_client *c, json_t *request, json_t **ret)
+{
+    char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    size_t len = text ? strlen(text) : 0;
+    int r = -ENOMEM;
+
+    json_decref(request);
+    if (text) {
+        text[len] = '\n'; /* in the place of its end */
+        r = send(c->fd, text, len + 1, MSG_NOSIGNAL) == (ssize_t)len + 1 ? ub_control_next(c, PATIENCE_MS, ret)
+                                                                         : -EPIPE;
+    }
+    free(text);
+    return r == -EAGAIN ? -ETIMEDOUT : r;
+}
+
 int ub_control_request(struct ub_control_client *c, const char *name, json_t **ret)
 {
-    char text[128];
-    int len = snprintf(text, sizeof(text), "{\"request\":\"%s\"}\n", name), r;
-
-    if (send(c->fd, text, (size_t)len, MSG_NOSIGNAL) != len)
-        return -EPIPE;
-    r = ub_control_next(c, PATIENCE_MS, ret);
-    return r == -EAGAIN ? -ETIMEDOUT : r;
+    return ub_control_ask(c, json_pack("{s:s}", "request", name), ret);
 }
 
 struct wanted {

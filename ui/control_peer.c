@@ -1,5 +1,6 @@
 #include "control_peer.h"
 #include "json_get.h"
+#include "options.h"
 
 #include "../common/clock.h"
 
@@ -116,6 +117,19 @@ static void follow(struct ub_control_peer *k, const struct ub_control_state *s)
     }
 }
 
+static void switch_offload(struct ub_control_peer *k, const struct ub_control_source *from, const char *mode)
+{
+    char why[UB_WHY_MAX] = "this watcher cannot switch: calls are moved under `unblock run --offload=...` only";
+    int r = -EINVAL;
+
+    if (mode != NULL && from->options->offload != NULL && from->watch != NULL)
+        r = from->options->offload(from->options->self, mode, why);
+    if (r < 0)
+        refuse(k, why);
+    else
+        put_json(k, json_pack("{s:s}", "type", "ok"));
+}
+
 static void answer(struct ub_control_peer *k, const struct ub_control_source *from, const char *text, size_t len)
 {
     UB_CLEANUP(ub_json_drop) json_t *request = json_loadb(text, len, 0, NULL);
@@ -127,12 +141,14 @@ static void answer(struct ub_control_peer *k, const struct ub_control_source *fr
         put_json(k, ub_control_state_status(from->state, from->options, from->watch));
         if (!strcmp(name, "follow"))
             follow(k, from->state);
+    } else if (!strcmp(name, "offload")) {
+        switch_offload(k, from, ub_json_string(request, "mode"));
     } else if (!strcmp(name, "detach") && from->options->detach != NULL) {
         put_json(k, json_pack("{s:s}", "type", "ok"));
         k->closing = true;
         from->options->detach(from->options->self);
     } else {
-        refuse(k, "unknown request: this watcher knows status, follow and detach (a helper and attach only)");
+        refuse(k, "unknown request: this watcher knows status, follow, offload and detach (a helper and attach only)");
     }
 }
 

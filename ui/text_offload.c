@@ -24,10 +24,11 @@ static const struct {
     {"import", "a module is being imported"},
     {"transaction", "a transaction of a database is open"},
     {"gil", "made with the interpreter's lock held"},
+    {"policy", "no rule of the policy moves it"},
     {"call", "this call is not on the list of those that may move"},
 };
 
-static const char *words_of(const char *reason)
+const char *ub_text_offload_reason(const char *reason)
 {
     for (size_t i = 0; i < UB_ARRAY_LEN(pins); i++) {
         if (reason && strcmp(reason, pins[i].reason) == 0)
@@ -87,7 +88,7 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
         fputs("the first from this place: it might have left the loop, and the next one will", view->pen.out);
     } else if (strcmp(state, "pinned") == 0) {
         fputs("pinned: ", view->pen.out);
-        ub_escape_put(view->pen.out, words_of(ub_json_string(offload, "reason")), UB_TEXT_LINE_COLUMNS);
+        ub_escape_put(view->pen.out, ub_text_offload_reason(ub_json_string(offload, "reason")), UB_TEXT_LINE_COLUMNS);
         put_lock(view, json_object_get(offload, "lock"));
     } else {
         ub_escape_put(view->pen.out, state, UB_TEXT_NAME_COLUMNS);
@@ -207,7 +208,7 @@ bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
     const char *mode = run ? ub_json_string(run->header, "offload") : NULL;
     struct sums s;
 
-    if (mode && (strcmp(mode, "flagged") == 0 || strcmp(mode, "eager") == 0)) {
+    if (mode && strcmp(mode, "off") != 0 && strcmp(mode, "dry-run") != 0) {
         put_moved(view, run, mode, prefix);
         return true;
     }

@@ -3,6 +3,7 @@
 #include "control.h"
 #include "metrics.h"
 #include "output.h"
+#include "offload_choice.h"
 #include "say.h"
 #include "text.h"
 #include "write_all.h"
@@ -97,6 +98,24 @@ static uint64_t recording_lost(void *self)
     return ub_recording_lost(w->writer);
 }
 
+/* In the control thread. Where calls were not to be moved from the beginning the agents have not the hooks for it. */
+static int switch_offload(void *self, const char *mode, char *why)
+{
+    struct ub_watching *w = self;
+    struct ub_offload_choice choice;
+    int r;
+
+    if (w->offload <= UB_OFFLOAD_DRY_RUN) {
+        snprintf(why, UB_WHY_MAX,
+                 "it was started %s: calls can be moved only where it is started with --offload=flagged, "
+                 "eager or a file",
+                 w->offload == UB_OFFLOAD_OFF ? "without --offload" : "with --offload=dry-run");
+        return -EPERM;
+    }
+    r = ub_offload_choose(w->command, mode, &choice, why);
+    return r == 0 ? ub_watch_offload(w->watch, choice.mode, choice.policy) : r;
+}
+
 static void open_control(struct ub_watching *w, pid_t pid)
 {
     const struct ub_control_options options = {.mode = w->command,
@@ -104,6 +123,7 @@ static void open_control(struct ub_watching *w, pid_t pid)
                                                .recording = realpath(w->path, w->full_path) ? w->full_path : w->path,
                                                .recording_lost = recording_lost,
                                                .detach = w->detach,
+                                               .offload = switch_offload,
                                                .self = w};
 
     w->control = ub_control_new(&options);
@@ -141,6 +161,7 @@ int ub_watching_start(struct ub_watching *w, struct ub_watch_options *options, p
     char why[UB_WHY_MAX] = "";
     int r = -ENOMEM;
 
+    w->offload = options->offload;
     options->threshold_ns = w->set->threshold_ns;
     options->redact = w->set->redact;
     w->model = ub_model_new();

@@ -22,6 +22,7 @@ struct ub_watching {
     struct ub_watch *watch; /* NULL: not yet, or no longer */
     struct ub_model *model;
     struct ub_watch_totals totals; /* when it has stopped */
+    uint32_t offload;              /* enum ub_offload_mode that it was started with */
     void (*detach)(void *self);    /* somebody asks for the end of it (control.h); NULL: they cannot */
 
     /* its own */

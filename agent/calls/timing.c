@@ -265,7 +265,9 @@ static void judge(const struct ub_thread *t, uint32_t id, uint64_t spent, uintpt
 
     t->cold->spans.call_ra = ra; /* the dry run has not set it, and another call may have come since */
     ub_decide(t, id, value, sp, ub_suspend_stack(sp), ret);
-    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN && ret->pin == UB_PIN_MOVABLE &&
+    if (ret->pin == UB_PIN_MOVABLE && ub_sites_denies(t, id))
+        ret->pin = UB_PIN_POLICY;
+    if (ub_offload_now() > UB_OFFLOAD_DRY_RUN && ret->pin == UB_PIN_MOVABLE &&
         spent >= ub_load_relaxed(&ub_process->arena->h.threshold))
         ub_sites_blocked(t, id, spent);
 }
@@ -278,7 +280,7 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     struct ub_timed_call *c;
     bool longest;
 
-    if (ub_offload_mode != UB_OFFLOAD_OFF)
+    if (ub_offload_now() != UB_OFFLOAD_OFF)
         judge(t, id, spent, ra, value, &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);

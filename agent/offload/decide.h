@@ -14,8 +14,16 @@ struct ub_verdict {
     uint64_t lock;    /* UB_PIN_LOCK: where the lock was taken, 0: not known */
 };
 
-/* enum ub_offload_mode. */
+/* enum ub_offload_mode: what this process was started for. */
 extern uint32_t ub_offload_mode;
+
+/* What holds now: where calls may move, the watcher can switch that. Signal-safe. */
+static inline uint32_t ub_offload_now(void)
+{
+    const struct ub_arena *arena = ub_process->arena;
+
+    return ub_offload_mode > UB_OFFLOAD_DRY_RUN && arena ? ub_load_relaxed(&arena->h.offload) : ub_offload_mode;
+}
 
 /* In the constructor, before ub_patch_start. Slow path only. */
 void ub_offload_start(uint32_t mode);

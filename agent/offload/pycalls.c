@@ -208,18 +208,21 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
     return is_the_interpreters(spans->call_ra) && !has_openssl_error(spans->call_ra) ? UB_PIN_MOVABLE : UB_PIN_CALLER;
 }
 
-/* As that of suspend.c. */
-static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven, int64_t *ret)
+/* As that of suspend.c. `denied`: it does, but is to stay. */
+static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven, bool *denied, int64_t *ret)
 {
-    const struct ub_policy_site *site = ub_sites_find(&ub_thread, id, false);
-    bool learned = site && ub_load_relaxed(&site->learned);
+    struct ub_sites_say say;
 
-    if (ub_offload_mode == UB_OFFLOAD_FLAGGED && !learned)
+    ub_sites_ask(&ub_thread, id, &say);
+    if (!ub_sites_may_leave(&say))
         return false;
     *proven = ub_block_proven(id, word, b, ret);
-    if (*proven)
+    if (*proven) {
+        *denied = !ub_sites_leave(&ub_thread, id, &say, true);
         return true;
-    return !b->made && (b->likely || learned) && ub_block_expected(id, word, b);
+    }
+    return !b->made && (b->likely || say.learned) && ub_block_expected(id, word, b) &&
+           ub_sites_leave(&ub_thread, id, &say, false);
 }
 
 /* The mutex stays taken, by this step. */
@@ -260,8 +263,10 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     s->deadline_ns = b->deadline_ns;
     s->own_fd = b->deadline_ns || !b->direction ? -1 : ub_fds_keep(&s->job, b->fd);
     site = ub_sites_find(&ub_thread, id, true);
+    s->job.lane = ub_sites_begin(site, s->job.lane);
     begun = ub_clock_monotonic_ns();
     left = leave_with(m, s, mutex);
+    ub_sites_end(site);
     ub_fds_close(s->own_fd);
     if (!left)
         return false;
@@ -278,7 +283,7 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct mine *m = ub_pysteps_mine(false);
-    bool earlier, leaves, blocks, proven = false;
+    bool earlier, leaves, blocks, proven = false, denied = false;
     const void *mutex = NULL;
     uintptr_t from;
     struct ub_block b;
@@ -296,10 +301,10 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     } else {
         leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     }
-    blocks = earlier || ((leaves || m->suspended) && will_block(id, word, &b, &proven, ret));
+    blocks = earlier || ((leaves || m->suspended) && will_block(id, word, &b, &proven, &denied, ret));
     if (!blocks)
         return b.made;
-    if (leaves && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, mutex, ret))
+    if (leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, mutex, ret))
         return true;
     if (earlier)
         settle(m, b.fd, b.direction);
@@ -313,6 +318,18 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 
 /* ---- locks --------------------------------------------------------------------------------- */
 
+/* What a suspended step has it may let go of only if this one is left; else mode and policy have the word. */
+static bool lock_may_leave(const struct mine *m)
+{
+    uint32_t mode = ub_offload_now();
+    struct ub_sites_say say;
+
+    if (m->suspended || mode == UB_OFFLOAD_FLAGGED || mode == UB_OFFLOAD_EAGER)
+        return true;
+    ub_sites_ask(&ub_thread, UB_BLOCK_SEM_WAIT, &say);
+    return ub_sites_may_leave(&say) && ub_sites_leave(&ub_thread, UB_BLOCK_SEM_WAIT, &say, true);
+}
+
 /* As ub_pydrive_wait; -2: this step cannot be left, or was not. */
 static int leave_for(struct mine *m, const struct ub_lock_wait *what, uint64_t deadline_ns, bool gil)
 {
@@ -321,7 +338,7 @@ static int leave_for(struct mine *m, const struct ub_lock_wait *what, uint64_t d
     int saved = errno;
     uint64_t begun;
 
-    if (!may_leave(m, (uintptr_t)__builtin_frame_address(0), gil))
+    if (!may_leave(m, (uintptr_t)__builtin_frame_address(0), gil) || !lock_may_leave(m))
         return -2;
     s->wait = *what;
     s->wait.holder = &s->holder;

@@ -1,6 +1,19 @@
 #include "sites.h"
 
 #include "../python/stack.h"
+#include "../raw.h"
+#include "decide.h"
+#include "pool.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <time.h>
+
+/* Beside what the call itself will take; one that is only likely to take long waits for a moment. */
+#define ANSWER_MAX_NS    200000000ull
+#define ANSWER_LIKELY_NS 20000000ull
+
+_Static_assert(UB_CALL_IDS < UB_POLICY_CALLS, "every call has its place in the policy");
 
 /* Number of this program image in the run: its addresses mean nothing in another. A fork has its parent's. */
 static uint64_t image(void)
@@ -47,6 +60,128 @@ struct ub_policy_site *ub_sites_find(const struct ub_thread *t, uint32_t id, boo
     if (ub_load_relaxed(&p->fresh) != fresh)
         ub_process_ring(); /* its names are had only as long as this process is there */
     return site;
+}
+
+/* ---- the policy ------------------------------------------------------------------------ */
+
+/* WATCH: the tracer has not answered yet. */
+static uint32_t verdict_of(const struct ub_policy *p, const struct ub_policy_site *site)
+{
+    return ub_load_acquire(&site->version) == ub_load_relaxed(&p->version) ? ub_load_relaxed(&site->verdict)
+                                                                           : UB_POLICY_WATCH;
+}
+
+void ub_sites_ask(const struct ub_thread *t, uint32_t id, struct ub_sites_say *ret)
+{
+    const struct ub_policy *p = &ub_process->arena->policy;
+    uint32_t mode = ub_offload_now(), verdict = UB_POLICY_DENY;
+    struct ub_policy_site *site;
+
+    if (mode != UB_OFFLOAD_EAGER && ub_load_relaxed(&p->version))
+        verdict = ub_load_relaxed(&p->call[id]);
+    site = ub_sites_find(t, id, verdict != UB_POLICY_DENY);
+    if (verdict == UB_POLICY_WATCH)
+        verdict = site ? verdict_of(p, site) : UB_POLICY_DENY;
+    *ret = (struct ub_sites_say){.mode = mode,
+                                 .verdict = verdict,
+                                 .site = site,
+                                 .learned = verdict == UB_POLICY_ALLOW ||
+                                            (mode != UB_OFFLOAD_POLICY && site && ub_load_relaxed(&site->learned))};
+}
+
+bool ub_sites_may_leave(const struct ub_sites_say *say)
+{
+    if (say->mode <= UB_OFFLOAD_DRY_RUN)
+        return false;
+    return say->mode == UB_OFFLOAD_EAGER || say->learned || say->verdict != UB_POLICY_DENY;
+}
+
+/* By the tracer, who has to look for names: a moment, beside a call that blocks. */
+static void wait_for_answer(const struct ub_policy *p, struct ub_policy_site *site, bool proven)
+{
+    uint64_t least_ns = ub_load_relaxed(&ub_process->arena->h.offload_least_us) * 1000ull, now;
+    uint64_t limit = proven ? ANSWER_MAX_NS : ANSWER_LIKELY_NS;
+    uint64_t until = ub_clock_monotonic_ns() + (least_ns < limit ? least_ns : limit);
+    int saved = errno;
+
+    if (__atomic_exchange_n(&site->waited, 1, __ATOMIC_RELAXED))
+        return;
+    while (verdict_of(p, site) == UB_POLICY_WATCH && (now = ub_clock_monotonic_ns()) < until) {
+        const struct timespec left = {.tv_nsec = (long)(until - now)};
+        uint32_t version = ub_load_acquire(&site->version);
+
+        if (version != ub_load_relaxed(&p->version))
+            ub_raw4(SYS_futex, &site->version, FUTEX_WAIT, version, &left);
+    }
+    errno = saved;
+}
+
+/* Calls of each rule that are away, of this process. */
+static struct {
+    uint32_t generation;
+    uint32_t away[UB_POLICY_LIMITS];
+} limits;
+
+/* A forked child has none of its parent's. */
+static uint32_t *away_of(const struct ub_policy_site *site)
+{
+    uint32_t now = ub_process->generation;
+
+    if (__atomic_exchange_n(&limits.generation, now, __ATOMIC_RELAXED) != now) {
+        for (uint32_t i = 0; i < UB_POLICY_LIMITS; i++)
+            ub_store_relaxed(&limits.away[i], 0);
+    }
+    return &limits.away[site->rule % UB_POLICY_LIMITS];
+}
+
+static bool is_limited(struct ub_policy *p, const struct ub_policy_site *site)
+{
+    if (!site || site->limit == 0 || ub_load_relaxed(away_of(site)) < site->limit)
+        return false;
+    __atomic_fetch_add(&p->limited, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
+bool ub_sites_leave(const struct ub_thread *t, uint32_t id, struct ub_sites_say *say, bool proven)
+{
+    struct ub_policy *p = &ub_process->arena->policy;
+
+    if (say->verdict == UB_POLICY_WATCH && !say->learned && say->mode != UB_OFFLOAD_EAGER) {
+        wait_for_answer(p, say->site, proven);
+        say->verdict = verdict_of(p, say->site);
+        say->learned = say->verdict == UB_POLICY_ALLOW;
+    }
+    if (say->mode == UB_OFFLOAD_EAGER)
+        return true;
+    return say->learned && !(say->verdict == UB_POLICY_ALLOW && is_limited(p, say->site));
+}
+
+bool ub_sites_denies(const struct ub_thread *t, uint32_t id)
+{
+    struct ub_sites_say say;
+
+    if (ub_offload_now() != UB_OFFLOAD_POLICY)
+        return false;
+    ub_sites_ask(t, id, &say);
+    return say.verdict == UB_POLICY_DENY;
+}
+
+uint32_t ub_sites_begin(struct ub_policy_site *site, uint32_t lane)
+{
+    if (!site || ub_load_relaxed(&site->version) == 0)
+        return lane;
+    if (site->limit)
+        __atomic_fetch_add(away_of(site), 1, __ATOMIC_RELAXED);
+    return site->lane == UB_EXECUTOR_FILES ? UB_LANE_FILES : site->lane == UB_EXECUTOR_WAIT ? UB_LANE_WAIT : lane;
+}
+
+void ub_sites_end(struct ub_policy_site *site)
+{
+    uint32_t *away = site && ub_load_relaxed(&site->version) && site->limit ? away_of(site) : NULL;
+    uint32_t n = away ? ub_load_relaxed(away) : 0;
+
+    while (n > 0 && !__atomic_compare_exchange_n(away, &n, n - 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
 }
 
 void ub_sites_blocked(const struct ub_thread *t, uint32_t id, uint64_t spent)

@@ -693,6 +693,7 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     task->fd = p.fd;
     task->own_fd = -1;
     task->site = ub_sites_find(&ub_thread, id, true);
+    task->job.lane = ub_sites_begin(task->site, task->job.lane);
     task->object = p.object;
     task->direction = block->direction;
     task->holds_up = block->holds_up;
@@ -700,6 +701,7 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     if (!block->deadline_ns)
         task->own_fd = ub_fds_keep(&task->job, task->fd);
     wait_for_call(task);
+    ub_sites_end(task->site);
     ub_fds_close(task->own_fd);
     *ret = block->deadline_ns ? 0 : task->job.result;
     errno = task->job.error;
@@ -708,18 +710,18 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
 /* Sure to block, or likely to: by its kind, or because it has done so here before. */
 static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *block, int64_t *ret)
 {
-    const struct ub_policy_site *site = ub_sites_find(&ub_thread, id, false);
-    bool learned = site && ub_load_relaxed(&site->learned);
+    struct ub_sites_say say;
 
+    ub_sites_ask(&ub_thread, id, &say);
     /* Semaphores are not timed; and what one waits for may be with a callback that is suspended. */
-    if (id == UB_BLOCK_SEM_WAIT)
-        learned = m->suspended > 0;
-
-    if (ub_offload_mode == UB_OFFLOAD_FLAGGED && !learned)
+    if (id == UB_BLOCK_SEM_WAIT && say.mode != UB_OFFLOAD_POLICY)
+        say.learned = m->suspended > 0;
+    if (!ub_sites_may_leave(&say))
         return false;
     if (ub_block_proven(id, word, block, ret))
-        return true;
-    return !block->made && (block->likely || learned) && ub_block_expected(id, word, block);
+        return ub_sites_leave(&ub_thread, id, &say, true);
+    return !block->made && (block->likely || say.learned) && ub_block_expected(id, word, block) &&
+           ub_sites_leave(&ub_thread, id, &say, false);
 }
 
 /* `poll` with what is left of its time. */

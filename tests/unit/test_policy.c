@@ -1,7 +1,10 @@
 /* Offload policies: what they may say, what is wrong with others, which rule fits. */
 #include "unit.h"
 
+#include "../../common/calls.h"
 #include "../../tracer/policy_file.h"
+#include "../../tracer/policy_table.h"
+#include "../../tracer/timed_calls.h"
 #include "folder_check.h"
 
 #include <stdio.h>
@@ -281,6 +284,46 @@ static void test_dotted(void **state)
     ub_policy_clear(&p);
 }
 
+static enum ub_policy_verdict verdict_of(const char *rules, const char *call, struct ub_policy_names names)
+{
+    struct ub_policy_file p = good(rules);
+    const struct ub_policy_rule *rule = ub_policy_judge(&p, call, &names, 1);
+    uint8_t table[UB_POLICY_CALLS];
+    enum ub_policy_verdict said = rule && rule->action == UB_POLICY_MOVE ? UB_POLICY_ALLOW : UB_POLICY_DENY;
+
+    ub_policy_compile(&p, table);
+    for (uint32_t id = 0; id < UB_CALL_IDS; id++) {
+        if (strcmp(ub_timed_call_name(id), call) == 0 && table[id] != UB_POLICY_WATCH)
+            assert_int_equal(table[id], said); /* what is said without a place holds for each */
+    }
+    ub_policy_clear(&p);
+    return said;
+}
+
+static void test_verdicts(void **state)
+{
+    const struct ub_policy_names here = {.function = "here", .file = "a.c"}, there = {.function = "there"};
+    uint8_t table[UB_POLICY_CALLS];
+    struct ub_policy_file p;
+
+    assert_int_equal(verdict_of("[offload]\nfsync = move\n", "fsync", here), UB_POLICY_ALLOW);
+    assert_int_equal(verdict_of("[offload]\nfsync = move\n", "fdatasync", here), UB_POLICY_DENY);
+    assert_int_equal(verdict_of("[offload]\nfsync in here = inline\nfsync = move\n", "fsync", here), UB_POLICY_DENY);
+    assert_int_equal(verdict_of("[offload]\nfsync in here = inline\nfsync = move\n", "fsync", there), UB_POLICY_ALLOW);
+    assert_int_equal(verdict_of("[offload]\nfsync in here = move\n", "fsync", there), UB_POLICY_DENY);
+    assert_int_equal(verdict_of("[offload]\nfsync = move\n[except]\nhere = inline\n", "fsync", here), UB_POLICY_DENY);
+    assert_int_equal(verdict_of("[offload]\nfsync = move\n[except]\nhere = inline\n", "fsync", there), UB_POLICY_ALLOW);
+    assert_int_equal(verdict_of("[offload]\nfsync = move limit=2\n", "fsync", there), UB_POLICY_ALLOW);
+    p = good("[offload]\nfsync = move\nread = move limit=3\nwrite in f = move\nsem_wait = inline\n* = inline\n");
+    ub_policy_compile(&p, table);
+    assert_int_equal(table[UB_CALL_ID_fsync], UB_POLICY_ALLOW);
+    assert_int_equal(table[UB_CALL_ID___read_chk], UB_POLICY_WATCH);
+    assert_int_equal(table[UB_CALL_ID_write], UB_POLICY_WATCH);
+    assert_int_equal(table[UB_CALL_ID_select], UB_POLICY_DENY);
+    assert_int_equal(table[UB_CALL_IDS], UB_POLICY_WATCH);
+    ub_policy_clear(&p);
+}
+
 /* Whatever the bytes: told or kept, never more. */
 static void test_hostile(void **state)
 {
@@ -353,6 +396,7 @@ int main(void)
         cmocka_unit_test(test_files_that_are_none),
         cmocka_unit_test(test_what_fits),
         cmocka_unit_test(test_dotted),
+        cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_too_long),
     };

@@ -1,0 +1,381 @@
+#include "policy_write.h"
+
+#include "json_get.h"
+#include "text.h"
+#include "text_private.h"
+#include "text_escape.h"
+#include "text_frames.h"
+
+#include "../tracer/policy_file.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define KEY_MAX     400u
+#define WHY_MAX     300u
+#define RULES_MAX   500u
+#define NAME_MAX_   160u
+#define GIVE_WAY    "5ms"
+#define RULE_COLUMN 48
+
+/* One line of the policy. */
+struct rule {
+    enum ub_policy_section section;
+    char key[KEY_MAX];
+    const char *action; /* NULL: a comment */
+    char why[WHY_MAX];
+    uint64_t count, total_ns, max_ns;
+};
+
+struct writer {
+    const struct ub_model *m;
+    struct rule *rule;
+    uint32_t count;
+    struct ub_policy_written *told;
+};
+
+/* ---- names -------------------------------------------------------------------------------- */
+
+/* What would be read as something else in a rule fits as any character. */
+static void put_name(char *to, size_t size, const char *name)
+{
+    size_t used = strlen(to), i;
+
+    for (i = 0; name[i] && i < NAME_MAX_ && used + 2 < size; i++) {
+        bool plain = (unsigned char)name[i] >= ' ' && (unsigned char)name[i] != 0x7f && !strchr("[]\\*?=#", name[i]);
+
+        to[used++] = plain ? name[i] : '?';
+    }
+    if (name[i] && used + 1 < size)
+        to[used++] = '*';
+    to[used] = '\0';
+}
+
+/* Of Python: "jobs.is_prime" of is_prime in /srv/jobs.py. False: it has no name. */
+static bool dotted_name(const json_t *place, char *ret, size_t size)
+{
+    const char *file = ub_json_string(place, "file"), *function = ub_json_string(place, "function"), *base, *slash;
+    char module[128];
+
+    *ret = '\0';
+    if (!file || !function || *function == '<')
+        return false;
+    base = ub_path_base(file);
+    if (strcmp(base, "__init__.py") == 0 && base > file + 1) { /* the package's name */
+        for (slash = base - 2; slash > file && slash[-1] != '/'; slash--)
+            ;
+        snprintf(module, sizeof(module), "%.*s", (int)(base - 1 - slash), slash);
+    } else {
+        snprintf(module, sizeof(module), "%.*s", (int)strcspn(base, "."), base);
+    }
+    for (const unsigned char *c = (const unsigned char *)module; *c; c++) {
+        if (!isalnum(*c) && *c != '_' && *c < 0x80)
+            return false; /* "<stdin>", "a-script": no module */
+    }
+    put_name(ret, size, module);
+    if (!*ret || strlen(ret) + 2 >= size)
+        return false;
+    strcat(ret, ".");
+    put_name(ret, size, function);
+    return !strpbrk(ret, " :/(") && !strstr(ret, "..");
+}
+
+static bool is_python(const json_t *place)
+{
+    const char *file = ub_json_string(place, "file");
+    size_t len = file ? strlen(file) : 0;
+
+    return ub_json_is(place, "language", "python") || (len > 3 && strcmp(file + len - 3, ".py") == 0);
+}
+
+/* "wal.c:wal_commit", "wal_commit", "jobs.fetch". False: nobody knows what to call it. */
+static bool place_name(const json_t *place, char *ret, size_t size)
+{
+    const char *file = ub_json_string(place, "file"), *function = ub_json_string(place, "function");
+    char plain[512];
+
+    *ret = '\0';
+    if (!function)
+        return false;
+    if (is_python(place))
+        return dotted_name(place, ret, size);
+    ub_text_frame_plain(function, plain, sizeof(plain));
+    if (file && !strchr(ub_path_base(file), ':') && !strchr(ub_path_base(file), ' ')) {
+        put_name(ret, size, ub_path_base(file));
+        strncat(ret, ":", size - strlen(ret) - 1);
+    }
+    put_name(ret, size, plain);
+    return *plain != '\0';
+}
+
+/* Where the call was made: the innermost frame outside libc; in Python the innermost of the program's own. */
+static const json_t *caller_of(const struct ub_site *site)
+{
+    const json_t *frame, *found = NULL, *python = NULL;
+    size_t i;
+
+    if (site->stacks == 0)
+        return NULL;
+    json_array_foreach (site->stack[0].frames, i, frame) {
+        enum ub_shown class = ub_text_frame_class(frame, site->exe);
+
+        if (ub_json_is(frame, "language", "python") && class == UB_SHOWN_USER && !python)
+            python = frame;
+        if (!found && class != UB_SHOWN_LIBC && ub_json_string(frame, "function") &&
+            !ub_json_is(frame, "language", "kernel"))
+            found = frame;
+    }
+    return python ? python : found;
+}
+
+/* ---- rules ---------------------------------------------------------------------------------- */
+
+static struct rule *add(struct writer *w, enum ub_policy_section section, const char *key, const char *action,
+                        uint64_t count, uint64_t total_ns, uint64_t max_ns)
+{
+    struct rule *r, *all;
+
+    for (uint32_t i = 0; i < w->count; i++) {
+        r = &w->rule[i];
+        if (r->section != section || strcmp(r->key, key) != 0)
+            continue;
+        if (!r->action && action) { /* pinned there at times: what counts is that it can move */
+            r->action = action;
+            *r->why = '\0';
+        }
+        r->count = ub_add_saturated(r->count, count);
+        r->total_ns = ub_add_saturated(r->total_ns, total_ns);
+        r->max_ns = r->max_ns > max_ns ? r->max_ns : max_ns;
+        return r;
+    }
+    if (w->count == RULES_MAX || !(all = realloc(w->rule, (w->count + 1) * sizeof(*all))))
+        return NULL;
+    w->rule = all;
+    r = &all[w->count++];
+    *r = (struct rule){.section = section, .action = action, .count = count, .total_ns = total_ns, .max_ns = max_ns};
+    snprintf(r->key, sizeof(r->key), "%s", key);
+    return r;
+}
+
+static bool call_key(const char *call, const json_t *place, char ret[KEY_MAX])
+{
+    char name[64], where[KEY_MAX - 80];
+
+    ub_policy_call_name(call, name, sizeof(name));
+    if (!place_name(place, where, sizeof(where)))
+        return false;
+    snprintf(ret, KEY_MAX, "%s in %s", name, where);
+    return true;
+}
+
+/* What moved in this run, by its place. */
+static void add_moved(struct writer *w, const json_t *line)
+{
+    const char *call = ub_json_string(line, "call");
+    uint64_t moved = ub_json_u64_or(line, "moved", 0), first = ub_json_u64_or(line, "first", 0);
+    char key[KEY_MAX];
+    struct rule *r;
+
+    if (!call || moved + first == 0 || !ub_policy_may_move(call) ||
+        !call_key(call, json_object_get(line, "caller"), key))
+        return;
+    w->told->judged++;
+    r = add(w, UB_POLICY_OFFLOAD, key, "move", moved + first,
+            ub_add_saturated(ub_json_u64_or(line, "saved_ns", 0), ub_json_u64_or(line, "first_ns", 0)),
+            ub_json_u64_or(line, "longest_ns", 0));
+    if (r)
+        snprintf(r->why, sizeof(r->why), "%s", moved ? "moved" : "blocked once, the next would have moved");
+}
+
+static void add_call(struct writer *w, const struct ub_site *site, const char *call)
+{
+    const json_t *offload = json_object_get(site->worst, "offload"), *lock = json_object_get(offload, "lock");
+    const char *state = ub_json_string(offload, "state"), *reason = ub_json_string(offload, "reason");
+    bool moves = state && (strcmp(state, "would-move") == 0 || strcmp(state, "first") == 0);
+    char key[KEY_MAX], where[200];
+    struct rule *r;
+
+    w->told->judged += state != NULL;
+    if (!call_key(call, caller_of(site), key))
+        return;
+    moves = moves && ub_policy_may_move(call);
+    r = add(w, UB_POLICY_OFFLOAD, key, moves ? "move" : NULL, site->durations.count, site->durations.total_ns,
+            site->durations.max_ns);
+    if (!r || r->action ? !moves || *r->why : *r->why)
+        return;
+    if (moves)
+        snprintf(r->why, sizeof(r->why), "no lock seen held");
+    else if (!state)
+        snprintf(r->why, sizeof(r->why), "not judged: record with --offload");
+    else if (!reason)
+        snprintf(r->why, sizeof(r->why), "%s is never moved", call);
+    else
+        snprintf(r->why, sizeof(r->why), "pinned: %s", ub_text_offload_reason(reason));
+    if (r->action || !place_name(lock, where, sizeof(where)))
+        return;
+    snprintf(r->why + strlen(r->why), sizeof(r->why) - strlen(r->why), ", taken in %s", where);
+}
+
+/* ---- functions of Python ---------------------------------------------------------------------- */
+
+/* The function that the innermost coroutine has called, or NULL: it computes itself, *ret_coroutine. */
+static const json_t *function_of(const struct ub_site *site, const json_t **ret_coroutine)
+{
+    const json_t *await = json_object_get(json_object_get(site->worst, "task"), "await"), *frame, *inner = NULL;
+    const char *coroutine = ub_json_string(json_array_get(await, json_array_size(await) - 1), "function");
+    size_t i;
+
+    *ret_coroutine = NULL;
+    if (site->stacks == 0 || !coroutine)
+        return NULL;
+    json_array_foreach (site->stack[0].frames, i, frame) {
+        if (!ub_json_is(frame, "language", "python"))
+            continue;
+        if (ub_json_is(frame, "function", coroutine)) {
+            *ret_coroutine = frame;
+            return inner;
+        }
+        inner = frame;
+    }
+    return NULL;
+}
+
+/* pickle and its like: what they write is large, or they would not be here. "pickle.dump*", or NULL. */
+static const char *serialiser(const struct ub_site *site)
+{
+    static const struct {
+        const char *file, *module, *function, *name;
+    } known[] = {
+        {"json/__init__.py", NULL, "dump", "json.dump*"}, {"pickle.py", NULL, "dump", "pickle.dump*"},
+        {NULL, "_pickle.", "dump", "pickle.dump*"},       {"copy.py", NULL, "deepcopy", "copy.deepcopy"},
+        {"json/encoder.py", NULL, "", "json.dump*"},
+    };
+    const json_t *frame;
+    size_t i;
+
+    if (site->stacks == 0)
+        return NULL;
+    json_array_foreach (site->stack[0].frames, i, frame) {
+        const char *file = ub_json_string(frame, "file"), *module = ub_json_string(frame, "module");
+        const char *function = ub_json_string(frame, "function");
+
+        for (size_t k = 0; function && k < UB_ARRAY_LEN(known); k++) {
+            size_t len = known[k].file ? strlen(known[k].file) : 0;
+
+            if (known[k].file ? file && strlen(file) >= len && strcmp(file + strlen(file) - len, known[k].file) == 0
+                              : module && strncmp(ub_path_base(module), known[k].module, strlen(known[k].module)) == 0)
+                if (!known[k].file || strncmp(function, known[k].function, strlen(known[k].function)) == 0)
+                    return known[k].name;
+        }
+    }
+    return NULL;
+}
+
+static void add_function(struct writer *w, const struct ub_site *site)
+{
+    const json_t *gil = json_object_get(site->worst, "gil"), *coroutine, *function = function_of(site, &coroutine);
+    uint64_t held = ub_json_u64_or(gil, "held", 0), released = ub_json_u64_or(gil, "released", 0);
+    const char *fork = serialiser(site), *action, *why;
+    struct rule *r;
+    char key[KEY_MAX];
+
+    if (held + released == 0)
+        return;
+    if (fork) {
+        snprintf(key, sizeof(key), "%s", fork);
+        action = "fork";
+        why = "serialises live data: a fork has a consistent snapshot";
+    } else if (function && dotted_name(function, key, sizeof(key))) {
+        action = released > held ? "thread" : "process";
+        why = released > held ? "computes with the GIL released"
+                              : "computes with the GIL held: arguments and result must be small, and be pickled";
+    } else if (!function && coroutine && dotted_name(coroutine, key, sizeof(key))) {
+        r = add(w, UB_POLICY_YIELD, key, GIVE_WAY, site->durations.count, site->durations.total_ns,
+                site->durations.max_ns);
+        if (r)
+            snprintf(r->why, sizeof(r->why), "computes in the coroutine itself");
+        return;
+    } else {
+        return;
+    }
+    r = add(w, UB_POLICY_PYTHON, key, action, site->durations.count, site->durations.total_ns, site->durations.max_ns);
+    if (r && !*r->why)
+        snprintf(r->why, sizeof(r->why), "%s", why);
+}
+
+/* ---- the file ----------------------------------------------------------------------------------- */
+
+static int by_total(const void *a, const void *b)
+{
+    const struct rule *x = a, *y = b;
+
+    if (x->section != y->section)
+        return x->section < y->section ? -1 : 1;
+    if (!x->action != !y->action)
+        return x->action ? -1 : 1;
+    return x->total_ns < y->total_ns ? 1 : x->total_ns > y->total_ns ? -1 : strcmp(x->key, y->key);
+}
+
+static void put_rule(FILE *out, const struct rule *r)
+{
+    char longest[32];
+    int n = fprintf(out, "%s%s = %s", r->action ? "" : "# ", r->key, r->action ? r->action : "inline");
+
+    ub_text_duration(r->max_ns, longest, sizeof(longest));
+    fprintf(out, "%*s # %" PRIu64 " x, the longest %s", n < RULE_COLUMN ? RULE_COLUMN - n : 0, "", r->count, longest);
+    if (*r->why) {
+        fputs("; ", out);
+        ub_escape_put(out, r->why, WHY_MAX);
+    }
+    fputc('\n', out);
+}
+
+static void collect(struct writer *w, bool calls_only)
+{
+    const json_t *line;
+    const struct ub_site **sites;
+    size_t i, count;
+
+    json_array_foreach (ub_model_offload(w->m), i, line)
+        add_moved(w, line);
+    sites = ub_model_sites(w->m, UB_STALL_COUNTED, UB_SORT_TOTAL, &count);
+    for (i = 0; i < count; i++) {
+        const json_t *call = json_object_get(sites[i]->worst, "call");
+        const char *name = ub_json_string(call, "via") ? ub_json_string(call, "via") : ub_json_string(call, "name");
+        enum ub_cause cause = ub_model_site_cause(sites[i]);
+
+        if (name && (cause == UB_CAUSE_CALL || cause == UB_CAUSE_LOCK))
+            add_call(w, sites[i], name);
+        else if (cause == UB_CAUSE_CPU && !calls_only)
+            add_function(w, sites[i]);
+    }
+    free(sites);
+}
+
+void ub_policy_write(const struct ub_model *m, const char *name, FILE *out, bool calls_only,
+                     struct ub_policy_written *ret)
+{
+    struct writer w = {.m = m, .told = ret};
+    enum ub_policy_section section = UB_POLICY_NO_SECTION;
+
+    *ret = (struct ub_policy_written){0};
+    collect(&w, calls_only);
+    if (w.count)
+        qsort(w.rule, w.count, sizeof(*w.rule), by_total);
+    fputs("# Written from ", out);
+    ub_escape_put(out, name, 200);
+    fputs(". Is it right for this program? Between the lines before and after a call that is\n"
+          "# moved other callbacks run (agent/offload/README.md). Edit it, then: unblock policy --check FILE\n",
+          out);
+    for (uint32_t i = 0; i < w.count; i++) {
+        if (w.rule[i].section != section) {
+            section = w.rule[i].section;
+            fprintf(out, "\n[%s]\n", ub_policy_section_names[section]);
+        }
+        put_rule(out, &w.rule[i]);
+        ret->rules += w.rule[i].action != NULL;
+        ret->comments += w.rule[i].action == NULL;
+    }
+    free(w.rule);
+}
