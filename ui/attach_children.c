@@ -5,6 +5,7 @@
 
 #include "../common/arena.h"
 #include "../common/clock.h"
+#include "../tracer/bpf/bpf.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -23,6 +24,22 @@ static void tell(const struct ub_family *f, pid_t pid, const struct ub_inject_re
     if (f->verbose)
         ub_say("attach", "process %d, thread %d was kept from its work for %.2f ms in %u pieces", (int)pid, (int)r->tid,
                (double)r->held_all_ns / 1e6, r->holds);
+}
+
+/* It was there before the kernel's programs were; what it forks they follow by themselves. */
+static void see_from_kernel(struct ub_family *f, pid_t pid)
+{
+    if (f->bpf && (ub_bpf_add(f->bpf, pid) < 0 || ub_bpf_find(f->bpf) < 0))
+        ub_say("attach", "warning: without --bpf for process %d: the kernel does not take it", (int)pid);
+}
+
+void ub_family_see_from_kernel(struct ub_family *f, struct ub_bpf *bpf)
+{
+    f->bpf = bpf;
+    for (uint32_t i = 0; i < f->processes.count; i++) {
+        if (f->processes.process[i].told && f->processes.process[i].pidfd >= 0)
+            see_from_kernel(f, f->processes.process[i].pid);
+    }
 }
 
 /* -EACCES: something stands in the way that waiting does not mend. */
@@ -44,6 +61,7 @@ static int enter(struct ub_family *f, struct ub_trace_target *t, struct ub_injec
     if (r == 0) {
         t->told = true;
         f->entered++;
+        see_from_kernel(f, t->pid);
         tell(f, t->pid, ret);
     }
     return r;

@@ -15,6 +15,7 @@ struct ub_family {
     pid_t root;
     bool verbose;
     uint32_t entered, refused; /* refused: for good, as things are */
+    struct ub_bpf *bpf;        /* NULL: the agents alone */
     struct ub_trace_targets processes;
 };
 
@@ -26,6 +27,9 @@ int ub_family_find(struct ub_family *f, pid_t root, char *why);
  * its number. 0; -errno as ub_inject_enter, with what is said of the last one that was refused.
  */
 int ub_family_enter_one(struct ub_family *f, const struct ub_inject_options *options, struct ub_inject_result *ret);
+
+/* What the kernel knows of their stalls, too: of those who are entered already, and of those who will be. */
+void ub_family_see_from_kernel(struct ub_family *f, struct ub_bpf *bpf);
 
 /* The others, into the arena of the first one; each is given `each_ns`. Again and again, as long as it is watched. */
 void ub_family_enter_others(struct ub_family *f, struct ub_watch *watch, const struct ub_inject_options *options,

@@ -378,6 +378,8 @@ static int attach(struct attach *a)
     }
     if (a->want_bpf)
         a->bpf = ub_kernel_view_open("attach", &a->set, a->target.pid);
+    if (a->bpf && a->children)
+        ub_family_see_from_kernel(&a->family, a->bpf);
     if (start(a) < 0) {
         ub_watching_discard(&a->w);
         leave(a);

@@ -176,9 +176,9 @@ while not os.path.exists(sys.argv[1]):
     ep.poll(0.01)
 assert ctypes.CDLL(None).unshare(0x20000000) == 0
 if os.fork() == 0:
-    for i in range(300):
+    for i in range(150):
         ep.poll(0.001)
-        if i % 30 == 0:
+        if i % 15 == 0:
             time.sleep(0.06)
     open(sys.argv[2], "w").close()
     os._exit(0)

@@ -3,9 +3,11 @@
 import json
 import shutil
 import subprocess
+import time
 
 import pytest
 
+import attaching
 import helpers
 import test_schema
 
@@ -120,3 +122,59 @@ def test_switched_off(tmp_path):
     env = helpers.clean_environment(UNBLOCK_CALLBACKS="0", UV_THREADPOOL_SIZE="2")
     done, recording = helpers.record(tmp_path, helpers.program("pool_uv"), "work", PIECES, env=env, options=("-q",))
     assert done.returncode == 0 and not recording.of("pool")
+
+
+BUSY = r"""
+#include <stdio.h>
+#include <unistd.h>
+#include <uv.h>
+static int left;
+static void on_work(uv_work_t *w) { usleep(15000); (void)w; }
+static void on_done(uv_work_t *w, int status) { left--; (void)w; (void)status; }
+static void on_timer(uv_timer_t *t) {
+    if (left > 4) return;  /* never empty: whoever comes, comes in the middle */
+    for (int i = 0; i < 8; i++) {
+        uv_work_t *w = malloc(sizeof(*w));
+        left++;
+        uv_queue_work(t->loop, w, on_work, on_done);
+    }
+}
+int main(void) {
+    uv_timer_t t;
+    uv_timer_init(uv_default_loop(), &t);
+    uv_timer_start(&t, on_timer, 5, 5);
+    puts("ready");
+    fflush(stdout);
+    return uv_run(uv_default_loop(), UV_RUN_DEFAULT);
+}
+"""
+
+
+def test_entered_again_and_again_while_work_is_about(tmp_path):
+    """What was handed in when nobody watched, or for the watch before, ends in this one: it is not taken for this one's own."""
+    binary = tmp_path / "busy"
+    subprocess.run(["gcc", "-include", "stdlib.h", "-xc", "-", "-o", binary, "-luv"], input=BUSY, text=True, check=True)
+    with subprocess.Popen([binary], stdout=subprocess.PIPE, text=True,
+                          env=helpers.clean_environment(UV_THREADPOOL_SIZE="2")) as target:
+        try:
+            assert target.stdout.readline() == "ready\n"
+            seen = 0
+            for i in range(8):
+                begun = time.monotonic_ns()
+                attached = attaching.enter(target.pid, tmp_path / f"{i}.jsonl")
+                time.sleep(0.3)
+                attaching.leave(attached)
+                elapsed = time.monotonic_ns() - begun
+                for pool in helpers.Recording(tmp_path / f"{i}.jsonl").of("pool")[-1:]:
+                    assert (pool["pid"], pool["threads"]) == (target.pid, 2), pool
+                    # Read while it works, so not all in one moment.
+                    assert abs(pool["waited"] - sum(n for _, n in pool["waits"])) <= 2, pool
+                    assert pool["waited"] <= pool["pieces"] + 2, pool
+                    assert pool["inside"] <= 24 and pool["queued_max"] <= 24, pool
+                    assert pool["max_wait_ns"] <= elapsed + 10 * MS, pool
+                    seen += pool["waited"] > 0
+                if seen == 2:
+                    break
+            assert seen == 2
+        finally:
+            target.kill()
