@@ -55,7 +55,8 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-unfinished check-aarch64 check-attach \
+.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-offload-suites \
+        check-unfinished check-aarch64 check-attach \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -71,6 +72,7 @@ help:
 ## make check      set everything up and run every core test
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-offload  calls of asyncio moved, on every CPython that is here, and uvloop
+## make check-offload-suites  CPython's own tests with calls moved: what differs is explained
 ## make check-unfinished  what is not offered yet (UNBLOCK_UNFINISHED=1)
 ## make check-aarch64  stacks of our own on that CPU, under QEMU
 ## make check-attach   into running servers and out again, 50 times each under load
@@ -202,6 +204,10 @@ NPM_PACKAGES := speedscope playwright-core pprof-format @opentelemetry/otlp-tran
 
 check-offload: all programs
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py
+
+check-offload-suites: all
+	$(Q)tests/deps.sh peers
+	$(Q)$(PYTHON) -m pytest -q -rsP -p no:cacheprovider tests/suites
 
 check-unfinished: all programs
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/unfinished
