@@ -93,6 +93,20 @@ void ub_pysteps_arm(struct mine *m, struct host *h)
     }
     if (look && (!next || look < next))
         next = look;
+    h->armed_ns = next;
+    ub_inbox_arm(&h->inbox, next);
+}
+
+/* Likewise, for one more. */
+static void arm_for(struct host *h, const struct step *s)
+{
+    uint64_t next = s->done ? 1 : s->deadline_ns, look = s->wait.lock ? ub_clock_monotonic_ns() + LOOK_NS : 0;
+
+    if (look && (!next || look < next))
+        next = look;
+    if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox))
+        return;
+    h->armed_ns = next;
     ub_inbox_arm(&h->inbox, next);
 }
 
@@ -105,17 +119,15 @@ struct step *ub_pysteps_busy(const struct mine *m, int fd, uint32_t direction, c
     return NULL;
 }
 
-/* Starts what waits for nothing any more, in order. A full pool: the call is made here and now, as without us. */
-static void start_calls(struct mine *m)
+/* If it waits for nothing any more. A full pool: the call is made here and now, as without us. */
+static void start_call(const struct mine *m, struct step *s)
 {
-    for (struct step *s = m->suspended; s; s = s->next) {
-        if (s->started || ub_pysteps_busy(m, s->fd, s->direction, s))
-            continue;
-        s->started = true;
-        if (!s->deadline_ns && ub_pool_submit(&s->job) < 0) {
-            ub_pool_call_here(&s->job);
-            s->done = true; /* the timer says so at once */
-        }
+    if (s->started || ub_pysteps_busy(m, s->fd, s->direction, s))
+        return;
+    s->started = true;
+    if (!s->deadline_ns && ub_pool_submit(&s->job) < 0) {
+        ub_pool_call_here(&s->job);
+        s->done = true; /* the timer says so at once */
     }
 }
 
@@ -148,7 +160,8 @@ void ub_pysteps_collect(struct mine *m, struct host *h, bool tell)
         s->told = true;
         python->set_done(s->future);
     }
-    start_calls(m);
+    for (struct step *s = m->suspended; s; s = s->next)
+        start_call(m, s); /* in order */
 }
 
 static bool is_host(const struct mine *m, const struct host *h)
@@ -189,6 +202,7 @@ static struct host *host_of(struct mine *m, void *loop)
         return NULL;
     python->hold(loop);
     empty->loop = loop;
+    empty->armed_ns = 0;
     empty->stopping = false;
     return empty;
 }
@@ -239,33 +253,50 @@ static void before_fork(void)
 
 /* ---- steps --------------------------------------------------------------------------------- */
 
-static struct step *suspended_step(const struct mine *m, uintptr_t coroutine)
+static struct step **place_of(struct mine *m, uintptr_t coroutine)
 {
-    struct step *s = m->suspended;
+    return &m->by_coroutine[(coroutine >> 4 ^ coroutine >> 12) % UB_COROUTINES];
+}
+
+static struct step *suspended_step(struct mine *m, uintptr_t coroutine)
+{
+    struct step *s = *place_of(m, coroutine);
 
     while (s && s->coroutine != coroutine)
-        s = s->next;
+        s = s->same;
     return s;
 }
 
 static void append(struct mine *m, struct step *s)
 {
-    struct step **end = &m->suspended;
+    struct step **place = place_of(m, s->coroutine);
 
-    while (*end)
-        end = &(*end)->next;
     s->next = NULL;
-    *end = s;
+    s->previous = m->last;
+    if (m->last)
+        m->last->next = s;
+    else
+        m->suspended = s;
+    m->last = s;
+    s->same = *place;
+    *place = s;
 }
 
 static void take_out(struct mine *m, const struct step *s)
 {
-    struct step **at = &m->suspended;
+    struct step **at = place_of(m, s->coroutine);
 
-    while (*at && *at != s)
-        at = &(*at)->next;
-    if (*at)
-        *at = s->next;
+    while (*at != s)
+        at = &(*at)->same;
+    *at = s->same;
+    if (s->previous)
+        s->previous->next = s->next;
+    else
+        m->suspended = s->next;
+    if (s->next)
+        s->next->previous = s->previous;
+    else
+        m->last = s->previous;
 }
 
 static uint64_t on_fiber(uint64_t send, uint64_t of, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
@@ -290,8 +321,8 @@ static bool resume(struct mine *m, struct step *s, enum ub_python_leave how)
         return true;
     }
     append(m, s);
-    start_calls(m);
-    ub_pysteps_arm(m, s->host);
+    start_call(m, s);
+    arm_for(s->host, s);
     return false;
 }
 

@@ -19,11 +19,13 @@
 
 #define HOSTS_MAX           4u
 #define UB_TRANSACTIONS_MAX 32u
+#define UB_COROUTINES       256u
 
 /* One step of a task. */
 struct step {
-    struct ub_fiber fiber; /* first: the pool of fibers makes room for all of this */
-    struct step *next;     /* of those suspended, in the order of their suspension */
+    struct ub_fiber fiber;        /* first: the pool of fibers makes room for all of this */
+    struct step *next, *previous; /* of those suspended, in the order of their suspension */
+    struct step *same;            /* of those whose coroutines share a place in `by_coroutine` */
     struct host *host;
     uintptr_t coroutine;
     uint64_t value, result; /* for the send, and what it left */
@@ -51,7 +53,8 @@ struct host {
     void *loop; /* NULL: free */
     struct ub_inbox inbox;
     uint32_t count;
-    bool stopping; /* nothing is left there until it has come round */
+    uint64_t armed_ns; /* when its timer fires; 0: at no time */
+    bool stopping;     /* nothing is left there until it has come round */
 };
 
 /* Of SQLite; `connection` NULL: none. */
@@ -64,8 +67,9 @@ struct ub_transaction {
 struct mine {
     int32_t tid;
     struct step *current;
-    struct step *suspended;
-    uint32_t own; /* Python code that we have called is running */
+    struct step *suspended, *last;
+    struct step *by_coroutine[UB_COROUTINES]; /* the same ones: each step of a task asks whether it is here */
+    uint32_t own;                             /* Python code that we have called is running */
     struct ub_fiber_pool fibers;
     struct ub_fiber_exceptions *exceptions;
     struct host host[HOSTS_MAX];
