@@ -16,6 +16,7 @@
 static struct ub_lock_wait *waits, **waits_end = &waits;
 static struct ub_holder *away;
 static uint32_t parked, aways; /* how many: read without the lock */
+static uint32_t forks;         /* behind this process: lists of its parents are not its own */
 
 /* ---- the lock of this file ------------------------------------------------------------------ */
 
@@ -52,6 +53,7 @@ static void in_child(void)
     waits = NULL;
     waits_end = &waits;
     away = NULL;
+    forks++;
     parked = aways = 0;
 }
 
@@ -156,6 +158,10 @@ void ub_holder_leaves(struct ub_holder *h)
     }
     h->away = true;
     h->next = away;
+    h->previous = NULL;
+    h->forks = forks;
+    if (away)
+        away->previous = h;
     away = h;
     __atomic_fetch_add(&aways, 1, __ATOMIC_SEQ_CST);
     if (locked)
@@ -166,12 +172,14 @@ void ub_holder_returns(struct ub_holder *h)
 {
     bool locked = lock();
 
-    for (struct ub_holder **at = &away; *at; at = &(*at)->next) {
-        if (*at != h)
-            continue;
-        *at = h->next;
+    if (h->forks == forks) {
+        if (h->previous)
+            h->previous->next = h->next;
+        else
+            away = h->next;
+        if (h->next)
+            h->next->previous = h->previous;
         __atomic_fetch_sub(&aways, 1, __ATOMIC_SEQ_CST);
-        break;
     }
     for (uint32_t i = 0; i < h->count; i++) {
         if (h->held[i].ident) {

@@ -15,9 +15,10 @@
  * alone, but while it is `away` (suspended, or waiting below another step): then under the lock of pylocks.c.
  */
 struct ub_holder {
-    struct ub_holder *next; /* of all that are away */
-    const void *thread;     /* of whose steps it is one */
-    const void *waits;      /* for this lock; NULL */
+    struct ub_holder *next, *previous; /* of all that are away */
+    uint32_t forks;                    /* of the process, when it was put there */
+    const void *thread;                /* of whose steps it is one */
+    const void *waits;                 /* for this lock; NULL */
     uint32_t count;
     bool beyond; /* it has taken more than there is room for, and which is not known */
     bool rolls;  /* it never ends: the last ones are kept */
