@@ -280,10 +280,11 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
     struct ub_timed_call *c;
     bool longest;
 
-    if (ub_offload_now() != UB_OFFLOAD_OFF)
-        judge(t, id, spent, ra, value, &verdict);
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
+    /* A dozen questions to the kernel: not for what is nothing, nor adds up to something. */
+    if (ub_offload_now() != UB_OFFLOAD_OFF && (spent >= threshold / 64 || (c && c->total + spent >= threshold / 16)))
+        judge(t, id, spent, ra, value, &verdict);
     if (!c) {
         r->others++;
         r->others_total += spent;
@@ -293,7 +294,10 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
         c->first = begun;
     c->total += spent;
     if (verdict.pin == UB_PIN_MOVABLE)
-        c->movable += spent;
+        c->movable =
+            c->pin == UB_PIN_UNKNOWN ? c->total : c->movable + spent; /* with those before that were not asked about */
+    if (c->pin == UB_PIN_UNKNOWN)
+        c->pin = verdict.pin;
     longest = spent >= c->longest;
     if (longest) {
         c->longest = spent;

@@ -26,6 +26,7 @@ import entering  # noqa: E402
 import helpers  # noqa: E402
 import kernel  # noqa: E402
 import micro  # noqa: E402
+import moved  # noqa: E402
 import peers  # noqa: E402
 import reports  # noqa: E402
 import services  # noqa: E402
@@ -58,6 +59,7 @@ SECTIONS = {
     "node": services.node,
     "aiohttp": services.aiohttp,
     "uvloop": services.uvloop,
+    "moved": moved.aiohttp,
     "trace": kernel.trace,
     "offcpu": kernel.offcpu,
     "strace": peers.strace,

@@ -1,0 +1,81 @@
+"""aiohttp with calls moved (`--offload=eager`): handlers that sleep for 50 ms, 50 connections at once, beside the same server with
+run_in_executor written by hand; and handlers that do not block, beside a server that nobody watches."""
+
+import re
+import signal
+import socket
+import subprocess
+
+import helpers
+import pairs
+import peers
+import servers
+from watcher import cpu_ns
+
+CONNECTIONS, SECONDS, IDEAL = 50, 2, 50 / 0.05
+BY_HAND, FAST = 1.05, 1 / 0.92
+
+
+class Server:
+    def __init__(self, loop, moved):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        command = [helpers.PYTHON, helpers.ROOT / "tests/programs/pyserver.py", loop, self.port]
+        if moved:
+            command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "20ms", "-o", "/dev/null", "--offload=eager", "--", *command]
+        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, env=helpers.clean_environment())
+        helpers.wait_until(self.answers, what="the server to listen")
+
+    def answers(self):
+        assert self.process.poll() is None, "the server ended"
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def rate(self, path, seconds=SECONDS):
+        out = subprocess.run([servers.tool("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{self.port}{path}"],
+                             capture_output=True, text=True, check=True).stdout
+        assert "Non-2xx" not in out and "Socket errors" not in out, out
+        return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
+
+    def cpu(self, path):
+        """us of the server's own CPU time a request: what is quicker or slower by a few per cent is not seen in rates here."""
+        pid = (servers.descendants(self.process.pid) or [self.process.pid])[0]
+        before = cpu_ns(pid)
+        rate = self.rate(path)
+        return (cpu_ns(pid) - before) / 1000 / (rate * SECONDS)
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(helpers.PATIENCE)
+
+
+def one_loop(loop, count):
+    plain, moved = Server(loop, False), Server(loop, True)
+    rate = {"by hand": lambda: plain.rate("/by_hand"), "moved": lambda: moved.rate("/blocks"),
+            "none": lambda: plain.cpu("/hello"), "armed": lambda: moved.cpu("/hello")}
+    try:
+        for measure in rate.values():
+            measure()  # once to warm up; and a loop is known to be one
+        return {**pairs.interleave(["by hand", "moved"], lambda name: rate[name](), count),
+                **pairs.interleave(["none", "armed"], lambda name: rate[name](), count)}
+    finally:
+        plain.end()
+        moved.end()
+
+
+def aiohttp(quick):
+    rows, raw = [], {}
+    count = pairs.rounds(quick, least=8)
+    for loop in ("asyncio", "uvloop"):
+        if subprocess.run([helpers.PYTHON, "-c", f"import aiohttp, {loop}"], capture_output=True).returncode:
+            raise peers.Missing(f"python3-aiohttp or python3-{loop} is not installed")
+        raw[loop] = values = one_loop(loop, count)
+        for what, over, under, limit in (("time.sleep(0.05), requests/s by hand/moved", "by hand", "moved", BY_HAND),
+                                         ("nothing blocks, CPU a request, armed/none", "armed", "none", FAST)):
+            median, low, high = pairs.interval(pairs.ratios(values, over, under))
+            both = [pairs.interval(values[name])[0] for name in (over, under)]
+            unit = f" of {IDEAL:.0f}" if over == "by hand" else " us"
+            rows.append({"what": f"aiohttp on {loop}, calls moved: {what}", "limit": limit, "judged": median,
+                         "ours": f"{median:.3f} [{low:.3f}, {high:.3f}]; {both[0]:.0f}/{both[1]:.0f}{unit}"})
+    return rows, raw
