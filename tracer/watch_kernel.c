@@ -19,6 +19,7 @@
 static void on_turn(void *self, const struct ub_bpf_turn *turn)
 {
     struct ub_watch *w = self;
+    struct ub_watched *t = turn->slot < UB_BPF_SLOTS ? &w->watched[turn->slot] : NULL;
     struct ub_record record = {.kind = UB_RECORD_TURN,
                                .flags = turn->flags,
                                .start = turn->start,
@@ -26,8 +27,12 @@ static void on_turn(void *self, const struct ub_bpf_turn *turn)
                                .turn = turn->turn,
                                .ready = turn->ready};
 
-    if (w->agentless && turn->slot < UB_BPF_SLOTS)
-        ub_ring_put(&w->arena->cold[turn->slot].ring, &record);
+    if (!w->agentless || !t)
+        return;
+    ub_ring_put(&w->arena->cold[turn->slot].ring, &record);
+    /* A late watcher reads more of them at once than fit there, or than the reasons that are kept. */
+    if (t->process && t->pid == turn->pid && t->tid == turn->tid)
+        ub_watch_drain(w, turn->slot);
 }
 
 static void on_sample(void *self, const struct ub_bpf_stack *s, struct ub_capture *capture)

@@ -335,6 +335,8 @@ static void retire(struct ub_watch *w, uint32_t index)
     struct ub_ring *ring = &w->arena->cold[index].ring;
     struct ub_event *e;
 
+    if (ub_watch_from_kernel(w))
+        ub_watch_kernel_poll(w); /* its last turns: a late watcher learns first that it is gone */
     if (t->process) {
         ub_watch_drain(w, index);
         ub_watch_release(w, index);
@@ -350,6 +352,10 @@ static void retire(struct ub_watch *w, uint32_t index)
             ub_watch_calls(w, index, t->start, e);
             ub_watch_queue(w, e);
         }
+    } else {
+        uint32_t unread = ub_load_relaxed(&ring->head) - ub_load_relaxed(&ring->tail);
+
+        w->lost += unread < UB_RING_RECORDS ? unread : UB_RING_RECORDS; /* nobody knows whose they are */
     }
     w->lost += ub_load_relaxed(&ring->lost);
     forget(t);

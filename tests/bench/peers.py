@@ -82,8 +82,8 @@ def on_redis(beside, quick):
         finally:
             redis.end()
 
-    values = pairs.interleave(("none", "peer"), measure, 2 if quick else 5)
-    return pairs.interval(pairs.ratios(values, "peer", "none"))[0], values
+    values = pairs.interleave(("none", "peer"), measure, 2 if quick else 6)
+    return pairs.interval(pairs.ratios(values, "peer", "none")), values
 
 
 def on_turn(wrap, count, quick, env=None):
@@ -92,15 +92,15 @@ def on_turn(wrap, count, quick, env=None):
     def measure(variant):
         return turns(program if variant == "none" else wrap(program), count, env)
 
-    values = pairs.interleave(("none", "peer"), measure, 2 if quick else 5)
-    return pairs.interval(pairs.differences(values, "peer", "none"))[0], values
+    values = pairs.interleave(("none", "peer"), measure, 2 if quick else 6)
+    return pairs.interval(pairs.differences(values, "peer", "none")), values
 
 
 def both(name, wrap, beside, quick, count):
-    added, raw_turn = on_turn(wrap, count, quick)
-    rows = [{"what": f"epoll turn, {name}", "peer": f"{added:+.0f} ns"}]
-    share, raw_redis = on_redis(beside, quick)
-    rows.append({"what": f"redis throughput, {name}", "peer": f"x {share:.2f}"})
+    (added, low, high), raw_turn = on_turn(wrap, count, quick)
+    rows = [{"what": f"epoll turn, {name}", "peer": f"{added:+.0f} ns [{low:.0f}, {high:.0f}]"}]
+    (share, low, high), raw_redis = on_redis(beside, quick)
+    rows.append({"what": f"redis throughput, {name}", "peer": f"x {share:.2f} [{low:.2f}, {high:.2f}]"})
     return rows, {"turn": raw_turn, "redis": raw_redis}
 
 

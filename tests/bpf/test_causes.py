@@ -143,6 +143,12 @@ int main(void) {
 }
 """
 
+MANY = LOOP.replace("epoll_wait(ep, &out, 1, 2);", """
+        epoll_wait(ep, &out, 1, 2);
+        if (i == 30) { puts("soon"); fflush(stdout); getchar(); }
+        if (i > 30 && i <= 110) { struct timespec t = {0, 12000000}; nanosleep(&t, 0); }
+        if (i > 110) return 0;""")
+
 GO = r"""
 package main
 
@@ -259,6 +265,22 @@ def test_samples_without_the_tracer(tmp_path, tracer):
         pytest.skip("a turn began before the tracer was stopped: the machine is too busy")
     for slow in late:
         assert not slow.get("ongoing") and any("on_work" in stack for stack in recording.functions(slow)), slow
+
+
+def test_nothing_is_lost_while_the_tracer_gets_no_cpu(tmp_path, tracer):
+    """80 stalls, and the program is gone when the tracer comes to read of them: each is told, with its reasons."""
+    target = build(tmp_path, MANY, "gcc")
+    traced = tracer(target, "many", threshold="10ms", stdin=subprocess.PIPE)
+    assert traced.program.stdout.readline() == "soon\n"
+    time.sleep(0.3)  # the tracer has met it
+    traced.tracer.process.send_signal(signal.SIGSTOP)
+    helpers.wait_until(lambda: helpers.process_state(traced.tracer.process.pid) == "T", what="the tracer to be stopped")
+    traced.program.communicate("\n", timeout=helpers.PATIENCE)
+    traced.tracer.process.send_signal(signal.SIGCONT)
+    recording = traced.tracer.wait()
+    asleep = [s for s in recording.slow if [c for c in s.get("calls", ()) if "nanosleep" in c["name"]]]
+    assert len(asleep) == len({s["start_ns"] for s in asleep}) == 80, (len(asleep), recording.end, recording.of("note"))
+    assert all(s["blocked_ns"] > 11_000_000 for s in asleep), asleep
 
 
 def test_page_faults(tmp_path, tracer):

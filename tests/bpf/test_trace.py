@@ -260,6 +260,24 @@ def test_pid_namespace(watch, tmp_path):
         outer.wait()
 
 
+def test_inside_a_pid_namespace(tmp_path):
+    """A tracer in a PID namespace watches by the numbers of that, and records those."""
+    if not shutil.which("unshare") or os.geteuid() != 0:
+        pytest.skip("unshare as root is needed")
+    path = tmp_path / "inside.jsonl"
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c",
+         'recording=$1 unblock=$2; shift 2; "$@" & sleep 0.5; '
+         '"$unblock" trace -t 20ms --duration 2s -o "$recording" $!; status=$?; echo $!; kill $!; exit $status',
+         "sh", path, helpers.UNBLOCK, *TICKER, "100000"],
+        capture_output=True, text=True, timeout=helpers.PATIENCE, env=helpers.clean_environment())
+    assert done.returncode == 0, done.stderr
+    recording = helpers.Recording(path)
+    assert int(done.stdout) < 20 and recording.header["source"] == "bpf", done.stdout
+    found = sleeps(recording, int(done.stdout))
+    assert found and any(s["samples"] for s in found), recording.slow  # a tracer without a CPU comes too late for some
+
+
 def cgroup_root():
     for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
         if os.path.exists(path + "/cgroup.procs") and os.access(path, os.W_OK):

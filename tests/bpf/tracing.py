@@ -43,10 +43,11 @@ class Tracer:
 class Traced:
     """A program that waits before its first instruction until the tracer is there."""
 
-    def __init__(self, folder, *command, threshold="10ms", options=(), env=None, cwd=None, tracer=None):
+    def __init__(self, folder, *command, threshold="10ms", options=(), env=None, cwd=None, tracer=None,
+                 stdin=subprocess.DEVNULL):
         self.program = subprocess.Popen(["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *map(str, command)],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True, env=env or helpers.clean_environment(), cwd=cwd)
+                                        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=env or helpers.clean_environment(), cwd=cwd)
         helpers.wait_until(lambda: helpers.process_state(self.program.pid) == "T", what="the program to be stopped")
         self.tracer = Tracer(folder, self.program.pid, threshold=threshold, options=options, **(tracer or {}))
         self.program.send_signal(signal.SIGCONT)
