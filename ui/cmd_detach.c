@@ -124,7 +124,7 @@ int ub_cmd_detach(int argc, char **argv)
 {
     struct ub_dump_target target;
     char why[UB_WHY_MAX];
-    pid_t pid;
+    pid_t pid = 0;
     int r = parse(argc, argv, &pid, why);
 
     if (r == UB_OPTIONS_HELP)

@@ -176,9 +176,10 @@ static bool try_socket(void *self, const char *path, uid_t owner)
             w->client = c;
         json_decref(status);
     }
-    if (w->client == NULL)
-        ub_control_hang_up(c);
-    return w->client == NULL;
+    if (w->client == c)
+        return false;
+    ub_control_hang_up(c);
+    return true;
 }
 
 int ub_control_find(pid_t pid, struct ub_control_client **ret)
