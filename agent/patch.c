@@ -530,7 +530,8 @@ static void *instead(const struct module *m, const char *name, uintptr_t value)
         if (!h || !is_caller(ops, h, m->name))
             continue;
         copy = copy_of(m, loop, (uint32_t)(h - ops->hooks), value);
-        return copy >= 0 ? h->hook[copy] : NULL;
+        if (copy >= 0 && h->hook[copy]) /* another backend may hook what this one only calls */
+            return h->hook[copy];
     }
     return hook;
 }
@@ -708,6 +709,7 @@ static bool any_copy(const struct module *m)
 }
 
 bool ub_patch_runtime, ub_patch_stacks;
+int (*ub_patch_python)(void);
 struct ub_fiber_exceptions *(*ub_runtime_exceptions)(void);
 
 /* Interpreters, virtual machines, collectors: by a function that each of them exports, wherever it is linked to. */
@@ -720,12 +722,16 @@ static void look_for_runtime(const struct module *m)
         "_ZN2v82V810InitializeEi", "__asan_init",    "__tsan_init", /* sanitizers: they want to be told of each switch
                                                                      */
     };
-    void *exceptions = defined(m, "__cxa_get_globals");
+    void *exceptions = defined(m, "__cxa_get_globals"), *python;
 
     for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++) {
         if (!defined(m, names[i]))
             continue;
-        ub_patch_runtime = true;
+        python = i == 0 && !patch.complete ? defined(m, "Py_IsInitialized") : NULL; /* later ones may be unloaded */
+        if (python)
+            memcpy(&ub_patch_python, &python, sizeof(python));
+        else
+            ub_patch_runtime = true;
         ub_patch_stacks |= i > 0;
     }
     ub_patch_stacks |= defined(m, "PyInit__greenlet") != NULL; /* it copies parts of stacks to where they were */

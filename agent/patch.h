@@ -58,6 +58,14 @@ extern uint32_t ub_patch_seen;
 /* A runtime is in the process that keeps track of its thread's stack: no callback is left in its midst. */
 extern bool ub_patch_runtime;
 
+/* Py_IsInitialized of a CPython that the program was started with, and need not use: a plugin's; NULL. */
+extern int (*ub_patch_python)(void);
+
+static inline bool ub_patch_has_runtime(void)
+{
+    return ub_patch_runtime || (ub_patch_python && ub_patch_python());
+}
+
 /* Likewise for steps of asyncio's tasks: something beside the interpreter itself. */
 extern bool ub_patch_stacks;
 

@@ -22,12 +22,16 @@ enum ub_shape_fd {
     UB_FD_MEMBER,   /* an int at fd_at in the object */
 };
 
+/* To offload: of its kind; made by the library for one time; a request that may be answered at any time. */
+enum ub_shape_special { UB_SHAPE_USUAL, UB_SHAPE_ONCE, UB_SHAPE_REQUEST };
+
 struct ub_shape {
     uint8_t kind;     /* enum ub_callback_kind */
     uint8_t library;  /* enum ub_loop_library */
     uint8_t object;   /* which argument is the handle, source, watcher ... */
     uint8_t function; /* which argument is the program's function, plus one; 0: the function that is called itself */
     uint8_t fd;       /* enum ub_shape_fd */
+    uint8_t special;  /* enum ub_shape_special: what it is to offload, beyond its kind */
     uint16_t fd_at;
     /* The object's name, or NULL. Called only after a slow callback, while the library still holds the object. */
     const char *(*name)(uint64_t object);
@@ -145,7 +149,8 @@ __attribute__((always_inline)) static inline bool ub_span_begin(struct ub_thread
                                            .object = object,
                                            .fd = ub_span_fd(shape, argument, object),
                                            .kind = shape->kind,
-                                           .library = shape->library};
+                                           .library = shape->library,
+                                           .moves = shape->special == UB_SHAPE_REQUEST};
     if (ub_unlikely(ub_load_relaxed(&t->slot->flags) & UB_SLOT_AFTER))
         ub_after_callback(t, &level->callback, now);
     ub_span_publish(t, s, depth + 1, now);

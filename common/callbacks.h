@@ -85,7 +85,7 @@ struct ub_callback {
     int32_t fd;        /* -1: none */
     uint8_t kind;      /* enum ub_callback_kind */
     uint8_t library;   /* enum ub_loop_library */
-    uint16_t reserved;
+    uint16_t moves;    /* its calls may be moved, though not those of others of its kind */
 };
 _Static_assert(sizeof(struct ub_callback) == 24, "callbacks: agent and tracer agree on it");
 

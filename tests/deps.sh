@@ -73,6 +73,7 @@ servers  gunicorn            cmd:gunicorn
 servers  python3-aiohttp     py:aiohttp
 servers  python3-uvloop      py:uvloop
 servers  tor                    cmd:tor
+servers  unbound                cmd:unbound
 servers  libev-perl             none
 servers  bind9                  cmd:named
 servers  bind9-dnsutils         cmd:dig

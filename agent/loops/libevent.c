@@ -8,6 +8,7 @@
 #include "loop.h"
 
 #include "../module.h"
+#include "../offload/eventhost.h"
 
 #include <string.h>
 
@@ -23,7 +24,10 @@ SHAPE(listening, LISTENER, .fd = UB_FD_ARGUMENT, .fd_at = 1);
 SHAPE(trouble, LISTENER);
 SHAPE(buffered, BUFFEREVENT);
 SHAPE(evbuffer, EVBUFFER);
-SHAPE(http, CALLBACK); /* a request or connection of evhttp */
+SHAPE(once_io, IO, .object = 2, .fd = UB_FD_ARGUMENT, .fd_at = 0, .special = UB_SHAPE_ONCE);
+SHAPE(once_timer, TIMER, .object = 2, .special = UB_SHAPE_ONCE);
+SHAPE(request, CALLBACK, .special = UB_SHAPE_REQUEST); /* of a client of evhttp's, to be answered */
+SHAPE(http, CALLBACK);                                 /* a request or connection of evhttp */
 SHAPE(dns, DNS);
 
 /* A signal, a timer, or an event on a descriptor (EV_TIMEOUT 1, EV_READ 2, EV_WRITE 4, EV_SIGNAL 8). */
@@ -32,14 +36,26 @@ static void *event_thunk(void *cb, int fd, int events)
     return ub_thunk(cb, events & 8 ? &signal : fd < 0 ? &timer : &io);
 }
 
+static void *once_thunk(void *cb, int fd, int events)
+{
+    return ub_thunk(cb, events & 8 ? &signal : fd < 0 ? &once_timer : &once_io);
+}
+
+/* An event is made (again) in the program's own memory. */
+static void *assigned(void *ev, void *cb, int fd, int events)
+{
+    ub_event_assigned(ev);
+    return event_thunk(cb, fd, events);
+}
+
 /* clang-format off */
 #define FUNCTIONS(X) \
     X(const char *, event_get_version, (void), ()) \
     X(void *, event_new, (void *base, int fd, short what, void *cb, void *arg), (base, fd, what, event_thunk(cb, fd, what), arg)) \
-    X(int, event_assign, (void *ev, void *base, int fd, short what, void *cb, void *arg), (ev, base, fd, what, event_thunk(cb, fd, what), arg)) \
-    X(void, event_set, (void *ev, int fd, short what, void *cb, void *arg), (ev, fd, what, event_thunk(cb, fd, what), arg)) \
-    X(int, event_once, (int fd, short what, void *cb, void *arg, void *tv), (fd, what, event_thunk(cb, fd, what), arg, tv)) \
-    X(int, event_base_once, (void *base, int fd, short what, void *cb, void *arg, void *tv), (base, fd, what, event_thunk(cb, fd, what), arg, tv)) \
+    X(int, event_assign, (void *ev, void *base, int fd, short what, void *cb, void *arg), (ev, base, fd, what, assigned(ev, cb, fd, what), arg)) \
+    X(void, event_set, (void *ev, int fd, short what, void *cb, void *arg), (ev, fd, what, assigned(ev, cb, fd, what), arg)) \
+    X(int, event_once, (int fd, short what, void *cb, void *arg, void *tv), (fd, what, once_thunk(cb, fd, what), arg, tv)) \
+    X(int, event_base_once, (void *base, int fd, short what, void *cb, void *arg, void *tv), (base, fd, what, once_thunk(cb, fd, what), arg, tv)) \
     X(void *, evconnlistener_new, (void *base, void *cb, void *arg, unsigned flags, int backlog, int fd), (base, ub_thunk(cb, &listening), arg, flags, backlog, fd)) \
     X(void *, evconnlistener_new_bind, (void *base, void *cb, void *arg, unsigned flags, int backlog, void *address, int size), (base, ub_thunk(cb, &listening), arg, flags, backlog, address, size)) \
     X(void, evconnlistener_set_cb, (void *l, void *cb, void *arg), (l, ub_thunk(cb, &listening), arg)) \
@@ -47,8 +63,8 @@ static void *event_thunk(void *cb, int fd, int events)
     X(void, bufferevent_setcb, (void *b, void *r, void *w, void *e, void *arg), (b, ub_thunk(r, &buffered), ub_thunk(w, &buffered), ub_thunk(e, &buffered), arg)) \
     X(void *, bufferevent_new, (int fd, void *r, void *w, void *e, void *arg), (fd, ub_thunk(r, &buffered), ub_thunk(w, &buffered), ub_thunk(e, &buffered), arg)) \
     X(void *, evbuffer_add_cb, (void *b, void *cb, void *arg), (b, ub_thunk(cb, &evbuffer), arg)) \
-    X(int, evhttp_set_cb, (void *h, void *path, void *cb, void *arg), (h, path, ub_thunk(cb, &http), arg)) \
-    X(void, evhttp_set_gencb, (void *h, void *cb, void *arg), (h, ub_thunk(cb, &http), arg)) \
+    X(int, evhttp_set_cb, (void *h, void *path, void *cb, void *arg), (h, path, ub_thunk(cb, &request), arg)) \
+    X(void, evhttp_set_gencb, (void *h, void *cb, void *arg), (h, ub_thunk(cb, &request), arg)) \
     X(void *, evhttp_request_new, (void *cb, void *arg), (ub_thunk(cb, &http), arg)) \
     X(void, evhttp_request_set_chunked_cb, (void *r, void *cb), (r, ub_thunk(cb, &http))) \
     X(void, evhttp_request_set_header_cb, (void *r, void *cb), (r, ub_thunk(cb, &http))) \

@@ -50,8 +50,9 @@ void ub_offload_start(uint32_t mode)
 static const uint32_t kinds_uv = KIND(TIMER) | KIND(ASYNC) | KIND(FS) | KIND(DNS) | KIND(WORK) | KIND(PROCESS);
 
 /*
- * libevent: plain events only. Not: signals (a pointer into the loop's stack), listeners, bufferevents, evbuffers,
- * http, dns. Unfinished.
+ * libevent: plain events, and (`moves`) requests of evhttp's clients. Not: signals (a pointer into the loop's stack),
+ * listeners, bufferevents and evbuffers (locked meanwhile, and their buffers go on changing), what else evhttp and
+ * evdns call (their objects are freed when it returns).
  */
 static const uint32_t kinds_event = KIND(TIMER) | KIND(IO);
 
@@ -59,7 +60,7 @@ static uint32_t kinds_of(uint32_t library)
 {
     if (library == UB_LOOP_LIBUV)
         return kinds_uv;
-    return library == UB_LOOP_LIBEVENT && ub_process->arena->h.offload_tasks ? kinds_event : 0;
+    return library == UB_LOOP_LIBEVENT ? kinds_event : 0;
 }
 
 static enum ub_pin judge_callback(const struct ub_spans *s)
@@ -73,7 +74,7 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
     c = &s->level[0].callback;
     if (!kinds_of(c->library))
         return UB_PIN_LIBRARY;
-    return kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
+    return c->moves || kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
 }
 
 /* ---- signal handlers --------------------------------------------------------------------- */
@@ -253,8 +254,12 @@ static bool waits_for_descriptors(uint32_t id)
 /*
  * A program that wants its calls interrupted: by a handler without SA_RESTART, by an alarm while it sleeps; and where
  * the call is one that no flag restarts (sleeps, sockets with a time limit), by any handler. Where the call is made
- * elsewhere nothing interrupts it.
+ * elsewhere nothing interrupts it. Handlers of the program's own faults are for its end, not for its calls.
  */
+#define SIGNAL(name) (1ull << (SIG##name - 1))
+static const uint64_t faults =
+    SIGNAL(SEGV) | SIGNAL(BUS) | SIGNAL(FPE) | SIGNAL(ILL) | SIGNAL(TRAP) | SIGNAL(ABRT) | SIGNAL(SYS);
+
 static bool is_interrupted(bool never_restarted)
 {
     struct itimerval alarm = {0};
@@ -262,7 +267,8 @@ static bool is_interrupted(bool never_restarted)
     for (int sig = 1; sig <= 64; sig++) {
         struct kernel_sigaction act = {0};
 
-        if (sig == 32 || sig == 33 || (sig == SIGURG && ub_process->sampler)) /* libc's own; ours */
+        if (sig == 32 || sig == 33 || faults >> (sig - 1) & 1 ||
+            (sig == SIGURG && ub_process->sampler)) /* libc's own; ours */
             continue;
         if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1 &&
             (never_restarted || !(act.flags & SA_RESTART)))
@@ -283,7 +289,7 @@ static enum ub_pin judge(const struct ub_thread *t, uint32_t id, const uint64_t 
         return UB_PIN_SECCOMP;
     if (s->depth && s->level[0].callback.library == UB_LOOP_ASYNCIO)
         return ub_pysteps_judge(t, id, value, sp, &ret->lock);
-    if (ub_patch_runtime)
+    if (ub_patch_has_runtime())
         return UB_PIN_RUNTIME;
     pin = judge_callback(s);
     if (pin == UB_PIN_MOVABLE)
@@ -293,9 +299,9 @@ static enum ub_pin judge(const struct ub_thread *t, uint32_t id, const uint64_t 
     return ub_locks_held(&ret->lock) ? UB_PIN_LOCK : UB_PIN_MOVABLE;
 }
 
-bool ub_decide_kind_moves(uint32_t library, uint32_t kind)
+bool ub_decide_shape_moves(const struct ub_shape *shape)
 {
-    return kinds_of(library) & 1u << kind;
+    return shape->special == UB_SHAPE_REQUEST || kinds_of(shape->library) & 1u << shape->kind;
 }
 
 bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value)

@@ -39,8 +39,9 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
 /* Whether a signal is meant to end this call: then nothing else may be done while it lasts. Slow path only. */
 bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value);
 
-/* Whether callbacks of this kind are ever moved. */
-bool ub_decide_kind_moves(uint32_t library, uint32_t kind);
+/* Whether callbacks like this are ever moved. */
+struct ub_shape;
+bool ub_decide_shape_moves(const struct ub_shape *shape);
 
 /* Whether this call is, whatever its arguments. */
 bool ub_decide_call_moves(uint32_t id);

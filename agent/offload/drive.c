@@ -150,3 +150,28 @@ void ub_drive_all(void)
     }
     errno = saved;
 }
+
+void ub_drive_until_over(const struct ub_host *h, bool (*such)(const struct ub_task *task, const void *which),
+                         const void *which)
+{
+    struct mine *m = ub_suspend_mine(false);
+    int saved = errno;
+
+    while (m && h->generation == ub_process->generation) {
+        struct ub_task *some = NULL, *ready = NULL;
+
+        collect(m);
+        for (struct ub_task *task = h->suspended; task && !ready; task = task->next) {
+            if (!task->over && such(task, which))
+                some = task;
+            ready = some == task && task->done ? task : NULL;
+        }
+        if (!some)
+            break;
+        if (ready)
+            go_on(m, ready);
+        else
+            wait_for_some(m, -1, 0, GRACE_NS);
+    }
+    errno = saved;
+}

@@ -35,6 +35,10 @@ enum ub_drove ub_drive(struct ub_drive *d, int fd, short events, uint64_t wait_n
 /* Until all older callbacks are over, as far as they can be. Keeps errno. Slow path only. */
 void ub_drive_all(void);
 
+/* Until no such callback is suspended in the loop, whenever it began: what they use is about to be gone. */
+void ub_drive_until_over(const struct ub_host *h, bool (*such)(const struct ub_task *task, const void *which),
+                         const void *which);
+
 /* Who takes locks here: a callback on a stack of its own, or NULL. Signal-safe. */
 const void *ub_drive_holder(void);
 

@@ -293,14 +293,21 @@ void ub_suspend_touched(void *handle)
     }
 }
 
-bool ub_suspend_is_muted(const void *handle)
+struct ub_task *ub_suspend_find(const void *handle)
 {
     const struct mine *m = ub_suspend_mine(false);
-    const struct ub_task *task = task_of_handle(handle);
+    struct ub_task *task = m && m->suspended ? task_of_handle(handle) : NULL;
 
-    for (const struct ub_task *t = m ? m->current : NULL; !task && t; t = t->outer)
+    for (struct ub_task *t = m ? m->current : NULL; !task && t; t = t->outer)
         task = t->key == (uint64_t)(uintptr_t)handle ? t : NULL;
-    return task && task->muted;
+    return task;
+}
+
+struct ub_task *ub_suspend_current(void)
+{
+    const struct mine *m = ub_suspend_mine(false);
+
+    return m ? ub_suspend_task(m, (uintptr_t)__builtin_frame_address(0)) : NULL;
 }
 
 bool ub_suspend_free_later(void *handle)
@@ -343,8 +350,8 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
     if (state != UB_FIBER_SUSPENDED)
         return true;
     put_in(m, task);
-    if (!task->left && h->ops->mute)
-        task->muted = h->ops->mute(h, task->key, true);
+    if (h->ops->mute)
+        h->ops->mute(task);
     task->left = true;
     start_calls(h);
     ub_suspend_arm(h);
@@ -372,7 +379,11 @@ static void finish(struct mine *m, struct ub_task *task)
     uint64_t ret, word[UB_FIBER_WORDS] = {task->key};
 
     if (task->left && h->ops->back)
-        h->ops->back(h, task->key, task->muted, task->freed);
+        h->ops->back(task);
+    for (struct ub_task *other = h->suspended; other; other = other->next) {
+        if (other->behind == task)
+            other->over = other->done = true;
+    }
     ub_fiber_give(&m->fibers, &task->fiber);
     if (copy.held_close) {
         static const struct ub_shape closing = {.kind = UB_CALLBACK_CLOSE, .library = UB_LOOP_LIBUV};
@@ -409,15 +420,20 @@ static void abandon(struct mine *m, uintptr_t sp)
     }
 }
 
-/* Behind one of the same handle. False: no room. Timers and asyncs that fire again have fired once. */
+/* Behind one of the same handle. False: no room. Timers and asyncs that fire again have fired once; so have libevent's
+ * events, with all that they were told. */
 static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const struct ub_shape *shape,
                     const uint64_t word[UB_FIBER_WORDS])
 {
     struct ub_pending *p;
 
     for (uint32_t i = 0; i < h->pendings; i++) {
-        if (h->pending[i].key == key && (shape->kind == UB_CALLBACK_TIMER || shape->kind == UB_CALLBACK_ASYNC))
-            return true;
+        p = &h->pending[i];
+        if (p->key == key && shape->library == UB_LOOP_LIBEVENT && shape->special == UB_SHAPE_USUAL)
+            p->argument[1] |= word[1];
+        else if (p->key != key || (shape->kind != UB_CALLBACK_TIMER && shape->kind != UB_CALLBACK_ASYNC))
+            continue;
+        return true;
     }
     if (h->pendings == UB_HOST_PENDING)
         return false;
@@ -425,6 +441,41 @@ static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const st
     *p = (struct ub_pending){.key = key, .function = function, .shape = shape};
     for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
         p->argument[i] = word[i];
+    return true;
+}
+
+/* One that waits in a call on this descriptor. */
+static struct ub_task *user_of(const struct ub_host *h, int fd)
+{
+    struct ub_task *task = h->suspended;
+
+    while (task && (task->fd != fd || task->behind || task->over))
+        task = task->next;
+    return task;
+}
+
+/*
+ * Another callback is suspended in a call on the descriptor that this one is told to be ready: without us that one
+ * would have had it all to itself, and it may be ready no more. The event is kept from firing until then.
+ */
+static bool leave_to(struct mine *m, struct ub_task *task)
+{
+    struct ub_host *h = task->host;
+    struct ub_task *user;
+
+    if (task->shape->kind != UB_CALLBACK_IO || task->shape->fd != UB_FD_ARGUMENT || !h->ops->is_level)
+        return false;
+    user = user_of(h, (int)task->argument[task->shape->fd_at]);
+    if (!user || !h->ops->is_level(task))
+        return false;
+    task->behind = user;
+    task->started = true;
+    task->done = false;
+    task->fd = task->own_fd = -1;
+    task->deadline_ns = 0;
+    put_in(m, task);
+    h->ops->mute(task);
+    task->left = true;
     return true;
 }
 
@@ -440,16 +491,13 @@ static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t func
         earlier->held_close = function;
         return true;
     }
-    if (earlier && put_off(h, key, function, shape, word)) {
-        if (h->ops->mute && h->ops->mute(h, key, false))
-            earlier->muted = true;
+    if (earlier && ((h->ops->again && h->ops->again(earlier, word)) || put_off(h, key, function, shape, word)))
         return true;
-    }
     while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
         wait_for_timer(h);
         ub_suspend_wake(h);
     }
-    if (!ub_decide_kind_moves(shape->library, shape->kind))
+    if (!ub_decide_shape_moves(shape))
         return false;
     task = (struct ub_task *)ub_fiber_take(&m->fibers);
     if (!task)
@@ -460,10 +508,15 @@ static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t func
     task->key = key;
     task->nested_sp = task->held_close = 0;
     task->driven = task->over = task->left = task->muted = task->freed = false;
+    task->behind = NULL;
     task->born = ++m->born;
     for (uint32_t i = 0; i < UB_FIBER_WORDS; i++)
         task->argument[i] = word[i];
+    if (h->ops->begin)
+        h->ops->begin(task);
     ub_fiber_start(&task->fiber, (ub_fiber_function *)function, word);
+    if (h->count && leave_to(m, task))
+        return true;
     if (run(m, task)) {
         *ret = task->fiber.result;
         finish(m, task);
@@ -479,7 +532,7 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     struct ub_host *h;
     uint64_t key;
 
-    if (!m || ub_patch_runtime ||
+    if (!m || ub_patch_has_runtime() ||
         ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
     abandon(m, sp);
@@ -495,7 +548,7 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     }
     h = ub_uv_host(shape, word, &key);
     if (!h)
-        h = ub_event_host(shape, function, &key);
+        h = ub_event_host(shape, function, word, &key);
     return h && start(m, h, key, function, shape, word, ret);
 }
 
@@ -550,6 +603,9 @@ void ub_suspend_wake(struct ub_host *h)
 
     if (h->generation !=
         ub_process->generation) { /* a forked child: the timer and what is suspended are its parent's */
+        for (struct ub_task *task = h->suspended; task && h->ops->orphan; task = task->next)
+            h->ops->orphan(task);
+        h->suspended = NULL;
         if (h->held)
             h->ops->hold(h, false);
         h->held = false;

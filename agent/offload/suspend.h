@@ -47,7 +47,9 @@ struct ub_task {
     bool driven;                 /* it was resumed above what waits in its place (drive.h) */
     bool left;                   /* it has been suspended before */
     bool muted, freed;           /* its handle: kept from firing; to be freed when this is over */
+    uint64_t own[4];             /* the backend's */
     bool over;                   /* likewise, and has ended; its loop is to be told */
+    struct ub_task *behind;      /* it never begins: its event is kept from firing until this one is over; NULL */
     uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
     struct ub_policy_site *site; /* of the call; NULL: there was no room */
     uint64_t held_close;         /* close callback of the handle, which came meanwhile; 0 */
@@ -62,11 +64,20 @@ struct ub_pending {
 struct ub_host_ops {
     bool (*attach)(struct ub_host *h);           /* from now on the loop calls ub_suspend_wake, see `hold` */
     void (*hold)(struct ub_host *h, bool alive); /* the loop must not end, and has to look from time to time */
-    /* A callback of the handle is suspended (not `first`: one more is due), NULL: nothing is to be done. True: what
-     * would come again at once is kept from it. */
-    bool (*mute)(struct ub_host *h, uint64_t key, bool first);
-    /* It is over. `muted`: and the program has left the handle alone; `freed`: it wanted to free it. */
-    void (*back)(struct ub_host *h, uint64_t key, bool muted, bool freed);
+    /* The rest may be NULL: nothing is to be done. A callback begins: its handle is still what it was. */
+    void (*begin)(struct ub_task *task);
+    /* It is suspended (it may be for the second time): what would come again at once is kept from it, and it `muted`.
+     */
+    void (*mute)(struct ub_task *task);
+    /* One more is due of its handle. True: it will be when this one is over, if it still is; else it is put off. */
+    bool (*again)(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS]);
+    /* Whether a descriptor's being ready is all that this callback would be told. */
+    bool (*is_level)(const struct ub_task *task);
+    /* It is over, having been suspended. `muted`: and the program has left the handle alone; `freed`: it wanted to free
+     * it. */
+    void (*back)(struct ub_task *task);
+    /* In a forked child, which has no suspended callbacks: its handle is as it was. */
+    void (*orphan)(struct ub_task *task);
 };
 
 /* One loop of a library, in one thread. */
@@ -113,8 +124,11 @@ void ub_suspend_forget(struct ub_host *h);
 /* A handle was stopped, started anew or closed: what is due of it is no longer. */
 void ub_suspend_touched(void *handle);
 
-/* Its callback is suspended, and it is kept from firing meanwhile. */
-bool ub_suspend_is_muted(const void *handle);
+/* The callback of the handle that runs here or is suspended; NULL. */
+struct ub_task *ub_suspend_find(const void *handle);
+
+/* The callback on whose own stack the caller is; NULL. */
+struct ub_task *ub_suspend_current(void);
 
 /* The program frees it. True: its callback is suspended, and will be the last; then `back` is to free it. */
 bool ub_suspend_free_later(void *handle);

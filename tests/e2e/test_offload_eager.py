@@ -310,6 +310,7 @@ static void begin()
         start(&a, on_read_number, 1, 0); start(&b, on_read_number, 2, 0); start(&c, on_replace, 40, 0);
     }
     if (is("unshared")) { pthread_create(&helper, nullptr, feeder, nullptr); start(&a, on_read, 1, 0); start(&b, on_unshare, 130, 0); }
+    if (is("faults")) { struct sigaction sa = {}; sa.sa_handler = on_alarm; sigaction(SIGSEGV, &sa, nullptr); start(&a, on_last, 1, 0); }
     if (is("restart")) { signal(SIGUSR2, on_alarm); pthread_create(&helper, nullptr, kicker, nullptr); start(&a, on_cut, 1, 0); }
     if (is("records")) start(&a, on_records, 1, 0);
     if (is("reuse")) { number = fcntl(p[0], F_DUPFD, 800); pthread_create(&helper, nullptr, reuser, nullptr); start(&a, on_read_number, 1, 0); start(&b, on_read_number, 2, 0); }
@@ -356,7 +357,7 @@ int main(int, char **argv)
 
 MOVES = {"queue": 4, "stopped": 1, "close": 3, "self": 1, "alive": 1, "stop": 1, "catch": 2, "throw": 2, "jump": 2, "fork": 1,
          "reads": 3, "dup2": 2, "dup3": 2, "close_range": 2, "closefrom": 2, "unshared": 1, "closefd": 1, "sigpipe": 1, "lost": 1, "big": 1, "errno": 1, "async": 2, "work": 2, "many": 2000, "exit": 0, "once": 1,
-         "records": 1, "reuse": 2, "eof": 1, "semaphore": 2, "own": 1}
+         "faults": 1, "records": 1, "reuse": 2, "eof": 1, "semaphore": 2, "own": 1}
 STAYS = ["alarm", "handler", "restart"]
 
 
@@ -493,6 +494,10 @@ static int n, far;
 #ifdef RUNTIME
 void lua_newstate(void) {}
 #endif
+#ifdef PYTHON
+void Py_Initialize(void) {}
+int Py_IsInitialized(void) { return PYTHON; }
+#endif
 static void on_timer(uv_timer_t *t)
 {
     char here;
@@ -518,9 +523,11 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("flags,moves", [([], True), (["-DRUNTIME", "-rdynamic"], False)])
+@pytest.mark.parametrize("flags,moves", [([], True), (["-DRUNTIME", "-rdynamic"], False), (["-DPYTHON=1", "-rdynamic"], False),
+                                         (["-DPYTHON=0", "-rdynamic"], True)])
 def test_an_interpreter_keeps_its_stack(tmp_path, flags, moves):
-    """Where an interpreter is in the process callbacks run on the thread's own stack, and nothing moves."""
+    """Where an interpreter is in the process callbacks run on the thread's own stack, and nothing moves; one of CPython's has to be
+    started first."""
     (tmp_path / "runtime.c").write_text(RUNTIME)
     subprocess.run(["cc", "-g", "-w", tmp_path / "runtime.c", "-o", tmp_path / "runtime", "-luv", *flags], check=True)
     done, recording, _ = eager(tmp_path, tmp_path / "runtime")

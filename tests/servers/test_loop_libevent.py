@@ -26,9 +26,9 @@ def bencode(value):
 
 
 class Seed:
-    """An HTTP server that has the one file of a torrent."""
+    """An HTTP server that has the one file of a torrent, and of others of the same content by other `names`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, names=("blob",)):
         self.content = random.Random(5).randbytes(256 << 10)
         content = self.content
 
@@ -52,10 +52,11 @@ class Seed:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         piece = 32 << 10
         pieces = b"".join(hashlib.sha1(content[i:i + piece]).digest() for i in range(0, len(content), piece))
-        self.torrent = folder / "blob.torrent"
-        self.torrent.write_bytes(bencode({
-            "info": {"length": len(content), "name": "blob", "piece length": piece, "pieces": pieces},
-            "url-list": f"http://127.0.0.1:{self.server.server_port}/blob"}))
+        for name in names:
+            self.torrent = folder / f"{name}.torrent"
+            self.torrent.write_bytes(bencode({
+                "info": {"length": len(content), "name": name, "piece length": piece, "pieces": pieces},
+                "url-list": f"http://127.0.0.1:{self.server.server_port}/{name}"}))
 
     def end(self):
         self.server.shutdown()
@@ -63,7 +64,7 @@ class Seed:
 
 
 class Transmission(Server):
-    slow = False
+    slow = config_on_disk = False
 
     def command(self):
         downloads = self.folder / "downloads"
@@ -72,7 +73,7 @@ class Transmission(Server):
             downloads = self.disk.path
         downloads.mkdir(exist_ok=True)
         self.downloads = downloads
-        config = self.folder / "config"
+        config = self.folder / "config" if not self.config_on_disk else self.disk.path / "config"
         config.mkdir()
         (config / "settings.json").write_text(json.dumps({
             "dht-enabled": False, "lpd-enabled": False, "pex-enabled": False, "utp-enabled": False,
