@@ -234,17 +234,18 @@ static void *feeder(void *arg) { for (int i = 0; i < 4; i++) { usleep(80000); if
 /* A request: its client goes, it is answered before it is over, its server is freed. */
 static struct evhttp *http;
 static int port, answered;
+static void on_free_http(int fd, short what, void *arg) { evhttp_free(http); say("freed"); }
 static void on_request(struct evhttp_request *req, void *arg)
 {
     const char *uri = evhttp_request_get_uri(req);
     say("request");
+    if (is("http_free")) in(on_free_http, 40);
     if (is("http_answered")) evhttp_send_reply(req, 200, "OK", NULL);
     rest(150);
     say(evhttp_request_get_connection(req) ? "connection" : "LOST");
     say(evhttp_request_get_uri(req) == uri ? uri : "GONE");
     if (!is("http_answered")) evhttp_send_reply(req, 200, "OK", NULL);
 }
-static void on_free_http(int fd, short what, void *arg) { evhttp_free(http); say("freed"); }
 static void *client(void *arg)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -289,8 +290,7 @@ static void on_warm(int fd, short what, void *arg)
         getsockname(evhttp_bound_socket_get_fd(bound), (void *)&at, &len);
         port = ntohs(at.sin_port);
         pthread_create(&thread, NULL, client, NULL);
-        if (is("http_free")) in(on_free_http, 80);
-        in(on_end, 400);
+        in(on_end, 500);
         return;
     }
     if (write(p[1], "a", 1) != 1) abort();
