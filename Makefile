@@ -119,11 +119,14 @@ $(BUILD)/obj/%.o: %.c | $(BUILD)/.deps
 # The page of the HTML report is part of the command.
 $(BUILD)/obj/ui/html_page.o $(BUILD)/fuzz/ui/html_page.o: $(wildcard ui/html/*)
 
-$(BUILD)/lib/unblock/python3.%.so: agent/offload/python/tstate.c agent/offload/python/python.h | $(BUILD)/.deps
+PYTHON_SRC := $(wildcard agent/offload/python/*.c)
+
+$(BUILD)/lib/unblock/python3.%.so: $(PYTHON_SRC) $(wildcard agent/offload/python/*.h agent/offload/python/*.py) \
+                                   common/python_table.h | $(BUILD)/.deps
 	$(call say,CC,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(WARN) -fPIC -shared -fvisibility=hidden -fexceptions \
-	    -isystem $(filter %/python3.$*,$(PYTHON_HEADERS)) $< -o $@
+	    -isystem $(filter %/python3.$*,$(PYTHON_HEADERS)) $(PYTHON_SRC) -o $@
 
 # The export list comes from the list of hooks: a name is hooked if and only if it is exported.
 $(BUILD)/obj/agent/exports.map: agent/hooks.def common/calls.def agent/exports.sh
@@ -205,7 +208,7 @@ NPM_PACKAGES := speedscope playwright-core pprof-format @opentelemetry/otlp-tran
 check-offload: all programs
 	$(Q)tests/deps.sh servers
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py \
-	    tests/e2e/test_offload_event.py tests/servers/test_offload_libevent.py
+	    tests/e2e/test_offload_event.py tests/e2e/test_yield_python.py tests/servers/test_offload_libevent.py
 
 check-offload-suites: all
 	$(Q)tests/deps.sh peers

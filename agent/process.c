@@ -194,7 +194,8 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     off = variable(environment, "UNBLOCK_CALLBACKS");
     off = off && off[0] == '0' && off[1] == '\0' ? off : NULL;
     if (!off)
-        ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF);
+        ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF,
+                         inherited.arena && inherited.arena->h.python_wanted);
     fill_page(page, true);
     ub_process = page;
     if (!off)

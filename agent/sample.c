@@ -2,6 +2,7 @@
 
 #include "process.h"
 #include "raw.h"
+#include "offload/pyyield.h"
 #include "real.h"
 
 #include <errno.h>
@@ -16,6 +17,7 @@
 #define UB_MAIN_STACK_FREE (64ul << 20)
 
 static uint32_t installed;
+static bool reserving;
 
 /* What the program set, or inherited: only ever SIG_DFL or SIG_IGN while `installed`. Kept as single words. */
 static sighandler_t shadow_handler;
@@ -193,6 +195,11 @@ static void on_sample(int sig, siginfo_t *info, void *context)
         return;
     s = &t->cold->sample;
     request = ub_load_acquire(&s->request);
+    if (ub_pyyield_signalled(t->slot ? t->slot->tid : 0) && (request == 0 || request == s->done)) {
+        rewind_syscall(s, uc);
+        restart_syscall(s, uc);
+        return;
+    }
     if (request == 0 || request == s->done)
         return;
     s->at = ub_clock_ticks(page->clock);
@@ -224,6 +231,11 @@ bool ub_sample_install(void)
     return ub_load_relaxed(&installed);
 }
 
+void ub_sample_reserve(bool on)
+{
+    reserving = on;
+}
+
 void ub_sample_uninstall(void)
 {
     struct sigaction act = {.sa_handler = shadow_handler, .sa_flags = shadow_flags};
@@ -251,6 +263,11 @@ int ub_sample_sigaction(const struct sigaction *act, struct sigaction *old)
 
     if (!ub_load_acquire(&installed))
         return ub_real.sigaction(UB_SAMPLE_SIGNAL, act, old);
+    if (reserving) {
+        if (old)
+            tell_shadow(old);
+        return 0;
+    }
     if (act)
         wanted = *act; /* act and old may be one object */
     if (!act || wanted.sa_handler == SIG_DFL || wanted.sa_handler == SIG_IGN) {

@@ -22,6 +22,12 @@ void ub_sample_main_stack(const void *top);
  */
 bool ub_sample_install(void);
 
+/*
+ * While true, what this process sets for the signal is our own doing: the interpreter is told that the signal has a
+ * handler, so that it can be asked to call it, and ours stays in place.
+ */
+void ub_sample_reserve(bool on);
+
 /* Gives the signal back to what the program set. Signal-safe; leaves errno alone. */
 void ub_sample_uninstall(void);
 

@@ -16,6 +16,7 @@
 #include "clock.h"
 #include "image.h"
 #include "policy.h"
+#include "python_table.h"
 #include "uv_pool.h"
 #include "slot.h"
 
@@ -52,6 +53,8 @@ struct ub_arena_header {
     uint64_t call_floor;                                        /* ticks; shorter calls are not kept (calls.h) */
     uint32_t asleep;                                            /* the watcher waits on `doorbell` */
     uint32_t closed;                                            /* the run is over: agents go dormant */
+    uint32_t
+        python_wanted; /* steps of asyncio's tasks run on stacks of their own, whatever `offload` (python_table.h) */
     uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC, or calls may leave their loops */
     uint64_t watcher_namespace; /* after attaching: the PID namespace that `watcher_pid` is meant in; 0: the slots' */
 
@@ -84,6 +87,7 @@ struct ub_arena {
     struct ub_uv_pool uv_pool[UB_UV_POOL_MAX];
     struct ub_call_stack call_stack[UB_CALLS_STACKS];
     struct ub_policy policy;
+    struct ub_python_table python;
     struct ub_slot_cold cold[UB_SLOT_MAX] __attribute__((aligned(4096)));
 };
 
@@ -98,7 +102,7 @@ static inline void ub_arena_set_floor(struct ub_arena_header *h, uint64_t thresh
     uint64_t floor = ub_calls_floor(threshold, tenth_ms), most = UINT32_MAX;
 
     ub_store_relaxed(&h->call_floor, floor);
-    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC || h->offload > UB_OFFLOAD_DRY_RUN
+    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC || h->offload > UB_OFFLOAD_DRY_RUN || h->python_wanted
                                              ? 0
                                              : (uint32_t)(floor < most ? floor : most));
 }

@@ -185,6 +185,9 @@ void ub_explain_policy_site(struct ub_explain *x, const struct ub_event *e);
 void ub_explain_policy_tell(struct ub_explain *x);
 void ub_explain_policy_free(struct ub_explain *x);
 
+/* explain_rows.c: the `python` lines. */
+void ub_python_finish(struct ub_explain *x);
+
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_gone(struct ub_explain *x, const struct ub_event *e); /* thread gone in mid-stall */

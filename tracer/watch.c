@@ -148,6 +148,12 @@ static int create_arena(struct ub_watch *w)
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
     arena->h.offload = w->offload;
+    arena->python.yield_ns = w->yield_ns;
+    if (w->python_rules) {
+        arena->python.rules_size = (uint32_t)strnlen(w->python_rules, UB_PYTHON_RULES);
+        memcpy(arena->python.rules, w->python_rules, arena->python.rules_size);
+    }
+    arena->h.python_wanted = ub_python_table_wants_steps(&arena->python);
     arena->h.offload_tasks = w->offload_tasks;
     arena->h.offload_least_us = (uint32_t)(w->threshold_ns / 1000 < UINT32_MAX ? w->threshold_ns / 1000 : UINT32_MAX);
     ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
@@ -267,6 +273,8 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->tokens = w->captures_per_s;
     w->redact = options->redact;
     w->offload = options->offload;
+    w->yield_ns = options->yield_ns;
+    w->python_rules = options->python_rules;
     w->offload_tasks = options->offload_tasks;
     w->bpf = options->bpf;
     w->agentless = options->agentless;

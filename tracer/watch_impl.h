@@ -66,6 +66,8 @@ struct ub_watch {
     uint32_t captures_per_s;
     bool redact;
     uint32_t offload; /* enum ub_offload_mode */
+    uint64_t yield_ns;
+    const char *python_rules;
     bool offload_tasks;
     bool filtered; /* under a seccomp filter, and what we start as well: its agents cannot wake us */
     uint32_t stopping;

@@ -15,6 +15,7 @@
 #include "watching.h"
 
 #include "../common/clock.h"
+#include "../common/offload.h"
 #include "../tracer/bpf/bpf.h"
 #include "../tracer/watch.h"
 
@@ -31,6 +32,7 @@ struct run {
     bool want_bpf, want_js;
     const char *offload_text;
     struct ub_offload_choice offload;
+    uint64_t yield_ns;
 
     /* while it runs */
     char **argv;
@@ -64,14 +66,14 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct run *run, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX + 3];
+    struct ub_option option[UB_SETTINGS_MAX + 4];
     uint32_t count = ub_settings_options(&run->set, option);
     const struct ub_options options = {.usage = "unblock run [OPTION...] [--] CMD [ARG...]",
                                        .about = about,
                                        .more = more,
                                        .stop_at_word = true,
                                        .option = option,
-                                       .count = count + 3};
+                                       .count = count + 4};
     int r;
 
     ub_kernel_view_option(&run->want_bpf, &option[count]);
@@ -94,6 +96,17 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                            .value = &run->want_js,
                            .help = "names of JavaScript functions: adds options to\nNODE_OPTIONS, with which each node "
                                    "writes and leaves a\nfile /tmp/perf-PID.map, and runs a little slower"};
+    option[count + 3] = (struct ub_option){
+        .name = "yield",
+        .kind = UB_OPTION_TIME,
+        .value = &run->yield_ns,
+        .argument = "TIME",
+        .bare = "5ms",
+        .min = 1000000,
+        .max = 1000000000,
+        .help = "experimental: tasks of asyncio that compute for longer\nthan this (5ms without =TIME) let the loop go "
+                "on, between\ntwo bytecodes (agent/offload/python.md)",
+        .env = "UNBLOCK_YIELD"};
     r = ub_options_parse(&options, argc, argv, ret_first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -232,6 +245,9 @@ static int start_watching(struct run *run, int argc)
                                        .bpf = run->bpf,
                                        .offload = run->offload.mode,
                                        .policy = run->offload.policy,
+                                       .yield_ns = run->yield_ns,
+                                       .python_rules =
+                                           getenv("UNBLOCK_UNFINISHED") ? getenv("UNBLOCK_PYTHON_RULES") : NULL,
                                        .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
@@ -314,6 +330,10 @@ int ub_cmd_run(int argc, char **argv)
         r = ub_agent_path(run.agent, sizeof(run.agent), why);
     if (r < 0) {
         ub_say("run", "%s", why);
+        return UB_EXIT_RUN_FAILED;
+    }
+    if (run.yield_ns != 0 && run.offload.mode == UB_OFFLOAD_DRY_RUN) {
+        ub_say("run", "--yield changes how the program runs, --offload=dry-run only looks: use one of them");
         return UB_EXIT_RUN_FAILED;
     }
     run.argv = argv + first;

@@ -19,7 +19,8 @@ struct ub_model *ub_model_new(void)
     m->note_index = json_object();
     m->threads = json_array();
     m->offload = json_array();
-    if (!m->notes || !m->pools || !m->lints || !m->note_index || !m->threads || !m->offload) {
+    m->python = json_array();
+    if (!m->notes || !m->pools || !m->lints || !m->note_index || !m->threads || !m->offload || !m->python) {
         ub_model_free(m);
         return NULL;
     }
@@ -63,6 +64,7 @@ void ub_model_free(struct ub_model *m)
     json_decref(m->note_index);
     json_decref(m->threads);
     json_decref(m->offload);
+    json_decref(m->python);
     free(m);
 }
 
@@ -384,6 +386,8 @@ void ub_model_line(struct ub_model *m, json_t *record)
         thread_line(m, record);
     else if (strcmp(type, "offload") == 0 && json_array_size(m->offload) < UB_MODEL_OFFLOAD_MAX)
         json_array_append(m->offload, record);
+    else if (strcmp(type, "python") == 0 && json_array_size(m->python) < UB_MODEL_OFFLOAD_MAX)
+        json_array_append(m->python, record);
     else if (strcmp(type, "header") == 0)
         header_line(m, record);
     else if (strcmp(type, "end") == 0)
@@ -423,6 +427,11 @@ struct ub_taker ub_model_taker(struct ub_model *m)
 const json_t *ub_model_notes(const struct ub_model *m)
 {
     return m->notes;
+}
+
+const json_t *ub_model_python(const struct ub_model *m)
+{
+    return m->python;
 }
 
 const json_t *ub_model_offload(const struct ub_model *m)

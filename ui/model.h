@@ -208,6 +208,9 @@ const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_coun
 
 /* The `offload` lines: one a call site. */
 const json_t *ub_model_offload(const struct ub_model *m);
+
+/* The `python` lines: one a coroutine or function. */
+const json_t *ub_model_python(const struct ub_model *m);
 /* Distinct notes, oldest first: {level, text, times}. */
 const json_t *ub_model_notes(const struct ub_model *m);
 /* The last `lint` record of each habit, by any key. */

@@ -329,6 +329,8 @@ json_t *ub_model_json(const struct ub_model *m)
         json_object_set_new(o, "lints", lints_json(m));
     if (json_array_size(m->offload) > 0)
         json_object_set(o, "offload", m->offload);
+    if (json_array_size(m->python) > 0)
+        json_object_set(o, "python", m->python);
     json_object_set_new(o, "dropped", dropped_json(&m->dropped));
     return o;
 }

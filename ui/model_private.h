@@ -130,6 +130,7 @@ struct ub_model {
     json_t *pools;      /* "run/pid" -> its last `pool` record, with `program` */
     json_t *threads;
     json_t *offload; /* lines by call site, as they are */
+    json_t *python;  /* likewise, of coroutines and functions */
     struct ub_model_file *file;
     uint32_t files;
     struct ub_model_dropped dropped;

@@ -406,7 +406,7 @@ void ub_text_report(FILE *out, const struct ub_model *model, bool colour)
     put_runs(&view);
     if (!is_dump(&view)) {
         put_verdict(&view);
-        if (ub_text_offload_run(&view, ""))
+        if (ub_text_offload_run(&view, "") | ub_text_python_run(&view, ""))
             fputc('\n', out);
         put_loops(&view);
         ub_text_kinds(&view);

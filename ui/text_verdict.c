@@ -209,6 +209,7 @@ void ub_text_verdict(FILE *out, const struct ub_model *model, const char *record
     if (totals->count == 0 && count == 0)
         ub_text_no_loop(&view, PREFIX);
     ub_text_offload_run(&view, PREFIX);
+    ub_text_python_run(&view, PREFIX);
     ub_text_lints(&view, PREFIX);
     put_notes(&view, totals->count == 0 && count == 0);
     ub_text_end(&view, PREFIX);

@@ -20,12 +20,18 @@
 #include <sys/uio.h>
 
 uint32_t ub_offload_mode;
+bool ub_offload_moves;
 
-void ub_offload_start(uint32_t mode)
+void ub_offload_start(uint32_t mode, bool steps)
 {
+    bool moves = mode > UB_OFFLOAD_DRY_RUN;
+
+    if (steps && !moves)
+        mode = UB_OFFLOAD_EAGER; /* what waits for a step that is set aside has to be seen */
     if (mode > UB_OFFLOAD_DRY_RUN && (!ub_fiber_supported() || ub_process_quiet() != UB_QUIET_NOT))
-        mode = UB_OFFLOAD_DRY_RUN;
+        mode = steps && !moves ? UB_OFFLOAD_OFF : UB_OFFLOAD_DRY_RUN;
     ub_offload_mode = mode;
+    ub_offload_moves = moves && mode > UB_OFFLOAD_DRY_RUN;
     if (mode == UB_OFFLOAD_OFF)
         return;
     ub_loops_count += UB_LOOPS_OF_LOCKS;

@@ -17,16 +17,20 @@ struct ub_verdict {
 /* enum ub_offload_mode: what this process was started for. */
 extern uint32_t ub_offload_mode;
 
+/* False: steps of asyncio's tasks run on stacks of their own, but no call moves (the mode says EAGER then). */
+extern bool ub_offload_moves;
+
 /* What holds now: where calls may move, the watcher can switch that. Signal-safe. */
 static inline uint32_t ub_offload_now(void)
 {
     const struct ub_arena *arena = ub_process->arena;
 
-    return ub_offload_mode > UB_OFFLOAD_DRY_RUN && arena ? ub_load_relaxed(&arena->h.offload) : ub_offload_mode;
+    return ub_offload_moves && arena ? ub_load_relaxed(&arena->h.offload) : ub_offload_mode;
 }
 
-/* In the constructor, before ub_patch_start. Slow path only. */
-void ub_offload_start(uint32_t mode);
+/* In the constructor, before ub_patch_start. `steps`: those of asyncio's tasks run on stacks of their own. Slow path
+ * only. */
+void ub_offload_start(uint32_t mode, bool steps);
 
 /*
  * The verdict on call `id` with the values that common/calls.def names, made from where `sp` points, which

@@ -51,7 +51,7 @@ static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
     return gil || !python->holds_gil() ? UB_PIN_MOVABLE : UB_PIN_GIL;
 }
 
-static enum ub_pin judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
+enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
 {
     return ub_locks_held(ret_lock) ? UB_PIN_LOCK : judge_step(m, sp, gil);
 }
@@ -60,7 +60,8 @@ static bool may_leave(const struct mine *m, uintptr_t sp, bool gil)
 {
     uint64_t lock;
 
-    return judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
+    return (ub_offload_moves || (m->current && m->current->moving)) &&
+           ub_pysteps_judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
 }
 
 /* Suspended steps may go on above this place. */
@@ -195,7 +196,7 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
     if (spans->depth > 1)
         return UB_PIN_NESTED;
     if (m && m->current)
-        pin = judge_place(m, sp, false, ret_lock);
+        pin = ub_pysteps_judge_place(m, sp, false, ret_lock);
     else if (ub_locks_held(ret_lock))
         pin = UB_PIN_LOCK;
     else if (alarm_is_set())
@@ -297,7 +298,7 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         return false;
     if (m->current && ub_pysqlite_may_nap(m->current, id, from, &mutex)) {
         b.any_sleep = true;
-        leaves = judge_step(m, sp, false) == UB_PIN_MOVABLE;
+        leaves = ub_offload_moves && judge_step(m, sp, false) == UB_PIN_MOVABLE;
     } else {
         leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     }

@@ -82,7 +82,7 @@ void ub_pysteps_arm(struct mine *m, struct host *h)
     uint64_t next = 0, look = 0;
 
     for (const struct step *s = m->suspended; s; s = s->next) {
-        if (s->host != h || (s->done && s->told))
+        if (s->host != h || (s->done && s->told) || s->yields)
             continue;
         if (s->done)
             next = 1;
@@ -155,7 +155,7 @@ void ub_pysteps_collect(struct mine *m, struct host *h, bool tell)
             continue;
         if (!s->done)
             look_at(s, now);
-        if (!tell || !s->done || s->told)
+        if (!tell || !s->done || s->told || s->yields)
             continue;
         s->told = true;
         python->set_done(s->future);
@@ -202,8 +202,9 @@ static struct host *host_of(struct mine *m, void *loop)
         return NULL;
     python->hold(loop);
     empty->loop = loop;
+    empty->stopping = empty->pumping = false;
+    empty->yielders = empty->picked = 0;
     empty->armed_ns = 0;
-    empty->stopping = false;
     return empty;
 }
 
@@ -247,6 +248,7 @@ static void before_fork(void)
 {
     struct mine *m = ub_pysteps_mine(false);
 
+    ub_pyyield_before_fork();
     if (m && m->suspended)
         ub_pydrive_drain(m, NULL, true);
 }
@@ -313,17 +315,22 @@ static bool resume(struct mine *m, struct step *s, enum ub_python_leave how)
     enum ub_fiber_state state;
 
     m->current = s;
+    m->ran++;
+    ub_pyyield_begins(m, s);
     state = ub_fiber_resume(&s->fiber, m->exceptions);
     m->current = outer;
     python->leave(&s->state, state == UB_FIBER_SUSPENDED ? UB_PYTHON_SUSPENDED : how);
     if (state != UB_FIBER_SUSPENDED) {
         ub_holder_end(&s->holder);
-        return true;
+    } else {
+        append(m, s);
+        if (!s->yields) {
+            start_call(m, s);
+            arm_for(s->host, s);
+        }
     }
-    append(m, s);
-    start_call(m, s);
-    arm_for(s->host, s);
-    return false;
+    ub_pyyield_ends(m);
+    return state != UB_FIBER_SUSPENDED;
 }
 
 static uint64_t finish(struct mine *m, struct step *s, uint64_t result)
@@ -357,6 +364,8 @@ static uint64_t go_on(struct mine *m, struct step *s, uint64_t result)
     struct host *h = s->host;
     void *future = s->future;
 
+    h->picked -= s->picked;
+    s->picked = false;
     s->future = NULL;
     if (!s->over && !s->done) { /* it went on elsewhere, and waits for something else now */
         s->future = python->wait_again(h->loop);
@@ -381,6 +390,7 @@ void ub_pysteps_run_here(struct mine *m, struct step *s)
     struct host *h = s->host;
 
     take_out(m, s);
+    m->here++;
     python->visit(s->future, &visit);
     python->enter(&s->state);
     if (resume(m, s, UB_PYTHON_OVER_LATER)) {
@@ -392,6 +402,7 @@ void ub_pysteps_run_here(struct mine *m, struct step *s)
             python->set_done(s->future);
         }
     }
+    m->here--;
     python->visited(&visit);
     ub_pysteps_arm(m, h);
 }
@@ -440,6 +451,8 @@ static void look_for_python(void)
     start =
         object ? (const struct ub_python *(*)(const struct ub_python_agent *))dlsym(object, "ub_python_start") : NULL;
     python = start ? start(&agent) : NULL;
+    if (python)
+        ub_pyyield_start(object);
 }
 
 void ub_pysteps_found(unsigned long which)
@@ -498,7 +511,8 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->value = value;
     s->result = 0;
     s->nested = 0;
-    s->over = false;
+    s->over = s->yields = s->picked = false;
+    s->moving = 0;
     s->connection = NULL;
     s->mutex = s->queues = NULL;
     s->future = NULL;
@@ -534,11 +548,13 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     }
     if (!s->future)
         h->count++;
+    h->yielders += s->yields;
     s->host = h;
     s->future = future;
     s->job.inbox = &h->inbox;
-    s->done = s->told = false;
-    s->started = s->wait.lock != NULL;
+    s->done = s->yields; /* it may go on at any time, but has its turn */
+    s->told = false;
+    s->started = s->wait.lock != NULL || s->yields;
     begun = ub_clock_monotonic_ns();
     s->holder.waits = s->wait.lock;
     ub_holder_leaves(&s->holder);
@@ -547,7 +563,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     ub_fiber_suspend(&s->fiber);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;
-    if (ub_process->arena) {
+    if (ub_process->arena && !s->yields) {
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, ub_clock_monotonic_ns() - begun, __ATOMIC_RELAXED);
     }

@@ -37,13 +37,17 @@ struct step {
     uint32_t direction;       /* of the call, and what must not overtake it: enum ub_direction */
     uint32_t holds_up, nested;
     bool started, done;
-    bool told;          /* its task was */
-    void *connection;   /* of SQLite, inside of one of its calls; NULL */
-    uint32_t sqlite;    /* which copy of the library it is of */
-    const void *queues; /* for this mutex of another step; NULL */
-    uint64_t ticket;    /* its place there */
-    const void *mutex;  /* suspended in such a call: it is taken, and recursive; NULL */
-    bool over;          /* it has ended while its task could not be told: `fiber.result` and `result` */
+    bool told;           /* its task was */
+    void *connection;    /* of SQLite, inside of one of its calls; NULL */
+    uint32_t sqlite;     /* which copy of the library it is of */
+    const void *queues;  /* for this mutex of another step; NULL */
+    uint64_t ticket;     /* its place there */
+    const void *mutex;   /* suspended in such a call: it is taken, and recursive; NULL */
+    bool over;           /* it has ended while its task could not be told: `fiber.result` and `result` */
+    bool yields;         /* it waits for its turn only (pyyield.c) */
+    bool picked;         /* and that has come: its task is on its way */
+    uint32_t moving;     /* calls and locks may be left whatever the mode: a function is being called elsewhere */
+    uint64_t yielded_ns; /* CLOCK_MONOTONIC */
     struct ub_holder holder;
     struct ub_python_state state;
 };
@@ -53,8 +57,11 @@ struct host {
     void *loop; /* NULL: free */
     struct ub_inbox inbox;
     uint32_t count;
-    uint64_t armed_ns; /* when its timer fires; 0: at no time */
-    bool stopping;     /* nothing is left there until it has come round */
+    uint64_t armed_ns;         /* when its timer fires; 0: at no time */
+    bool stopping;             /* nothing is left there until it has come round */
+    uint32_t yielders, picked; /* of `count`: those that yield; of these: struct step */
+    bool pumping;              /* the loop is going to ask whose turn it is */
+    uint64_t ran;              /* as in struct mine, when it last did; UINT64_MAX: never */
 };
 
 /* Of SQLite; `connection` NULL: none. */
@@ -70,6 +77,8 @@ struct mine {
     struct step *suspended, *last;
     struct step *by_coroutine[UB_COROUTINES]; /* the same ones: each step of a task asks whether it is here */
     uint32_t own;                             /* Python code that we have called is running */
+    uint32_t here;                            /* steps that go on in a place that is not their task's */
+    uint64_t ran;                             /* steps, ever */
     struct ub_fiber_pool fibers;
     struct ub_fiber_exceptions *exceptions;
     struct host host[HOSTS_MAX];
@@ -107,6 +116,23 @@ enum ub_pin ub_pysteps_judge_process(void);
 
 /* With step->job or step->wait filled in. False: it was not left, nothing was waited for. */
 bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil);
+
+/* ---- pycalls.c ---- */
+
+/* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
+enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock);
+
+/* ---- pyyield.c ---- */
+
+/* An object for the interpreter was found, and this is its file's handle. GIL held. */
+void ub_pyyield_start(void *object);
+
+/* Around a step's going on; and when one has ended, or was left. */
+void ub_pyyield_begins(struct mine *m, struct step *s);
+void ub_pyyield_ends(struct mine *m);
+
+/* Before a fork: our thread is gone until the next step. */
+void ub_pyyield_before_fork(void);
 
 /* ---- pydrive.c ---- */
 

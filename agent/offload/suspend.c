@@ -532,7 +532,7 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     struct ub_host *h;
     uint64_t key;
 
-    if (!m || ub_patch_has_runtime() ||
+    if (!m || !ub_offload_moves || ub_patch_has_runtime() ||
         ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
     abandon(m, sp);

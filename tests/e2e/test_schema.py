@@ -22,6 +22,7 @@ REQUIRED = {
     "stats": ["pid", "tid", "loop", "callbacks", "total_ns", "max_ns"],
     "thread": ["pid", "tid", "stack"],
     "offload": ["site", "call", "moved", "saved_ns"],
+    "python": ["kind", "function", "count"],
     "lint": ["pid", "tid", "lint", "callback"],
     "note": ["level", "text"],
     "end": ["slow", "lost"],
@@ -32,6 +33,7 @@ MORE = [
     {"type": "thread", "pid": 1, "tid": 1, "name": "x", "state": "blocked", "stack": 1, "in_state_ns": 5,
      "call": {"name": "futex", "args": "0x1"}},
     {"type": "offload", "site": "ab", "call": "fsync", "moved": 3, "saved_ns": 1, "pinned": {"lock": 2}},
+    {"type": "python", "kind": "held", "function": "app.f", "place": "app.py:3", "text": "sorted", "count": 1, "ns": 5},
     {"type": "lint", "pid": 1, "tid": 1, "lint": "sleep0", "callback": {"function": "f"}, "count": 3, "total_ns": 9},
 ]
 

@@ -1,0 +1,306 @@
+/*
+ * Where the interpreter calls us between two bytecodes, by way of a signal that nobody else uses: may what runs be set
+ * aside just here, and for how long has it run?
+ */
+#include <Python.h>
+
+#include "yield.h"
+
+#include <fnmatch.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define EXPORT    __attribute__((visibility("default")))
+#define RULES_MAX 256
+#define NAME      256
+#define HELD_NS   20000000ull /* from the asking to the next bytecode: less is told of nobody */
+
+static const struct ub_python_yield_agent *agent;
+
+struct rule {
+    uint64_t slice_ns; /* 0: it must not be set aside */
+    char pattern[NAME];
+};
+static struct rule rules[RULES_MAX];
+static int rule_count;
+static bool has_yields; /* else all yield, after the table's slice */
+
+/* Half-done things of these would be seen by whoever runs next. */
+static const char *const closed[] = {"asyncio",
+                                     "uvloop",
+                                     "importlib",
+                                     "_frozen_importlib",
+                                     "_frozen_importlib_external",
+                                     "threading",
+                                     "weakref",
+                                     "_weakrefset",
+                                     "logging",
+                                     "queue",
+                                     "concurrent.futures",
+                                     "contextlib",
+                                     "unblock"};
+
+static bool is_in(const char *module, const char *package)
+{
+    size_t n = strlen(package);
+
+    return strncmp(module, package, n) == 0 && (module[n] == '\0' || module[n] == '.');
+}
+
+static bool is_closed(const char *module)
+{
+    for (size_t i = 0; i < sizeof(closed) / sizeof(closed[0]); i++) {
+        if (is_in(module, closed[i]))
+            return true;
+    }
+    return false;
+}
+
+static void read_rules(const struct ub_python_table *t)
+{
+    const char *line = t->rules, *end = line + (t->rules_size < UB_PYTHON_RULES ? t->rules_size : UB_PYTHON_RULES);
+
+    rule_count = 0;
+    has_yields = false;
+    while (line < end && rule_count < RULES_MAX) {
+        const char *next = memchr(line, '\n', (size_t)(end - line));
+        char text[NAME + 64], pattern[NAME];
+        unsigned long long ns = 0;
+        size_t n = (size_t)((next ? next : end) - line);
+
+        if (n < sizeof(text)) {
+            memcpy(text, line, n);
+            text[n] = '\0';
+            if (sscanf(text, "except %llu %255s", &ns, pattern) == 2 ||
+                sscanf(text, "yield %llu %255s", &ns, pattern) == 2) {
+                rules[rule_count].slice_ns = *text == 'y' ? ns : 0;
+                has_yields |= *text == 'y';
+                memcpy(rules[rule_count++].pattern, pattern, NAME);
+            }
+        }
+        line = next ? next + 1 : end;
+    }
+}
+
+/* ---- where we are ----------------------------------------------------------------------------- */
+
+struct place {
+    char name[NAME]; /* module and qualified name */
+    char module[NAME];
+    char at[UB_PYTHON_PLACE];
+};
+
+static const char *text_of(PyObject *s)
+{
+    const char *text = s && PyUnicode_Check(s) ? PyUnicode_AsUTF8(s) : NULL;
+
+    if (!text)
+        PyErr_Clear();
+    return text ? text : "?";
+}
+
+static void look(PyFrameObject *frame, int line, struct place *ret)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *globals = PyFrame_GetGlobals(frame);
+    PyObject *module = PyDict_GetItemString(globals, "__name__");
+    const char *file = text_of(code->co_filename), *slash = strrchr(file, '/');
+
+    snprintf(ret->module, sizeof(ret->module), "%s", text_of(module));
+    snprintf(ret->name, sizeof(ret->name), "%.100s.%.150s", ret->module, text_of(code->co_qualname));
+    snprintf(ret->at, sizeof(ret->at), "%.28s:%d", slash ? slash + 1 : file, line ? line : code->co_firstlineno);
+    Py_DECREF(globals);
+    Py_DECREF(code);
+}
+
+/* The slice of a function by its name: -1 there is no rule, 0 it must not be set aside. */
+static int64_t slice_of(const char *name)
+{
+    for (int i = 0; i < rule_count; i++) {
+        if (fnmatch(rules[i].pattern, name, 0) == 0)
+            return (int64_t)rules[i].slice_ns;
+    }
+    return -1;
+}
+
+/* Of what runs, from the innermost frame outwards; 0: it must not. The outermost is the task's coroutine: `root`. */
+static uint64_t slice_here(PyFrameObject *frame, struct place *inner, struct place *root)
+{
+    uint64_t slice = has_yields ? 0 : agent->table->yield_ns;
+    PyFrameObject *f = (PyFrameObject *)Py_NewRef((PyObject *)frame), *back;
+    bool fits = !has_yields;
+
+    look(f, PyFrame_GetLineNumber(f), inner);
+    if (is_closed(inner->module)) {
+        Py_DECREF(f);
+        return 0;
+    }
+    for (; f; f = back) {
+        int64_t own;
+
+        look(f, 0, root);
+        own = rule_count ? slice_of(root->name) : -1;
+        back = PyFrame_GetBack(f);
+        Py_DECREF(f);
+        if (own == 0) {
+            Py_XDECREF(back);
+            return 0;
+        }
+        if (own > 0 && !(fits && has_yields)) {
+            slice = (uint64_t)own;
+            fits = true;
+        }
+    }
+    return fits ? slice : 0;
+}
+
+/* ---- the call ------------------------------------------------------------------------------------ */
+
+/* What a frame has just called, by the words of its source: "json.loads". */
+static const char source[] =
+    "def callee(code, last):\n"
+    "    import dis\n"
+    "    done = [i for i in dis.get_instructions(code) if i.offset <= last][-4:]\n"
+    "    call = next((i for i in reversed(done) if i.opname.startswith('CALL')), None)\n"
+    "    if call is None:\n"
+    "        return ''\n"
+    "    at, words = call.positions, []\n"
+    "    for i in dis.get_instructions(code):\n"
+    "        if i.offset >= call.offset:\n"
+    "            break\n"
+    "        if i.positions[0] == at[0] and i.positions[2] == at[2] and i.opname.startswith('LOAD_'):\n"
+    "            words.append(str(i.argval))\n"
+    "    return '.'.join(words)\n";
+static PyObject *callee;
+
+static PyObject *names_of(const char *text)
+{
+    PyObject *names = PyDict_New(), *name = PyUnicode_InternFromString("unblock"), *done = NULL;
+
+    if (names && name && PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) == 0 &&
+        PyDict_SetItemString(names, "__name__", name) == 0)
+        done = PyRun_String(text, Py_file_input, names, names);
+    Py_XDECREF(name);
+    Py_XDECREF(done);
+    if (!done)
+        Py_CLEAR(names);
+    return names;
+}
+
+static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *called = NULL;
+    struct ub_python_row *row;
+
+    agent->own(1);
+    called = callee ? PyObject_CallFunction(callee, "Oi", code, PyFrame_GetLasti(frame)) : NULL;
+    row = ub_python_table_row(agent->table, UB_PYTHON_HELD, p->name, p->at, called ? text_of(called) : "");
+    if (row)
+        ub_python_row_add(row, ns, 0);
+    Py_XDECREF(called);
+    Py_DECREF(code);
+    PyErr_Clear();
+    agent->own(-1);
+}
+
+static void count(enum ub_python_kind kind, const struct place *p, uint64_t ns)
+{
+    struct ub_python_row *row = ub_python_table_row(agent->table, kind, p->name, p->at, "");
+
+    if (row)
+        ub_python_row_add(row, ns, 0);
+}
+
+/* As a handler of the signal's: its number and the frame. */
+static PyObject *on_signal(PyObject *self, PyObject *arguments)
+{
+    uint64_t late = agent->waited(), ran = agent->ran(), slice, away;
+    PyObject *frame = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 1) : NULL;
+    struct place inner, root;
+
+    if (!ran || !frame || !PyFrame_Check(frame))
+        Py_RETURN_NONE;
+    slice = slice_here((PyFrameObject *)frame, &inner, &root);
+    if (late > HELD_NS)
+        count_held((PyFrameObject *)frame, &inner, late);
+    if (!slice || ran + 200000 < 500000) {
+        agent->later(1000000);
+        Py_RETURN_NONE;
+    }
+    away = agent->yield();
+    if (away)
+        count(UB_PYTHON_YIELD, &root, away);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef handler = {"unblock_yield", on_signal, METH_VARARGS, NULL};
+
+/* ---- the loop ---------------------------------------------------------------------------------------- */
+
+static PyObject *on_pump(PyObject *self, PyObject *unused)
+{
+    agent->pump(PyCapsule_GetPointer(self, NULL));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef pump = {"unblock_pump", on_pump, METH_NOARGS, NULL};
+
+static bool call_soon(void *loop, void *host)
+{
+    PyObject *type, *value, *traceback, *done = NULL;
+    PyObject *capsule, *callback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    agent->own(1);
+    capsule = PyCapsule_New(host, NULL, NULL);
+    callback = capsule ? PyCFunction_New(&pump, capsule) : NULL;
+    for (int i = 0; callback && !done && i < 2; i++) /* a handler of a signal may have raised something */
+        done = PyObject_CallMethod(loop, "call_soon", "O", callback);
+    Py_XDECREF(done);
+    Py_XDECREF(callback);
+    Py_XDECREF(capsule);
+    PyErr_Clear();
+    agent->own(-1);
+    PyErr_Restore(type, value, traceback);
+    return done != NULL;
+}
+
+static long ready(void *loop)
+{
+    PyObject *type, *value, *traceback, *queue;
+    Py_ssize_t n;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    queue = PyObject_GetAttrString(loop, "_ready");
+    n = queue ? PySequence_Size(queue) : -1;
+    Py_XDECREF(queue);
+    PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+    return (long)n;
+}
+
+static const struct ub_python_yield functions = {
+    .interrupt = PyErr_SetInterruptEx, .call_soon = call_soon, .ready = ready};
+
+EXPORT const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield_agent *caller)
+{
+    PyObject *module = PyImport_ImportModule("_signal"), *function = PyCFunction_New(&handler, NULL), *done = NULL,
+             *names;
+
+    agent = caller;
+    read_rules(agent->table);
+    agent->reserve(true);
+    if (module && function)
+        done = PyObject_CallMethod(module, "signal", "iO", SIGURG, function);
+    agent->reserve(false);
+    Py_XDECREF(function);
+    Py_XDECREF(module);
+    names = done ? names_of(source) : NULL;
+    callee = names ? Py_XNewRef(PyDict_GetItemString(names, "callee")) : NULL;
+    Py_XDECREF(names);
+    PyErr_Clear();
+    Py_XDECREF(done);
+    return done ? &functions : NULL;
+}

@@ -1,0 +1,36 @@
+/*
+ * As python.h, for steps that yield and functions that are called elsewhere. One table of each side, since both need
+ * little more than rows and rules.
+ */
+#ifndef UB_OFFLOAD_PYTHON_YIELD_H
+#define UB_OFFLOAD_PYTHON_YIELD_H
+
+#include "../../../common/python_table.h"
+
+struct ub_python_yield_agent {
+    struct ub_python_table *table;
+    void (*own)(int by);      /* as in python.h */
+    void (*reserve)(bool on); /* what is set for the signal meanwhile is ours */
+    uint64_t (*ran)(void);    /* how long what runs has had its slice, ns; 0: nothing that may be set aside just now */
+    uint64_t (*waited)(void); /* ... computed since the signal came, ns; 0: it did not */
+    uint64_t (*yield)(void);  /* sets it aside; for how long, ns. 0: it was not */
+    void (*later)(uint64_t ns); /* it is not to be asked again before that */
+    void (*pump)(void *host);   /* the loop came to it */
+    void (*moving)(int by);     /* this step may be left whatever the mode (1), no longer (-1) */
+    bool (*in_step)(void);      /* a step runs that can be left, by its place; with the GIL */
+};
+
+/* All with the GIL, but for `interrupt`. */
+struct ub_python_yield {
+    int (*interrupt)(int sig);                 /* signal-safe */
+    bool (*call_soon)(void *loop, void *host); /* calls agent.pump(host) when it comes to it */
+    long (*ready)(void *loop);                 /* what else waits in its queue; -1: it does not say */
+};
+
+/* NULL: not in this thread, or not of this interpreter. */
+const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield_agent *agent);
+
+/* Functions that are to be called elsewhere are found as their modules come. */
+void ub_python_functions_start(const struct ub_python_yield_agent *agent);
+
+#endif

@@ -1,0 +1,101 @@
+"""Tasks that compute, with `--yield`: every case prints the same as alone, and its loop goes on.
+
+`make check` has some cases on asyncio and the first interpreter; `make check-offload` all, on every one that is here, and uvloop.
+
+Seen to fail without its mend: locks (steps that hold one yield), imports (likewise), callbacks and pairs (what waits in its
+place lets nobody go on: they hang), urgent (the program's handler never runs).
+"""
+
+import os
+import signal
+import subprocess
+
+import helpers
+import oracle
+import pythons
+import pytest
+
+OBJECTS = helpers.AGENT.parent
+PROGRAM = helpers.ROOT / "tests/programs/pyyields.py"
+PATIENCE = 90
+ALL = "UNBLOCK_SOAK" in os.environ
+
+CASES = ("one", "many", "raises", "contexts", "cancelled", "timed", "locks", "imports", "generators", "deep", "callbacks",
+         "pairs", "collects", "handled", "handlers", "forks", "held")
+SHORT = ("many", "raises", "locks", "imports", "callbacks")
+# Of these the whole computing can be left: their longest gap is a part of what it is alone.
+FREE = ("one", "many", "raises", "contexts", "cancelled", "generators", "deep", "collects", "handled", "handlers")
+
+
+def interpreters():
+    found = [path for minor in ("3.11", "3.12", "3.13") if (OBJECTS / f"python{minor}.so").exists()
+             for path in pythons.installed(minor)[:1]]
+    if ALL and os.path.realpath(helpers.PYTHON) in found and pythons.ask(helpers.PYTHON, "import uvloop; print(1)"):
+        found.append(helpers.PYTHON + " uvloop")
+    return found[:None if ALL else 1] or [pytest.param(None, marks=pytest.mark.skip(
+        reason="no headers of CPython 3.11 to 3.13: not built"))]
+
+
+def environment(folder, loop=(), **more):
+    (folder / "computing_module.py").write_text("n = 1_000_000\nwhile n:\n    n -= 1\nVALUE = 7\n")
+    return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", LOOP="".join(loop), **more)
+
+
+def both(folder, python, *cases, **more):
+    """What it prints and says alone, then with steps that yield, and the recording of that."""
+    python, *loop = python.split()
+    env = environment(folder, loop, **more)
+    command = [python, "-X", "dev", "-W", "ignore", PROGRAM, *cases]
+    path = folder / "recording.jsonl"
+    path.touch()
+    alone = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE)
+    process = helpers.start("run", "--force", "-q", "-t", "50ms", "-o", path, "--yield", "--", *command, env=env)
+    try:
+        printed, said = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        where = "".join(helpers.unblock("dump", child).stdout for child in helpers.children(process.pid))
+        for child in helpers.children(process.pid):
+            os.kill(child, signal.SIGKILL)
+        process.communicate()
+        pytest.fail(f"hangs\n{where}")
+    assert alone.returncode == 0 == process.returncode, (alone.stderr, said)
+    assert printed == alone.stdout, said
+    return alone.stderr, said, helpers.Recording(path)
+
+
+def gap(said, case):
+    return int(next(line for line in said.splitlines() if line.split()[:1] == [case]).split()[1])
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_same_as_alone(tmp_path, python):
+    cases = CASES if ALL else SHORT
+    with oracle.Sentinel() as sentinel:
+        alone, said, recording = both(tmp_path, python, *cases, SPIN=str(3_000_000 if ALL else 600_000))
+    yields = [line for line in recording.of("python") if line["kind"] == "yield"]
+    assert sum(line["count"] for line in yields) >= 20
+    if sum(b - a for a, b in sentinel.late) < 50_000_000 and ALL:
+        for case in FREE:
+            assert gap(said, case) < gap(alone, case) / 2, (case, alone, said)
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_told(tmp_path, python):
+    """Who yielded, and what did not let somebody."""
+    _, said, recording = both(tmp_path, python, "held", SPIN="1000000")
+    lines = recording.of("python")
+    assert any(line["kind"] == "yield" and line["function"] == "__main__.main" and line["count"] >= 1 for line in lines)
+    assert any(line["kind"] == "held" and line["text"] == "sorted" and line["function"].endswith("sorts") for line in lines), lines
+    text = helpers.unblock("report", recording.path).stdout
+    assert "could not yield in __main__.held.<locals>.sorts (pyyields.py:" in text and "): sorted(), " in text
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_signal_of_the_programs_own(tmp_path, python):
+    _, _, recording = both(tmp_path, python, "urgent", SPIN="1000000")
+    assert [line["text"] for line in recording.of("python")] == ["no step yields: the program handles SIGURG itself"]
+
+
+@pytest.mark.parametrize("python", interpreters()[:None if ALL else 0])
+def test_interrupted(tmp_path, python):
+    both(tmp_path, python, "interrupted")

@@ -1,0 +1,293 @@
+"""Tasks that compute. Each case prints what came out of it, which is to be the same whether steps yield or not; the longest
+gap of a ticker beside it goes to stderr: `case MS`. LOOP=uvloop: on that. SPIN: how much is computed."""
+
+import asyncio
+import contextvars
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+N = int(os.environ.get("SPIN", 3_000_000))
+variable = contextvars.ContextVar("variable", default=0)
+
+
+def spin(n=N):
+    while n:
+        n -= 1
+    return "spun"
+
+
+async def burn(n=N):
+    return spin(n)
+
+
+async def one():
+    return await burn(3 * N)
+
+
+async def many():
+    return await asyncio.gather(*[burn(N // 2) for _ in range(8)])
+
+
+async def raises():
+    async def fails():
+        try:
+            spin()
+            raise ValueError("after a while")
+        finally:
+            spin()
+    try:
+        await asyncio.create_task(fails())
+    except ValueError as e:
+        return repr(e), e.__traceback__.tb_next.tb_frame.f_code.co_name
+
+
+async def contexts():
+    async def own(i):
+        variable.set(i)
+        spin(N // 4)
+        task = asyncio.current_task()
+        spin(N // 4)
+        return variable.get() == i and task is asyncio.current_task() and asyncio.get_running_loop().is_running()
+    return await asyncio.gather(*[asyncio.create_task(own(i)) for i in range(1, 7)]), variable.get()
+
+
+async def cancelled():
+    said = []
+
+    async def stubborn():
+        try:
+            spin()
+            said.append("spun")
+            await asyncio.sleep(0.1)
+            said.append("not cancelled")
+        except asyncio.CancelledError:
+            said.append("cancelled")
+            raise
+    task = asyncio.create_task(stubborn())
+    asyncio.get_running_loop().call_later(0.02, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        said.append("told")
+    return said, task.cancelled()
+
+
+async def timed():
+    """Alone its time is over when it first comes to an await, having computed."""
+    async def works():
+        spin()
+        return 1
+    try:
+        return await asyncio.wait_for(works(), 20)
+    except asyncio.TimeoutError:
+        return "timeout"
+
+
+async def locks():
+    """Nobody is inside where somebody else is."""
+    lock, again, inside, seen = threading.Lock(), threading.RLock(), [], []
+
+    async def enters(which, i):
+        with which:
+            seen.append(len(inside))
+            inside.append(i)
+            spin(N // 8)
+            with again if which is again else threading.Lock():
+                spin(N // 8)
+            inside.pop()
+    await asyncio.gather(*[enters(lock, i) for i in range(4)])
+    await asyncio.gather(*[enters(again, i) for i in range(4)])
+    return seen
+
+
+async def imports():
+    """A module that computes is not seen by half."""
+    async def gets():
+        import computing_module
+        return computing_module.VALUE
+    return await asyncio.gather(*[gets() for _ in range(3)])
+
+
+async def generators():
+    async def numbers():
+        for i in range(4):
+            spin(N // 4)
+            yield i
+
+    def plain():
+        for i in range(4):
+            spin(N // 8)
+            yield i
+
+    async def takes():
+        return [i async for i in numbers()] + list(plain())
+    return await asyncio.gather(takes(), takes())
+
+
+async def deep():
+    def down(n):
+        return 0 if n == 0 else 1 + down(n - 1) + (spin(2000) is None)
+
+    async def goes():
+        try:
+            return down(100_000)
+        except RecursionError:
+            spin()
+            return down(700)
+    return await asyncio.gather(goes(), goes())
+
+
+async def callbacks():
+    """A callback that waits in its place for what a step does that computed before it."""
+    event, done = threading.Event(), asyncio.get_running_loop().create_future()
+
+    async def sets():
+        spin()
+        event.set()
+    task = asyncio.create_task(sets())
+    asyncio.get_running_loop().call_later(0.005, lambda: done.set_result(event.wait(20)))
+    return await done, await task
+
+
+async def pairs():
+    """A task that reads, blocking, what one writes that computed before it."""
+    import socket
+    a, b = socket.socketpair()
+
+    async def writes():
+        spin()
+        a.send(b"written")
+
+    async def reads():
+        return b.recv(20).decode()
+    with a, b:
+        return (await asyncio.gather(writes(), reads()))[1]
+
+
+async def collects():
+    class Node:
+        def __init__(self):
+            self.me, self.weight = self, bytearray(100)
+
+        def __del__(self):
+            spin(50)
+
+    async def makes():
+        for _ in range(3000):
+            Node()
+        gc.collect()
+        return spin(N // 2)
+    return await asyncio.gather(*[makes() for _ in range(3)])
+
+
+async def handled():
+    """Exceptions that are being handled stay each task's own."""
+    async def handles(i):
+        try:
+            raise KeyError(i)
+        except KeyError:
+            spin(N // 4)
+            assert sys.exc_info()[1].args == (i,)
+            try:
+                raise IndexError(i)
+            except IndexError as e:
+                spin(N // 4)
+                return e.args, e.__context__.args
+    return await asyncio.gather(*[handles(i) for i in range(4)])
+
+
+async def handlers():
+    """The program's own handlers run while a task computes."""
+    got = []
+    signal.signal(signal.SIGUSR1, lambda *_: got.append("usr1"))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, lambda: got.append("usr2"))
+    threading.Timer(0.03, lambda: (os.kill(os.getpid(), signal.SIGUSR1), os.kill(os.getpid(), signal.SIGUSR2))).start()
+    await burn(3 * N)
+    await asyncio.sleep(0.05)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+    return sorted(got)
+
+
+async def forks():
+    """A child has no part in what is set aside."""
+    async def forks_one():
+        spin(N // 2)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7 if spin(N // 4) else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return await asyncio.gather(burn(), forks_one(), burn())
+
+
+async def held():
+    """C code that looks for no signal."""
+    text = json.dumps([{"a": i, "b": [i] * 5} for i in range(N // 50)])
+
+    async def loads():
+        return len(json.loads(text))
+
+    async def sorts():
+        values = list(range(N // 6))
+        random.Random(1).shuffle(values)
+        return len(sorted(values))
+    return await asyncio.gather(loads(), sorts())
+
+
+async def ticker(gaps):
+    while True:
+        begun = time.perf_counter()
+        await asyncio.sleep(0.005)
+        gaps.append(time.perf_counter() - begun)
+
+
+async def main(cases):
+    for case in cases:
+        gaps = []
+        ticking = asyncio.create_task(ticker(gaps))
+        await asyncio.sleep(0.02)
+        print(case.__name__, await case(), flush=True)
+        await asyncio.sleep(0.02)
+        ticking.cancel()
+        print(case.__name__, round(max(gaps) * 1000), file=sys.stderr, flush=True)
+
+
+def interrupted():
+    """What SIGINT raises comes out of what runs."""
+    async def endless():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            spin(N // 30)
+            await asyncio.sleep(0)
+    try:
+        asyncio.run(endless())
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+
+
+def urgent():
+    """A handler of the program's own for the signal that we use."""
+    got = []
+    signal.signal(signal.SIGURG, lambda *_: got.append("urg"))
+
+    async def computes():
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGURG)
+        return await burn()
+    asyncio.run(asyncio.wait_for(computes(), 60))
+    print("urgent", got, flush=True)
+
+
+if __name__ == "__main__":
+    if os.environ.get("LOOP") == "uvloop":
+        import uvloop
+        uvloop.install()
+    if sys.argv[1] in ("interrupted", "urgent"):
+        globals()[sys.argv[1]]()
+    else:
+        asyncio.run(main([globals()[name] for name in sys.argv[1:]]))
