@@ -154,7 +154,6 @@ static int create_arena(struct ub_watch *w)
         memcpy(arena->python.rules, w->python_rules, arena->python.rules_size);
     }
     arena->h.python_wanted = ub_python_table_wants_steps(&arena->python);
-    arena->h.offload_tasks = w->offload_tasks;
     arena->h.offload_least_us = (uint32_t)(w->threshold_ns / 1000 < UINT32_MAX ? w->threshold_ns / 1000 : UINT32_MAX);
     ub_arena_set_floor(&arena->h, w->threshold, ub_ticks_from_span_ns(100000));
     if (stat("/proc/self/ns/pid", &st) == 0)
@@ -275,7 +274,6 @@ int ub_watch_start(const struct ub_watch_options *options, struct ub_watch **ret
     w->offload = options->offload;
     w->yield_ns = options->yield_ns;
     w->python_rules = options->python_rules;
-    w->offload_tasks = options->offload_tasks;
     w->bpf = options->bpf;
     w->agentless = options->agentless;
     w->attached = options->attached;

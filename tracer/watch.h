@@ -24,7 +24,6 @@ struct ub_watch_options {
                                       Taken */
     uint64_t yield_ns;             /* steps of asyncio's tasks yield after so long; 0: they do not */
     const char *python_rules;      /* as in common/python_table.h; NULL: none */
-    bool offload_tasks;            /* what is not offered yet as well */
     uint32_t captures_per_s;       /* stacks taken a second at the most; every stall is counted all the same. 0: 100 */
     const struct ub_sink *sinks;
     uint32_t sink_count;

@@ -68,7 +68,6 @@ struct ub_watch {
     uint32_t offload; /* enum ub_offload_mode */
     uint64_t yield_ns;
     const char *python_rules;
-    bool offload_tasks;
     bool filtered; /* under a seccomp filter, and what we start as well: its agents cannot wake us */
     uint32_t stopping;
     uint64_t stop_from_ns, stop_to_ns; /* the last time this process was stopped; to UINT64_MAX: it is just going on */

@@ -247,8 +247,7 @@ static int start_watching(struct run *run, int argc)
                                        .policy = run->offload.policy,
                                        .yield_ns = run->yield_ns,
                                        .python_rules =
-                                           getenv("UNBLOCK_UNFINISHED") ? getenv("UNBLOCK_PYTHON_RULES") : NULL,
-                                       .offload_tasks = getenv("UNBLOCK_UNFINISHED") != NULL};
+                                           getenv("UNBLOCK_UNFINISHED") ? getenv("UNBLOCK_PYTHON_RULES") : NULL};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
 }

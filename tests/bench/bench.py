@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers"
 import pytest  # noqa: E402
 
 import callbacks  # noqa: E402
+import computing  # noqa: E402
 import entering  # noqa: E402
 import helpers  # noqa: E402
 import kernel  # noqa: E402
@@ -60,6 +61,7 @@ SECTIONS = {
     "aiohttp": services.aiohttp,
     "uvloop": services.uvloop,
     "moved": moved.aiohttp,
+    "yield": computing.yields,
     "trace": kernel.trace,
     "offcpu": kernel.offcpu,
     "strace": peers.strace,

@@ -11,6 +11,7 @@
  */
 #include "chain.h"
 
+#include "../../agent/offload/pyyield.h"
 #include "../../agent/process.h"
 #include "../../agent/raw.h"
 #include "../../agent/real.h"
@@ -48,6 +49,11 @@ const char ub_raw_syscall_return[1];
 
 void ub_process_lose_sampler(void)
 {
+}
+
+bool ub_pyyield_signalled(int32_t tid)
+{
+    return false;
 }
 
 #include "../../agent/sample.c"
