@@ -56,7 +56,7 @@ FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
 .PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-offload-suites \
-        check-unfinished check-aarch64 check-attach \
+        check-aarch64 check-attach \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -73,7 +73,6 @@ help:
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-offload  calls moved: asyncio's, on every CPython that is here, and uvloop; libevent's, real servers
 ## make check-offload-suites  CPython's own tests with calls moved: what differs is explained
-## make check-unfinished  what is not offered yet (UNBLOCK_UNFINISHED=1)
 ## make check-aarch64  stacks of our own on that CPU, under QEMU
 ## make check-attach   into running servers and out again, 50 times each under load
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
@@ -213,9 +212,6 @@ check-offload: all programs
 check-offload-suites: all
 	$(Q)tests/deps.sh peers
 	$(Q)$(PYTHON) -m pytest -q -rsP -p no:cacheprovider tests/suites
-
-check-unfinished: all programs
-	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/unfinished || [ $$? = 5 ] # 5: there is nothing at present
 
 check-aarch64: all
 	$(Q)tests/deps.sh aarch64

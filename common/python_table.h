@@ -1,6 +1,6 @@
 /*
  * What is asked of Python programs beyond their blocking calls, and what came of it: steps of tasks that yield by
- * themselves, functions that are called elsewhere. In the arena: the tracer writes the rules before anybody maps
+ * themselves. In the arena: the tracer writes the rules before anybody maps
  * it; agents add rows, with the interpreter's own names, since they have them at hand. Rows stay for the run.
  *
  * Written by any thread of the programs, atomically; the tracer reads, and trusts nothing.
@@ -20,11 +20,9 @@
 
 /* The recording's `kind` of a `python` line. */
 #define UB_PYTHON_KIND_LIST(X)                                                                                         \
-    X(YIELD, "yield")       /* a coroutine's steps were set aside so often */                                          \
-    X(HELD, "held")         /* what kept one from it: `ns` from the asking to the next bytecode */                     \
-    X(FUNCTION, "function") /* calls of a function that were made elsewhere; `text`: where */                          \
-    X(REFUSED, "refused")   /* a rule that cannot be followed; `text`: why */                                          \
-    X(NOTE, "note")         /* `text` says it all */
+    X(YIELD, "yield") /* a coroutine's steps were set aside so often */                                                \
+    X(HELD, "held")   /* what kept one from it: `ns` from the asking to the next bytecode */                           \
+    X(NOTE, "note")   /* `text` says it all */
 
 enum ub_python_kind {
 #define X(name, text) UB_PYTHON_##name,
@@ -39,9 +37,8 @@ struct ub_python_row {
     uint32_t state; /* enum ub_python_row_state */
     uint32_t kind;  /* enum ub_python_kind */
     uint64_t count;
-    uint64_t ns, longest_ns; /* how long it was away; of HELD: see there; of FUNCTION: from the call to its return */
-    uint64_t busy_ns;        /* FUNCTION: of that, what the function itself took where it ran */
-    uint64_t here;           /* FUNCTION: calls that were made where they stand after all */
+    uint64_t ns, longest_ns; /* how long it was away; of HELD: see there */
+    uint64_t reserved[2];
     char name[UB_PYTHON_NAME];
     char place[UB_PYTHON_PLACE]; /* "app.py:12" */
     char text[UB_PYTHON_TEXT];
@@ -54,8 +51,7 @@ struct ub_python_table {
     uint32_t full;       /* rows that found no room */
     uint64_t reserved[6];
     /*
-     * Lines, in their order: "yield NS PATTERN", "except 0 PATTERN", "function 0 NAME=EXECUTOR". The first that fits
-     * counts.
+     * Lines, in their order: "yield NS PATTERN", "except 0 PATTERN". The first that fits counts.
      */
     char rules[UB_PYTHON_RULES];
     struct ub_python_row row[UB_PYTHON_ROWS];
@@ -114,13 +110,12 @@ static inline struct ub_python_row *ub_python_table_row(struct ub_python_table *
     return NULL;
 }
 
-static inline void ub_python_row_add(struct ub_python_row *row, uint64_t ns, uint64_t busy_ns)
+static inline void ub_python_row_add(struct ub_python_row *row, uint64_t ns)
 {
     uint64_t longest = ub_load_relaxed(&row->longest_ns);
 
     __atomic_fetch_add(&row->count, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&row->ns, ns, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&row->busy_ns, busy_ns, __ATOMIC_RELAXED);
     while (longest < ns &&
            !__atomic_compare_exchange_n(&row->longest_ns, &longest, ns, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         ;

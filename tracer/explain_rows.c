@@ -1,7 +1,6 @@
 /*
- * The `python` lines at the end of a run: which coroutines yielded, what kept them from it, which functions were called
- * elsewhere. The agents have written them with the interpreter's names (common/python_table.h); nothing of it is
- * trusted.
+ * The `python` lines at the end of a run: which coroutines yielded, what kept them from it. The agents have written
+ * them with the interpreter's names (common/python_table.h); nothing of it is trusted.
  */
 #include "explain_impl.h"
 #include "watch_impl.h"
@@ -40,8 +39,6 @@ static json_t *row_json(const struct ub_python_row *row)
     json_object_set_new(o, "count", json_integer((json_int_t)ub_load_relaxed(&row->count)));
     json_object_set_new(o, "ns", json_integer((json_int_t)ub_load_relaxed(&row->ns)));
     json_object_set_new(o, "longest_ns", json_integer((json_int_t)ub_load_relaxed(&row->longest_ns)));
-    json_object_set_new(o, "busy_ns", json_integer((json_int_t)ub_load_relaxed(&row->busy_ns)));
-    json_object_set_new(o, "inline", json_integer((json_int_t)ub_load_relaxed(&row->here)));
     return o;
 }
 

@@ -16,6 +16,7 @@
 
 #include "../common/clock.h"
 #include "../common/offload.h"
+#include "../common/python_table.h"
 #include "../tracer/bpf/bpf.h"
 #include "../tracer/watch.h"
 
@@ -33,6 +34,7 @@ struct run {
     const char *offload_text;
     struct ub_offload_choice offload;
     uint64_t yield_ns;
+    char yield_rules[UB_PYTHON_RULES];
 
     /* while it runs */
     char **argv;
@@ -246,8 +248,7 @@ static int start_watching(struct run *run, int argc)
                                        .offload = run->offload.mode,
                                        .policy = run->offload.policy,
                                        .yield_ns = run->yield_ns,
-                                       .python_rules =
-                                           getenv("UNBLOCK_UNFINISHED") ? getenv("UNBLOCK_PYTHON_RULES") : NULL};
+                                       .python_rules = run->yield_rules};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
 }
@@ -319,6 +320,12 @@ int ub_cmd_run(int argc, char **argv)
         r = ub_watching_settle(&run.set, why);
     if (r == 0)
         r = ub_offload_choose("run", run.offload_text, &run.offload, why);
+    if (r == 0 &&
+        ub_offload_yield_rules(run.offload.policy, run.yield_rules, sizeof(run.yield_rules), &run.yield_ns) < 0) {
+        snprintf(why, sizeof(why), "--offload: the rules of [yield] and [except] in %.200s are too many",
+                 run.offload.policy->path);
+        r = -E2BIG;
+    }
     if (r == 0 && first >= argc) {
         snprintf(why, sizeof(why), "no command given: unblock run [OPTION...] -- CMD [ARG...]");
         r = -EINVAL;

@@ -8,6 +8,7 @@
 #include "../common/offload.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,6 +24,17 @@ static void tell(void *self, const char *path, uint32_t line, const char *what)
         ub_say(self, "%s: %s", path, what);
 }
 
+static void tell_unfollowed(const char *command, const struct ub_policy_file *policy, enum ub_policy_section section,
+                            const char *what)
+{
+    for (uint32_t i = 0; i < policy->count; i++) {
+        if (policy->rule[i].section == section) {
+            ub_say(command, "%s:%u: %s", policy->path, policy->rule[i].line, what);
+            return;
+        }
+    }
+}
+
 static int choose_file(const char *command, const char *path, struct ub_offload_choice *ret, char *why)
 {
     struct ub_policy_file *policy = calloc(1, sizeof(*policy));
@@ -32,13 +44,9 @@ static int choose_file(const char *command, const char *path, struct ub_offload_
         snprintf(why, UB_WHY_MAX, "--offload: the policy %.200s cannot be used", path);
         return -EINVAL;
     }
-    for (uint32_t i = 0; i < policy->count; i++) {
-        if (policy->rule[i].section == UB_POLICY_PYTHON || policy->rule[i].section == UB_POLICY_YIELD) {
-            ub_say(command, "%s:%u: rules of [python] and [yield] are checked, and not followed yet", path,
-                   policy->rule[i].line);
-            break;
-        }
-    }
+    tell_unfollowed(command, policy, UB_POLICY_PYTHON, "rules of [python] are checked, and not followed yet");
+    if (strcmp(command, "run") != 0)
+        tell_unfollowed(command, policy, UB_POLICY_YIELD, "rules of [yield] are followed from a program's start only");
     *ret = (struct ub_offload_choice){UB_OFFLOAD_POLICY, policy};
     return 0;
 }
@@ -108,6 +116,37 @@ int ub_offload_choose(const char *command, const char *text, struct ub_offload_c
              "--offload: '%.200s' is none of off, dry-run, flagged, eager, and there is no such file%s%s%s", text,
              nearest ? ": did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     return -EINVAL;
+}
+
+int ub_offload_yield_rules(const struct ub_policy_file *policy, char *ret, size_t size, uint64_t *slice_ns)
+{
+    static const enum ub_policy_section order[] = {UB_POLICY_EXCEPT, UB_POLICY_YIELD}; /* exceptions are stronger */
+    uint64_t shortest = 0;
+    size_t n = 0;
+
+    *ret = '\0';
+    for (uint32_t pass = 0; policy && pass < 2; pass++) {
+        for (uint32_t i = 0; i < policy->count; i++) {
+            const struct ub_policy_rule *rule = &policy->rule[i];
+            bool yields = rule->action == UB_POLICY_GIVE_WAY;
+            int written;
+
+            if (rule->section != order[pass] || !rule->place || rule->call)
+                continue;
+            written = snprintf(ret + n, size - n, "%s %" PRIu64 " %s\n", yields ? "yield" : "except",
+                               yields ? rule->period_ns : 0, rule->place);
+            if (written < 0 || (size_t)written >= size - n)
+                return -E2BIG;
+            n += (size_t)written;
+            if (yields && (shortest == 0 || rule->period_ns < shortest))
+                shortest = rule->period_ns;
+        }
+    }
+    if (shortest)
+        *slice_ns = shortest;
+    else if (*slice_ns == 0)
+        *ret = '\0';
+    return 0;
 }
 
 void ub_offload_choice_clear(struct ub_offload_choice *c)

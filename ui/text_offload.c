@@ -187,7 +187,9 @@ static void put_moved(const struct ub_text_view *view, const struct ub_run *run,
     size_t i;
 
     sum_up(view, &s);
-    fprintf(view->pen.out, "%soffload %s: ", prefix, mode);
+    fprintf(view->pen.out, "%soffload ", prefix);
+    ub_escape_put(view->pen.out, mode, UB_TEXT_NAME_COLUMNS);
+    fputs(": ", view->pen.out);
     ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(end, "moved", 0), "call", "calls");
     fputs(" moved, ", view->pen.out);
     ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(end, "saved_ns", 0));

@@ -1,5 +1,4 @@
-/* What became of a run's Python functions and tasks: those that yielded, what kept them from it, what was called
- * elsewhere. */
+/* What became of a run's Python tasks: those that yielded, and what kept them from it. */
 #include "text_private.h"
 #include "text_escape.h"
 
@@ -62,32 +61,6 @@ static void put_held(const struct ub_text_view *view, const json_t *line)
     ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "longest_ns", 0));
 }
 
-static void put_function(const struct ub_text_view *view, const json_t *line)
-{
-    uint64_t ns = ub_json_u64_or(line, "ns", 0), busy = ub_json_u64_or(line, "busy_ns", 0);
-    uint64_t here = ub_json_u64_or(line, "inline", 0);
-
-    put_name(view, line);
-    fputs(" by ", view->pen.out);
-    ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_NAME_COLUMNS);
-    fputs(": ", view->pen.out);
-    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(line, "count", 0), "call", "calls");
-    fputs(", ", view->pen.out);
-    ub_text_put_duration(view, UB_INK_GOOD, ns);
-    fputs(" off the loop (", view->pen.out);
-    ub_text_put_duration(view, UB_INK_PLAIN, busy);
-    fputs(" of it working)", view->pen.out);
-    if (here)
-        fprintf(view->pen.out, "; %" PRIu64 " where they stand", here);
-}
-
-static void put_refused(const struct ub_text_view *view, const json_t *line)
-{
-    put_name(view, line);
-    fputs(": ", view->pen.out);
-    ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_LINE_COLUMNS);
-}
-
 static void put_note(const struct ub_text_view *view, const json_t *line)
 {
     ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_LINE_COLUMNS);
@@ -96,15 +69,13 @@ static void put_note(const struct ub_text_view *view, const json_t *line)
 /* One line of sums, and each below it. */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
 {
-    static void (*const put[])(const struct ub_text_view *, const json_t *) = {put_yield, put_held, put_function,
-                                                                               put_refused, put_note};
+    static void (*const put[])(const struct ub_text_view *, const json_t *) = {put_yield, put_held, put_note};
     static const char *const kinds[] = {
 #define X(name, text) text,
         UB_PYTHON_KIND_LIST(X)
 #undef X
     };
-    uint64_t yielding, moved, yields = sum_of(view, "yield", "count", &yielding);
-    uint64_t calls = sum_of(view, "function", "count", &moved);
+    uint64_t yielding, yields = sum_of(view, "yield", "count", &yielding);
     const json_t *line;
     size_t i;
 
@@ -114,11 +85,6 @@ bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
     ub_text_count(view, UB_INK_PLAIN, yields, "yield", "yields");
     fputs(" of ", view->pen.out);
     ub_text_count(view, UB_INK_PLAIN, yielding, "coroutine", "coroutines");
-    if (moved) {
-        fputs("; ", view->pen.out);
-        ub_text_count(view, UB_INK_PLAIN, calls, "call", "calls");
-        fputs(" made elsewhere", view->pen.out);
-    }
     fputc('\n', view->pen.out);
     for (size_t kind = 0; kind < UB_ARRAY_LEN(kinds); kind++) {
         json_array_foreach (ub_model_python(view->m), i, line) {

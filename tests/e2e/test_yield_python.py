@@ -91,6 +91,20 @@ def test_told(tmp_path, python):
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])
+@pytest.mark.parametrize("rules, who", [
+    ("[yield]\npyyields.burn = 5ms\n", {"__main__.main"}), ("[yield]\njobs.* = 5ms\n", set()),
+    ("[yield]\n*burn = 5ms\n[except]\n__main__.bur? = inline\n", set())])
+def test_rules_of_a_policy(tmp_path, python, rules, who):
+    """Who is named yields, also by the name of the program's file (told by its task's coroutine); who is excepted does not."""
+    policy = tmp_path / "app.policy"
+    policy.write_text(rules)
+    _, recording = helpers.record(tmp_path, python.split()[0], PROGRAM, "one", options=("-q", f"--offload={policy}"),
+                                  env=environment(tmp_path, SPIN="600000"))
+    yields = {line["function"]: line["count"] for line in recording.of("python") if line["kind"] == "yield"}
+    assert set(yields) == who and all(count > 5 for count in yields.values()), recording.of("python")
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
 def test_signal_of_the_programs_own(tmp_path, python):
     _, _, recording = both(tmp_path, python, "urgent", SPIN="1000000")
     assert [line["text"] for line in recording.of("python")] == ["no step yields: the program handles SIGURG itself"]

@@ -88,6 +88,7 @@ static void read_rules(const struct ub_python_table *t)
 struct place {
     char name[NAME]; /* module and qualified name */
     char module[NAME];
+    char alias[NAME]; /* the name as it would be were the program's file imported; "" for other modules */
     char at[UB_PYTHON_PLACE];
 };
 
@@ -110,15 +111,36 @@ static void look(PyFrameObject *frame, int line, struct place *ret)
     snprintf(ret->module, sizeof(ret->module), "%s", text_of(module));
     snprintf(ret->name, sizeof(ret->name), "%.100s.%.150s", ret->module, text_of(code->co_qualname));
     snprintf(ret->at, sizeof(ret->at), "%.28s:%d", slash ? slash + 1 : file, line ? line : code->co_firstlineno);
+    ret->alias[0] = '\0';
+    if (strcmp(ret->module, "__main__") == 0) {
+        const char *stem = slash ? slash + 1 : file;
+
+        snprintf(ret->alias, sizeof(ret->alias), "%.*s.%.150s", (int)strcspn(stem, "."), stem,
+                 text_of(code->co_qualname));
+    }
     Py_DECREF(globals);
     Py_DECREF(code);
 }
 
+/* As other rules of a policy do: pkg.jobs.run is known by jobs.run as well. */
+static bool fits_name(const char *pattern, const struct place *p)
+{
+    const char *name = p->name, *module_end = name + strlen(p->module);
+
+    while (name && name <= module_end) {
+        if (fnmatch(pattern, name, 0) == 0)
+            return true;
+        name = strchr(name, '.');
+        name = name ? name + 1 : NULL;
+    }
+    return p->alias[0] && fnmatch(pattern, p->alias, 0) == 0;
+}
+
 /* The slice of a function by its name: -1 there is no rule, 0 it must not be set aside. */
-static int64_t slice_of(const char *name)
+static int64_t slice_of(const struct place *p)
 {
     for (int i = 0; i < rule_count; i++) {
-        if (fnmatch(rules[i].pattern, name, 0) == 0)
+        if (fits_name(rules[i].pattern, p))
             return (int64_t)rules[i].slice_ns;
     }
     return -1;
@@ -140,7 +162,7 @@ static uint64_t slice_here(PyFrameObject *frame, struct place *inner, struct pla
         int64_t own;
 
         look(f, 0, root);
-        own = rule_count ? slice_of(root->name) : -1;
+        own = rule_count ? slice_of(root) : -1;
         back = PyFrame_GetBack(f);
         Py_DECREF(f);
         if (own == 0) {
@@ -198,7 +220,7 @@ static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
     called = callee ? PyObject_CallFunction(callee, "Oi", code, PyFrame_GetLasti(frame)) : NULL;
     row = ub_python_table_row(agent->table, UB_PYTHON_HELD, p->name, p->at, called ? text_of(called) : "");
     if (row)
-        ub_python_row_add(row, ns, 0);
+        ub_python_row_add(row, ns);
     Py_XDECREF(called);
     Py_DECREF(code);
     PyErr_Clear();
@@ -210,7 +232,7 @@ static void count(enum ub_python_kind kind, const struct place *p, uint64_t ns)
     struct ub_python_row *row = ub_python_table_row(agent->table, kind, p->name, p->at, "");
 
     if (row)
-        ub_python_row_add(row, ns, 0);
+        ub_python_row_add(row, ns);
 }
 
 /* As a handler of the signal's: its number and the frame. */

@@ -30,7 +30,4 @@ struct ub_python_yield {
 /* NULL: not in this thread, or not of this interpreter. */
 const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield_agent *agent);
 
-/* Functions that are to be called elsewhere are found as their modules come. */
-void ub_python_functions_start(const struct ub_python_yield_agent *agent);
-
 #endif
