@@ -17,7 +17,7 @@ import pythons
 PROGRAM = helpers.ROOT / "tests/programs/pyrandom.py"
 SECONDS = 60 if os.environ.get("UNBLOCK_SOAK") else 5
 
-CASES = [("asyncio", v, p) for v in pythons.READ[-3:] for p in pythons.installed(v) or [None]]
+CASES = [("asyncio", v, p) for v in pythons.READ[-3:] for p in pythons.of(v) or [None]]
 CASES.append(("uvloop", "3.11", helpers.PYTHON))
 
 

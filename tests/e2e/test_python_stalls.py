@@ -53,7 +53,7 @@ EXPECTED = {
     "import_module": ({"import"}, "held", "<module>"),
 }
 
-EVERY = [(v, p) for v in pythons.READ for p in pythons.installed(v) or [None]]
+EVERY = [(v, p) for v in pythons.READ for p in pythons.of(v) or [None]]
 CASES = [("asyncio", v, p) for v, p in EVERY] + [("uvloop", "3.11", helpers.PYTHON)]
 
 

@@ -110,6 +110,7 @@ def test_signal_of_the_programs_own(tmp_path, python):
     assert [line["text"] for line in recording.of("python")] == ["no step yields: the program handles SIGURG itself"]
 
 
-@pytest.mark.parametrize("python", interpreters()[:None if ALL else 0])
+@pytest.mark.skipif(not ALL, reason="make check-offload")
+@pytest.mark.parametrize("python", interpreters())
 def test_interrupted(tmp_path, python):
     both(tmp_path, python, "interrupted")
