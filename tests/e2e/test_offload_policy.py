@@ -1,7 +1,7 @@
 """Offload by a policy: what the rules name leaves its loop the first time, what they do not name stays.
 
-Checked that it can fail: with every place allowed, or every place denied, the runs of `inside` differ; with the wait for the
-tracer's answer taken out the first call stays; without the count of a limit more than two are away at once.
+Checked that it can fail: with every place allowed four tests fail; in `make soak`, without the wait for the tracer's answer, the
+first call stays, and without the count of a limit ten are away at once.
 """
 
 import concurrent.futures
