@@ -46,7 +46,7 @@ void ub_python_finish(struct ub_explain *x)
 {
     const struct ub_python_table *t = &x->w->arena->python;
 
-    for (uint32_t i = 0; x->w->arena->h.python_wanted && i < UB_PYTHON_ROWS; i++) {
+    for (uint32_t i = 0; i < UB_PYTHON_ROWS; i++) {
         if (ub_load_acquire(&t->row[i].state) == UB_PYTHON_LIVE)
             ub_explain_emit(x, row_json(&t->row[i]));
     }

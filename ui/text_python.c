@@ -81,10 +81,13 @@ bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
 
     if (json_array_size(ub_model_python(view->m)) == 0)
         return false;
-    fprintf(view->pen.out, "%spython: ", prefix);
-    ub_text_count(view, UB_INK_PLAIN, yields, "yield", "yields");
-    fputs(" of ", view->pen.out);
-    ub_text_count(view, UB_INK_PLAIN, yielding, "coroutine", "coroutines");
+    fprintf(view->pen.out, "%spython:", prefix);
+    if (yielding) {
+        fputc(' ', view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, yields, "yield", "yields");
+        fputs(" of ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, yielding, "coroutine", "coroutines");
+    }
     fputc('\n', view->pen.out);
     for (size_t kind = 0; kind < UB_ARRAY_LEN(kinds); kind++) {
         json_array_foreach (ub_model_python(view->m), i, line) {

@@ -448,8 +448,9 @@ static void look_for_python(void)
     if (!known)
         return;
     object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    start =
-        object ? (const struct ub_python *(*)(const struct ub_python_agent *))dlsym(object, "ub_python_start") : NULL;
+    if (!object || !ub_pyyield_is_of_this_build(object))
+        return;
+    start = (const struct ub_python *(*)(const struct ub_python_agent *))dlsym(object, "ub_python_start");
     python = start ? start(&agent) : NULL;
     if (python)
         ub_pyyield_start(object);

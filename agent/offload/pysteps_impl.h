@@ -124,6 +124,8 @@ enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil,
 
 /* ---- pyyield.c ---- */
 
+/* Whether the object for this Python can be used; if not, that is told. With the GIL. */
+bool ub_pyyield_is_of_this_build(void *handle);
 /* An object for the interpreter was found, and this is its file's handle. GIL held. */
 void ub_pyyield_start(void *object);
 

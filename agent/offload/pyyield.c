@@ -26,6 +26,7 @@
 #define AGAIN_NS    1000000ull
 #define IDLE_ROUNDS 8u
 #define ASIDE       "no step yields: the program handles SIGURG itself"
+#define OTHER_BUILD "no step moves: python3.*.so is not of the agent's build"
 
 static void *object; /* of the interpreter; NULL: none, or it was asked already */
 static const struct ub_python_yield *python;
@@ -229,6 +230,17 @@ bool ub_pyyield_signalled(int32_t tid)
 /* ---- around a step ------------------------------------------------------------------------------- */
 
 static void start_python(void);
+
+bool ub_pyyield_is_of_this_build(void *handle)
+{
+    const uint64_t *build = dlsym(handle, "ub_python_build");
+
+    if (build && *build == UB_PYTHON_BUILD)
+        return true;
+    if (ub_process->arena)
+        ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", OTHER_BUILD);
+    return false;
+}
 
 void ub_pyyield_start(void *handle)
 {

@@ -8,6 +8,7 @@ same, as who waits for a lock is left, too.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 
@@ -109,6 +110,21 @@ def test_rules_of_a_policy(tmp_path, python, rules, who):
 def test_signal_of_the_programs_own(tmp_path, python):
     _, _, recording = both(tmp_path, python, "urgent", SPIN="1000000")
     assert [line["text"] for line in recording.of("python")] == ["no step yields: the program handles SIGURG itself"]
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_object_of_another_build(tmp_path, python):
+    """What an earlier build has left beside the agent is not called: what it calls the same may look otherwise."""
+    version = pythons.ask(python.split()[0], "import sys; print('%d.%d' % sys.version_info[:2])")
+    shutil.copy(helpers.AGENT, tmp_path)
+    source = tmp_path / "old.c"
+    source.write_text("void *ub_python_start(void *agent) { __builtin_trap(); }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", tmp_path / f"python{version}.so"], check=True)
+    env = environment(tmp_path, SPIN="100000", UNBLOCK_AGENT=str(tmp_path / helpers.AGENT.name))
+    done, recording = helpers.record(tmp_path, python.split()[0], PROGRAM, "one",
+                                     options=("-q", "--yield"), env=env)
+    assert done.returncode == 0, done.stderr
+    assert [line["text"] for line in recording.of("python")] == ["no step moves: python3.*.so is not of the agent's build"]
 
 
 @pytest.mark.skipif(not ALL, reason="make check-offload")

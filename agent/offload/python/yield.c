@@ -16,6 +16,8 @@
 #define NAME      256
 #define HELD_NS   20000000ull /* from the asking to the next bytecode: less is told of nobody */
 
+EXPORT const uint64_t ub_python_build = UB_PYTHON_BUILD;
+
 static const struct ub_python_yield_agent *agent;
 
 struct rule {

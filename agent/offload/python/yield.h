@@ -1,11 +1,11 @@
 /*
- * As python.h, for steps that yield and functions that are called elsewhere. One table of each side, since both need
- * little more than rows and rules.
+ * As python.h, for steps that yield.
  */
 #ifndef UB_OFFLOAD_PYTHON_YIELD_H
 #define UB_OFFLOAD_PYTHON_YIELD_H
 
 #include "../../../common/python_table.h"
+#include "python.h"
 
 struct ub_python_yield_agent {
     struct ub_python_table *table;
@@ -29,5 +29,15 @@ struct ub_python_yield {
 
 /* NULL: not in this thread, or not of this interpreter. */
 const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield_agent *agent);
+
+/*
+ * The object of a version may have been left by an earlier build (`make` without its headers does not touch it): where
+ * `ub_python_build` in it is another number, or missing, it is not used. The first number goes up with each change
+ * that sizes do not show.
+ */
+#define UB_PYTHON_BUILD                                                                                                \
+    (1ull << 56 | (uint64_t)sizeof(struct ub_python_agent) << 42 | (uint64_t)sizeof(struct ub_python) << 28 |          \
+     (uint64_t)sizeof(struct ub_python_yield_agent) << 14 | (uint64_t)sizeof(struct ub_python_yield))
+extern const uint64_t ub_python_build;
 
 #endif
