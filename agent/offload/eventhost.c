@@ -9,6 +9,9 @@
  * the program has it added. What the program has done to it is followed by hooks.
  *
  * Each loop with something suspended has one event of ours on our timer, which keeps it alive.
+ *
+ * Longer than most files here: what the program may do to an event while its callback is suspended, and what becomes
+ * of it then, is one set of rules about one state.
  */
 #include "eventhost.h"
 

@@ -12,11 +12,10 @@ COUNT = 20_000_000
 
 
 def interpreters():
-    """(path, loop): each that yields; uvloop where it is there."""
-    built = [v for v in ("3.11", "3.12", "3.13") if (helpers.AGENT.parent / f"python{v}.so").exists()]
-    found = [(path, "asyncio", v) for v in built for path in pythons.installed(v)[:1]]
-    has_uvloop = micro.run([helpers.PYTHON, "-c", "import importlib.util as u; print(u.find_spec('uvloop') is not None)"])
-    return found + ([(helpers.PYTHON, "uvloop", "uvloop")] if has_uvloop == "True\n" else [])
+    """(path, loop, name): each that yields; uvloop where it is there."""
+    for one in pythons.moving(helpers.AGENT, True):
+        path, *loop = one.split()
+        yield path, *(loop or ["asyncio"]), *(loop or [pythons.ask(path, "import sys; print('%d.%d' % sys.version_info[:2])")])
 
 
 def measure(path, loop, tasks, yields):

@@ -31,3 +31,13 @@ def installed(version):
 def of(version):
     """Of what takes long: one interpreter of the minor version, in `make soak` all."""
     return installed(version)[:None if "UNBLOCK_SOAK" in os.environ else 1]
+
+
+def moving(agent, every):
+    """Those that the agent was built to move steps of: the first, or every minor version's and ("PATH uvloop") uvloop."""
+    found = [path for minor in ("3.11", "3.12", "3.13") if (agent.parent / f"python{minor}.so").exists()
+             for path in installed(minor)[:1]]
+    debian = "/usr/bin/python3"
+    if every and os.path.realpath(debian) in found and ask(debian, "import uvloop; print(1)"):
+        found.append(debian + " uvloop")
+    return found[:None if every else 1]

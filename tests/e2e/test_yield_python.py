@@ -17,7 +17,6 @@ import oracle
 import pythons
 import pytest
 
-OBJECTS = helpers.AGENT.parent
 PROGRAM = helpers.ROOT / "tests/programs/pyyields.py"
 PATIENCE = 90
 ALL = "UNBLOCK_SOAK" in os.environ
@@ -30,11 +29,7 @@ FREE = ("one", "many", "raises", "contexts", "cancelled", "generators", "deep", 
 
 
 def interpreters():
-    found = [path for minor in ("3.11", "3.12", "3.13") if (OBJECTS / f"python{minor}.so").exists()
-             for path in pythons.installed(minor)[:1]]
-    if ALL and os.path.realpath(helpers.PYTHON) in found and pythons.ask(helpers.PYTHON, "import uvloop; print(1)"):
-        found.append(helpers.PYTHON + " uvloop")
-    return found[:None if ALL else 1] or [pytest.param(None, marks=pytest.mark.skip(
+    return pythons.moving(helpers.AGENT, ALL) or [pytest.param(None, marks=pytest.mark.skip(
         reason="no headers of CPython 3.11 to 3.13: not built"))]
 
 

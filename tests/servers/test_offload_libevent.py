@@ -18,7 +18,7 @@ import helpers
 import servers
 from servers import Server, tool
 from test_loop_libevent import Seed, SlowTransmission
-from test_loop_tor import Resolver, Tor, name_proxy
+from test_loop_tor import Tor, name_proxy, resolver  # noqa: F401: a fixture
 from test_memcached import Memcached, ask
 
 pytestmark = pytest.mark.skipif("UNBLOCK_SOAK" not in os.environ, reason="run by make check-offload")
@@ -122,15 +122,6 @@ def test_memcached(either):
 
     said = either(Memcached, talk, options=EAGER)
     assert said[-3] == b"VALUE k7 0 3\r\nabc\r\nEND\r\n" and said[-1] == b"END\r\n"
-
-
-@pytest.fixture
-def resolver():
-    if os.getuid() != 0:
-        pytest.skip("a resolver of our own needs root")
-    running = Resolver()
-    yield running
-    running.end()
 
 
 def test_tor(either, resolver):
