@@ -59,7 +59,9 @@ static const char *source_of(const struct ub_watch_options *options)
 
 int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, struct ub_explain **ret)
 {
+    const struct ub_policy_file *policy = options->policy;
     struct ub_explain *x = calloc(1, sizeof(*x));
+    json_t *header;
     int r;
 
     if (!x)
@@ -72,8 +74,13 @@ int ub_explain_new(struct ub_watch *w, const struct ub_watch_options *options, s
         free(x);
         return r;
     }
-    ub_explain_emit(x, ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv,
-                                          options->redact, options->offload));
+    header = ub_preamble_header(source_of(options), options->threshold_ns, options->argc, options->argv,
+                                options->redact, options->offload);
+    if (policy && policy->predicted)
+        json_object_set_new(
+            header, "predicted",
+            ub_preamble_predicted(policy->path, policy->predicted_p99_ns, policy->predicted_longest_ns));
+    ub_explain_emit(x, header);
     ub_explain_policy(x, options->policy);
     *ret = x;
     return 0;
@@ -91,6 +98,7 @@ static void clear_thread(struct ub_thread_record *t)
     drop_pending(t);
     free(t->wait_stack);
     free(t->wait_python);
+    ub_lag_clear(&t->lag);
     memset(t, 0, sizeof(*t));
 }
 
@@ -148,6 +156,7 @@ static struct ub_thread_record *thread_of(struct ub_explain *x, const struct ub_
         clear_thread(t);
         t->pid = e->pid;
         t->tid = e->tid;
+        t->since_ns = ub_clock_monotonic_ns();
         t->loop = "turn";
         ub_preamble_thread_name(t->pid, t->tid, t->name, sizeof(t->name));
     }
@@ -285,11 +294,13 @@ static void on_stats(struct ub_explain *x, const struct ub_event *e)
                      (json_int_t)ub_ticks_span_to_ns(s->busy_ticks), "max_ns",
                      (json_int_t)ub_ticks_span_to_ns(s->max_ticks), "histogram", ub_explain_histogram(&s->histogram));
     json_object_set_new(line, "at_ns", json_integer((json_int_t)ub_clock_monotonic_ns()));
+    json_object_set_new(line, "lag", ub_lag_json(x, t, s)); /* not set where there is none */
     if (s->kinds)
         json_object_set_new(line, "kinds", ub_callback_kinds(s));
     if (s->cpu_ns)
         json_object_set_new(line, "cpu_ns", json_integer((json_int_t)s->cpu_ns));
     ub_explain_emit(x, line);
+    ub_offload_progress(x);
     ub_lint_yields(x, e);
 }
 

@@ -58,8 +58,21 @@ struct ub_stall {
         uv_pool; /* the fullest that a look found the program's own pool; all 0: nothing waited in it */
 };
 
+/* Stalls alike of which some could leave the loop. */
+struct ub_lag_stall {
+    uint64_t duration_ns, saved_ns, count;
+};
+
+struct ub_lag {
+    struct ub_lag_stall *stall; /* owned */
+    uint32_t count;
+    bool incomplete; /* there were more kinds than are kept */
+};
+
 struct ub_thread_record {
     pid_t pid, tid;
+    uint64_t since_ns; /* CLOCK_MONOTONIC: when it was heard of */
+    struct ub_lag lag;
     bool qualified;
     bool synchronous; /* what seemed a loop is code of Python's library that waits for some pipes, again and again */
     char name[32];
@@ -98,7 +111,8 @@ struct ub_explain {
     struct ub_site_names *names[UB_POLICY_SITES]; /* owned; likewise, for the policy */
     struct ub_policy_file *policy;                /* owned; NULL: none */
     uint32_t policy_version;
-    json_t *offload; /* owned; `offload` lines by site, NULL before the first */
+    uint64_t moved_told; /* by the last `executor` line */
+    json_t *offload;     /* owned; `offload` lines by site, NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -172,10 +186,16 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const st
 void ub_offload_count(struct ub_explain *x, const json_t *line);
 void ub_offload_site(struct ub_explain *x, const struct ub_event *e);
 void ub_offload_finish(struct ub_explain *x);
+void ub_offload_progress(struct ub_explain *x);          /* an `executor` line, where something moved since the last */
 void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into the `end` line */
 
 /* The watcher was told to switch. */
 void ub_offload_switch(struct ub_explain *x, struct ub_event *e);
+
+/* explain_lag.c: a `slow` line of the thread that is over; `lag` of its `stats` line, NULL: offload is off. */
+void ub_lag_keep(struct ub_thread_record *t, const json_t *slow);
+json_t *ub_lag_json(const struct ub_explain *x, const struct ub_thread_record *t, const struct ub_stats *s);
+void ub_lag_clear(struct ub_lag *lag);
 
 /* explain_policy.c. Takes the policy (NULL: none from now on). */
 void ub_explain_policy(struct ub_explain *x, struct ub_policy_file *policy);

@@ -296,15 +296,36 @@ void ub_offload_switch(struct ub_explain *x, struct ub_event *e)
     ub_explain_note(x, "info", text);
 }
 
-void ub_offload_end(struct ub_explain *x, json_t *line)
+/* Totals of the run so far. */
+static json_t *executor_json(const struct ub_explain *x)
 {
     const struct ub_arena_header *h = &x->w->arena->h;
+    uint64_t wait_ns = 0;
 
+    for (uint32_t i = 0; i < UB_POLICY_SITES; i++)
+        wait_ns += ub_load_relaxed(&x->w->arena->policy.site[i].pool_ns);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
+                     (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns, "stack_bytes",
+                     (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
+                     (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
+                     (json_int_t)ub_load_relaxed(&h->pool_queued));
+}
+
+void ub_offload_progress(struct ub_explain *x)
+{
+    uint64_t moved = ub_load_relaxed(&x->w->arena->h.moved);
+    json_t *line;
+
+    if (x->w->offload <= UB_OFFLOAD_DRY_RUN || moved == x->moved_told)
+        return;
+    x->moved_told = moved;
+    line = executor_json(x);
+    json_object_set_new(line, "type", json_string("executor"));
+    ub_explain_emit(x, line);
+}
+
+void ub_offload_end(struct ub_explain *x, json_t *line)
+{
     if (x->w->offload > UB_OFFLOAD_DRY_RUN)
-        json_object_set_new(line, "offload",
-                            json_pack("{s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved),
-                                      "saved_ns", (json_int_t)ub_load_relaxed(&h->moved_ns), "stack_bytes",
-                                      (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
-                                      (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
-                                      (json_int_t)ub_load_relaxed(&h->pool_queued)));
+        json_object_set_new(line, "offload", executor_json(x));
 }

@@ -602,12 +602,13 @@ static void count_slow(struct ub_explain *x, const json_t *line, const char *cau
         x->totals.worst_ns = duration;
 }
 
-static void finish_line(struct ub_explain *x, struct ub_stall *s, json_t *line)
+static void finish_line(struct ub_explain *x, struct ub_thread_record *t, struct ub_stall *s, json_t *line)
 {
     set_id(x, s, line);
     json_object_set_new(line, "seen", json_integer(count_site(x, s->site)));
     count_slow(x, line, json_string_value(json_object_get(line, "cause")));
     ub_offload_count(x, line);
+    ub_lag_keep(t, line);
     ub_explain_emit(x, line);
 }
 
@@ -659,7 +660,7 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
         if (e->flags & UB_RECORD_STARTUP)
             json_object_set_new(line, "startup", json_true());
         if (t->qualified)
-            finish_line(x, s, line);
+            finish_line(x, t, s, line);
         else if (t->pending_count < UB_PENDING_MAX)
             t->pending[t->pending_count++] = line;
         else
@@ -681,7 +682,7 @@ void ub_stall_gone(struct ub_explain *x, const struct ub_event *e)
     if (!line)
         return;
     json_object_set_new(line, "ongoing", json_true());
-    finish_line(x, s, line);
+    finish_line(x, &x->thread[e->slot], s, line);
 }
 
 /* The thread runs a loop after all: what was held back counts. */
@@ -697,7 +698,7 @@ void ub_stall_qualified(struct ub_explain *x, struct ub_thread_record *t)
 
         if (strcmp(kind, "turn") == 0 || strcmp(kind, "task") == 0)
             json_object_set_new(line, "loop", json_string(t->loop));
-        finish_line(x, &shown, line);
+        finish_line(x, t, &shown, line);
     }
     t->pending_count = 0;
 }

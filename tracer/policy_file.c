@@ -15,7 +15,8 @@
 #define WRONGS_MAX    20u
 #define SHOWN         100 /* of a word in a message */
 
-const char *const ub_policy_section_names[UB_POLICY_SECTIONS + 1] = {"offload", "python", "yield", "except", NULL};
+const char *const ub_policy_section_names[UB_POLICY_SECTIONS + 1] = {"offload", "python",    "yield",
+                                                                     "except",  "predicted", NULL};
 
 struct reader {
     const char *path;
@@ -160,18 +161,10 @@ static int set_python_action(struct reader *r, struct ub_policy_rule *rule, char
 
 static int set_period(struct reader *r, struct ub_policy_rule *rule, const char *value)
 {
-    static const struct {
-        const char *name;
-        double ns;
-    } unit[] = {{"us", 1e3}, {"ms", 1e6}, {"s", 1e9}};
-    size_t digits = strspn(value, "0123456789."), i;
     double ns;
 
-    for (i = 0; i < UB_ARRAY_LEN(unit) && strcmp(unit[i].name, value + digits) != 0; i++)
-        ;
-    if (digits == 0 || digits > 12 || i == UB_ARRAY_LEN(unit) || memchr(value, '.', digits) != strrchr(value, '.'))
+    if (!ub_policy_time(value, &ns))
         return wrong(r, "'%.*s' is not a time: write 5ms, with the unit (us, ms, s)", SHOWN, value);
-    ns = strtod(value, NULL) * unit[i].ns;
     if (ns < PERIOD_MIN_NS || ns > PERIOD_MAX_NS)
         return wrong(r, "'%.*s' is out of bounds: from 1ms to 10s", SHOWN, value);
     rule->action = UB_POLICY_GIVE_WAY;
@@ -316,7 +309,8 @@ static int take_section(struct reader *r, char *text)
             return 0;
         }
     }
-    return unknown(r, "the section", text, ub_policy_section_names, "[offload], [python], [yield] and [except]");
+    return unknown(r, "the section", text, ub_policy_section_names,
+                   "[offload], [python], [yield], [except] and [predicted]");
 }
 
 static bool covers(const struct ub_policy_rule *first, const struct ub_policy_rule *rule)
@@ -380,6 +374,10 @@ static int fill_rule(struct reader *r, struct ub_policy_rule *rule, char *text)
     if (*key == '\0' || *value == '\0')
         return wrong(r, "'%.*s': %s is missing: write NAME = ACTION", SHOWN, rule->text,
                      *key ? "the action" : "the name");
+    if (rule->section == UB_POLICY_PREDICTED)
+        return ub_policy_set_predicted(r->file, key, value)
+                   ? 0
+                   : wrong(r, "'%.*s' is no prediction: write p99 = TIME or longest = TIME", SHOWN, rule->text);
     e = take_names(r, rule, key);
     if (e == 0)
         e = take_value(r, rule, value);
@@ -405,6 +403,10 @@ static int take_rule(struct reader *r, char *text)
     if (r->file->count == UB_POLICY_RULES_MAX)
         return wrong(r, "more than %u rules", UB_POLICY_RULES_MAX);
     e = fill_rule(r, &rule, text);
+    if (e == 0 && rule.section == UB_POLICY_PREDICTED) {
+        clear_rule(&rule);
+        return 0;
+    }
     all = e == 0 ? realloc(r->file->rule, (r->file->count + 1) * sizeof(*all)) : NULL;
     if (!all) {
         clear_rule(&rule);

@@ -10,6 +10,9 @@
  *     jobs.*              = 5ms
  *     [except]                                    # stronger than all of the above
  *     billing.*           = inline
+ *     [predicted]                                 # lag of the loop, by the dry run that this was written from
+ *     p99                 = 0.2ms
+ *     longest             = 2.1ms
  *
  * In each section the first rule that fits counts. Names are patterns (`*`, `?`, `[...]`); a comment begins with a `#`
  * at the beginning of a line or behind a space. Not libinih's: it takes the `:` of `db.c:*` for the end of the key.
@@ -31,6 +34,7 @@ enum ub_policy_section {
     UB_POLICY_PYTHON,
     UB_POLICY_YIELD,
     UB_POLICY_EXCEPT,
+    UB_POLICY_PREDICTED, /* no rules: see struct ub_policy_file */
     UB_POLICY_SECTIONS,
     UB_POLICY_NO_SECTION = UB_POLICY_SECTIONS
 };
@@ -63,6 +67,8 @@ struct ub_policy_file {
     char *path;
     struct ub_policy_rule *rule; /* in the order of the file */
     uint32_t count;
+    bool predicted; /* the lag of the loop with these rules, as the dry run had it that they were written from */
+    uint64_t predicted_p99_ns, predicted_longest_ns;
 };
 
 /* Something is wrong with a line; `line` 0: with the file. `what` is a sentence that names the thing. */
@@ -102,7 +108,7 @@ bool ub_policy_fits_dotted(const struct ub_policy_rule *rule, const char *dotted
 struct ub_policy_rule *ub_policy_find_dotted(struct ub_policy_file *p, enum ub_policy_section section,
                                              const char *dotted);
 
-/* "offload" "python" "yield" "except" */
+/* "offload" "python" "yield" "except" "predicted" */
 extern const char *const ub_policy_section_names[UB_POLICY_SECTIONS + 1];
 
 #endif

@@ -12,4 +12,10 @@ const char *ub_policy_nearest_call(const char *call);
 /* Between file and function of a place; NULL: it names no file. */
 const char *ub_policy_colon(const char *place);
 
+/* "5ms", "0.2ms", "300us", "2s". */
+bool ub_policy_time(const char *text, double *ret_ns);
+
+/* A line of [predicted]; false: it is none. */
+bool ub_policy_set_predicted(struct ub_policy_file *p, const char *key, const char *value);
+
 #endif

@@ -76,6 +76,12 @@ json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, 
                      ub_preamble_offload(offload));
 }
 
+json_t *ub_preamble_predicted(const char *from, uint64_t p99_ns, uint64_t longest_ns)
+{
+    return json_pack("{s:o, s:I, s:I}", "from", ub_preamble_string(from), "p99_ns", (json_int_t)p99_ns, "longest_ns",
+                     (json_int_t)longest_ns);
+}
+
 static json_t *arguments_of(pid_t pid, bool redact)
 {
     char text[ARGUMENTS_MAX];

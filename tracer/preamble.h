@@ -16,6 +16,9 @@ const char *ub_preamble_offload(uint32_t mode);
 json_t *ub_preamble_header(const char *source, uint64_t threshold_ns, int argc, char *const *argv, bool redact,
                            uint32_t offload);
 
+/* The header's `predicted`: the lag that was predicted for this run, and by which file. */
+json_t *ub_preamble_predicted(const char *from, uint64_t p99_ns, uint64_t longest_ns);
+
 /* `how`: "preloaded", "attached", "traced", or NULL. Arguments come from /proc/PID/cmdline. */
 json_t *ub_preamble_process(pid_t pid, pid_t ppid, const char *exe, const char *how, bool redact);
 

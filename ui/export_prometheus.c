@@ -128,6 +128,58 @@ static void put_loops(FILE *out, const struct ub_model *m)
     free(loops);
 }
 
+/* ---- offload ---------------------------------------------------------- */
+
+static void put_lag(FILE *out, const struct ub_model *m)
+{
+    size_t count, i;
+    const struct ub_loop **loops = ub_model_loops(m, &count);
+
+    head(out, "unblock_loop_lag_p99_seconds", "gauge",
+         "What all but 1 % of what comes at any moment wait less for until the loop looks at it.");
+    for (i = 0; i < count; i++) {
+        if (!loops[i]->lag.known)
+            continue;
+        fputs("unblock_loop_lag_p99_seconds", out);
+        put_loop_labels(out, m, loops[i]);
+        fputs("} ", out);
+        put_seconds(out, loops[i]->lag.p99_ns);
+    }
+    free(loops);
+}
+
+static void put_most(FILE *out, const char *name, const char *help, uint64_t n)
+{
+    head(out, name, "gauge", help);
+    fprintf(out, "%s %" PRIu64 "\n", name, n);
+}
+
+static void put_moved(FILE *out, const struct ub_figures_offload *o)
+{
+    head(out, "unblock_offload_moved_total", "counter", "Calls that were made off their loop.");
+    fprintf(out, "unblock_offload_moved_total %" PRIu64 "\n", o->moved);
+    head(out, "unblock_offload_moved_seconds_total", "counter", "Time for which these would have blocked their loops.");
+    fputs("unblock_offload_moved_seconds_total ", out);
+    put_seconds(out, o->saved_ns);
+    head(out, "unblock_offload_wait_seconds_total", "counter",
+         "Of that, until a thread took a call up, and from its end until its callback went on.");
+    fputs("unblock_offload_wait_seconds_total ", out);
+    put_seconds(out, o->wait_ns);
+    put_most(out, "unblock_offload_threads_max", "Most threads of the executor of one process.", o->threads);
+    put_most(out, "unblock_offload_queued_max", "Most calls that waited for a thread at once.", o->queued);
+    put_most(out, "unblock_offload_stack_bytes_max", "Deepest that a callback's own stack was used.", o->stack_bytes);
+}
+
+static void put_offload(FILE *out, const struct ub_model *m)
+{
+    struct ub_figures_offload o;
+
+    if (!ub_figures_offload(m, &o))
+        return;
+    put_moved(out, &o);
+    put_lag(out, m);
+}
+
 /* ---- call sites --------------------------------------------------------- */
 
 static void put_site_labels(FILE *out, const struct ub_finding *f)
@@ -168,6 +220,7 @@ static void write_prometheus(FILE *out, const struct ub_export_job *job)
     put_totals(out, job->m);
     put_lost(out, job->m);
     put_loops(out, job->m);
+    put_offload(out, job->m);
     put_sites(out, job->m);
 }
 

@@ -33,3 +33,28 @@ uint64_t ub_figures_lost(const struct ub_model *m, const char *loss)
         lost = ub_add_saturated(lost, ub_json_u64_or(json_object_get(ub_model_run(m, i)->end, "lost"), loss, 0));
     return lost;
 }
+
+static void raise_to(uint64_t *most, uint64_t n)
+{
+    *most = n > *most ? n : *most;
+}
+
+bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret)
+{
+    bool any = false;
+
+    *ret = (struct ub_figures_offload){0};
+    for (uint32_t i = 0; i < ub_model_runs(m); i++) {
+        const struct ub_run *run = ub_model_run(m, i);
+        const json_t *end = json_object_get(run->end, "offload"), *o = end ? end : run->executor;
+
+        any |= o != NULL;
+        ret->moved = ub_add_saturated(ret->moved, ub_json_u64_or(o, "moved", 0));
+        ret->saved_ns = ub_add_saturated(ret->saved_ns, ub_json_u64_or(o, "saved_ns", 0));
+        ret->wait_ns = ub_add_saturated(ret->wait_ns, ub_json_u64_or(o, "wait_ns", 0));
+        raise_to(&ret->threads, ub_json_u64_or(o, "threads", 0));
+        raise_to(&ret->queued, ub_json_u64_or(o, "queued_max", 0));
+        raise_to(&ret->stack_bytes, ub_json_u64_or(o, "stack_bytes", 0));
+    }
+    return any;
+}

@@ -23,6 +23,15 @@ uint64_t ub_figures_count_up_to(const struct ub_distribution *d, uint64_t ns);
 extern const char *const ub_figures_loss[];
 uint64_t ub_figures_lost(const struct ub_model *m, const char *loss);
 
+/*
+ * What was moved off the loops, all runs together; the last three are the most of any run. False: nowhere was it to be.
+ */
+struct ub_figures_offload {
+    uint64_t moved, saved_ns, wait_ns;
+    uint64_t threads, queued, stack_bytes;
+};
+bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret);
+
 /* Labels are memory in everything that takes them: the worst sites, the rest is in the totals. */
 #define UB_FIGURES_SITES_MAX 200
 

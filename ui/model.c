@@ -40,6 +40,7 @@ static void run_free(struct ub_run_entry *run)
     UB_HASH_DESTROY(struct ub_process_entry, run->process, process_free);
     json_decref(run->run.header);
     json_decref(run->run.end);
+    json_decref(run->run.executor);
     free(run->run.next);
 }
 
@@ -323,6 +324,17 @@ static void pool_line(struct ub_model *m, json_t *record)
     json_object_set_new(m->pools, key, pool);
 }
 
+/* Totals of a run: the last line counts. */
+static void executor_line(struct ub_model *m, json_t *record)
+{
+    struct ub_run_entry *run = ub_model_this_run(m);
+
+    if (!run)
+        return;
+    json_decref(run->run.executor);
+    run->run.executor = json_incref(record);
+}
+
 /* A habit of one function: the last line counts. */
 static void lint_line(struct ub_model *m, json_t *record)
 {
@@ -380,6 +392,8 @@ void ub_model_line(struct ub_model *m, json_t *record)
         note_line(m, record);
     else if (strcmp(type, "pool") == 0)
         pool_line(m, record);
+    else if (strcmp(type, "executor") == 0)
+        executor_line(m, record);
     else if (strcmp(type, "lint") == 0)
         lint_line(m, record);
     else if (strcmp(type, "thread") == 0)

@@ -66,6 +66,7 @@ void ub_model_forget_stalls(struct ub_model *m);
 /* One run; the parts of a rotated recording are one run. */
 struct ub_run {
     json_t *header;            /* NULL: lines came without one */
+    json_t *executor;          /* the last of its lines; NULL: nothing was moved (yet) */
     json_t *end;               /* NULL: the run goes on, was killed, or its last part was not read */
     char *next;                /* the file in which the recording goes on, as its last note says; or NULL */
     uint64_t last_ns;          /* the latest moment that any line speaks of (CLOCK_MONOTONIC); 0: none */
@@ -185,6 +186,14 @@ struct ub_kinds {
     uint32_t count;
 };
 
+/* How long what comes at any moment waits until the loop looks at it. */
+struct ub_loop_lag {
+    bool known;
+    uint64_t p99_ns, longest_ns;
+};
+
+struct ub_loop_lag ub_model_lag(const json_t *lag); /* {p99_ns, longest_ns}; NULL: not known */
+
 struct ub_loop {
     uint32_t run; /* index of its run: processes of two hosts may have the same numbers */
     uint64_t pid, tid;
@@ -196,10 +205,14 @@ struct ub_loop {
     uint64_t turns;     /* 0: not told */
     uint64_t busy_ns;
     uint64_t max_ns;
-    uint64_t observed_ns;            /* 0: not known, so there is no busy share */
-    struct ub_distribution duration; /* of callbacks or turns */
-    struct ub_kinds kinds;           /* empty: its callbacks are not timed by themselves */
+    uint64_t observed_ns;              /* 0: not known, so there is no busy share */
+    struct ub_distribution duration;   /* of callbacks or turns */
+    struct ub_loop_lag lag, predicted; /* predicted: if what may move had */
+    struct ub_kinds kinds;             /* empty: its callbacks are not timed by themselves */
 };
+
+/* The loop of the current run that lags most; NULL: no lag was recorded. */
+const struct ub_loop *ub_model_slowest_loop(const struct ub_model *m);
 
 /* Loops by busy time, the busiest first. Caller frees the array; NULL when there are none. */
 const struct ub_loop **ub_model_loops(const struct ub_model *m, size_t *ret_count);

@@ -87,6 +87,31 @@ void ub_model_histogram(struct ub_distribution *d, const json_t *histogram)
     }
 }
 
+struct ub_loop_lag ub_model_lag(const json_t *lag)
+{
+    struct ub_loop_lag ret = {0};
+
+    ret.known = ub_json_u64(lag, "p99_ns", &ret.p99_ns) && ub_json_u64(lag, "longest_ns", &ret.longest_ns);
+    return ret;
+}
+
+const struct ub_loop *ub_model_slowest_loop(const struct ub_model *m)
+{
+    const struct ub_loop *worst = NULL;
+    const struct ub_loop_entry *entry;
+
+    for (entry = m->loop; entry; entry = entry->hh.next) {
+        const struct ub_loop *loop = &entry->loop;
+
+        if (entry->key.run != m->current || !loop->lag.known)
+            continue;
+        if (!worst || loop->lag.p99_ns > worst->lag.p99_ns ||
+            (loop->lag.p99_ns == worst->lag.p99_ns && loop->lag.longest_ns > worst->lag.longest_ns))
+            worst = loop;
+    }
+    return worst;
+}
+
 /* The thread ended and its ids were used again (or the process started another program): both count. */
 static void close_incarnation(struct ub_model *m, struct ub_loop_entry *entry)
 {
@@ -119,6 +144,8 @@ static void read_figures(struct ub_model *m, struct ub_loop_entry *entry, const 
     loop->turns = ub_add_saturated(entry->base_turns, ub_json_u64_or(record, "turns", 0));
     loop->busy_ns =
         ub_add_saturated(entry->base_busy_ns, ub_json_u64_or(record, "busy_ns", ub_json_u64_or(record, "total_ns", 0)));
+    loop->lag = ub_model_lag(json_object_get(record, "lag"));
+    loop->predicted = ub_model_lag(json_object_get(json_object_get(record, "lag"), "predicted"));
     loop->has_stats = true;
 }
 

@@ -331,6 +331,28 @@ static void put_rule(FILE *out, const struct rule *r)
     fputc('\n', out);
 }
 
+/* "p99 = 213us      # the loop's lag with these rules; it was 97 ms" */
+static void put_time(FILE *out, const char *key, uint64_t ns, uint64_t was_ns)
+{
+    char was[32];
+    int n = fprintf(out, "%s = %" PRIu64 "us", key, (ns + 500) / 1000);
+
+    ub_text_duration(was_ns, was, sizeof(was));
+    fprintf(out, "%*s # the loop's lag with these rules; it was %s\n", n < RULE_COLUMN ? RULE_COLUMN - n : 0, "", was);
+}
+
+/* What whoever follows it is told beside the lag that there was then. */
+static void put_predicted(const struct writer *w, FILE *out)
+{
+    const struct ub_loop *loop = ub_model_slowest_loop(w->m);
+
+    if (!loop || !loop->predicted.known)
+        return;
+    fprintf(out, "\n[%s]\n", ub_policy_section_names[UB_POLICY_PREDICTED]);
+    put_time(out, "p99", loop->predicted.p99_ns, loop->lag.p99_ns);
+    put_time(out, "longest", loop->predicted.longest_ns, loop->lag.longest_ns);
+}
+
 static void collect(struct writer *w, bool calls_only)
 {
     const json_t *line;
@@ -377,5 +399,6 @@ void ub_policy_write(const struct ub_model *m, const char *name, FILE *out, bool
         ret->rules += w.rule[i].action != NULL;
         ret->comments += w.rule[i].action == NULL;
     }
+    put_predicted(&w, out);
     free(w.rule);
 }

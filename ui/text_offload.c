@@ -179,6 +179,62 @@ static void put_site(const struct ub_text_view *view, const json_t *line, const 
     fputc('\n', view->pen.out);
 }
 
+static void put_lag_pair(const struct ub_text_view *view, const struct ub_loop_lag *lag, enum ub_ink ink)
+{
+    fputs("p99 ", view->pen.out);
+    ub_text_put_duration(view, ink, lag->p99_ns);
+    fputs(", longest ", view->pen.out);
+    ub_text_put_duration(view, ink, lag->longest_ns);
+}
+
+/*
+ * "  the loop's lag: p99 97 ms, longest 103 ms; about p99 0.2 ms, longest 2.1 ms if they move"
+ * "  the loop's lag: p99 0.2 ms, longest 14 ms; predicted p99 0.2 ms, longest 2.1 ms (server.jsonl)"
+ */
+static void put_lag(const struct ub_text_view *view, const struct ub_run *run, const char *prefix)
+{
+    const struct ub_loop *loop = ub_model_slowest_loop(view->m);
+    const json_t *before = json_object_get(run->header, "predicted");
+    struct ub_loop_lag predicted = ub_model_lag(before);
+    const char *from = ub_json_string(before, "from");
+
+    if (!loop)
+        return;
+    fprintf(view->pen.out, "%s  the loop's lag: ", prefix);
+    put_lag_pair(view, &loop->lag, loop->predicted.known ? UB_INK_STALL : UB_INK_PLAIN);
+    if (loop->predicted.known) {
+        fputs("; about ", view->pen.out);
+        put_lag_pair(view, &loop->predicted, UB_INK_GOOD);
+        fputs(" if they move", view->pen.out);
+    } else if (predicted.known) {
+        fputs("; predicted ", view->pen.out);
+        put_lag_pair(view, &predicted, UB_INK_PLAIN);
+        fputs(" (", view->pen.out);
+        ub_escape_put_path(view->pen.out, from ? from : "?", UB_TEXT_PLACE_COLUMNS);
+        fputc(')', view->pen.out);
+    }
+    fputc('\n', view->pen.out);
+}
+
+/* "  executor: 3 threads, 2 calls queued at most; 1.2 ms of waiting for a thread or the loop; stacks up to 14 kB" */
+static void put_executor(const struct ub_text_view *view, const json_t *end, const char *prefix)
+{
+    uint64_t threads = ub_json_u64_or(end, "threads", 0), stack = ub_json_u64_or(end, "stack_bytes", 0);
+
+    if (stack == 0)
+        return;
+    fprintf(view->pen.out, "%s  executor: ", prefix);
+    if (threads > 0) {
+        ub_text_count(view, UB_INK_PLAIN, threads, "thread", "threads");
+        fputs(", ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(end, "queued_max", 0), "call", "calls");
+        fputs(" queued at most; ", view->pen.out);
+    }
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(end, "wait_ns", 0));
+    fprintf(view->pen.out, " of waiting for a thread or the loop; stacks up to %" PRIu64 " kB\n",
+            (stack + 1023) / 1024);
+}
+
 /* "offload eager: 12 calls moved, 3.2 s off the loop; 1 pinned (lock 1), 600 ms", and the places. */
 static void put_moved(const struct ub_text_view *view, const struct ub_run *run, const char *mode, const char *prefix)
 {
@@ -200,6 +256,8 @@ static void put_moved(const struct ub_text_view *view, const struct ub_run *run,
         if (json_object_get(line, "first"))
             put_site(view, line, prefix);
     }
+    put_executor(view, end, prefix);
+    put_lag(view, run, prefix);
     json_decref(s.reasons);
 }
 
@@ -229,6 +287,8 @@ bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
     }
     put_pins(view, &s);
     fputc('\n', view->pen.out);
+    if (s.moves > 0)
+        put_lag(view, run, prefix);
     json_decref(s.reasons);
     return true;
 }

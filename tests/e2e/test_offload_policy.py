@@ -326,11 +326,14 @@ def test_not_switched_where_nothing_was_to_move(tmp_path):
 def test_written_from_a_dry_run_and_followed(tmp_path, built):
     """The places that would have moved are rules; what they say is checked, followed, and known beforehand."""
     done, recording = helpers.record(tmp_path, built, "two", 4, 4, threshold="50ms", options=("--offload",))
+    lag = recording.of("stats")[-1]["lag"]
     path = tmp_path / "r0.jsonl"
     policy = tmp_path / "written.ini"
     done = helpers.unblock("policy", path, "-o", policy)
     assert (done.returncode, done.stderr) == (0, "")
-    rules = [line for line in policy.read_text().splitlines() if line and not line.startswith(("#", "["))]
+    rules, predicted = policy.read_text().split("\n[predicted]\n")
+    assert [line.split(" = ")[0] for line in predicted.splitlines()] == ["p99", "longest"]
+    rules = [line for line in rules.splitlines() if line and not line.startswith(("#", "["))]
     assert sorted(line.split(" =")[0] for line in rules) == [
         "nanosleep in wal.c:inlined", "nanosleep in wal.c:rest"], policy.read_text()
     assert all("= move" in line and "x, the longest " in line and "no lock seen held" in line for line in rules)
@@ -341,6 +344,12 @@ def test_written_from_a_dry_run_and_followed(tmp_path, built):
         inside = [int(n) for n in done.stdout.split()]
         assert recording.header["offload"] == mode
         assert inside[0] > 2 and inside[1] > 2 and recording.end["offload"]["moved"] >= 2, done.stderr
+        assert recording.header["predicted"]["from"] == str(choice)
+        assert recording.header["predicted"]["p99_ns"] < lag["p99_ns"]
+        assert "the loop's lag: p99 " in done.stderr and f"/{choice.name})" in done.stderr, done.stderr
+        metrics = helpers.unblock("report", "--format", "prometheus", recording.path).stdout
+        assert f"unblock_offload_moved_total {recording.end['offload']['moved']}\n" in metrics
+        assert "unblock_loop_lag_p99_seconds{" in metrics
 
 
 SLOW_LINE = """

@@ -57,6 +57,18 @@ def switches(pid):
     return total
 
 
+def settled(pid):
+    """What has been woken so often when nothing was for half a second."""
+    last, now = -1, switches(pid)
+    for _ in range(4):
+        last = now
+        time.sleep(0.5)
+        now = switches(pid)
+        if now - last <= 1:
+            break
+    return now
+
+
 def test_idle(tmp_path, sentinel):
     """An idle loop: nothing reported, and the watcher sleeps too."""
     seconds = 60 if SOAK else 5
@@ -64,8 +76,7 @@ def test_idle(tmp_path, sentinel):
     process = helpers.start("run", "-t", THRESHOLD, "-o", path, "--", helpers.program("quiet"), 100, 100,
                             seconds * 1000)
     try:
-        time.sleep(1.5)  # start-up and the last quiet rounds are over
-        before = switches(process.pid)
+        before = settled(process.pid)  # start-up and the last quiet rounds are over
         time.sleep(seconds - 2)
         woken = switches(process.pid) - before
         out, err = process.communicate(timeout=helpers.PATIENCE)

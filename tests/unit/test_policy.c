@@ -104,6 +104,13 @@ static void test_what_is_kept(void **state)
     ub_policy_clear(&p);
     p = good("");
     assert_int_equal(p.count, 0);
+    assert_false(p.predicted);
+    ub_policy_clear(&p);
+    p = good("[predicted]\np99 = 0.2ms # was 97 ms\nlongest = 2100us\n");
+    assert_int_equal(p.count, 0);
+    assert_true(p.predicted);
+    assert_int_equal(p.predicted_p99_ns, 200000);
+    assert_int_equal(p.predicted_longest_ns, 2100000);
     ub_policy_clear(&p);
 }
 
@@ -118,7 +125,7 @@ static void test_what_is_wrong(void **state)
         {"fsync = move", 1, {"fsync = move", "no section", "[offload]"}},
         {"\n[ofload]\nfsync = move", 2, {"ofload", "did you mean offload?"}},
         {"[offload\n", 1, {"ends with ]"}},
-        {"[]\n", 1, {"[offload], [python], [yield] and [except]"}},
+        {"[]\n", 1, {"[offload], [python], [yield], [except] and [predicted]"}},
         {"[offload]\nfsnyc = move", 2, {"no call is named 'fsnyc'", "did you mean fsync?"}},
         {"[offload]\nqqqqqqqqq = move", 2, {"no call is named 'qqqqqqqqq'"}},
         {"[offload]\nfsync", 2, {"fsync", "NAME = ACTION"}},
@@ -137,6 +144,8 @@ static void test_what_is_wrong(void **state)
         {"[offload]\nfsync on f = move", 2, {"fsync on f", "CALL in PLACE"}},
         {"[offload]\nfsync in db.c:120 = move", 2, {"db.c:120", "db.c:*"}},
         {"[offload]\nfsync in db.c: = move", 2, {"FILE:FUNCTION"}},
+        {"[predicted]\np99 = fast", 2, {"p99 = fast", "p99 = TIME"}},
+        {"[predicted]\np98 = 1ms", 2, {"p98 = 1ms", "longest = TIME"}},
         {"[offload]\nfsync in 0x4013f0 = move", 2, {"0x4013f0", "name the function"}},
         {"[offload]\nfsync in [ab = move", 2, {"[ab", "without its ]"}},
         {"[offload]\nfsync = move\nfsync in f = inline", 3, {"never reached", "line 2"}},
