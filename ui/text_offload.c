@@ -221,7 +221,7 @@ static void put_executor(const struct ub_text_view *view, const json_t *end, con
 {
     uint64_t threads = ub_json_u64_or(end, "threads", 0), stack = ub_json_u64_or(end, "stack_bytes", 0);
 
-    if (stack == 0)
+    if (threads == 0 && stack == 0)
         return;
     fprintf(view->pen.out, "%s  executor: ", prefix);
     if (threads > 0) {
@@ -231,8 +231,10 @@ static void put_executor(const struct ub_text_view *view, const json_t *end, con
         fputs(" queued at most; ", view->pen.out);
     }
     ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(end, "wait_ns", 0));
-    fprintf(view->pen.out, " of waiting for a thread or the loop; stacks up to %" PRIu64 " kB\n",
-            (stack + 1023) / 1024);
+    fputs(" of waiting for a thread or the loop", view->pen.out);
+    if (stack > 0)
+        fprintf(view->pen.out, "; stacks up to %" PRIu64 " kB", (stack + 1023) / 1024);
+    fputc('\n', view->pen.out);
 }
 
 /* "offload eager: 12 calls moved, 3.2 s off the loop; 1 pinned (lock 1), 600 ms", and the places. */
