@@ -48,10 +48,10 @@ def test_agreement(tmp_path, loop):
         pairs += 1
         difference = abs(ours[0]["duration_ns"] - theirs[0]["duration_ns"])
         differences.append(difference)
-        # Where it had to wait for a CPU that may have been between the two ends of the turn.
-        waited = ours[0]["runqueue_ns"] if ours[0]["runqueue_ns"] > MILLISECOND else 0
-        if difference > MILLISECOND + waited:
-            apart.append((stall["stall"], difference, ours[0], theirs[0]))
+        # The agent wakes its watcher when it has ended the turn, and the kernel ends it a call later: on a crowded machine
+        # the watcher takes the CPU in between. How long the thread waited for one around its stall it says itself.
+        if difference > MILLISECOND + stall["noise_ns"]:
+            apart.append((stall, difference, ours[0], theirs[0]))
 
         def innermost(recording, slow):
             frames = [oracle.own_frames(recording.stacks[s["stack"]], name) for s in slow["samples"] if "stack" in s]
