@@ -239,6 +239,16 @@ static bool is_another_image(const struct ub_named_stack *s)
     return map && map->elf && strncmp(map->elf->basename, "ld-linux", 8) == 0;
 }
 
+/* In the order of time: the kernel's stacks of calls come only with the end of their turn. */
+static struct ub_explained_look *place_for(struct ub_stall *s, uint64_t at_ns)
+{
+    uint32_t i = s->count++;
+
+    for (; i > 0 && s->look[i - 1].seen.at_ns > at_ns; i--)
+        s->look[i] = s->look[i - 1];
+    return &s->look[i];
+}
+
 /* False: what was seen is not that turn any more, because the thread has ended or executed another program. */
 static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_event *e)
 {
@@ -257,7 +267,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     ub_stall_python_waiting(s, e->python);
     if (s->count == UB_LOOKS_KEPT)
         return true;
-    look = &s->look[s->count++];
+    look = place_for(s, c->at_ns);
     look->seen = (struct ub_seen){
         .state = c->state,
         .nr = c->nr,

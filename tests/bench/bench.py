@@ -63,6 +63,7 @@ SECTIONS = {
     "moved": moved.aiohttp,
     "yield": computing.yields,
     "trace": kernel.trace,
+    "untraced": kernel.beside_it,
     "offcpu": kernel.offcpu,
     "strace": peers.strace,
     "perf": peers.perf,

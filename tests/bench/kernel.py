@@ -7,6 +7,7 @@ the load.
 
 import os
 import signal
+import statistics
 import subprocess
 import time
 
@@ -17,7 +18,8 @@ import services
 import test_redis
 from watcher import cpu_ns
 
-REQUESTS = 30000
+REQUESTS = 20000  # of one load; a value is the median of so many, one right after the other:
+LOADS = 5
 
 OFFCPU = ("tracepoint:sched:sched_switch { if (args->prev_pid == PID) { @off[args->prev_pid] = nsecs; } "
           "if (args->next_pid == PID && @off[args->next_pid]) "
@@ -69,6 +71,13 @@ def beside(command, ready_s):
     return lambda pid: peers.Beside(command, ready_s)(pid)
 
 
+def load(redis):
+    """(requests a second, ns of the server's CPU a request) of one."""
+    before = cpu_ns(redis.pid)
+    rate = peers.requests_per_s(redis, REQUESTS)
+    return rate, (cpu_ns(redis.pid) - before) / REQUESTS
+
+
 def on_redis(variants, count):
     """{variant: [(requests a second, ns of the server's CPU a request)]}, loads of one running redis in turn.
 
@@ -86,9 +95,8 @@ def on_redis(variants, count):
             attach, settle_s = variants[variant]
             with attach(redis.pid):
                 time.sleep(settle_s)
-                before = cpu_ns(redis.pid)
-                rate = peers.requests_per_s(redis, REQUESTS)
-                return rate, (cpu_ns(redis.pid) - before) / REQUESTS
+                loads = [load(redis) for _ in range(LOADS)]
+                return tuple(statistics.median(column) for column in zip(*loads))
 
         return pairs.interleave(variants, measure, count)
     finally:
@@ -102,22 +110,29 @@ def against_none(values, variant, which):
     return pairs.interval(pairs.ratios(column, variant, "none"))
 
 
+def rows_of(values, variant, what, least=None):
+    share, low, high = against_none(values, variant, 0)
+    cpu, cpu_low, cpu_high = against_none(values, variant, 1)
+    return [{"what": f"{what}: throughput, none/it", "ours": f"{1 / share:.3f} [{1 / high:.3f}, {1 / low:.3f}], "
+             f"that is x {share:.3f}", "limit": 1 / least if least else None, "judged": 1 / share},
+            {"what": f"{what}: CPU a request, it/none", "ours": f"{cpu:.3f} [{cpu_low:.3f}, {cpu_high:.3f}]"}]
+
+
 def trace(quick):
+    values = on_redis({"none": (lambda pid: Nothing(), 0), "traced": (Trace, START_S)}, pairs.rounds(quick))
+    return rows_of(values, "traced", "redis traced", 0.90), values
+
+
+def beside_it(quick):
+    """What the machine pays while a process that sleeps is traced."""
     other = subprocess.Popen(["sleep", "3600"])
     try:
-        values = on_redis({"none": (lambda pid: Nothing(), 0), "traced": (Trace, START_S),
-                           "another": (lambda pid: Trace(other.pid), DOZE_S)}, pairs.rounds(quick))
+        values = on_redis({"none": (lambda pid: Nothing(), 0), "another": (lambda pid: Trace(other.pid), DOZE_S)},
+                          pairs.rounds(quick))
     finally:
         other.kill()
         other.wait()
-    rows = []
-    for variant, what, least in (("traced", "redis traced", 0.90), ("another", "redis, a sleeping process traced", None)):
-        share, low, high = against_none(values, variant, 0)
-        cpu, cpu_low, cpu_high = against_none(values, variant, 1)
-        rows.append({"what": f"{what}: throughput, none/it", "ours": f"{1 / share:.3f} [{1 / high:.3f}, {1 / low:.3f}], "
-                     f"that is x {share:.3f}", "limit": 1 / least if least else None, "judged": 1 / share})
-        rows.append({"what": f"{what}: CPU a request, it/none", "ours": f"{cpu:.3f} [{cpu_low:.3f}, {cpu_high:.3f}]"})
-    return rows, values
+    return rows_of(values, "another", "redis, a sleeping process traced"), values
 
 
 def try_out(attach):

@@ -38,6 +38,9 @@ def test_agreement(tmp_path, loop):
     truth = oracle.Truth(tmp_path / "truth")
     pairs = compared = same = excused = 0
     differences, apart = [], []
+    for slow in kernel.slow:
+        times = [sample["at_ns"] for sample in slow["samples"]]
+        assert times == sorted(times), slow
     for stall in truth.stalls:
         busy = sentinel.busy(stall["start_ns"], stall["start_ns"] + stall["duration_ns"])
         ours, theirs = oracle.find(stall, kernel), oracle.find(stall, inside)
