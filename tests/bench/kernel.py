@@ -78,7 +78,7 @@ def load(redis):
     return rate, (cpu_ns(redis.pid) - before) / REQUESTS
 
 
-def on_redis(variants, count):
+def on_redis(variants, count, loads=LOADS):
     """{variant: [(requests a second, ns of the server's CPU a request)]}, loads of one running redis in turn.
 
     `variants`: {name: (function(pid) -> context, seconds to wait in it)}; server and load on a CPU of their own.
@@ -95,8 +95,7 @@ def on_redis(variants, count):
             attach, settle_s = variants[variant]
             with attach(redis.pid):
                 time.sleep(settle_s)
-                loads = [load(redis) for _ in range(LOADS)]
-                return tuple(statistics.median(column) for column in zip(*loads))
+                return tuple(statistics.median(column) for column in zip(*(load(redis) for _ in range(loads))))
 
         return pairs.interleave(variants, measure, count)
     finally:
@@ -161,7 +160,7 @@ def offcpu(quick):
             rows.append({"what": f"redis throughput, {name}", "peer": f"left out: {missing}"})
             continue
         variants[name] = (attach, 0)
-    values = on_redis(variants, 2 if quick else 6)
+    values = on_redis(variants, 2 if quick else 6, loads=1)  # one beside strace takes ten times as long
     for name in variants:
         if name != "none":
             share, low, high = against_none(values, name, 0)

@@ -277,3 +277,47 @@ def test_taken_port(workdir):
         s.listen()
         done = helpers.unblock("run", "--metrics", f":{s.getsockname()[1]}", "--", "true")
     assert done.returncode == 125 and "in use" in helpers.one_line(done.stderr)
+
+
+@pytest.fixture
+def unclear(tmp_path):
+    """The sample, of which the longest stall may have been several short turns, for all that the kernel's view knows."""
+    lines = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    longest = max((line for line in lines if line["type"] == "slow" and line["cause"] != "stopped" and not line.get("startup")),
+                  key=lambda line: line["duration_ns"])
+    for line in lines:
+        if line.get("site") == longest["site"]:
+            line["unclear"] = True
+            line["callback"] = {"function": "hundred_turns", "module": longest["callback"]["module"]}
+    path = tmp_path / "unclear.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path, longest
+
+
+@pytest.mark.parametrize("name", ["folded", "speedscope", "chrome", "junit", "github", "sarif", "otlp"])
+def test_no_stall_of_what_may_be_many_turns(unclear, name):
+    """Formats that list stalls do not list it."""
+    path, longest = unclear
+    assert longest["site"] in export(name) or "clock_nanosleep" in export(name)
+    text = export(name, path)
+    assert text and longest["site"] not in text and "hundred_turns" not in text and "clock_nanosleep" not in text
+
+
+def test_what_may_be_many_turns_is_a_class(unclear):
+    """Formats that count tell it by itself; `check` and `diff` do not count it."""
+    path, longest = unclear
+    counted, total = VERDICT["stalls"] - 1, VERDICT["total_ns"] - longest["duration_ns"]
+    report = json.loads(export("json", path))
+    assert (report["verdict"]["stalls"], report["verdict"]["total_ns"], report["unclear"]["stalls"]) == (counted, total, 1)
+    assert [s["class"] for s in report["sites"] if s["site"] == longest["site"]] == ["unclear"]
+    metrics = export("prometheus", path)
+    assert f'unblock_stalls_total{{class="counted"}} {counted}\n' in metrics
+    assert 'unblock_stalls_total{class="unclear"} 1\n' in metrics
+    stalls = json.loads(export("otlp-metrics", path))["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]
+    classes = {point["attributes"][0]["value"]["stringValue"]: int(point["asInt"]) for point in stalls["dataPoints"]}
+    assert (classes["counted"], classes["unclear"]) == (counted, 1)
+    assert longest["duration_ns"] > 100_000_000
+    assert helpers.unblock("check", "--fail-on", "100ms", SAMPLE).returncode == 1
+    assert helpers.unblock("check", "--fail-on", "100ms", path).returncode == 0
+    assert longest["site"] not in helpers.unblock("diff", path, path).stdout
+    assert "Perhaps several short turns" in export("text", path)
