@@ -115,7 +115,7 @@ static int check(const char *path)
 static int write_policy(struct policy_settings *s)
 {
     struct ub_policy_written told;
-    struct ub_output out;
+    struct ub_output out = {0};
     int r = ub_input_read(&s->in, s->file, s->files);
 
     if (r == 0)

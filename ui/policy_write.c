@@ -76,7 +76,7 @@ static bool dotted_name(const json_t *place, char *ret, size_t size)
     put_name(ret, size, module);
     if (!*ret || strlen(ret) + 2 >= size)
         return false;
-    strcat(ret, ".");
+    strncat(ret, ".", size - strlen(ret) - 1);
     put_name(ret, size, function);
     return !strpbrk(ret, " :/(") && !strstr(ret, "..");
 }
@@ -202,7 +202,7 @@ static void add_call(struct writer *w, const struct ub_site *site, const char *c
     moves = moves && ub_policy_may_move(call);
     r = add(w, UB_POLICY_OFFLOAD, key, moves ? "move" : NULL, site->durations.count, site->durations.total_ns,
             site->durations.max_ns);
-    if (!r || r->action ? !moves || *r->why : *r->why)
+    if (!r || *r->why || (r->action && !moves))
         return;
     if (moves)
         snprintf(r->why, sizeof(r->why), "no lock seen held");
