@@ -22,7 +22,13 @@
 #define UB_PYTHON_KIND_LIST(X)                                                                                         \
     X(YIELD, "yield") /* a coroutine's steps were set aside so often */                                                \
     X(HELD, "held")   /* what kept one from it: `ns` from the asking to the next bytecode */                           \
-    X(NOTE, "note")   /* `text` says it all */
+    X(MOVED,                                                                                                           \
+      "moved") /* a function ran elsewhere (`place`) so often; `ns` from its calls to their callers' going on */       \
+    X(STAYED, "stayed")   /* ... stayed where it was, since `text`, and took `ns` */                                   \
+    X(RULE, "rule")       /* a rule (`function`: its pattern) fits this many functions */                              \
+    X(NEAREST, "nearest") /* ... fits none by now; `text` is near */                                                   \
+    X(REFUSED, "refused") /* ... fits something that cannot be called elsewhere, since `text` */                       \
+    X(NOTE, "note")       /* `text` says it all */
 
 enum ub_python_kind {
 #define X(name, text) UB_PYTHON_##name,
@@ -51,7 +57,8 @@ struct ub_python_table {
     uint32_t full;       /* rows that found no room */
     uint64_t reserved[6];
     /*
-     * Lines, in their order: "yield NS PATTERN", "except 0 PATTERN". The first that fits counts.
+     * Lines, in their order: "yield NS PATTERN", "except 0 PATTERN", and for functions "thread N PATTERN", "process N
+     * PATTERN", "fork 0 PATTERN", "inline 0 PATTERN" (N: how many at once; 0: not said). The first that fits counts.
      */
     char rules[UB_PYTHON_RULES];
     struct ub_python_row row[UB_PYTHON_ROWS];

@@ -136,6 +136,39 @@ static const char *nearest_place(const struct ub_explain *x, const char *place)
     return ub_nearest(place, list);
 }
 
+/* A row of that kind about the rule; NULL: none. The agents cut names off. */
+static const struct ub_python_row *python_row(const struct ub_explain *x, enum ub_python_kind kind,
+                                              const struct ub_policy_rule *rule)
+{
+    const struct ub_python_table *t = &x->w->arena->python;
+    const struct ub_python_row *found = NULL;
+    char name[UB_PYTHON_NAME];
+
+    ub_python_table_text(name, sizeof(name), rule->place);
+    for (uint32_t i = 0; i < UB_PYTHON_ROWS; i++) {
+        if (ub_load_acquire(&t->row[i].state) == UB_PYTHON_LIVE && ub_load_relaxed(&t->row[i].kind) == kind &&
+            memcmp(t->row[i].name, name, sizeof(name)) == 0)
+            found = &t->row[i];
+    }
+    return found;
+}
+
+/* Functions are found by the agent. False: what the rule names was found, or told of. */
+static bool tell_function(struct ub_explain *x, const struct ub_policy_rule *rule)
+{
+    const struct ub_python_row *near = python_row(x, UB_PYTHON_NEAREST, rule);
+    char text[1024], name[UB_PYTHON_TEXT] = "";
+
+    if (rule->action == UB_POLICY_INLINE || python_row(x, UB_PYTHON_RULE, rule))
+        return false;
+    if (near)
+        memcpy(name, near->text, sizeof(name) - 1);
+    snprintf(text, sizeof(text), "%s:%u: '%s' fitted nothing: no such function was there while a task ran%s%s",
+             x->policy->path, rule->line, rule->text, *name ? "; the nearest name was " : "", name);
+    ub_explain_note(x, "warning", text);
+    return true;
+}
+
 void ub_explain_policy_tell(struct ub_explain *x)
 {
     uint32_t told = 0;
@@ -147,9 +180,15 @@ void ub_explain_policy_tell(struct ub_explain *x)
         const char *nearest;
         char text[1024];
 
-        if (rule->fitted || rule->section == UB_POLICY_PYTHON || rule->section == UB_POLICY_YIELD || told == 20)
+        if (rule->fitted || rule->section == UB_POLICY_YIELD || told == 20)
             continue;
+        if (rule->section == UB_POLICY_PYTHON) {
+            told += tell_function(x, rule);
+            continue;
+        }
         told++;
+        if (rule->section == UB_POLICY_EXCEPT && rule->place && python_row(x, UB_PYTHON_RULE, rule))
+            continue;
         nearest = rule->place ? nearest_place(x, rule->place) : NULL;
         snprintf(text, sizeof(text),
                  nearest       ? "%s:%u: '%s' fitted nothing: no such call came from there in a callback; the nearest "

@@ -34,7 +34,7 @@ struct run {
     const char *offload_text;
     struct ub_offload_choice offload;
     uint64_t yield_ns;
-    char yield_rules[UB_PYTHON_RULES];
+    char python_rules[UB_PYTHON_RULES];
 
     /* while it runs */
     char **argv;
@@ -248,7 +248,7 @@ static int start_watching(struct run *run, int argc)
                                        .offload = run->offload.mode,
                                        .policy = run->offload.policy,
                                        .yield_ns = run->yield_ns,
-                                       .python_rules = run->yield_rules};
+                                       .python_rules = run->python_rules};
 
     return ub_watching_start(&run->w, &options, run->child.pid);
 }
@@ -321,8 +321,8 @@ int ub_cmd_run(int argc, char **argv)
     if (r == 0)
         r = ub_offload_choose("run", run.offload_text, &run.offload, why);
     if (r == 0 &&
-        ub_offload_yield_rules(run.offload.policy, run.yield_rules, sizeof(run.yield_rules), &run.yield_ns) < 0) {
-        snprintf(why, sizeof(why), "--offload: the rules of [yield] and [except] in %.200s are too many",
+        ub_offload_python_rules(run.offload.policy, run.python_rules, sizeof(run.python_rules), &run.yield_ns) < 0) {
+        snprintf(why, sizeof(why), "--offload: the rules of [python], [yield] and [except] in %.200s are too many",
                  run.offload.policy->path);
         r = -E2BIG;
     }

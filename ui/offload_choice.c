@@ -44,9 +44,12 @@ static int choose_file(const char *command, const char *path, struct ub_offload_
         snprintf(why, UB_WHY_MAX, "--offload: the policy %.200s cannot be used", path);
         return -EINVAL;
     }
-    tell_unfollowed(command, policy, UB_POLICY_PYTHON, "rules of [python] are checked, and not followed yet");
-    if (strcmp(command, "run") != 0)
+    if (strcmp(command, "run") != 0) {
+        tell_unfollowed(
+            command, policy, UB_POLICY_PYTHON,
+            "rules of [python] are followed from a program's start only: those hold that it was started with");
         tell_unfollowed(command, policy, UB_POLICY_YIELD, "rules of [yield] are followed from a program's start only");
+    }
     *ret = (struct ub_offload_choice){UB_OFFLOAD_POLICY, policy};
     return 0;
 }
@@ -118,33 +121,47 @@ int ub_offload_choose(const char *command, const char *text, struct ub_offload_c
     return -EINVAL;
 }
 
-int ub_offload_yield_rules(const struct ub_policy_file *policy, char *ret, size_t size, uint64_t *slice_ns)
+/* As common/python_table.h has it. */
+static int put_rule(const struct ub_policy_rule *rule, char *ret, size_t size)
 {
-    static const enum ub_policy_section order[] = {UB_POLICY_EXCEPT, UB_POLICY_YIELD}; /* exceptions are stronger */
+    static const char *const words[] = {
+        [UB_POLICY_INLINE] = "inline",   [UB_POLICY_MOVE] = "inline", [UB_POLICY_THREAD] = "thread",
+        [UB_POLICY_PROCESS] = "process", [UB_POLICY_FORK] = "fork",   [UB_POLICY_GIVE_WAY] = "yield"};
+    const char *word = rule->section == UB_POLICY_EXCEPT ? "except" : words[rule->action];
+    uint64_t number = rule->action == UB_POLICY_GIVE_WAY ? rule->period_ns : rule->workers;
+    int n = snprintf(ret, size, "%s %" PRIu64 " %s\n", word, number, rule->place);
+
+    return n < 0 || (size_t)n >= size ? -E2BIG : n;
+}
+
+int ub_offload_python_rules(const struct ub_policy_file *policy, char *ret, size_t size, uint64_t *slice_ns)
+{
+    /* exceptions are stronger */
+    static const enum ub_policy_section order[] = {UB_POLICY_EXCEPT, UB_POLICY_YIELD, UB_POLICY_PYTHON};
     uint64_t shortest = 0;
+    bool functions = false;
     size_t n = 0;
 
     *ret = '\0';
-    for (uint32_t pass = 0; policy && pass < 2; pass++) {
+    for (uint32_t pass = 0; policy && pass < UB_ARRAY_LEN(order); pass++) {
         for (uint32_t i = 0; i < policy->count; i++) {
             const struct ub_policy_rule *rule = &policy->rule[i];
-            bool yields = rule->action == UB_POLICY_GIVE_WAY;
             int written;
 
             if (rule->section != order[pass] || !rule->place || rule->call)
                 continue;
-            written = snprintf(ret + n, size - n, "%s %" PRIu64 " %s\n", yields ? "yield" : "except",
-                               yields ? rule->period_ns : 0, rule->place);
-            if (written < 0 || (size_t)written >= size - n)
+            written = put_rule(rule, ret + n, size - n);
+            if (written < 0)
                 return -E2BIG;
             n += (size_t)written;
-            if (yields && (shortest == 0 || rule->period_ns < shortest))
+            functions |= rule->section == UB_POLICY_PYTHON && rule->action != UB_POLICY_INLINE;
+            if (rule->section == UB_POLICY_YIELD && (shortest == 0 || rule->period_ns < shortest))
                 shortest = rule->period_ns;
         }
     }
     if (shortest)
         *slice_ns = shortest;
-    else if (*slice_ns == 0)
+    else if (*slice_ns == 0 && !functions)
         *ret = '\0';
     return 0;
 }

@@ -18,10 +18,11 @@ struct ub_offload_choice {
 int ub_offload_choose(const char *command, const char *text, struct ub_offload_choice *ret, char *why);
 
 /*
- * The rules of [yield] and [except] for the agent (common/python_table.h), and the shortest slice among them. Empty
- * where there is no rule of [yield] and `*slice_ns` (what --yield says; 0: nothing) is 0. -E2BIG: too many.
+ * The rules of [python], [yield] and [except] for the agent (common/python_table.h), and the shortest slice among them.
+ * Empty where there is no function to be called elsewhere, no rule of [yield], and `*slice_ns` (what --yield says; 0:
+ * nothing) is 0. -E2BIG: too many.
  */
-int ub_offload_yield_rules(const struct ub_policy_file *policy, char *ret, size_t size, uint64_t *slice_ns);
+int ub_offload_python_rules(const struct ub_policy_file *policy, char *ret, size_t size, uint64_t *slice_ns);
 
 void ub_offload_choice_clear(struct ub_offload_choice *c);
 

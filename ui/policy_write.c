@@ -12,7 +12,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define KEY_MAX     400u
+#define KEY_MAX     UB_POLICY_KEY_MAX
 #define WHY_MAX     300u
 #define RULES_MAX   500u
 #define NAME_MAX_   160u
@@ -272,36 +272,56 @@ static const char *serialiser(const struct ub_site *site)
     return NULL;
 }
 
-static void add_function(struct writer *w, const struct ub_site *site)
+/* What would let the loop go on where a site computed. False: nothing is known. */
+static bool propose(const struct ub_site *site, struct ub_policy_proposal *ret)
 {
     const json_t *gil = json_object_get(site->worst, "gil"), *coroutine, *function = function_of(site, &coroutine);
     uint64_t held = ub_json_u64_or(gil, "held", 0), released = ub_json_u64_or(gil, "released", 0);
-    const char *fork = serialiser(site), *action, *why;
-    struct rule *r;
-    char key[KEY_MAX];
+    const char *fork = serialiser(site);
 
+    *ret = (struct ub_policy_proposal){.action = ""};
     if (held + released == 0)
-        return;
+        return false;
     if (fork) {
-        snprintf(key, sizeof(key), "%s", fork);
-        action = "fork";
-        why = "serialises live data: a fork has a consistent snapshot";
-    } else if (function && dotted_name(function, key, sizeof(key))) {
-        action = released > held ? "thread" : "process";
-        why = released > held ? "computes with the GIL released"
-                              : "computes with the GIL held: arguments and result must be small, and be pickled";
-    } else if (!function && coroutine && dotted_name(coroutine, key, sizeof(key))) {
-        r = add(w, UB_POLICY_YIELD, key, GIVE_WAY, site->durations.count, site->durations.total_ns,
-                site->durations.max_ns);
-        if (r)
-            snprintf(r->why, sizeof(r->why), "computes in the coroutine itself");
-        return;
-    } else {
-        return;
+        snprintf(ret->name, sizeof(ret->name), "%s", fork);
+        ret->action = "fork";
+        ret->why = "serialises live data: a fork has a consistent snapshot";
+    } else if (function && dotted_name(function, ret->name, sizeof(ret->name))) {
+        ret->action = released > held ? "thread" : "process";
+        ret->why = released > held ? "computes with the GIL released"
+                                   : "computes with the GIL held: arguments and result must be small, and be pickled";
+    } else if (!function && coroutine && dotted_name(coroutine, ret->name, sizeof(ret->name))) {
+        ret->yields = true;
+        ret->action = GIVE_WAY;
+        ret->why = "computes in the coroutine itself";
     }
-    r = add(w, UB_POLICY_PYTHON, key, action, site->durations.count, site->durations.total_ns, site->durations.max_ns);
+    return *ret->action != '\0';
+}
+
+/* Also where it wanted to, and the machine had no CPU for it. */
+static bool computes(const struct ub_site *site)
+{
+    enum ub_cause cause = ub_model_site_cause(site);
+
+    return cause == UB_CAUSE_CPU || cause == UB_CAUSE_RUNQUEUE;
+}
+
+bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret)
+{
+    return computes(site) && propose(site, ret);
+}
+
+static void add_function(struct writer *w, const struct ub_site *site)
+{
+    struct ub_policy_proposal p;
+    struct rule *r;
+
+    if (!propose(site, &p))
+        return;
+    r = add(w, p.yields ? UB_POLICY_YIELD : UB_POLICY_PYTHON, p.name, p.action, site->durations.count,
+            site->durations.total_ns, site->durations.max_ns);
     if (r && !*r->why)
-        snprintf(r->why, sizeof(r->why), "%s", why);
+        snprintf(r->why, sizeof(r->why), "%s", p.why);
 }
 
 /* ---- the file ----------------------------------------------------------------------------------- */
@@ -369,7 +389,7 @@ static void collect(struct writer *w, bool calls_only)
 
         if (name && (cause == UB_CAUSE_CALL || cause == UB_CAUSE_LOCK))
             add_call(w, sites[i], name);
-        else if (cause == UB_CAUSE_CPU && !calls_only)
+        else if (computes(sites[i]) && !calls_only)
             add_function(w, sites[i]);
     }
     free(sites);

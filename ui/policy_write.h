@@ -18,4 +18,15 @@ struct ub_policy_written {
 void ub_policy_write(const struct ub_model *m, const char *name, FILE *out, bool calls_only,
                      struct ub_policy_written *ret);
 
+#define UB_POLICY_KEY_MAX 400u
+
+/* For a place that computes: a function to be called elsewhere, or a coroutine that is to yield. */
+struct ub_policy_proposal {
+    char name[UB_POLICY_KEY_MAX]; /* dotted */
+    const char *action;           /* "process", "thread", "fork", or how long a slice is */
+    const char *why;
+    bool yields;
+};
+bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret);
+
 #endif

@@ -1,6 +1,7 @@
 /*
  * What offload did, would have done, or would not do: for one stall, and for a run.
  */
+#include "policy_write.h"
 #include "text_private.h"
 #include "text_escape.h"
 #include "text_frames.h"
@@ -94,6 +95,31 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
         ub_escape_put(view->pen.out, state, UB_TEXT_NAME_COLUMNS);
     }
     fputc('\n', view->pen.out);
+}
+
+static bool is_dry_run(const struct ub_model *m)
+{
+    for (uint32_t i = 0; i < ub_model_runs(m); i++) {
+        if (ub_json_is(ub_model_run(m, i)->header, "offload", "dry-run"))
+            return true;
+    }
+    return false;
+}
+
+/* A policy's rule for it, not more: nobody has looked at what the function shares with others. */
+void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *site)
+{
+    struct ub_policy_proposal p;
+
+    if (!is_dry_run(view->m) || !ub_policy_propose(site, &p))
+        return;
+    ub_pen_label(&view->pen, "move");
+    if (p.yields)
+        fputs("would yield: ", view->pen.out);
+    else
+        fprintf(view->pen.out, "would go to a %s: ", p.action);
+    ub_escape_put(view->pen.out, p.name, UB_TEXT_NAME_COLUMNS);
+    fprintf(view->pen.out, " = %s (a rule that unblock policy writes)\n", p.action);
 }
 
 /* ---- a run --------------------------------------------------------------------------------- */

@@ -87,7 +87,8 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow);
 /* text_offload.c: the label `move` for a stall, and one line for a run; nothing (and false) where offload was off. */
 const char *ub_text_offload_reason(const char *reason); /* a pin, in words */
 void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
-bool ub_text_python_run(const struct ub_text_view *view, const char *prefix); /* text_python.c: likewise */
+void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *site); /* a dry run's, where it computes */
+bool ub_text_python_run(const struct ub_text_view *view, const char *prefix);       /* text_python.c: likewise */
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
 /* The programs' own pools in which work had to wait for a thread. */
 void ub_text_pools(const struct ub_text_view *view);

@@ -1,4 +1,4 @@
-/* What became of a run's Python tasks: those that yielded, and what kept them from it. */
+/* What became of a run's Python tasks: those that yielded, functions called elsewhere, and what kept them from it. */
 #include "text_private.h"
 #include "text_escape.h"
 
@@ -61,6 +61,54 @@ static void put_held(const struct ub_text_view *view, const json_t *line)
     ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "longest_ns", 0));
 }
 
+static void put_where(const struct ub_text_view *view, const json_t *line)
+{
+    const char *place = ub_json_string(line, "place");
+
+    ub_escape_put(view->pen.out, place ? place : "?", UB_TEXT_PLACE_COLUMNS);
+}
+
+static void put_moved(const struct ub_text_view *view, const json_t *line)
+{
+    const char *name = ub_json_string(line, "function"), *place = ub_json_string(line, "place");
+
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, name ? name : "?", UB_TEXT_NAME_COLUMNS);
+    fputs(place && !strchr(place, '(') ? " ran in a " : " ran in ", view->pen.out);
+    put_where(view, line);
+    fputc(' ', view->pen.out);
+    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(line, "count", 0), "time", "times");
+    fputs(", away for ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "ns", 0));
+    fputs(", the longest ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "longest_ns", 0));
+}
+
+static void put_stayed(const struct ub_text_view *view, const json_t *line)
+{
+    const char *name = ub_json_string(line, "function"), *why = ub_json_string(line, "text");
+
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, name ? name : "?", UB_TEXT_NAME_COLUMNS);
+    fputs(" (", view->pen.out);
+    put_where(view, line);
+    fputs(") stayed ", view->pen.out);
+    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(line, "count", 0), "time", "times");
+    fputs(": ", view->pen.out);
+    ub_escape_put(view->pen.out, why && *why ? why : "?", UB_TEXT_LINE_COLUMNS);
+    fputs(", the longest ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "longest_ns", 0));
+}
+
+static void put_refused(const struct ub_text_view *view, const json_t *line)
+{
+    const char *name = ub_json_string(line, "function"), *why = ub_json_string(line, "text");
+
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, name ? name : "?", UB_TEXT_NAME_COLUMNS);
+    fputs(" (", view->pen.out);
+    put_where(view, line);
+    fputs(") stays: ", view->pen.out);
+    ub_escape_put(view->pen.out, why && *why ? why : "?", UB_TEXT_LINE_COLUMNS);
+}
+
 static void put_note(const struct ub_text_view *view, const json_t *line)
 {
     ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_LINE_COLUMNS);
@@ -69,17 +117,23 @@ static void put_note(const struct ub_text_view *view, const json_t *line)
 /* One line of sums, and each below it. */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
 {
-    static void (*const put[])(const struct ub_text_view *, const json_t *) = {put_yield, put_held, put_note};
+    static void (*const put[UB_PYTHON_KINDS])(const struct ub_text_view *, const json_t *) = {
+        [UB_PYTHON_YIELD] = put_yield,     [UB_PYTHON_HELD] = put_held,
+        [UB_PYTHON_MOVED] = put_moved,     [UB_PYTHON_STAYED] = put_stayed,
+        [UB_PYTHON_REFUSED] = put_refused, [UB_PYTHON_NOTE] = put_note}; /* NULL: not told */
     static const char *const kinds[] = {
 #define X(name, text) text,
         UB_PYTHON_KIND_LIST(X)
 #undef X
     };
-    uint64_t yielding, yields = sum_of(view, "yield", "count", &yielding);
+    uint64_t yielding, yields = sum_of(view, "yield", "count", &yielding), moving, rules, near;
+    uint64_t moved = sum_of(view, "moved", "count", &moving);
     const json_t *line;
     size_t i;
 
-    if (json_array_size(ub_model_python(view->m)) == 0)
+    sum_of(view, "rule", "count", &rules);
+    sum_of(view, "nearest", "count", &near);
+    if (json_array_size(ub_model_python(view->m)) == rules + near)
         return false;
     fprintf(view->pen.out, "%spython:", prefix);
     if (yielding) {
@@ -88,10 +142,16 @@ bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
         fputs(" of ", view->pen.out);
         ub_text_count(view, UB_INK_PLAIN, yielding, "coroutine", "coroutines");
     }
+    if (moving) {
+        fputs(yielding ? ", " : " ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, moved, "call", "calls");
+        fputs(" of ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, moving, "function elsewhere", "functions elsewhere");
+    }
     fputc('\n', view->pen.out);
     for (size_t kind = 0; kind < UB_ARRAY_LEN(kinds); kind++) {
         json_array_foreach (ub_model_python(view->m), i, line) {
-            if (!ub_json_string(line, "kind") || strcmp(ub_json_string(line, "kind"), kinds[kind]) != 0)
+            if (!put[kind] || !ub_json_string(line, "kind") || strcmp(ub_json_string(line, "kind"), kinds[kind]) != 0)
                 continue;
             fprintf(view->pen.out, "%s  ", prefix);
             put[kind](view, line);

@@ -306,6 +306,7 @@ static void put_site(const struct ub_text_view *view, const struct ub_site *site
     ub_text_cost_of_longest(view, site);
     ub_text_pool(view, site->worst);
     ub_text_offload(view, site->worst);
+    ub_text_proposed(view, site);
     ub_text_do(view, &query);
     put_site_id(view, site);
     fputc('\n', view->pen.out);

@@ -60,8 +60,7 @@ static bool may_leave(const struct mine *m, uintptr_t sp, bool gil)
 {
     uint64_t lock;
 
-    return (ub_offload_moves || (m->current && m->current->moving)) &&
-           ub_pysteps_judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
+    return ub_offload_moves && ub_pysteps_judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
 }
 
 /* Suspended steps may go on above this place. */

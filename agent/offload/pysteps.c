@@ -452,8 +452,10 @@ static void look_for_python(void)
         return;
     start = (const struct ub_python *(*)(const struct ub_python_agent *))dlsym(object, "ub_python_start");
     python = start ? start(&agent) : NULL;
-    if (python)
+    if (python) {
         ub_pyyield_start(object);
+        ub_pyfunctions_start(object);
+    }
 }
 
 void ub_pysteps_found(unsigned long which)
@@ -513,7 +515,8 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->result = 0;
     s->nested = 0;
     s->over = s->yields = s->picked = false;
-    s->moving = 0;
+    s->calls = false;
+    s->awaits = NULL;
     s->connection = NULL;
     s->mutex = s->queues = NULL;
     s->future = NULL;
@@ -555,16 +558,16 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     s->job.inbox = &h->inbox;
     s->done = s->yields; /* it may go on at any time, but has its turn */
     s->told = false;
-    s->started = s->wait.lock != NULL || s->yields;
+    s->started = s->wait.lock != NULL || s->yields || s->awaits;
     begun = ub_clock_monotonic_ns();
     s->holder.waits = s->wait.lock;
     ub_holder_leaves(&s->holder);
-    if (s->wait.lock && !ub_lock_park(&s->wait))
+    if ((s->wait.lock && !ub_lock_park(&s->wait)) || (s->awaits && !ub_pyfunctions_park(s->awaits, &s->job)))
         s->done = true;
     ub_fiber_suspend(&s->fiber);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;
-    if (ub_process->arena && !s->yields) {
+    if (ub_process->arena && !s->yields && !s->calls) {
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, ub_clock_monotonic_ns() - begun, __ATOMIC_RELAXED);
     }

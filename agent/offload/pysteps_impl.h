@@ -13,6 +13,7 @@
 #include "locks.h"
 #include "pylocks.h"
 #include "pysteps.h"
+#include "python/functions.h"
 #include "python/python.h"
 #include "sites.h"
 #include "suspend.h"
@@ -37,17 +38,18 @@ struct step {
     uint32_t direction;       /* of the call, and what must not overtake it: enum ub_direction */
     uint32_t holds_up, nested;
     bool started, done;
-    bool told;           /* its task was */
-    void *connection;    /* of SQLite, inside of one of its calls; NULL */
-    uint32_t sqlite;     /* which copy of the library it is of */
-    const void *queues;  /* for this mutex of another step; NULL */
-    uint64_t ticket;     /* its place there */
-    const void *mutex;   /* suspended in such a call: it is taken, and recursive; NULL */
-    bool over;           /* it has ended while its task could not be told: `fiber.result` and `result` */
-    bool yields;         /* it waits for its turn only (pyyield.c) */
-    bool picked;         /* and that has come: its task is on its way */
-    uint32_t moving;     /* calls and locks may be left whatever the mode: a function is being called elsewhere */
-    uint64_t yielded_ns; /* CLOCK_MONOTONIC */
+    bool told;                /* its task was */
+    void *connection;         /* of SQLite, inside of one of its calls; NULL */
+    uint32_t sqlite;          /* which copy of the library it is of */
+    const void *queues;       /* for this mutex of another step; NULL */
+    uint64_t ticket;          /* its place there */
+    const void *mutex;        /* suspended in such a call: it is taken, and recursive; NULL */
+    bool over;                /* it has ended while its task could not be told: `fiber.result` and `result` */
+    bool yields;              /* it waits for its turn only (pyyield.c) */
+    bool picked;              /* and that has come: its task is on its way */
+    struct ub_ticket *awaits; /* it waits for this; NULL */
+    bool calls;               /* one of its functions is being called elsewhere: no call is told of as moved */
+    uint64_t yielded_ns;      /* CLOCK_MONOTONIC */
     struct ub_holder holder;
     struct ub_python_state state;
 };
@@ -135,6 +137,14 @@ void ub_pyyield_ends(struct mine *m);
 
 /* Before a fork: our thread is gone until the next step. */
 void ub_pyyield_before_fork(void);
+
+/* ---- pyfunctions.c ---- */
+
+/* An object for the interpreter was found, and this is its file's handle. GIL held. */
+void ub_pyfunctions_start(void *object);
+
+/* `job` is delivered when the ticket is done. False: it is already. */
+bool ub_pyfunctions_park(struct ub_ticket *ticket, struct ub_job *job);
 
 /* ---- pydrive.c ---- */
 

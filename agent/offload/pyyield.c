@@ -382,32 +382,13 @@ static uint64_t yield(void)
     return now > s->yielded_ns ? now - s->yielded_ns : 1;
 }
 
-static void moving(int by)
-{
-    struct mine *m = ub_pysteps_mine(false);
-
-    if (m && m->current)
-        m->current->moving += (uint32_t)by;
-}
-
-static bool in_step(void)
-{
-    const struct mine *m = ub_pysteps_mine(false);
-    uint64_t lock;
-
-    return m && m->current && !m->here &&
-           ub_pysteps_judge_place(m, (uintptr_t)__builtin_frame_address(0), true, &lock) == UB_PIN_MOVABLE;
-}
-
 static struct ub_python_yield_agent agent = {.own = ub_pysteps_own,
                                              .reserve = ub_sample_reserve,
                                              .ran = ran,
                                              .waited = waited,
                                              .yield = yield,
                                              .later = later,
-                                             .pump = pump,
-                                             .moving = moving,
-                                             .in_step = in_step};
+                                             .pump = pump};
 
 /* Once, in the main thread, at its first step. */
 static void start_python(void)

@@ -62,6 +62,8 @@ SECTIONS = {
     "uvloop": services.uvloop,
     "moved": moved.aiohttp,
     "yield": computing.yields,
+    "functions": computing.elsewhere,
+    "checkpoint": computing.checkpoints,
     "trace": kernel.trace,
     "untraced": kernel.beside_it,
     "offcpu": kernel.offcpu,

@@ -1,6 +1,13 @@
-"""Coroutines that compute, alone and with --yield: the longest gap of a ticker beside them, and what yielding costs."""
+"""What computes, alone, with --yield and by a policy in threads and processes: the longest gap of a ticker beside it, and what that costs."""
 
+import http.client
 import json
+import pickle
+import signal
+import socket
+import subprocess
+import threading
+import time
 
 import helpers
 import micro
@@ -44,4 +51,118 @@ def yields(quick):
                          "ours": f"ticker's longest gap {gap['yield'][0]:.0f} ms [{gap['yield'][1]:.0f}, {gap['yield'][2]:.0f}], "
                                  f"alone {gap['bare'][0]:.0f} ms; CPU x {ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]"})
             raw[f"{name} {tasks}"] = said
+    return rows, raw
+
+
+DOWN = 50_000_000
+RULES = {"inline": None, "yield": "[yield]\npywork.* = 5ms\n", "thread": "[python]\npywork.counts_down = thread\n",
+         "process": "[python]\npywork.counts_down = process\n"}
+
+
+def counts(path, loop, way, count, calls):
+    """pycount.py that way: its ticker's longest gap, and how long it took."""
+    command = [path, helpers.ROOT / "tests/programs/pycount.py", loop, count, calls]
+    if RULES[way]:
+        policy, recording = micro.OUT / "count.policy", micro.OUT / "counts.jsonl"
+        policy.write_text(RULES[way])
+        command = [helpers.UNBLOCK, "run", "-q", "-t", "50ms", "--force", f"--offload={policy}", "-o", recording, "--", *command]
+    said = json.loads(micro.run(command))
+    assert said["check"] == count * calls, said
+    if RULES[way]:
+        kind = "yield" if way == "yield" else "moved"
+        told = [row["count"] for row in helpers.Recording(recording).of("python") if row["kind"] == kind]
+        assert sum(told) >= calls, "it ran where it was called"
+    return said
+
+
+def elsewhere(quick):
+    """A function that counts down, 50 million times: left where it is, yielding, by a thread, by a process; what a call costs."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    rows, raw = [], {}
+    for path, loop, name in list(interpreters())[:1 if quick else None]:
+        said = pairs.interleave(tuple(RULES), lambda way, a=(path, loop): counts(*a, way, DOWN, 1), 1 if quick else 3)
+        for way in RULES:
+            gap, total = ([s[key] for s in said[way]] for key in ("gap_ms", "total_s"))
+            rows.append({"what": f"{name}: 50 million decrements in a function, {way}",
+                         "ours": f"ticker's longest gap {sorted(gap)[len(gap) // 2]:.0f} ms, total {sorted(total)[len(total) // 2]:.2f} s"})
+        raw[name] = said
+        calls = 2000
+        for way in ("inline", "thread", "process"):
+            least = min(counts(path, loop, way, 1, calls)["total_s"] for _ in range(3))
+            rows.append({"what": f"{name}: a call of a function that does nothing, {way}", "ours": f"{least / calls * 1e6:.1f} us"})
+    return rows, raw
+
+
+class Checkpoint:
+    """pycheckpoint.py, and what a client sees while it writes its state down."""
+
+    def __init__(self, folder, megabytes, rules):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        command = [helpers.PYTHON, helpers.ROOT / "tests/programs/pycheckpoint.py", self.port, folder, megabytes]
+        if rules:
+            (folder / "app.policy").write_text(rules)
+            command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "50ms", "-o", folder / "r.jsonl",
+                       f"--offload={folder / 'app.policy'}", "--", *command]
+        self.folder = folder
+        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, env=helpers.clean_environment())
+        helpers.wait_until(self.answers, what="the server to listen")
+
+    def answers(self):
+        assert self.process.poll() is None, "the server ended"
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def ask(self, connection, method, path):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.status
+        return answer.read()
+
+    def saves(self, times):
+        """(the latencies of requests meanwhile in ms, what the saves said)"""
+        took, over = [], threading.Event()
+
+        def hits():
+            connection = http.client.HTTPConnection("127.0.0.1", self.port)
+            while not over.is_set():
+                begun = time.monotonic()
+                self.ask(connection, "GET", "/hit")
+                took.append((time.monotonic() - begun) * 1e3)
+                time.sleep(0.001)
+        thread = threading.Thread(target=hits)
+        thread.start()
+        connection, said = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60), []
+        time.sleep(0.3)
+        for _ in range(times):
+            said.append(json.loads(self.ask(connection, "POST", "/save")))
+            with open(self.folder / "state.pickle", "rb") as file:
+                state = pickle.load(file)
+            assert all(len(queue) == 90 for queue in state.values()), "half a change was written"
+        over.set()
+        thread.join()
+        return sorted(took), said
+
+    def end(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(helpers.PATIENCE)
+
+
+def checkpoints(quick):
+    """A service with 100 MB of live state that writes it down by pickle.dump: what its other requests see, alone and with a fork."""
+    rows, raw = [], {}
+    for name, rules in (("alone", None), ("pickle.dump = fork", "[python]\npickle.dump = fork\n")):
+        folder = micro.OUT / "checkpoint"
+        folder.mkdir(parents=True, exist_ok=True)
+        server = Checkpoint(folder, 100, rules)
+        try:
+            took, said = server.saves(2 if quick else 5)
+        finally:
+            server.end()
+        saved = sorted(one["ms"] for one in said)[len(said) // 2]
+        rows.append({"what": f"aiohttp, a checkpoint of {said[0]['bytes'] / 1e6:.0f} MB, {name}",
+                     "ours": f"other requests p50 {took[len(took) // 2]:.1f}, p99 {took[len(took) * 99 // 100]:.1f}, "
+                             f"max {took[-1]:.0f} ms; the save {saved:.0f} ms"})
+        raw[name] = [took, said]
     return rows, raw

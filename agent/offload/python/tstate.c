@@ -11,6 +11,7 @@
  */
 #include <Python.h>
 
+#include "functions.h"
 #include "python.h"
 
 #include <semaphore.h>
@@ -46,6 +47,7 @@ struct kept {
     _PyStackChunk *chunk;
     PyObject **top, **limit;
     int tracing;
+    int inside; /* ub_python_functions_inside */
 };
 
 struct state {
@@ -93,12 +95,14 @@ static void save(const PyThreadState *ts, struct kept *k)
 {
 #define SAVE(ours, theirs) k->ours = ts->theirs;
     EACH(SAVE)
+    k->inside = ub_python_functions_inside;
 }
 
 static void load(PyThreadState *ts, const struct kept *k)
 {
 #define LOAD(ours, theirs) ts->theirs = k->ours;
     EACH(LOAD)
+    ub_python_functions_inside = k->inside;
     ts->context_ver++;
 }
 
@@ -753,6 +757,8 @@ static PyObject *on_import(PyObject *self, PyObject *arguments)
     agent->importing(1);
     result = PyObject_CallObject(find_and_load, arguments);
     agent->importing(-1);
+    if (result)
+        ub_python_functions_imported();
     return result;
 }
 

@@ -5,6 +5,7 @@
 #define UB_OFFLOAD_PYTHON_YIELD_H
 
 #include "../../../common/python_table.h"
+#include "functions.h"
 #include "python.h"
 
 struct ub_python_yield_agent {
@@ -16,8 +17,6 @@ struct ub_python_yield_agent {
     uint64_t (*yield)(void);  /* sets it aside; for how long, ns. 0: it was not */
     void (*later)(uint64_t ns); /* it is not to be asked again before that */
     void (*pump)(void *host);   /* the loop came to it */
-    void (*moving)(int by);     /* this step may be left whatever the mode (1), no longer (-1) */
-    bool (*in_step)(void);      /* a step runs that can be left, by its place; with the GIL */
 };
 
 /* All with the GIL, but for `interrupt`. */
@@ -36,8 +35,9 @@ const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield
  * that sizes do not show.
  */
 #define UB_PYTHON_BUILD                                                                                                \
-    (1ull << 56 | (uint64_t)sizeof(struct ub_python_agent) << 42 | (uint64_t)sizeof(struct ub_python) << 28 |          \
-     (uint64_t)sizeof(struct ub_python_yield_agent) << 14 | (uint64_t)sizeof(struct ub_python_yield))
+    (2ull << 56 | (uint64_t)sizeof(struct ub_python_agent) << 44 | (uint64_t)sizeof(struct ub_python) << 32 |          \
+     (uint64_t)sizeof(struct ub_python_yield_agent) << 20 | (uint64_t)sizeof(struct ub_python_yield) << 10 |           \
+     (uint64_t)sizeof(struct ub_python_functions_agent))
 extern const uint64_t ub_python_build;
 
 #endif
