@@ -219,7 +219,7 @@ check-aarch64: all
 
 check-attach: all programs
 	$(Q)tests/deps.sh servers
-	$(Q)UNBLOCK_CYCLES=50 $(PYTHON) -m pytest -q -s -rs -p no:cacheprovider tests/e2e/test_attach.py tests/e2e/test_attach_middle.py \
+	$(Q)UNBLOCK_CYCLES=50 $(PYTHON) -m pytest -q -s -rs -p no:cacheprovider tests/e2e/test_attach.py tests/e2e/test_attach_middle.py tests/e2e/test_attach_unload.py \
 	    tests/servers/test_attach.py
 
 check-exports: all

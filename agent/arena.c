@@ -316,6 +316,19 @@ void ub_arena_leave(struct ub_arena *arena)
     }
 }
 
+void ub_arena_forget(void)
+{
+    if (place)
+        ub_raw2(SYS_munmap, place, mapped);
+    place = NULL;
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        if (cold_part[i].cold)
+            ub_raw2(SYS_munmap, cold_part[i].cold, sizeof(struct ub_slot_cold));
+        cold_part[i].cold = NULL;
+        cold_part[i].arena = NULL;
+    }
+}
+
 /* Where the last one was, if there was one. */
 static int map_attached(int fd, struct ub_arena **ret)
 {

@@ -59,6 +59,9 @@ void ub_arena_unmap(struct ub_arena *arena);
  */
 void ub_arena_leave(struct ub_arena *arena);
 
+/* No thread writes to it any more: unmaps what was left. Slow path only. */
+void ub_arena_forget(void);
+
 /* "PID:FD:INODE:helper" in `buf` (64 bytes). */
 void ub_arena_address(char *buf, pid_t pid, int fd, uint64_t inode);
 

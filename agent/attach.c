@@ -64,6 +64,22 @@ static int enter(struct ub_attach *a)
     return r == 0 ? ub_process_attach(a, is_injected(), until) : r;
 }
 
+/* Whether the kernel would call us for some signal. */
+static bool has_handler(void)
+{
+    struct {
+        uintptr_t handler, flags, restorer;
+        uint64_t mask;
+    } action;
+
+    for (int sig = 1; sig <= 64; sig++) {
+        if (ub_raw4(SYS_rt_sigaction, sig, 0, (long)&action, sizeof(action.mask)) == 0 &&
+            (ub_module_is_own(action.handler) || ub_module_is_own(action.restorer)))
+            return true;
+    }
+    return false;
+}
+
 static int obey(struct ub_attach *a)
 {
     int r;
@@ -87,6 +103,8 @@ static int obey(struct ub_attach *a)
     case UB_ATTACH_LEAVE:
         r = ub_process_leave(piece_ends());
         return ub_offload_mode > UB_OFFLOAD_DRY_RUN ? 0 : r; /* there it goes later, by itself */
+    case UB_ATTACH_FORGET:
+        return is_injected() && ub_offload_mode == UB_OFFLOAD_OFF && !has_handler() ? ub_process_forget() : -EBUSY;
     default:
         return -EPROTO;
     }

@@ -4,6 +4,10 @@
 #include <link.h>
 #include <string.h>
 
+/* The linker's: where this library begins and ends. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char _end[] __attribute__((visibility("hidden")));
+
 extern __typeof__(_dl_find_object) _dl_find_object __attribute__((weak));
 
 const char *ub_module_name(const void *address)
@@ -21,6 +25,11 @@ static const char *basename_of(const void *address)
     const char *slash = name ? strrchr(name, '/') : NULL;
 
     return slash ? slash + 1 : name;
+}
+
+bool ub_module_is_own(uintptr_t address)
+{
+    return address - (uintptr_t)__ehdr_start < (uintptr_t)(_end - __ehdr_start);
 }
 
 bool ub_module_is_libc(const void *address)

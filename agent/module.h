@@ -14,6 +14,9 @@ const char *ub_module_name(const void *address);
 /* Signal-safe. */
 bool ub_module_is_libc(const void *address);
 
+/* In this library. Signal-safe. */
+bool ub_module_is_own(uintptr_t address);
+
 /* Loaded by an injector, out of a memory file (common/attach.h). Slow path only. */
 bool ub_module_is_injected(const void *address);
 

@@ -29,10 +29,6 @@
 /* Another thread is not hooking for so many waits of a loop: it is left behind by a fork. */
 #define UB_IN_VAIN_MAX 1000u
 
-/* The linker's: where this library begins and ends. */
-extern const char __ehdr_start[] __attribute__((visibility("hidden")));
-extern const char _end[] __attribute__((visibility("hidden")));
-
 static const uint32_t nothing_to_count;
 UB_OFTEN __attribute__((no_reorder, aligned(1024))) const uint32_t *ub_patch_modules =
     &nothing_to_count; /* with them it begins */
@@ -583,7 +579,7 @@ static bool is_in_library(uintptr_t value)
 static bool may_matter(const struct module *m, uintptr_t value, bool may_be_unbound, bool back)
 {
     if (back)
-        return value - (uintptr_t)__ehdr_start < (uintptr_t)(_end - __ehdr_start);
+        return ub_module_is_own(value);
     return (patch.libc && ub_patch_libc_is_function(value)) || is_in_library(value) ||
            (may_be_unbound && contains(m, value));
 }

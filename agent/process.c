@@ -565,9 +565,11 @@ static void hand_over(const struct ub_attach *a, struct ub_arena *arena)
     arena->h.asleep = 1; /* a turn comes by to close it */
 }
 
+static struct ub_process *attached_page; /* of those that were attached to before, too; NULL: none so far */
+
 int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
 {
-    static struct ub_process *page;
+    struct ub_process *page = attached_page;
     struct ub_arena *arena;
     int r = 0;
 
@@ -586,6 +588,7 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
         page = ub_process; /* preloaded, and nobody has come so far */
     if (!page && !map_page(&page))
         r = -ENOSYS;
+    attached_page = page;
     if (r == 0)
         r = a->join_inode ? ub_arena_join(a->join_name, &a->arena_fd, a->join_inode, &arena)
                           : ub_arena_create(&arena, &a->arena_fd, &a->arena_inode);
@@ -599,6 +602,24 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
         fill_page(page, __libc_single_threaded);
         r = ub_patch_attach(injected, until_ns) ? 0 : UB_ATTACH_MORE;
         ub_store_release(&ub_process, page);
+    }
+    ub_store_release(&coming_or_going, 0);
+    return r;
+}
+
+int ub_process_forget(void)
+{
+    int r = -EBUSY;
+
+    if (!take_turn(&coming_or_going))
+        return -EAGAIN;
+    if ((ub_process == &dormant || ub_process == &unwatched) && !inherited.arena && !leaving.arena && !handing.fd) {
+        if (attached_page)
+            ub_raw2(SYS_munmap, attached_page, 4096);
+        attached_page = NULL;
+        dormant.arena = NULL;
+        ub_arena_forget();
+        r = 0;
     }
     ub_store_release(&coming_or_going, 0);
     return r;

@@ -103,6 +103,12 @@ int ub_process_leave(uint64_t until_ns);
 int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns);
 
 /*
+ * Dormant, and no thread is in any hook or comes into one again: gives back what was mapped. 0; -EBUSY: not dormant;
+ * -EAGAIN. Slow path only.
+ */
+int ub_process_forget(void);
+
+/*
  * After attaching: whether the arena's descriptor is still open because nobody has taken the arena yet. Closes it when
  * somebody has; gives up after some seconds. Slow path only; signal-safe; leaves errno alone.
  */

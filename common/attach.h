@@ -23,6 +23,7 @@
 #define UB_ATTACH_ENTRY      48
 #define UB_ATTACH_IMAGE      56
 #define UB_ATTACH_IMAGE_SIZE 64
+#define UB_ATTACH_HANDLE     72
 #define UB_ATTACH_RESUME_AX  80
 #define UB_ATTACH_EINTR_IP   88
 #define UB_ATTACH_ALL        96
@@ -32,11 +33,14 @@
 #define UB_ATTACH_STATE      12
 #define UB_ATTACH_RESULT     128
 #define UB_ATTACH_STEP       132
+#define UB_ATTACH_VERB       136
 #define UB_ATTACH_CAUGHT     168
+#define UB_ATTACH_PREPARED   176
 #define UB_ATTACH_NAME       192
 #define UB_ATTACH_PATH       208
 #define UB_ATTACH_TEXT       240
 #define UB_ATTACH_TEXT_BYTES 256
+#define UB_ATTACH_DLCLOSE    512
 
 /* enum ub_attach_state, for the assembler. */
 #define UB_ATTACH_RUNNING 2
@@ -47,13 +51,17 @@
 #define UB_ATTACH_STEP_WRITE 2
 #define UB_ATTACH_STEP_LOAD  3
 #define UB_ATTACH_STEP_AGENT 4
+#define UB_ATTACH_STEP_CLOSE 5
+
+/* One of enum ub_attach_verb. */
+#define UB_ATTACH_IS_UNLOAD 8
 
 #ifndef __ASSEMBLER__
 
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 4u
+#define UB_ATTACH_VERSION 5u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
 /*
@@ -80,6 +88,9 @@ enum ub_attach_verb {
     UB_ATTACH_PREPARE = 4, /* libc's functions are looked up, and which slots are theirs; UB_ATTACH_MORE: once more */
     UB_ATTACH_PATCH = 6,   /* after ENTER has said UB_ATTACH_MORE: further modules, likewise */
     UB_ATTACH_ADOPTED = 5, /* the injector has the arena: its descriptor is closed, where no turn has done so */
+    /* After LEAVE, when nothing leads into the agent any more (tracer/inject_proof.c): */
+    UB_ATTACH_FORGET = 7, /* what it has mapped is unmapped; -EBUSY: the kernel has a handler of its */
+    UB_ATTACH_UNLOAD = UB_ATTACH_IS_UNLOAD, /* the library goes; the code in the room does that */
 };
 
 #define UB_ATTACH_MORE     1
@@ -94,7 +105,7 @@ struct ub_attach {
     uint64_t base;  /* where the agent is loaded; 0: not yet, `image` is to be */
     uint64_t entry; /* of the agent's file: offset of its entry point */
     uint64_t image, image_size;
-    uint64_t reserved0;
+    uint64_t handle; /* what dlopen gave for it */
     /* How the thread goes on: with rax `resume_ax`; at `eintr_ip` with -EINTR if a signal of the program's own has
      * arrived meanwhile (0: as otherwise). */
     uint64_t resume_ax, eintr_ip;
@@ -118,6 +129,7 @@ struct ub_attach {
      * name. In another network namespace there is none: then `arena_fd` is one end of a pair of sockets meanwhile. */
     uint64_t join_inode;
     char join_name[8]; /* behind its first zero */
+    uint64_t dl_close; /* of the target's libc */
 };
 #define UB_ATTACH_AT(member, offset)                                                                                   \
     _Static_assert(offsetof(struct ub_attach, member) == (offset), "attach: the assembler knows it")
@@ -129,6 +141,10 @@ UB_ATTACH_AT(base, UB_ATTACH_BASE);
 UB_ATTACH_AT(entry, UB_ATTACH_ENTRY);
 UB_ATTACH_AT(image, UB_ATTACH_IMAGE);
 UB_ATTACH_AT(image_size, UB_ATTACH_IMAGE_SIZE);
+UB_ATTACH_AT(handle, UB_ATTACH_HANDLE);
+UB_ATTACH_AT(verb, UB_ATTACH_VERB);
+UB_ATTACH_AT(prepared, UB_ATTACH_PREPARED);
+UB_ATTACH_AT(dl_close, UB_ATTACH_DLCLOSE);
 UB_ATTACH_AT(resume_ax, UB_ATTACH_RESUME_AX);
 UB_ATTACH_AT(eintr_ip, UB_ATTACH_EINTR_IP);
 UB_ATTACH_AT(all_signals, UB_ATTACH_ALL);

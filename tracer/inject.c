@@ -14,6 +14,7 @@
 #include "../common/arena.h"
 #include "../common/clock.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -40,6 +41,9 @@
 #define MODULES_MAX     1000      /* pieces of at least one */
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
 #define FINISH_NS       200000000u
+#define PROVE_NS        1000000000u /* for so long threads are waited for that are still inside */
+#define PROVE_PAUSE_NS  50000000
+#define PROVE_STOPS     5
 #define AGENT_MAX       (16 << 20)
 #define PAGE            4096u
 
@@ -90,7 +94,7 @@ static int lock_target(struct inject *x)
 
 static int find_functions(struct inject *x)
 {
-    static const char *const name[] = {"dlopen", "dlerror", "__errno_location"};
+    static const char *const name[] = {"dlopen", "dlerror", "__errno_location", "dlclose"};
     const struct ub_map *libc = ub_inject_module(x->maps, "libc.so.6");
     uint64_t at[UB_ARRAY_LEN(name)], size;
 
@@ -104,6 +108,7 @@ static int find_functions(struct inject *x)
     x->ask.dl_open = at[0];
     x->ask.dl_error = at[1];
     x->ask.errno_location = at[2];
+    x->ask.dl_close = at[3];
     return 0;
 }
 
@@ -137,6 +142,26 @@ static void cut_image(struct inject *x, const struct ub_elf *elf)
     }
     if (end > 0 && end < x->image_size)
         x->image_size = end;
+}
+
+/* The file says that it is never to be unloaded, for those that it is preloaded into. Here dlclose is to be had. */
+static void allow_unloading(struct inject *x)
+{
+    const Elf64_Ehdr *eh = (const void *)x->image;
+    const Elf64_Phdr *ph = (const void *)(x->image + eh->e_phoff);
+
+    if (eh->e_phoff + eh->e_phnum * sizeof(*ph) > x->image_size)
+        return;
+    for (uint16_t i = 0; i < eh->e_phnum; i++) {
+        Elf64_Dyn *dynamic = (void *)(x->image + ph[i].p_offset);
+
+        if (ph[i].p_type != PT_DYNAMIC || ph[i].p_offset + ph[i].p_filesz > x->image_size)
+            continue;
+        for (size_t k = 0; k < ph[i].p_filesz / sizeof(*dynamic); k++) {
+            if (dynamic[k].d_tag == DT_FLAGS_1)
+                dynamic[k].d_un.d_val &= ~(Elf64_Xword)DF_1_NODELETE;
+        }
+    }
 }
 
 /* Who watches it, if anybody does: from another PID namespace than its own the agent cannot tell whether that one
@@ -181,6 +206,7 @@ static int read_agent(struct inject *x)
     if (ub_elf_open_file(x->options->agent, &elf) < 0)
         return fail(x, -ENOEXEC, x->options->agent);
     cut_image(x, elf);
+    allow_unloading(x);
     x->ask.entry = elf->entry;
     return 0;
 }
@@ -249,6 +275,7 @@ static int load_maps(struct inject *x)
             return -ESRCH;
         x->ask.state = before.state;
         x->ask.prepared = before.prepared;
+        x->ask.handle = before.handle;
         if (!is_still_asked(x, &before) && (!before.base || find_agent(x) || old++ > 1))
             return 0; /* loaded, but not in the maps: it has just happened */
         if (is_over(x, ub_clock_monotonic_ns(), &r))
@@ -556,8 +583,9 @@ static void drop_arena(struct inject *x)
 
 static int explain(struct inject *x, const struct ub_attach *a)
 {
-    static const char *const step[] = {"", "no memory file for the agent", "the memory file for the agent",
-                                       "the loader refuses the agent", "the agent"};
+    static const char *const step[] = {
+        "",          "no memory file for the agent", "the memory file for the agent", "the loader refuses the agent",
+        "the agent", "the loader does not unload it"};
 
     x->ret->watcher = a->watcher;
     if (a->watcher > 0 && x->watcher_ns && x->watcher_ns != ub_pidns_of(0))
@@ -587,6 +615,7 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
             return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;
         r = answer.result < 0 ? explain(x, &answer) : answer.result;
         x->ask.prepared = answer.prepared;
+        x->ask.handle = answer.handle;
         if (answer.base && x->image) { /* loaded, whatever it said then */
             x->ask.base = answer.base;
             x->ret->loaded = true;
@@ -723,6 +752,20 @@ int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_re
     return r;
 }
 
+static int leave(struct inject *x)
+{
+    int r;
+
+    if (!x->ask.base)
+        return -ENOENT;
+    r = prepare_room(x);
+    if (r == 0)
+        r = ask(x, UB_ATTACH_LEAVE);
+    for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
+        r = ask_after_pause(x, UB_ATTACH_LEAVE);
+    return r;
+}
+
 int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_result *ret)
 {
     struct inject x = {.options = options, .ret = ret, .lock = -1, .handout = -1};
@@ -730,14 +773,81 @@ int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_re
 
     memset(ret, 0, sizeof(*ret));
     r = prepare(&x);
-    if (r == 0 && !x.ask.base)
-        r = -ENOENT;
     if (r == 0)
-        r = prepare_room(&x);
+        r = leave(&x);
+    clear(&x, r);
+    return r < 0 ? r : 0;
+}
+
+/* Threads that are just inside come out, as a rule: then once more. */
+static int prove(struct inject *x)
+{
+    uint64_t until = ub_clock_monotonic_ns() + PROVE_NS;
+    int r;
+
+    for (int stops = 0;;) {
+        uint64_t now;
+
+        r = ub_inject_prove(&x->room, x->ask.base, x->ask.handle, x->options->hold_max_ns, &x->ret->proof_ns,
+                            x->ret->why);
+        now = ub_clock_monotonic_ns();
+        stops += x->ret->proof_ns > 0;
+        if (r != -EAGAIN || now > until || stops >= PROVE_STOPS)
+            return r == -EAGAIN ? -EBUSY : r;
+        if (is_over(x, now, &r))
+            return -EBUSY;
+        nanosleep(&(struct timespec){0, PROVE_PAUSE_NS}, NULL);
+    }
+}
+
+static bool is_loaded(struct inject *x)
+{
+    struct ub_maps *maps;
+    bool loaded;
+
+    if (ub_maps_load(x->options->pid, NULL, &maps) < 0)
+        return false;
+    loaded = ub_maps_find(maps, x->ask.base) && ub_inject_module(maps, "memfd:" UB_ATTACH_LIBRARY);
+    ub_maps_unref(maps);
+    return loaded;
+}
+
+static int unload(struct inject *x)
+{
+    int r = leave(x);
+
+    if (r < 0)
+        return r;
+    if (!ub_inject_module(x->maps, "memfd:" UB_ATTACH_LIBRARY) || !x->ask.handle) {
+        snprintf(x->ret->why, sizeof(x->ret->why), "it was %s",
+                 ub_inject_module(x->maps, "memfd:" UB_ATTACH_LIBRARY) ? "brought in by another version of unblock"
+                                                                       : "loaded with the program (LD_PRELOAD)");
+        return -EBUSY;
+    }
+    r = prove(x);
+    if (r == 0) {
+        r = ask(x, UB_ATTACH_FORGET);
+        if (r == -EBUSY)
+            snprintf(x->ret->why, sizeof(x->ret->why), "a signal handler of its is still in place");
+    }
     if (r == 0)
-        r = ask(&x, UB_ATTACH_LEAVE);
-    for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
-        r = ask_after_pause(&x, UB_ATTACH_LEAVE);
+        r = ask_after_pause(x, UB_ATTACH_UNLOAD);
+    if (r == 0 && is_loaded(x)) {
+        snprintf(x->ret->why, sizeof(x->ret->why), "the loader keeps it");
+        return -EBUSY;
+    }
+    return r;
+}
+
+int ub_inject_unload(const struct ub_inject_options *options, struct ub_inject_result *ret)
+{
+    struct inject x = {.options = options, .ret = ret, .lock = -1, .handout = -1};
+    int r;
+
+    memset(ret, 0, sizeof(*ret));
+    r = prepare(&x);
+    if (r == 0)
+        r = unload(&x);
     clear(&x, r);
     return r < 0 ? r : 0;
 }

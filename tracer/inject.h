@@ -54,6 +54,7 @@ struct ub_inject_options {
     /* Enter: the arena of a process that was entered before is to be its, too (its descriptor stays the caller's); 0: a
      * new one. */
     int join_fd;
+    uint64_t hold_max_ns; /* unload: how long all threads may be stopped at most */
 };
 
 struct ub_inject_result {
@@ -64,6 +65,7 @@ struct ub_inject_result {
     uint64_t held_ns;        /* how long the thread was kept from its work the longest time */
     uint64_t held_all_ns;    /* all of it */
     uint64_t stopped_ns;     /* how long it was stopped by us the longest time; the rest it worked for us */
+    uint64_t proof_ns;       /* unload: how long all threads were stopped the last time */
     uint32_t holds;          /* how often */
     uint32_t stops;          /* system calls at which it was looked at, on the way to its wait */
     char why[UB_INJECT_WHY]; /* for a failure */
@@ -80,5 +82,11 @@ int ub_inject_enter(const struct ub_inject_options *options, struct ub_inject_re
 /* Asks the agent to go dormant at once, where its loop is too idle to see for itself. Same errors; -ENOENT: it is not
  * in there. */
 int ub_inject_leave(const struct ub_inject_options *options, struct ub_inject_result *ret);
+
+/*
+ * Leaves, and has the agent unloaded where nothing in the process leads into it any more. Same errors; -EBUSY with
+ * `why`: it has left, and stays loaded, asleep.
+ */
+int ub_inject_unload(const struct ub_inject_options *options, struct ub_inject_result *ret);
 
 #endif

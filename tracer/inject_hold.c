@@ -215,13 +215,6 @@ static void undo_eintr(struct ub_hold *h)
 
 /* ---- timeouts -------------------------------------------------------------------- */
 
-/* How long it has waited already, as far as that can be known of a sleeping thread. */
-struct waited {
-    uint64_t slept_ns, at_ns;
-    struct ub_schedstat sched;
-    bool known;
-};
-
 /* The register that holds the timeout in milliseconds; NULL: none, or the kernel itself keeps what is left of it. */
 static unsigned long long *timeout_register(struct user_regs_struct *regs, int64_t nr)
 {
@@ -238,7 +231,7 @@ static bool has_no_timeout(const struct ub_capture *c)
     return (epoll && (int32_t)c->arg[3] < 0) || (c->nr == SYS_poll && (int32_t)c->arg[2] < 0);
 }
 
-static void look_how_long(const struct ub_hold *h, struct waited *w)
+static void look_how_long(const struct ub_hold *h, struct ub_waited *w)
 {
     w->known = ub_capture_schedstat(h->pid, h->tid, &w->sched) == 0 && ub_sleep_time(h->pid, h->tid, &w->slept_ns) == 0;
     w->at_ns = ub_clock_monotonic_ns(); /* not before: looking may take long, and would then count twice */
@@ -249,7 +242,7 @@ static void look_how_long(const struct ub_hold *h, struct waited *w)
  * late, and a timeout reported early is a lie. The register is dead after the
  * call, as the ABI has it.
  */
-static void shorten_timeout(struct ub_hold *h, int64_t nr, const struct waited *w)
+static void shorten_timeout(struct ub_hold *h, int64_t nr, const struct ub_waited *w)
 {
     unsigned long long *timeout = timeout_register(&h->regs, nr);
     struct ub_schedstat now;
@@ -265,7 +258,7 @@ static void shorten_timeout(struct ub_hold *h, int64_t nr, const struct waited *
 /* ---- the two ways to a wait -------------------------------------------------------- */
 
 /* It was interrupted: in a wait? */
-static bool in_wait(struct ub_hold *h, const struct waited *w)
+static bool in_wait(struct ub_hold *h, const struct ub_waited *w)
 {
     int64_t nr = (int64_t)h->regs.orig_rax, ax = (int64_t)h->regs.rax;
 
@@ -321,7 +314,7 @@ static int follow(struct ub_hold *h)
 }
 
 /* It has stopped because we asked. */
-static int settle(struct ub_hold *h, const struct waited *w, bool ran)
+static int settle(struct ub_hold *h, const struct ub_waited *w, bool ran)
 {
     int r;
 
@@ -347,7 +340,7 @@ static int settle(struct ub_hold *h, const struct waited *w, bool ran)
 int ub_hold_take(struct ub_hold *h)
 {
     struct ub_capture *c = malloc(sizeof(*c));
-    struct waited waited = {0};
+    struct ub_waited waited = {0};
     bool ran = false, timed = true;
     int status, r = -ENOMEM;
 
@@ -404,4 +397,62 @@ void ub_hold_drop(struct ub_hold *h)
 {
     undo_eintr(h);
     release(h, 0);
+}
+
+/* ---- all threads, to be looked at ------------------------------------------------ */
+
+/* Calls that the kernel takes up again by itself, or that can be made again: at no other place is a sleeper stopped. */
+static bool is_patient(int64_t nr)
+{
+    static const int patient[] = {
+        SYS_futex, SYS_nanosleep, SYS_clock_nanosleep, SYS_restart_syscall, SYS_pause,        SYS_rt_sigsuspend,
+        SYS_wait4, SYS_waitid,    SYS_epoll_wait,      SYS_epoll_pwait,     SYS_epoll_pwait2, SYS_poll,
+        SYS_ppoll, SYS_select,    SYS_pselect6,        SYS_io_uring_enter,
+    };
+
+    for (size_t i = 0; i < UB_ARRAY_LEN(patient); i++) {
+        if (nr == patient[i])
+            return true;
+    }
+    return false;
+}
+
+int ub_hold_look(struct ub_hold *h)
+{
+    struct ub_capture *c = malloc(sizeof(*c));
+    int r = c ? ub_capture_peek(h->pid, h->tid, c) : -ENOMEM;
+
+    if (r == 0 && c->state == UB_THREAD_BLOCKED && !is_patient(c->nr)) {
+        h->regs.orig_rax = (unsigned long long)c->nr;
+        r = -EINTR;
+    }
+    if (r == 0 && c->state == UB_THREAD_BLOCKED && is_wait(c->nr, c->arg[0], 2, false) && !has_no_timeout(c))
+        look_how_long(h, &h->waited);
+    free(c);
+    h->caught = read_caught(h);
+    return r;
+}
+
+int ub_hold_stop(struct ub_hold *h)
+{
+    if (ptrace(PTRACE_SEIZE, h->tid, 0, 0) < 0)
+        return errno == ESRCH ? -ESRCH : -EPERM;
+    return ptrace(PTRACE_INTERRUPT, h->tid, 0, 0) < 0 ? -ESRCH : 0;
+}
+
+int ub_hold_stopped(struct ub_hold *h)
+{
+    int status, r = wait_for_stop(h, &status);
+
+    if (r < 0)
+        return r;
+    if (status >> 16 != PTRACE_EVENT_STOP || WSTOPSIG(status) != SIGTRAP) {
+        release(h, status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status));
+        return -EAGAIN;
+    }
+    if (ptrace(PTRACE_GETREGS, h->tid, 0, &h->regs) < 0)
+        return -ESRCH;
+    if ((int64_t)h->regs.orig_rax >= 0 && (int64_t)h->regs.rax == -EINTR)
+        shorten_timeout(h, (int64_t)h->regs.orig_rax, &h->waited);
+    return 0;
 }

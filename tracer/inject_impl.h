@@ -3,12 +3,20 @@
 #define UB_TRACER_INJECT_IMPL_H
 
 #include "../common/attach.h"
+#include "capture.h"
 #include "inject.h"
 #include "maps.h"
 
 #include <sys/user.h>
 
 /* ---- inject_hold.c: stopping a thread where it holds no lock of libc's ------------ */
+
+/* How long a thread has waited already, as far as that can be known of a sleeping one. */
+struct ub_waited {
+    uint64_t slept_ns, at_ns;
+    struct ub_schedstat sched;
+    bool known;
+};
 
 struct ub_hold {
     pid_t pid, tid;
@@ -21,6 +29,7 @@ struct ub_hold {
     uint64_t taken_ns;                       /* CLOCK_MONOTONIC before it was stopped */
     uint64_t stopped_ns;                     /* how long it was, when it goes on */
     uint32_t stops;
+    struct ub_waited waited;
     bool waiting; /* it was interrupted in its wait, or stands before it; else the wait has just returned */
 };
 
@@ -41,6 +50,18 @@ int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request);
 
 /* Lets it go on as if nothing had been. */
 void ub_hold_drop(struct ub_hold *h);
+
+/*
+ * What takes time before any thread (h->pid, h->tid) is stopped to be looked at. 0; -EINTR: it sleeps in a call
+ * (regs.orig_rax) that might not take an interruption well; -ESRCH.
+ */
+int ub_hold_look(struct ub_hold *h);
+
+/* 0: it will stop, see ub_hold_stopped(); -ESRCH; -EPERM. */
+int ub_hold_stop(struct ub_hold *h);
+
+/* Waits until it has. 0: held, with its registers; -EAGAIN: it goes on, a signal was quicker; -ESRCH; -ETIMEDOUT. */
+int ub_hold_stopped(struct ub_hold *h);
 
 /* ---- inject_room.c: memory in the target ------------------------------------------- */
 
@@ -75,6 +96,27 @@ int ub_room_write_code(const struct ub_room *room, pid_t tid, uint64_t at, const
 /* inject_stub.S */
 extern const uint8_t ub_stub_room[], ub_stub_room_words[], ub_stub_room_end[];
 extern const uint8_t ub_stub_enter[], ub_stub_enter_end[];
+
+/* ---- inject_proof.c -------------------------------------------------------------------- */
+
+/*
+ * Shows that nothing in the process leads into the module at `base` (`handle`: what dlopen gave for it), and so never
+ * will: neither a register nor a word of writable memory of any thread, while all of them are stopped (`ret_held_ns`,
+ * `hold_max_ns` at most). 0; -EBUSY with `why`; -EAGAIN with `why`: another time, perhaps; -ESRCH.
+ */
+int ub_inject_prove(const struct ub_room *room, uint64_t base, uint64_t handle, uint64_t hold_max_ns,
+                    uint64_t *ret_held_ns, char *why);
+
+/* ---- inject_stack.c -------------------------------------------------------------------- */
+
+/* Behind a call instruction, and surely no function's beginning. */
+bool ub_inject_is_return_address(const struct ub_room *room, uint64_t eh_frame_header, uint64_t word);
+
+/* Registers and stack of a thread that is held. */
+void ub_inject_keep_stack(const struct ub_hold *h, const struct ub_maps *maps, struct ub_capture *ret);
+
+/* Unwound to its end by tables alone, and no frame is in [start, end). */
+bool ub_inject_is_outside(struct ub_maps *maps, const struct ub_capture *c, uint64_t start, uint64_t end);
 
 /* ---- inject_look.c ------------------------------------------------------------------- */
 

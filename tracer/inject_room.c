@@ -218,11 +218,13 @@ static bool is_mapped(const struct ub_maps *maps, uint64_t start, uint64_t end, 
 int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns)
 {
     uint64_t until = ub_clock_monotonic_ns() + MAPPED_NS;
+    /* An agent that was preloaded needs no image. */
+    uint64_t last = room->image_size ? room->image : room->at + UB_ROOM_ATTACH;
     struct ub_maps *maps;
     uint8_t byte;
     int r;
 
-    while (ub_room_read(room, room->image, &byte, 1) < 0) {
+    while (ub_room_read(room, last, &byte, 1) < 0) {
         if (ub_clock_monotonic_ns() > until)
             return -ETIMEDOUT;
         nanosleep(&(struct timespec){0, 20000}, NULL);
@@ -232,7 +234,7 @@ int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns)
     r = ub_maps_load(room->pid, NULL, &maps);
     if (r < 0)
         return r;
-    if (!is_mapped(maps, room->image, room->image + room->image_size, PROT_READ | PROT_WRITE) ||
+    if ((room->image_size && !is_mapped(maps, room->image, room->image + room->image_size, PROT_READ | PROT_WRITE)) ||
         (is_whole(room) && !is_mapped(maps, room->at + UB_ROOM_ATTACH, room->image, PROT_READ | PROT_WRITE)))
         r = -EAGAIN;
     else if (is_whole(room) && !is_mapped(maps, room->at, room->at + PAGE, PROT_READ | PROT_EXEC))

@@ -81,7 +81,7 @@ ub_stub_room_end:
 
 /*
  * ub_stub_enter: at the room's beginning, with struct ub_attach a page behind it.
- * Loads the agent unless it is there, calls its entry point.
+ * Loads the agent unless it is there, calls its entry point; or unloads it, which no code of its own could.
  */
         .globl  ub_stub_enter, ub_stub_enter_end
         .hidden ub_stub_enter, ub_stub_enter_end
@@ -133,6 +133,9 @@ ub_stub_enter:
         call    *UB_ATTACH_ERRNO(%rbx)
         mov     %rax, %r15
         mov     (%rax), %r14d
+
+        cmpl    $UB_ATTACH_IS_UNLOAD, UB_ATTACH_VERB(%rbx)
+        je      unload
 
         mov     UB_ATTACH_BASE(%rbx), %rbp
         test    %rbp, %rbp
@@ -198,6 +201,7 @@ ub_stub_enter:
         syscall
         test    %rbp, %rbp
         jz      not_loaded
+        mov     %rbp, UB_ATTACH_HANDLE(%rbx)
         mov     (%rbp), %rbp            /* link_map.l_addr */
         mov     %rbp, UB_ATTACH_BASE(%rbx)
 
@@ -206,6 +210,19 @@ call_agent:
         add     UB_ATTACH_ENTRY(%rbx), %rbp
         mov     %rbx, %rdi
         call    *%rbp
+        jmp     finish
+
+unload:
+        movl    $UB_ATTACH_STEP_CLOSE, UB_ATTACH_STEP(%rbx)
+        mov     UB_ATTACH_HANDLE(%rbx), %rdi
+        call    *UB_ATTACH_DLCLOSE(%rbx)
+        test    %eax, %eax
+        mov     $-16, %eax              /* EBUSY */
+        jnz     finish
+        xor     %eax, %eax
+        mov     %rax, UB_ATTACH_BASE(%rbx)
+        mov     %rax, UB_ATTACH_HANDLE(%rbx)
+        mov     %rax, UB_ATTACH_PREPARED(%rbx)
         jmp     finish
 
 not_written:

@@ -24,6 +24,7 @@ struct ub_map {
     dev_t dev;           /* of the file as the kernel names it, with `ino`; 0: no file */
     ino_t ino;
     uint32_t prot; /* PROT_* */
+    bool shared;   /* with whoever else maps it */
     enum ub_map_kind kind;
     const char *path;   /* owned by the snapshot; "" for anonymous memory */
     struct ub_elf *elf; /* never freed */

@@ -72,6 +72,7 @@ static bool parse_line(char *line, struct ub_map *m)
     if (strnlen(s, 5) < 5 || m->end <= m->start)
         return false;
     m->prot = (s[0] == 'r' ? PROT_READ : 0u) | (s[1] == 'w' ? PROT_WRITE : 0u) | (s[2] == 'x' ? PROT_EXEC : 0u);
+    m->shared = s[3] == 's';
     s += 5;
     if (!(s = parse_number(s, 16, ' ', &m->offset)) || !(s = parse_number(s, 16, ':', &dev_major)) ||
         !(s = parse_number(s, 16, ' ', &dev_minor)))

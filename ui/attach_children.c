@@ -3,9 +3,9 @@
 #include "options.h"
 #include "say.h"
 
-#include "../common/arena.h"
 #include "../common/clock.h"
 #include "../tracer/bpf/bpf.h"
+#include "../tracer/maps.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -126,16 +126,13 @@ void ub_family_enter_others(struct ub_family *f, struct ub_watch *watch, const s
 
 static bool has_arena(pid_t pid)
 {
-    char path[40], line[512];
-    bool found = false;
-    FILE *f;
+    struct ub_maps *maps;
+    bool found;
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-    f = fopen(path, "re");
-    while (f && !found && fgets(line, sizeof(line), f))
-        found = strstr(line, "/memfd:" UB_ARENA_NAME) != NULL;
-    if (f)
-        fclose(f);
+    if (ub_maps_load(pid, NULL, &maps) < 0)
+        return false;
+    found = maps->has_arena;
+    ub_maps_unref(maps);
     return found;
 }
 

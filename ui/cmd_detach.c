@@ -19,20 +19,46 @@
 
 #define WATCHER_ENDS_NS 12000000000u
 #define LOOP_COMES_NS   5000000000u
+#define HOLD_MAX_NS     10000000u
 
 static const char about[] = "Takes the agent out of process PID and ends its watching: the recording is closed, the\n"
                             "process goes on as if nothing had been. One that was started with LD_PRELOAD is left\n"
                             "asleep in the same way. What runs under `unblock run` stays watched.";
 
-static const char more[] = "Where the watcher was killed, the agent is asked directly, when a loop of the process\n"
-                           "comes round to its wait.\n"
-                           "\n"
-                           "Exit status: 0 it is out; 1 it is told, and goes out with the loop's next turn;\n"
-                           "2 wrong use, no such process, nobody watches it, or no permission\n";
+static const char more[] =
+    "With --unload the agent's library is unloaded, too, if it can be shown that nothing in\n"
+    "the process leads into it any more; all its threads are stopped for that, for\n"
+    "--hold at most. Else it stays, asleep, some 0.5 MB, and the reason is told.\n"
+    "\n"
+    "Where the watcher was killed, the agent is asked directly, when a loop of the process\n"
+    "comes round to its wait.\n"
+    "\n"
+    "Exit status: 0 it is out; 1 it is told, and goes out with the loop's next turn,\n"
+    "or it is out, but not unloaded; 2 wrong use, no such process, nobody watches it, or no permission\n";
 
-static int parse(int argc, char **argv, pid_t *ret, char *why)
+struct detach {
+    pid_t pid;
+    bool unload;
+    uint64_t hold_max_ns;
+};
+
+static int parse(int argc, char **argv, struct detach *d, char *why)
 {
-    const struct ub_options options = {.usage = "unblock detach PID", .about = about, .more = more};
+    const struct ub_option option[] = {
+        {.name = "unload", .kind = UB_OPTION_FLAG, .value = &d->unload, .help = "unload the agent, where that is safe"},
+        {.name = "hold",
+         .kind = UB_OPTION_TIME,
+         .value = &d->hold_max_ns,
+         .argument = "TIME",
+         .min = 100000,
+         .max = 10000000000u,
+         .help = "with --unload: stop its threads for no longer than this (10ms)"},
+    };
+    const struct ub_options options = {.usage = "unblock detach [OPTION...] PID",
+                                       .about = about,
+                                       .more = more,
+                                       .option = option,
+                                       .count = UB_ARRAY_LEN(option)};
     int first, r = ub_options_parse(&options, argc, argv, &first, why);
 
     if (r == UB_OPTIONS_HELP)
@@ -43,7 +69,7 @@ static int parse(int argc, char **argv, pid_t *ret, char *why)
         snprintf(why, UB_WHY_MAX, argc == first ? "no process named: unblock detach PID" : "one PID at a time");
         return -EINVAL;
     }
-    return ub_option_pid(argv[first], ret, why);
+    return ub_option_pid(argv[first], &d->pid, why);
 }
 
 /* It has a last word for its recording, and tells the agent. */
@@ -120,12 +146,30 @@ static int ask_agent(const struct ub_dump_target *target)
     return r == 0 ? 0 : r == -ETIME ? UB_EXIT_FINDING : UB_EXIT_USAGE;
 }
 
+/* It is out. */
+static int unload(const struct ub_dump_target *target, const struct detach *d)
+{
+    const struct ub_inject_options options = {
+        .pid = target->pid, .deadline_ns = ub_clock_monotonic_ns() + LOOP_COMES_NS, .hold_max_ns = d->hold_max_ns};
+    struct ub_inject_result result;
+    int r = ub_inject_unload(&options, &result);
+
+    if (r == 0 || r == -ESRCH)
+        return 0;
+    ub_say("detach", "process %d (%s) was left, but the agent stays loaded in it, asleep: %s", (int)target->pid,
+           target->name,
+           r == -ETIME   ? "no event loop came round to its wait"
+           : *result.why ? result.why
+                         : strerror(-r));
+    return UB_EXIT_FINDING;
+}
+
 int ub_cmd_detach(int argc, char **argv)
 {
+    struct detach d = {.hold_max_ns = HOLD_MAX_NS};
     struct ub_dump_target target;
     char why[UB_WHY_MAX];
-    pid_t pid = 0;
-    int r = parse(argc, argv, &pid, why);
+    int r = parse(argc, argv, &d, why);
 
     if (r == UB_OPTIONS_HELP)
         return 0;
@@ -133,8 +177,10 @@ int ub_cmd_detach(int argc, char **argv)
         ub_say("detach", "%s", why);
         return UB_EXIT_USAGE;
     }
-    if (ub_refuse("detach", pid, &target) < 0)
+    if (ub_refuse("detach", d.pid, &target) < 0)
         return UB_EXIT_USAGE;
     r = ask_watcher(&target);
-    return r == -ESRCH ? ask_agent(&target) : r;
+    if (r == -ESRCH)
+        r = ask_agent(&target);
+    return r == 0 && d.unload ? unload(&target, &d) : r;
 }

@@ -9,6 +9,7 @@
 #include "identity.h"
 #include "locks.h"
 #include "moves.h"
+#include "pylocks.h"
 #include "pysteps.h"
 #include "waits.h"
 
@@ -35,6 +36,7 @@ void ub_offload_start(uint32_t mode, bool steps)
     if (mode == UB_OFFLOAD_OFF)
         return;
     ub_loops_count += UB_LOOPS_OF_LOCKS;
+    ub_pylocks_start();
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
     ub_loops_count += UB_LOOPS_OF_MOVES;

@@ -57,7 +57,7 @@ static void in_child(void)
     parked = aways = 0;
 }
 
-__attribute__((constructor)) static void at_fork(void)
+void ub_pylocks_start(void)
 {
     pthread_atfork(NULL, NULL, in_child);
 }

@@ -42,6 +42,9 @@ enum ub_acquiring {
     UB_ACQUIRING_WAITED, /* after that */
 };
 
+/* At the start, where anything is moved or judged: glibc then has a pointer of ours. Slow path only. */
+void ub_pylocks_start(void);
+
 enum ub_lock_state {
     UB_LOCK_WAITS,
     UB_LOCK_HAD,  /* it is its holder's */

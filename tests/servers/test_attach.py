@@ -239,6 +239,27 @@ def test_cycles_under_load(server, tmp_path, name):
     assert sum("memfd" in f for f in attaching.open_files(pid)) == sum("memfd" in f for f in files) == 0
 
 
+@pytest.mark.skipif(CYCLES < 50, reason="make check-attach")
+@pytest.mark.parametrize("name", KINDS)
+def test_unload_under_load(server, tmp_path, name):
+    """Unloaded, or the reason is told; each reply is right either way."""
+    kind, talk, reply, whom = KINDS[name]
+    running = server(kind, watched=False)
+    pid, said = whom(running), []
+    with Load(running, talk, reply) as load:
+        for i in range(10):
+            path = tmp_path / f"{i}.jsonl"
+            attaching.leave(attaching.enter(pid, path))
+            done = helpers.unblock("detach", "--unload", pid)
+            assert done.returncode in (0, 1), done.stderr
+            assert bool(attaching.agent_ranges(pid)) == (done.returncode == 1), done.stderr
+            said.append(done.stderr.partition("asleep: ")[2].strip())
+            assert not load.wrong, load.wrong
+    print(f"{name}: unloaded {said.count('')} times of {len(said)}; {load.replies} replies, slowest {load.slowest * 1e3:.1f} ms; "
+          f"{next(filter(None, said), '')}")
+    assert load.replies > 100 and not load.wrong
+
+
 def test_a_stall_in_redis_is_named(server, tmp_path):
     """Entered while it serves, left again: the stall between is there with its function and call."""
     redis = server(Redis, watched=False)
