@@ -352,7 +352,7 @@ static int map_room_once(struct inject *x)
     x->last = h.tid;
     r = ub_hold_go(&h, ip, 0);
     if (r == 0)
-        r = ub_room_wait(&x->room, &mapped_ns);
+        r = ub_room_wait(&x->room, &h, &mapped_ns);
     count_hold(x, &h, mapped_ns);
     return r;
 }

@@ -33,6 +33,7 @@ enum ub_inject_obstacle {
     UB_INJECT_NAMESPACE, /* our /proc is that of another PID namespace */
     UB_INJECT_NO_PROC,   /* it has no /proc, through which the agent is loaded */
     UB_INJECT_NOEXEC,    /* vm.memfd_noexec forbids code from memory files */
+    UB_INJECT_MEMORY,    /* its address space is limited, and used up */
     UB_INJECT_CPU,       /* no XSAVE */
     UB_INJECT_OBSTACLES
 };

@@ -83,8 +83,9 @@ int ub_room_plan(struct ub_room *room, const struct ub_maps *maps, uint64_t imag
 /* The thread is held: puts the code into the cave. 0 or -errno; *ret_ip is where to let it go on. */
 int ub_room_dig(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_ip);
 
-/* Waits until the planned memory is mapped (CLOCK_MONOTONIC). 0; -EACCES: no executable memory; -ETIMEDOUT. */
-int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns);
+/* Waits until the planned memory is mapped (CLOCK_MONOTONIC) by the thread that `h` was. 0; -EACCES: no executable
+ * memory; -ETIMEDOUT. */
+int ub_room_wait(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_when_ns);
 
 int ub_room_read(const struct ub_room *room, uint64_t at, void *buf, size_t size);
 int ub_room_write(const struct ub_room *room, uint64_t at, const void *buf, size_t size);

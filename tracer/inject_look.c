@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define NEEDED_BYTES (4u << 20)
+
 static const struct {
     const char *text, *mend;
 } obstacle[UB_INJECT_OBSTACLES] = {
@@ -42,6 +44,8 @@ static const struct {
                            "mount /proc in its root, or sudo unblock trace PID"},
     [UB_INJECT_NOEXEC] = {"sysctl vm.memfd_noexec forbids code from memory files",
                           "sudo sysctl vm.memfd_noexec=0 in its PID namespace, or sudo unblock trace PID"},
+    [UB_INJECT_MEMORY] = {"it has used up its address space (ulimit -v), and the agent needs 4 MB",
+                          "sudo prlimit --pid PID --as=unlimited, or sudo unblock trace PID"},
     [UB_INJECT_CPU] = {"this CPU has no XSAVE", "sudo unblock trace PID"},
 };
 
@@ -109,6 +113,24 @@ static bool has_proc(pid_t pid)
     return stat(path, &st) == 0 || errno == EACCES;
 }
 
+/* Its limit leaves less than room, library and arena take. One that is in there already needs little more. */
+static bool has_address_space(pid_t pid, const char *status)
+{
+    static const char key[] = "\nMax address space";
+    char text[4096];
+    const char *p;
+    uint64_t used = (uint64_t)status_number(status, "\nVmSize:\t", 10) << 10;
+
+    if (ub_procfile_read(text, sizeof(text), "/proc/%d/limits", (int)pid) == 0)
+        return true;
+    p = strstr(text, key);
+    if (!p)
+        return true;
+    p += sizeof(key) - 1;
+    p += strspn(p, " ");
+    return *p < '0' || *p > '9' || strtoull(p, NULL, 10) >= used + NEEDED_BYTES;
+}
+
 static bool memory_files_are_code(void)
 {
     char text[16];
@@ -144,7 +166,7 @@ static enum ub_inject_obstacle look_at_file(pid_t pid)
     }
 }
 
-static enum ub_inject_obstacle look_at_libc(pid_t pid)
+static enum ub_inject_obstacle look_at_libc(pid_t pid, const char *status)
 {
     enum ub_inject_obstacle o = UB_INJECT_LIBC;
     const struct ub_map *libc;
@@ -160,6 +182,9 @@ static enum ub_inject_obstacle look_at_libc(pid_t pid)
         o = UB_INJECT_POSSIBLE;
     else if (libc)
         o = UB_INJECT_OLD_LIBC;
+    if (o == UB_INJECT_POSSIBLE && !ub_inject_module(maps, "memfd:" UB_ATTACH_LIBRARY) &&
+        !has_address_space(pid, status))
+        o = UB_INJECT_MEMORY;
     ub_maps_unref(maps);
     return o;
 }
@@ -204,5 +229,5 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
         return UB_INJECT_NOEXEC;
     if (!cpu_has_xsave())
         return UB_INJECT_CPU;
-    return look_at_libc(pid);
+    return look_at_libc(pid, status);
 }

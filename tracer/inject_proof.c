@@ -385,14 +385,17 @@ static int stop_threads(struct proof *p, uint32_t from)
         p->held[i] = r == 0;
         if (r < 0 && r != -ESRCH) {
             snprintf(p->why, UB_INJECT_WHY, "its thread %d may not be stopped", (int)p->thread[i].tid);
-            return r;
+            return r; /* those behind it are not held */
         }
     }
     return 0;
 }
 
+/* For each of them, whatever becomes of the others: one that is about to stop cannot be released. */
 static int wait_for_stops(struct proof *p, uint32_t from)
 {
+    int ret = 0;
+
     for (uint32_t i = from; i < p->threads; i++) {
         int r = p->held[i] ? ub_hold_stopped(&p->thread[i]) : 0;
 
@@ -401,9 +404,9 @@ static int wait_for_stops(struct proof *p, uint32_t from)
         if (r == -EAGAIN)
             snprintf(p->why, UB_INJECT_WHY, "a signal came to its thread %d", (int)p->thread[i].tid);
         if (r < 0 && r != -ESRCH)
-            return r;
+            ret = r;
     }
-    return 0;
+    return ret;
 }
 
 /* Also those that the last ones to go on have made meanwhile. */
@@ -415,9 +418,11 @@ static int stop_all(struct proof *p)
     while (r == 0 && from < p->threads) {
         uint32_t to = p->threads;
 
+        int stopped;
+
         r = stop_threads(p, from);
-        if (r == 0)
-            r = wait_for_stops(p, from);
+        stopped = wait_for_stops(p, from);
+        r = r == 0 ? stopped : r;
         from = to;
         if (r == 0)
             r = add_threads(p);

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -215,7 +216,18 @@ static bool is_mapped(const struct ub_maps *maps, uint64_t start, uint64_t end, 
     return m && m->kind == UB_MAP_ANON && m->prot == prot && m->end >= end;
 }
 
-int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns)
+/* It sleeps again where it was interrupted: then it has been in the cave. */
+static bool has_come_back(const struct ub_hold *h)
+{
+    struct ub_capture *c = malloc(sizeof(*c));
+    bool back = c && h->waiting && ub_capture_peek(h->pid, h->tid, c) == 0 && c->state == UB_THREAD_BLOCKED &&
+                c->reg[UB_REG_RIP] == h->eintr_ip && c->reg[UB_REG_RSP] == h->regs.rsp;
+
+    free(c);
+    return back;
+}
+
+int ub_room_wait(struct ub_room *room, const struct ub_hold *h, uint64_t *ret_when_ns)
 {
     uint64_t until = ub_clock_monotonic_ns() + MAPPED_NS;
     /* An agent that was preloaded needs no image. */
@@ -225,6 +237,8 @@ int ub_room_wait(struct ub_room *room, uint64_t *ret_when_ns)
     int r;
 
     while (ub_room_read(room, last, &byte, 1) < 0) {
+        if (has_come_back(h) && ub_room_read(room, last, &byte, 1) < 0)
+            return -ETIMEDOUT;
         if (ub_clock_monotonic_ns() > until)
             return -ETIMEDOUT;
         nanosleep(&(struct timespec){0, 20000}, NULL);

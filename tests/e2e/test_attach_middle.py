@@ -24,9 +24,7 @@ def size_of_memory(pid):
 
 
 @pytest.mark.parametrize("limit, value", [(resource.RLIMIT_NOFILE, lambda pid: len(os.listdir(f"/proc/{pid}/fd"))),
-                                          pytest.param(resource.RLIMIT_AS, size_of_memory, marks=pytest.mark.skipif(
-                                              not LONG, reason="it is waited for for 6 s: make check-attach")),
-                                          (resource.RLIMIT_FSIZE, lambda pid: 4096)],
+                                          (resource.RLIMIT_DATA, lambda pid: 4096), (resource.RLIMIT_FSIZE, lambda pid: 4096)],
                          ids=["descriptors", "memory", "size of files"])
 def test_nothing_is_left(tmp_path, limit, value):
     """It is told, the program goes on as before; with the limit gone it is entered."""
@@ -38,6 +36,20 @@ def test_nothing_is_left(tmp_path, limit, value):
         assert done.returncode == 125 and "goes on as before" in one_line(done.stderr), done.stderr
         assert not attaching.has_arena(target.pid) and attaching.open_files(target.pid) == files
         resource.prlimit(target.pid, limit, before)
+        leave(enter(target.pid, tmp_path / "b.jsonl"))
+        nothing_noticed(target.end())
+
+
+def test_no_address_space_is_left(tmp_path):
+    """Its limit says so, and nothing is tried; doctor has said so before."""
+    with Target(0) as target:
+        target.ready()
+        before = resource.prlimit(target.pid, resource.RLIMIT_AS)
+        resource.prlimit(target.pid, resource.RLIMIT_AS, (size_of_memory(target.pid), before[1]))
+        assert "has used up its address space (ulimit -v)" in unblock("doctor", target.pid).stdout
+        done = unblock("attach", "-o", tmp_path / "a.jsonl", "--live", "none", target.pid)
+        assert done.returncode == 125 and "prlimit" in one_line(done.stderr), done.stderr
+        resource.prlimit(target.pid, resource.RLIMIT_AS, before)
         leave(enter(target.pid, tmp_path / "b.jsonl"))
         nothing_noticed(target.end())
 
