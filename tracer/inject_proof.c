@@ -299,8 +299,9 @@ static bool has_same_module(const struct proof *p, const char *pid)
     while (f && !found && fgets(line, sizeof(line), f)) {
         unsigned long long inode = 0;
 
-        found = strstr(line, "/memfd:" UB_ATTACH_LIBRARY) && sscanf(line, "%*s %*s %*s %*s %llu", &inode) == 1 &&
-                inode == p->file;
+        /* As code: for names of functions we map it, too. */
+        found = strstr(line, " r-xp ") && strstr(line, "/memfd:" UB_ATTACH_LIBRARY) &&
+                sscanf(line, "%*s %*s %*s %*s %llu", &inode) == 1 && inode == p->file;
     }
     if (f)
         fclose(f);
