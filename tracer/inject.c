@@ -54,6 +54,7 @@ struct inject {
     struct ub_room room;
     struct ub_attach ask;
     struct ub_attach arena; /* the answer that has told of the arena */
+    uint8_t code[32];       /* of its dlopen */
     uint64_t deadline_ns;   /* 0: none */
     uint8_t *image;         /* the agent's file; NULL: it is in there already */
     size_t image_size;
@@ -109,6 +110,8 @@ static int find_functions(struct inject *x)
     x->ask.dl_error = at[1];
     x->ask.errno_location = at[2];
     x->ask.dl_close = at[3];
+    if (ub_room_read(&x->room, x->ask.dl_open, x->code, sizeof(x->code)) < 0)
+        return -ESRCH;
     return 0;
 }
 
@@ -318,6 +321,17 @@ static int hold_one(struct inject *x, struct ub_hold *h)
     }
 }
 
+/* All that is known of it is out of date otherwise. Asked while a thread is held, which then executes nothing. */
+static bool is_same_program(struct inject *x)
+{
+    uint8_t now[sizeof(x->code)];
+
+    if (ub_room_read(&x->room, x->ask.dl_open, now, sizeof(now)) == 0 && memcmp(now, x->code, sizeof(now)) == 0)
+        return true;
+    snprintf(x->ret->why, sizeof(x->ret->why), "it has executed another program meanwhile");
+    return false;
+}
+
 static void count_hold(struct inject *x, const struct ub_hold *h, uint64_t until_ns)
 {
     uint64_t held = until_ns > h->taken_ns ? until_ns - h->taken_ns : 0, stopped;
@@ -344,6 +358,10 @@ static int map_room_once(struct inject *x)
     r = hold_one(x, &h);
     if (r < 0)
         return r;
+    if (!is_same_program(x)) {
+        ub_hold_drop(&h);
+        return -ESTALE;
+    }
     r = ub_room_dig(&x->room, &h, &ip);
     if (r < 0) {
         ub_hold_drop(&h);
@@ -550,6 +568,10 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
     x->ask.image_size = x->image_size;
     memcpy(x->ask.name, UB_ATTACH_LIBRARY, sizeof(UB_ATTACH_LIBRARY));
     memcpy(x->ask.path, "/proc/self/fd/", sizeof("/proc/self/fd/"));
+    if (!is_same_program(x)) {
+        ub_hold_drop(&h);
+        return -ESTALE;
+    }
     r = ub_room_write(&x->room, attach_at(x), &x->ask, sizeof(x->ask));
     if (r == 0 && !x->code_written)
         r = ub_room_write_code(&x->room, h.tid, x->room.at, ub_stub_enter, (size_t)(ub_stub_enter_end - ub_stub_enter));
