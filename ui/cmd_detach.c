@@ -8,18 +8,22 @@
 #include "refuse.h"
 #include "say.h"
 
+#include "../common/arena.h"
 #include "../common/clock.h"
+#include "../tracer/capture.h"
 #include "../tracer/inject.h"
 #include "../tracer/process.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#define WATCHER_ENDS_NS 12000000000u
-#define LOOP_COMES_NS   5000000000u
-#define HOLD_MAX_NS     10000000u
+#define WATCHER_ENDS_NS  12000000000u
+#define WATCHER_COMES_NS 2000000000u
+#define LOOP_COMES_NS    5000000000u
+#define HOLD_MAX_NS      10000000u
 
 static const char about[] = "Takes the agent out of process PID and ends its watching: the recording is closed, the\n"
                             "process goes on as if nothing had been. One that was started with LD_PRELOAD is left\n"
@@ -90,13 +94,45 @@ static int wait_for_end(pid_t watcher)
     return r;
 }
 
+/* One that has only just entered, or is about to, cannot be asked for a moment. */
+static bool has_watcher(pid_t pid)
+{
+    struct ub_arena_header h;
+    struct ub_maps *maps;
+    bool found = false;
+
+    if (ub_maps_load(pid, NULL, &maps) < 0)
+        return false;
+    for (uint32_t i = 0; i < maps->count && maps->has_arena; i++) {
+        const struct ub_map *m = &maps->map[i];
+
+        if (m->offset == 0 && strstr(m->path, "/memfd:" UB_ARENA_NAME) &&
+            ub_capture_memory(pid, m->start, &h, sizeof(h)) == (int)sizeof(h))
+            found = h.watcher_pid <= 0 || kill(h.watcher_pid, 0) == 0 || errno != ESRCH;
+    }
+    ub_maps_unref(maps);
+    return found;
+}
+
+static int find_watcher(pid_t pid, struct ub_control_client **ret)
+{
+    uint64_t until = ub_clock_monotonic_ns() + WATCHER_COMES_NS;
+    int r = ub_control_find(pid, ret);
+
+    while (r < 0 && ub_clock_monotonic_ns() < until && has_watcher(pid)) {
+        nanosleep(&(struct timespec){0, 20000000}, NULL);
+        r = ub_control_find(pid, ret);
+    }
+    return r;
+}
+
 /* The exit status; -ESRCH: nobody watches. */
 static int ask_watcher(const struct ub_dump_target *target)
 {
     struct ub_control_client *client;
     json_t *status = NULL, *answer = NULL;
     uint64_t watcher = 0;
-    int r = ub_control_find(target->pid, &client), ret = UB_EXIT_USAGE;
+    int r = find_watcher(target->pid, &client), ret = UB_EXIT_USAGE;
 
     if (r < 0)
         return -ESRCH;
