@@ -404,8 +404,10 @@ static bool poll_blocks(const uint64_t *word, struct ub_block *b)
 
     if (word[1] == 0 || (timeout >= 0 && (uint64_t)timeout < least_ms) || !read_polled(word, &one))
         return false;
-    if (word[1] == 1)
+    if (word[1] == 1) {
         b->fd = one.fd < 0 ? -1 : one.fd;
+        b->events = one.events;
+    }
     return count_ready(word[0], word[1]) == 0;
 }
 
@@ -496,8 +498,8 @@ int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events)
 {
     enum what what = (enum what)what_of[id];
 
-    *ret_events = what == READS ? POLLIN : POLLOUT;
-    return what == READS || what == WRITES || what == SENDS ? b->fd : -1;
+    *ret_events = what == POLL ? b->events : what == READS ? POLLIN : POLLOUT;
+    return what == READS || what == WRITES || what == SENDS || what == POLL ? b->fd : -1;
 }
 
 /* Some more of what send_rest is for. */

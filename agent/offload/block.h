@@ -22,6 +22,7 @@ struct ub_block {
     bool any_sleep;     /* also one below the threshold: one of many */
     bool libc_lock;     /* libc may hold a lock of its own meanwhile */
     int fd;             /* -1 */
+    short events;       /* of a poll for that one descriptor */
     uint32_t direction; /* enum ub_direction: what it does */
     uint32_t holds_up;  /* what must not overtake it, on the same object */
     uint32_t lane;      /* enum ub_lane */

@@ -1,4 +1,7 @@
-/* Where a step comes to a call or a lock that would block: left, or waited for in place. */
+/*
+ * Where a step comes to a call or a lock that would block: left, or waited for in place. A little long for one file:
+ * calls and locks ask the same questions of the step.
+ */
 #include "pysteps_impl.h"
 
 #include "../module.h"
@@ -118,15 +121,29 @@ void ub_pysteps_settle_numbers(unsigned first, unsigned last)
     }
 }
 
+/* A poll that has waited for a while, to its end. Not by its hook, which would begin anew. */
+static int64_t poll_on(const uint64_t *word, uint64_t until_ns)
+{
+    uint64_t now = ub_clock_monotonic_ns(), left = until_ns > now ? until_ns - now : 0;
+    struct timespec t = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
+    long r = ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&t, 0, 0, 0);
+
+    if (r < 0)
+        errno = (int)-r;
+    return r < 0 ? -1 : r;
+}
+
 /* Suspended steps go on until this call, which stays here, no longer blocks. True: it was made, or interrupted. */
 static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
-    short events = b->direction == UB_DIRECTION_READ ? POLLIN : POLLOUT;
-    bool is_file = b->fd >= 0 && b->direction != UB_DIRECTION_LOCK;
+    uint64_t until = ub_block_until(id, word);
+    bool waits = !b->deadline_ns && !b->likely;
+    short events;
+    int fd = ub_block_ready_on(id, b, &events);
 
-    while (may_drive(m, false) && !b->deadline_ns && !b->likely) {
+    while (waits && may_drive(m, false) && (!until || ub_clock_monotonic_ns() < until)) {
         int saved = errno;
-        int r = ub_pydrive_once(m, false, is_file ? b->fd : -1, events, 0);
+        int r = ub_pydrive_once(m, false, fd, events, until);
 
         errno = saved;
         if (r == -EINTR) {
@@ -134,10 +151,40 @@ static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct 
             *ret = -1;
             return true;
         }
-        if (!ub_block_proven(id, word, b, ret))
-            return b->made; /* it no longer does, or nothing proves it */
+        waits = ub_block_proven(id, word, b, ret); /* it no longer does, or nothing proves it */
     }
-    return false;
+    if (until)
+        *ret = poll_on(word, until);
+    return b->made || until;
+}
+
+/* A wait that is made again and again, if anything: it ends by itself, and soon. */
+static bool is_brief(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    if (id == UB_CALL_ID_clock_nanosleep)
+        return (int)word[1] == TIMER_ABSTIME; /* what goes on meanwhile is a part of it */
+    return ub_block_until(id, word) && ub_block_waits(id, word, b, ret);
+}
+
+/*
+ * Short sleeps and polls are made again and again until somebody has done something, who may be suspended: one of
+ * those goes on first. Not during an import, which is half done. True: a signal came.
+ */
+static bool let_another_go_on(struct mine *m, uint32_t id, int64_t *ret)
+{
+    int saved = errno, r = 0;
+
+    if (ub_pysteps_holder_of(m)->importing || !may_drive(m, false))
+        return false;
+    if (ub_pydrive_has_some(m))
+        r = ub_pydrive_once(m, false, -1, 0, 0);
+    errno = saved;
+    if (r != -EINTR)
+        return false;
+    *ret = id == UB_CALL_ID_clock_nanosleep ? EINTR : -1;
+    if (*ret < 0)
+        errno = EINTR;
+    return true;
 }
 
 /*
@@ -208,20 +255,26 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
     return is_the_interpreters(spans->call_ra) && !has_openssl_error(spans->call_ra) ? UB_PIN_MOVABLE : UB_PIN_CALLER;
 }
 
-/* As that of suspend.c. `denied`: it does, but is to stay. */
-static bool will_block(uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven, bool *denied, int64_t *ret)
+/*
+ * As that of suspend.c. `denied`: it does, but is to stay. Where something is suspended it is asked whatever the mode:
+ * a call that stays may wait for that.
+ */
+static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven,
+                       bool *denied, int64_t *ret)
 {
     struct ub_sites_say say;
+    bool may;
 
     ub_sites_ask(&ub_thread, id, &say);
-    if (!ub_sites_may_leave(&say))
+    may = ub_sites_may_leave(&say);
+    if (!may && !m->suspended)
         return false;
     *proven = ub_block_proven(id, word, b, ret);
     if (*proven) {
-        *denied = !ub_sites_leave(&ub_thread, id, &say, true);
+        *denied = !may || !ub_sites_leave(&ub_thread, id, &say, true);
         return true;
     }
-    return !b->made && (b->likely || say.learned) && ub_block_expected(id, word, b) &&
+    return may && !b->made && (b->likely || say.learned) && ub_block_expected(id, word, b) &&
            ub_sites_leave(&ub_thread, id, &say, false);
 }
 
@@ -301,11 +354,12 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     } else {
         leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     }
-    blocks = earlier || ((leaves || m->suspended) && will_block(id, word, &b, &proven, &denied, ret));
-    if (!blocks)
-        return b.made;
-    if (leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) && leave(m, id, function, word, &b, mutex, ret))
+    blocks = earlier || ((leaves || m->suspended) && will_block(m, id, word, &b, &proven, &denied, ret));
+    if (blocks && leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) &&
+        leave(m, id, function, word, &b, mutex, ret))
         return true;
+    if (!blocks || b.deadline_ns)
+        return b.made || (m->suspended && is_brief(id, word, &b, ret) && let_another_go_on(m, id, ret));
     if (earlier)
         settle(m, b.fd, b.direction);
     else if (proven && !b.function && wait_here(m, id, word, &b, ret))

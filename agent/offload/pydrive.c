@@ -32,6 +32,14 @@ static struct step *first_done(const struct mine *m)
     return s;
 }
 
+static void arm_all(struct mine *m)
+{
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        if (m->host[i].loop)
+            ub_pysteps_arm(m, &m->host[i]);
+    }
+}
+
 static long wait_for_some(struct mine *m, int fd, short events, uint64_t until_ns)
 {
     struct pollfd p[HOSTS_MAX + 2];
@@ -54,17 +62,32 @@ static long wait_for_some(struct mine *m, int fd, short events, uint64_t until_n
     return ub_raw6(SYS_ppoll, (long)p, (long)n, (long)&beat, 0, 0, 0);
 }
 
-/* What a signal's handler raises belongs to who waits here, not to a step that goes on above. */
-static int go_on(struct mine *m, struct step *s, bool gil)
+/*
+ * What a signal's handler raises belongs to who waits here, not to a step that goes on above. Nor is anybody left in
+ * one: who was to go on would be over by the time that this place is come back to.
+ */
+static bool interrupted(struct mine *m)
+{
+    bool raised;
+
+    m->own++;
+    raised = ub_pysteps_python->interrupted();
+    m->own--;
+    return raised;
+}
+
+/* The first that can, if there is one. */
+static int go_on(struct mine *m, bool gil)
 {
     struct ub_holder *own = ub_pysteps_holder_of(m);
+    struct step *s;
     int r = 0;
 
     if (!gil)
         ub_pysteps_python->take_gil();
-    if (!gil && ub_pysteps_python->interrupted()) {
+    if (!gil && interrupted(m)) {
         r = -EINTR;
-    } else if (s) {
+    } else if ((s = first_done(m)) != NULL) {
         ub_holder_leaves(own);
         ub_pysteps_run_here(m, s);
         ub_holder_returns(own);
@@ -74,28 +97,33 @@ static int go_on(struct mine *m, struct step *s, bool gil)
     return r;
 }
 
-int ub_pydrive_once(struct mine *m, bool gil, int fd, short events, uint64_t until_ns)
+bool ub_pydrive_has_some(struct mine *m)
 {
-    struct step *s;
-    long r;
-
     for (uint32_t i = 0; i < HOSTS_MAX; i++) {
         if (m->host[i].loop)
             ub_pysteps_collect(m, &m->host[i], false);
     }
-    s = first_done(m);
-    if (s) {
-        r = go_on(m, s, gil);
+    return first_done(m) != NULL;
+}
+
+int ub_pydrive_once(struct mine *m, bool gil, int fd, short events, uint64_t until_ns)
+{
+    long r;
+
+    if (ub_pydrive_has_some(m)) {
+        r = go_on(m, gil);
     } else {
         if (gil)
             ub_pysteps_python->give_gil();
         r = wait_for_some(m, fd, events, until_ns);
         if (gil)
             ub_pysteps_python->take_gil();
-        else if (r == 0 && go_on(m, NULL, false) < 0) /* it came just before the wait */
+        else if (r == 0 && go_on(m, false) < 0) /* it came just before the wait */
             r = -EINTR;
     }
     collect_places(m);
+    if (r == -EINTR)
+        arm_all(m); /* nobody may come here again */
     return r == -EINTR ? -EINTR : 0;
 }
 

@@ -161,6 +161,9 @@ struct ub_place {
  */
 int ub_pydrive_wait(struct mine *m, const struct ub_lock_wait *what, uint64_t deadline_ns, bool gil);
 
+/* Whether one can go on. */
+bool ub_pydrive_has_some(struct mine *m);
+
 /*
  * Goes on with one step that can, or waits until one can, `fd` is ready (-1: none), `until_ns` (0: none) or for 20 ms.
  * -EINTR: a signal.

@@ -23,11 +23,11 @@ ALL = "UNBLOCK_SOAK" in os.environ
 # The longest that the ticker may be kept waiting, in ms: half of what it is alone, or less. None: it is kept waiting,
 # by what stays where it is; the case is there for what it prints.
 CALLS = {"states": 1200, "recv": 150, "one_socket": 150, "raises": 100, "cancel": 150, "generators": 180, "deep": 250,
-         "rlock": 150, "importing": None, "alarm": None, "http": 150, "children": 150, "spawns": 150, "timeouts": 80}
+         "rlock": 150, "importing": None, "alarm": None, "http": 150, "https": 300, "children": 150, "spawns": 150, "timeouts": 80}
 LOCKS = {"event": 75, "queues": 150, "condition": 80, "fifo": 180, "handed_over": None, "rlock": 150,
          "shared_rlock": None, "rlock_of_another": 75, "tries": 200, "timeouts": 120, "buffered": 75, "logs": 75, "joins": 150,
          "plain_callback": None, "fails_in_callback": None, "imports": None, "alarm": None, "sockets_in_callback": None,
-         "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
+         "timed_in_callback": None, "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
 SQLITE = {"locked": 150, "connected": 150, "transaction": None, "reading": None, "shared": 150, "shared_in_callback": None,
           "commits": None, "awaits": None, "functions": None, "backup": None}
 # Programs of their own: they end their loops.
@@ -35,7 +35,7 @@ ENDS = {"exits": 3, "interrupted": 0, "drained": 0}
 
 
 # What `make check` has of them.
-SHORT = ("states", "recv", "one_socket", "cancel", "http", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "tries",
+SHORT = ("states", "recv", "one_socket", "cancel", "http", "https", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "tries",
          "buffered", "plain_callback", "sockets_in_callback", "forked_on", "interrupted", "locked", "transaction", "reading", "shared")
 
 
@@ -58,7 +58,13 @@ def interpreters():
 def environment(folder):
     (folder / "slow_module.py").write_text("import time\ntime.sleep(0.2)\nVALUE = 7\n")
     (folder / "waiting_module.py").write_text("import sys\nassert sys.modules['__main__'].there.wait(20)\nVALUE = 7\n")
-    return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    certificate = folder / "certificate.pem"
+    if not certificate.exists():
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", certificate,
+                        "-out", folder / "public.pem"], check=True, capture_output=True)
+        certificate.write_text(certificate.read_text() + (folder / "public.pem").read_text())
+    return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", CERTIFICATE=str(certificate))
 
 
 class Both:

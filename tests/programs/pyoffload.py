@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 VAR = contextvars.ContextVar("var", default=None)
@@ -139,19 +140,26 @@ async def alarm():
     return await wait()
 
 
+class Slow(http_server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(0.15)
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_):
+        pass
+
+
+class Quiet(http_server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        pass
+
+
 async def http():
     """A client that blocks, with a timeout and without, of a server that is slow; more than one at once."""
-    class Handler(http_server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            time.sleep(0.15)
-            self.send_response(200)
-            self.send_header("Content-Length", "5")
-            self.end_headers()
-            self.wfile.write(b"hello")
-
-        def log_message(self, *_):
-            pass
-    server = http_server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http_server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     async def get(**how):
@@ -159,6 +167,32 @@ async def http():
             return reply.read()
     try:
         return await asyncio.gather(get(), get(timeout=10), get(timeout=10))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def https():
+    """Likewise, in TLS. OpenSSL keeps its errors by thread: a client that does not trust the server has one while others wait."""
+    import ssl
+    name = os.environ["CERTIFICATE"]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(name)
+    server = Quiet(("127.0.0.1", 0), Slow)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    async def get(trusted, **how):
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if trusted:
+            client.load_verify_locations(name)
+        try:
+            with urllib.request.urlopen(f"https://localhost:{server.server_port}/", context=client, **how) as reply:
+                return reply.read()
+        except urllib.error.URLError as e:
+            return type(e.reason).__name__
+    try:
+        return await asyncio.gather(*[get(trusted, **how) for how in ({}, {"timeout": 20}) for trusted in (True, False, True)])
     finally:
         server.shutdown()
         server.server_close()

@@ -3,15 +3,23 @@ gap of a ticker beside it goes to stderr: `case MS`. LOOP=uvloop: on that. SPIN:
 
 import asyncio
 import contextvars
+import fcntl
 import gc
 import json
 import os
+import queue
 import random
+import select
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
+COUNTS = []  # lists that take how many threads there are at a fork
+os.register_at_fork(before=lambda: [seen.append(len(os.listdir("/proc/self/task"))) for seen in COUNTS])
 N = int(os.environ.get("SPIN", 3_000_000))
 variable = contextvars.ContextVar("variable", default=0)
 
@@ -157,7 +165,6 @@ async def callbacks():
 
 async def pairs():
     """A task that reads, blocking, what one writes that computed before it."""
-    import socket
     a, b = socket.socketpair()
 
     async def writes():
@@ -168,6 +175,113 @@ async def pairs():
         return b.recv(20).decode()
     with a, b:
         return (await asyncio.gather(writes(), reads()))[1]
+
+
+class Things:
+    """What one task does after computing, and ways in which another one waits for that."""
+
+    def __init__(self):
+        self.there, self.lock, self.again = threading.Event(), threading.Lock(), threading.RLock()
+        self.condition, self.queue, self.few = threading.Condition(), queue.SimpleQueue(), threading.Semaphore(0)
+        self.socket, self.other_socket = socket.socketpair()
+        self.file = tempfile.NamedTemporaryFile()
+        self.same_file = open(self.file.name)
+        self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+    def computes(self):
+        with self.lock, self.again:
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        spin()
+        self.there.set()
+        fcntl.flock(self.file, fcntl.LOCK_UN)
+        with self.condition:
+            self.condition.notify()
+        self.queue.put(1)
+        self.few.release()
+        self.other_socket.send(b"sent")
+        self.child.stdin.close()
+
+    def events(self): return self.there.wait()
+    def conditions(self):
+        with self.condition:
+            return self.condition.wait_for(self.there.is_set)
+    def queues(self): return self.queue.get()
+    def semaphores(self): return self.few.acquire()
+    def receives(self): return self.socket.recv(10)
+    def receives_in_time(self):
+        self.socket.settimeout(60)
+        return self.socket.recv(10)
+    def flocks(self): return fcntl.flock(self.same_file, fcntl.LOCK_EX)
+    def waits_for_child(self): return self.child.wait()
+    def sleeps(self):
+        while not self.there.is_set():
+            time.sleep(0.004)
+        return "slept"
+    def polls(self):
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        while not poll.poll(4):
+            pass
+        return "polled"
+
+    def end(self):
+        for one in self.socket, self.other_socket, self.file, self.same_file:
+            one.close()
+        self.child.wait()
+
+
+WAYS = ("events", "conditions", "queues", "semaphores", "receives", "receives_in_time", "flocks", "waits_for_child", "sleeps", "polls")
+
+
+async def waits():
+    """A task that waits, whatever the way, for what one does that computed before it: in a task, and in a callback."""
+    async def call(function):
+        return function()
+    said, loop = [], asyncio.get_running_loop()
+    for way in WAYS:
+        for in_callback in False, True:
+            things, done = Things(), loop.create_future()
+            first = asyncio.create_task(call(things.computes))
+            if in_callback:
+                loop.call_soon(lambda: done.set_result(getattr(things, way)()))
+                said.append(await done)
+            else:
+                said.append(await asyncio.create_task(call(getattr(things, way))))
+            await first
+            things.end()
+    return said
+
+
+async def guarded():
+    """Who holds a lock is not set aside; who has given it back is."""
+    lock = threading.Lock()
+
+    async def holds():
+        with lock:
+            return spin()
+
+    async def held_once():
+        with lock:
+            pass
+        return spin()
+    return await asyncio.gather(asyncio.create_task(holds()), asyncio.create_task(held_once()))
+
+
+async def forked():
+    """No thread of ours is there while a program forks, and until its next step."""
+    seen = []
+    COUNTS.append(seen)
+
+    async def forks():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7)
+        spin()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def others():
+        return spin()
+    return [await asyncio.create_task(one()) for one in (others, forks, others)], seen
 
 
 async def collects():
