@@ -4,6 +4,7 @@ Each GET /hit changes the state, a nested defaultdict of deques, and answers; PO
 """
 
 import collections
+import itertools
 import os
 import pickle
 import sys
@@ -23,8 +24,7 @@ def fill(megabytes):
 
 async def hit(request):
     state = request.app["state"]
-    count = request.app["count"] = request.app["count"] + 1
-    queue = state[count % len(state)]
+    queue = state[next(request.app["count"]) % len(state)]
     queue.append(queue.popleft())
     return web.Response(text="ok")
 
@@ -40,7 +40,7 @@ async def save(request):
 
 def main(port, folder, megabytes):
     app = web.Application()
-    app["state"], app["count"], app["folder"] = fill(megabytes), 0, folder
+    app["state"], app["count"], app["folder"] = fill(megabytes), itertools.count(), folder
     app.router.add_get("/hit", hit)
     app.router.add_post("/save", save)
     web.run_app(app, host="127.0.0.1", port=port, print=None)

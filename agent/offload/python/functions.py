@@ -62,7 +62,7 @@ class Job:
             except RuntimeError:
                 if began:
                     raise
-                pause(0.0005)
+                pause(0 if attempt < 20 else 0.0005)  # the loop goes on, as far as to its wait
 
 
 def write_back(context):
