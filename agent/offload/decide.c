@@ -6,6 +6,7 @@
 #include "block.h"
 #include "fds.h"
 #include "fiber.h"
+#include "glibhost.h"
 #include "identity.h"
 #include "locks.h"
 #include "moves.h"
@@ -64,11 +65,20 @@ static const uint32_t kinds_uv = KIND(TIMER) | KIND(ASYNC) | KIND(FS) | KIND(DNS
  */
 static const uint32_t kinds_event = KIND(TIMER) | KIND(IO);
 
+/* GLib: a source is blocked, as while it is dispatched, until its callback is over: nothing of it comes again. */
+static const uint32_t kinds_glib = KIND(TIMER) | KIND(IDLE) | KIND(IO) | KIND(CHILD) | KIND(SIGNAL) | KIND(SOURCE);
+
 static uint32_t kinds_of(uint32_t library)
 {
-    if (library == UB_LOOP_LIBUV)
+    switch (library) {
+    case UB_LOOP_LIBUV:
         return kinds_uv;
-    return library == UB_LOOP_LIBEVENT ? kinds_event : 0;
+    case UB_LOOP_LIBEVENT:
+        return kinds_event;
+    case UB_LOOP_GLIB:
+        return kinds_glib;
+    }
+    return 0;
 }
 
 static enum ub_pin judge_callback(const struct ub_spans *s)
@@ -82,6 +92,8 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
     c = &s->level[0].callback;
     if (!kinds_of(c->library))
         return UB_PIN_LIBRARY;
+    if (c->library == UB_LOOP_GLIB && !ub_glib_may_leave(c->object))
+        return UB_PIN_KIND;
     return c->moves || kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
 }
 

@@ -18,6 +18,7 @@
 #include "../raw.h"
 #include "decide.h"
 #include "drive.h"
+#include "running.h"
 
 #include <string.h>
 #include <sys/time.h>
@@ -29,7 +30,6 @@
 #define EDGE         0x20
 #define READ_PERSIST 0x12
 #define BEAT_US      50000
-#define LOOPS_MAX    64u
 #define LEFT_MAX     1024u
 #define COUNT_ADDED  4u /* EVENT_BASE_COUNT_ADDED */
 
@@ -90,34 +90,6 @@ static int del(uint32_t id, void *event)
 
 /* ---- loops ----------------------------------------------------------------------------------- */
 
-/* Which loop runs in which thread. An entry is its thread's own. */
-static struct {
-    int32_t tid;
-    void *base;
-} running[LOOPS_MAX];
-
-static void **running_in(int32_t tid, bool make)
-{
-    for (uint32_t i = 0; i < LOOPS_MAX; i++) {
-        int32_t nobody = 0;
-
-        if (ub_load_relaxed(&running[i].tid) == tid)
-            return &running[i].base;
-        if (make &&
-            __atomic_compare_exchange_n(&running[i].tid, &nobody, tid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-            return &running[i].base;
-    }
-    return NULL;
-}
-
-static void leave_entry(void **base)
-{
-    for (uint32_t i = 0; i < LOOPS_MAX; i++) {
-        if (&running[i].base == base)
-            ub_store_relaxed(&running[i].tid, 0);
-    }
-}
-
 static void on_wake(int fd, short what, void *host)
 {
     ub_suspend_wake(host);
@@ -147,9 +119,7 @@ static void hold(struct ub_host *h, bool alive)
 
 void *ub_event_base(void)
 {
-    void **base = running_in(ub_thread.slot->tid, false);
-
-    return base ? *base : NULL;
+    return ub_running_loop(UB_LOOP_LIBEVENT);
 }
 
 /* ---- events whose callbacks are suspended ------------------------------------------------------- */
@@ -318,10 +288,11 @@ static bool again(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS])
     return true;
 }
 
-static bool is_level(const struct ub_task *task)
+static bool is_told_ready(const struct ub_task *task, int fd)
 {
-    return has_event(task) && task->own[OWN_STATE] & ADDED && !(task->own[OWN_STATE] & EDGE) &&
-           task->argument[1] & DESCRIPTOR && !(task->argument[1] & TIMEOUT);
+    return has_event(task) && task->shape->kind == UB_CALLBACK_IO && (int)task->argument[0] == fd &&
+           task->own[OWN_STATE] & ADDED && !(task->own[OWN_STATE] & EDGE) && task->argument[1] & DESCRIPTOR &&
+           !(task->argument[1] & TIMEOUT);
 }
 
 static void back(struct ub_task *task)
@@ -349,7 +320,7 @@ static const struct ub_host_ops ops = {.attach = attach,
                                        .begin = begin,
                                        .mute = mute,
                                        .again = again,
-                                       .is_level = is_level,
+                                       .is_told_ready = is_told_ready,
                                        .back = back,
                                        .orphan = orphan};
 
@@ -405,20 +376,18 @@ struct ub_host *ub_event_host(const struct ub_shape *shape, uint64_t function, c
 /* `loop` runs the loop that is told apart by `base`, and returns when that has ended. */
 static int run(void *base, int (*loop)(void *base, int flags), int flags)
 {
-    void **own = running_in((int32_t)ub_raw0(SYS_gettid), true), *outer = own ? *own : NULL;
     struct ub_host *h;
+    void *outer;
     int r;
 
     if (ub_drive_concerned()) /* a loop inside a callback, and it may be one that is suspended that ends it */
         ub_drive_all();
-    if (own)
-        *own = base;
+    outer = ub_running_set(UB_LOOP_LIBEVENT, base);
     r = loop(base, flags);
     h = ub_event_existing_host(base);
     if (h && h->count) /* without us every callback is over when the loop returns */
         ub_suspend_drain(h);
-    if (own && !(*own = outer))
-        leave_entry(own);
+    ub_running_set(UB_LOOP_LIBEVENT, outer);
     return r;
 }
 
@@ -474,10 +443,7 @@ static void hook_base_free(void *base)
         ((void (*)(void *))original[ID_free][0])((void *)h->room[0]);
         ub_suspend_forget(h);
     }
-    for (uint32_t i = 0; i < LOOPS_MAX; i++) { /* left by a longjmp */
-        if (ub_load_relaxed(&running[i].base) == gone)
-            ub_store_relaxed(&running[i].base, NULL);
-    }
+    ub_running_gone(gone);
     ((void (*)(void *))original[ID_base_free][0])(base);
 }
 

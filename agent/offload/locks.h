@@ -25,6 +25,10 @@ void ub_locks_put_away(const void *lock, const void *holder, bool away);
 /* How many are put away. Others than the thread's own may take them only when they are back. */
 extern uint32_t ub_locks_away;
 
+/* Not a lock, but like one: what the calling callback has set for its thread, and will set back. */
+void ub_locks_enter(const void *what, uintptr_t ra);
+void ub_locks_leave(const void *what);
+
 /* As where the program calls pthread_mutex_lock or g_mutex_lock; only where those are hooked. Slow path only. */
 int ub_locks_lock(void *mutex);
 int ub_locks_unlock(void *mutex);

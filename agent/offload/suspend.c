@@ -11,6 +11,7 @@
 #include "drive.h"
 #include "eventhost.h"
 #include "fds.h"
+#include "glibhost.h"
 #include "sites.h"
 #include "uvhost.h"
 
@@ -444,29 +445,18 @@ static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const st
     return true;
 }
 
-/* One that waits in a call on this descriptor. */
-static struct ub_task *user_of(const struct ub_host *h, int fd)
-{
-    struct ub_task *task = h->suspended;
-
-    while (task && (task->fd != fd || task->behind || task->over))
-        task = task->next;
-    return task;
-}
-
 /*
- * Another callback is suspended in a call on the descriptor that this one is told to be ready: without us that one
+ * Another callback is suspended in a call on a descriptor that this one is told to be ready: without us that one
  * would have had it all to itself, and it may be ready no more. The event is kept from firing until then.
  */
 static bool leave_to(struct mine *m, struct ub_task *task)
 {
     struct ub_host *h = task->host;
-    struct ub_task *user;
+    struct ub_task *user = h->ops->is_told_ready ? h->suspended : NULL;
 
-    if (task->shape->kind != UB_CALLBACK_IO || task->shape->fd != UB_FD_ARGUMENT || !h->ops->is_level)
-        return false;
-    user = user_of(h, (int)task->argument[task->shape->fd_at]);
-    if (!user || !h->ops->is_level(task))
+    while (user && (user->fd < 0 || user->behind || user->over || !h->ops->is_told_ready(task, user->fd)))
+        user = user->next;
+    if (!user)
         return false;
     task->behind = user;
     task->started = true;
@@ -486,7 +476,7 @@ static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t func
     struct ub_task *task, *earlier;
 
     earlier = h->count ? suspended_task(h, key) : NULL;
-    *ret = 0;
+    *ret = h->ops->keep;
     if (earlier && shape->kind == UB_CALLBACK_CLOSE) {
         earlier->held_close = function;
         return true;
@@ -542,13 +532,15 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         task = m->current;
         if (!outer)
             task->nested_sp = sp;
-        *ret = ((ub_fiber_function *)function)(word[0], word[1], word[2], word[3], word[4], word[5]);
+        *ret = call_directly(t, function, shape, word);
         task->nested_sp = outer;
         return true;
     }
     h = ub_uv_host(shape, word, &key);
     if (!h)
         h = ub_event_host(shape, function, word, &key);
+    if (!h)
+        h = ub_glib_host(shape, word, &key);
     return h && start(m, h, key, function, shape, word, ret);
 }
 

@@ -47,7 +47,7 @@ struct ub_task {
     bool driven;                 /* it was resumed above what waits in its place (drive.h) */
     bool left;                   /* it has been suspended before */
     bool muted, freed;           /* its handle: kept from firing; to be freed when this is over */
-    uint64_t own[4];             /* the backend's */
+    uint64_t own[8];             /* the backend's */
     bool over;                   /* likewise, and has ended; its loop is to be told */
     struct ub_task *behind;      /* it never begins: its event is kept from firing until this one is over; NULL */
     uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
@@ -71,13 +71,14 @@ struct ub_host_ops {
     void (*mute)(struct ub_task *task);
     /* One more is due of its handle. True: it will be when this one is over, if it still is; else it is put off. */
     bool (*again)(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS]);
-    /* Whether a descriptor's being ready is all that this callback would be told. */
-    bool (*is_level)(const struct ub_task *task);
+    /* Whether this callback is told that the descriptor is ready, and would be told again if it still is. */
+    bool (*is_told_ready)(const struct ub_task *task, int fd);
     /* It is over, having been suspended. `muted`: and the program has left the handle alone; `freed`: it wanted to free
      * it. */
     void (*back)(struct ub_task *task);
     /* In a forked child, which has no suspended callbacks: its handle is as it was. */
     void (*orphan)(struct ub_task *task);
+    uint64_t keep; /* what the loop is told of one that is not over */
 };
 
 /* One loop of a library, in one thread. */

@@ -18,11 +18,11 @@ GLIB = Path("/usr/share/installed-tests/glib")
 GLIB_LEFT_OUT = re.compile(r"-performance|performance\b|desktop-app|gdbus-example|dbus-appinfo|live-g-file")
 
 
-def run(command, watched, timeout, cwd, folder, extra=None):
+def run(command, watched, timeout, cwd, folder, extra=None, options=()):
     """(exit status or "timeout", output) of a command; its whole process group is ended with it."""
     env = helpers.clean_environment(**(extra or {}))
     if watched:
-        command = [str(helpers.UNBLOCK), "run", "-q", "--force", "-o", str(folder / "recording.jsonl"), "--", *command]
+        command = [str(helpers.UNBLOCK), "run", "-q", "--force", "-o", str(folder / "recording.jsonl"), *options, "--", *command]
     with tempfile.TemporaryFile() as out:
         p = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out,
                              stderr=subprocess.STDOUT, start_new_session=True)
@@ -49,14 +49,14 @@ def glib_tests():
     return tests
 
 
-def glib(watched, folder, only=None):
+def glib(watched, folder, only=None, options=()):
     """{test or test/case: "ok", "not ok", "skip" or an exit status}."""
     results = {}
     for name, command in glib_tests():
         if only is not None and name not in only:
             continue
         with tempfile.TemporaryDirectory(dir=folder) as cwd:
-            status, out = run(command, watched, 60, cwd, folder)
+            status, out = run(command, watched, 60, cwd, folder, options=options)
         results[name] = status
         for word, case, skip in re.findall(r"^(ok|not ok) \d+ (.*?)( # SKIP.*)?$", out, re.M):
             case = re.sub(r"seed:\d+", "seed", case.lstrip("- "))  # a new one each time

@@ -21,18 +21,23 @@
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
-#ifdef LIBEVENT
+#if defined(LIBEVENT)
 #include <event2/event.h>
 #include <event2/thread.h>
+#elif defined(GLIB)
+#include <glib-unix.h>
+#include <glib.h>
 #else
 #include <uv.h>
 #endif
 
 #define TICK_MS 10
 
-#ifdef LIBEVENT
+#if defined(LIBEVENT)
 static struct event_base *loop;
 static struct event *ticker, *victim;
+#elif defined(GLIB)
+static GMainLoop *loop;
 #else
 static uv_loop_t *loop;
 static uv_timer_t ticker, victim;
@@ -137,7 +142,7 @@ static void listen_in_silence(void)
 /* Before the loop runs. */
 static void prepare_case(void)
 {
-    if (!strcmp(name, "pipe_read") && pipe(pair))
+    if ((!strcmp(name, "pipe_read") || !strcmp(name, "signal")) && pipe(pair))
         abort();
     if ((!strcmp(name, "recv") || !strcmp(name, "send")) && socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
         abort();
@@ -166,7 +171,7 @@ static void on_context(void)
     sleep_ms();
 }
 
-#ifdef LIBEVENT
+#if defined(LIBEVENT)
 static void on_inner(int fd, short what, void *own)
 {
     sleep_ms();
@@ -181,6 +186,22 @@ static void nested(void)
     event_base_once(own, -1, EV_TIMEOUT, on_inner, own, &tv);
     event_base_dispatch(own);
     event_base_free(own);
+}
+#elif defined(GLIB)
+static int on_inner(void *own)
+{
+    sleep_ms();
+    g_main_loop_quit(own);
+    return G_SOURCE_REMOVE;
+}
+
+static void nested(void)
+{
+    GMainLoop *own = g_main_loop_new(NULL, FALSE);
+
+    g_timeout_add(1, on_inner, own);
+    g_main_loop_run(own);
+    g_main_loop_unref(own);
 }
 #else
 static void on_inner(uv_timer_t *t)
@@ -233,9 +254,9 @@ static NOINLINE void block(void)
         take_the_lock();
         pthread_mutex_unlock(&mutex);
         sleep_ms();
-    } else if (!strcmp(name, "pipe_read") || !strcmp(name, "recv")) {
+    } else if (!strcmp(name, "pipe_read") || !strcmp(name, "recv") || !strcmp(name, "signal")) {
         help("write");
-        result = name[0] == 'p' ? read(pair[0], buf, sizeof(buf)) : recv(pair[0], buf, sizeof(buf), 0);
+        result = name[0] != 'r' ? read(pair[0], buf, sizeof(buf)) : recv(pair[0], buf, sizeof(buf), 0);
         note(buf);
     } else if (!strcmp(name, "send")) {
         char *much = malloc(4 << 20);
@@ -286,6 +307,15 @@ static NOINLINE void block(void)
         nested();
     } else if (!strcmp(name, "context")) {
         context();
+#ifdef GLIB
+    } else if (!strcmp(name, "pushed")) { /* the thread's own, until it is set back */
+        GMainContext *own = g_main_context_new();
+
+        g_main_context_push_thread_default(own);
+        sleep_ms();
+        g_main_context_pop_thread_default(own);
+        g_main_context_unref(own);
+#endif
     } else { /* prepare, close: the callback is another */
         sleep_ms();
     }
@@ -304,7 +334,7 @@ static void on_block(void)
     done = ticks;
 }
 
-#ifdef LIBEVENT
+#if defined(LIBEVENT)
 static int ready[2];
 
 /* Its descriptor stays ready: it would come again and again, while it is suspended. */
@@ -346,6 +376,78 @@ static void start(void)
 static void stop(void)
 {
     event_base_loopbreak(loop);
+}
+#elif defined(GLIB)
+static int ready[2];
+
+static int on_victim(void *arg)
+{
+    on_block();
+    return G_SOURCE_REMOVE;
+}
+
+/* Its descriptor stays ready: it would come again and again, while it is suspended. */
+static int on_ready(int fd, GIOCondition what, void *arg)
+{
+    static int entered;
+    char c;
+
+    if (entered++)
+        note("AGAIN ");
+    on_block();
+    if (read(fd, &c, 1) != 1)
+        abort();
+    if (what != G_IO_IN)
+        note(" WRONG");
+    entered = 0;
+    return G_SOURCE_REMOVE;
+}
+
+static int on_channel(GIOChannel *channel, GIOCondition what, void *arg)
+{
+    return on_ready(g_io_channel_unix_get_fd(channel), what, arg);
+}
+
+static void on_child(GPid pid, int status, void *arg)
+{
+    on_block();
+}
+
+static void start(void)
+{
+    pid_t pid;
+
+    if (!strcmp(name, "io") || !strcmp(name, "channel")) {
+        if (pipe(ready) || write(ready[1], "x", 1) != 1)
+            abort();
+        if (name[0] == 'i')
+            g_unix_fd_add(ready[0], G_IO_IN, on_ready, NULL);
+        else
+            g_io_add_watch(g_io_channel_unix_new(ready[0]), G_IO_IN, on_channel, NULL);
+    } else if (!strcmp(name, "idle")) {
+        g_idle_add(on_victim, NULL);
+    } else if (!strcmp(name, "signal")) {
+        g_unix_signal_add(SIGUSR2, on_victim, NULL);
+        raise(SIGUSR2);
+    } else if (!strcmp(name, "child")) {
+        pid = fork();
+        if (pid == 0)
+            _exit(0);
+        g_child_watch_add(pid, on_child, NULL);
+    } else if (!strcmp(name, "recurse")) {
+        GSource *s = g_timeout_source_new(1);
+
+        g_source_set_can_recurse(s, TRUE);
+        g_source_set_callback(s, on_victim, NULL, NULL);
+        g_source_attach(s, NULL);
+    } else {
+        g_timeout_add(1, on_victim, NULL);
+    }
+}
+
+static void stop(void)
+{
+    g_main_loop_quit(loop);
 }
 #else
 static void on_timer(uv_timer_t *t)
@@ -403,7 +505,7 @@ static void tick(void)
         stop();
 }
 
-#ifdef LIBEVENT
+#if defined(LIBEVENT)
 static void on_tick(int fd, short what, void *arg)
 {
     tick();
@@ -421,6 +523,20 @@ static void run(void)
     event_free(ticker);
     event_free(victim);
     event_base_free(loop);
+}
+#elif defined(GLIB)
+static int on_tick(void *arg)
+{
+    tick();
+    return G_SOURCE_CONTINUE;
+}
+
+static void run(void)
+{
+    loop = g_main_loop_new(NULL, FALSE);
+    g_timeout_add(TICK_MS, on_tick, NULL);
+    g_main_loop_run(loop);
+    g_main_loop_unref(loop);
 }
 #else
 static void on_tick(uv_timer_t *t)

@@ -1,0 +1,72 @@
+"""Offload on GLib: a ticker beside a source that blocks, and what may happen to a source whose callback is suspended. The whole of it is
+run by `make check-offload`, a few cases by `make check`.
+
+Every case says the same as alone, or what it would say if it did not block (EXPECTED). Checked that it can fail; its case does with each of
+these taken out of agent/offload/glibhost.c, glibcalls.c or giohost.c: blocking the source anew ("idle", "custom") and ending that ("rearm"; of sources inside
+it, "parent"), "keep it" ("rearm", "timeout"), holding the source ("finalized") and its data ("removed", "replaced", "thread_destroys"), what the callback
+returns ("return"), a timeout's time ("timeout", "seconds"), the drain ("quit", "iteration"), what runs ("current", "return"), the turn's time ("task"),
+the thread's default context ("pushed", "work"), sources that may recurse ("recurse"), before all others ("priority"), a forked child's
+sources ("fork_loop"), holding an application ("app_release") and its quitting ("app_quit").
+"""
+
+import json
+import os
+import subprocess
+
+import helpers
+import pytest
+from test_offload_eager import SLOW
+from test_offload_event import both
+
+MOVES = ["nanosleep", "io", "channel", "idle", "child", "signal", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait",
+         "fsync", "connect", "getaddrinfo"]
+# Why it must stay: the pin of the run.
+STAYS = {"locked": "lock", "rwlocked": "lock", "handler": "signal", "nested": "nested", "context": "stack", "pushed": "lock", "recurse": "kind"}
+
+# At least so many calls are moved.
+HAZARDS = {"rearm": 3, "removed": 1, "thread_destroys": 1, "replaced": 1, "return": 1, "own": 1, "idle": 1, "by_data": 1, "timeout": 1,
+           "seconds": 1, "custom": 1, "finalized": 1, "parent": 3, "current": 1, "task": 1, "work": 1, "quit": 1, "iteration": 1, "inner": 1, "younger": 1,
+           "direct": 1, "priority": 1, "threads": 3, "attached": 1, "queue": 1, "default": 1, "fork_loop": 1, "exit": 0, "app_quit": 1, "app_release": 1,
+           "by_hand": 0}
+
+# What `make check` has no time for is run by `make check-offload`.
+if not os.environ.get("UNBLOCK_SOAK"):
+    MOVES, STAYS = ["io"], {}
+    HAZARDS = {case: HAZARDS[case] for case in ("rearm", "removed", "task", "app_quit")}
+
+# Alone a callback that leaves its byte comes again before anybody can remove it; and nothing happens while one blocks.
+EXPECTED = {"removed": "over notify once", "replaced": "over notify other", "by_data": "found over end", "attached": "meanwhile end",
+            "app_release": "meanwhile over shutdown", "app_quit": "meanwhile over shutdown"}
+# What callbacks run in between is what offload changes: the order of words may differ, the words may not.
+FREE = {"fork_loop"}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("glib")
+    (folder / "slow.c").write_text(SLOW)
+    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
+    return {"LD_PRELOAD": str(folder / "slow.so")}
+
+
+@pytest.mark.parametrize("case", [*MOVES, *STAYS])
+def test_matrix(tmp_path, request, case):
+    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
+    said, moved, recording = both(tmp_path, helpers.program("offload_glib"), case, "300", **env)
+    alone, truth = json.loads(said), json.loads(moved)
+    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
+    assert truth["order"].replace("tick ", "") == alone["order"]
+    if case in STAYS:
+        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
+        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
+    else:
+        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+
+
+@pytest.mark.parametrize("case", HAZARDS)
+def test_the_same_as_without(tmp_path, case):
+    said, moved, recording = both(tmp_path, helpers.program("hazards_glib"), case, status=3 if case == "exit" else 0)
+    expected = EXPECTED.get(case, said)
+    assert sorted(moved.split()) == sorted(expected.split()) if case in FREE else moved.split() == expected.split()
+    calls = recording.end["offload"]["moved"]
+    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])
