@@ -682,13 +682,14 @@ void ub_stall_end(struct ub_explain *x, const struct ub_event *e)
 void ub_stall_gone(struct ub_explain *x, const struct ub_event *e)
 {
     struct ub_stall *s = &x->thread[e->slot].stall;
+    uint64_t told = e->start + ub_ticks_from_span_ns(s->told_ns);
     const char *cause;
     json_t *line;
 
     if (!s->start || s->start != e->start || !s->id || ub_load_relaxed(&e->process->left))
         return;
     add_calls(x, s, e, ub_ticks_span_to_ns(e->end - e->start));
-    line = slow_json(x, s, e, e->end > e->start ? e->end : e->start, &cause);
+    line = slow_json(x, s, e, e->end > told ? e->end : told, &cause);
     if (!line)
         return;
     json_object_set_new(line, "ongoing", json_true());

@@ -115,12 +115,12 @@ struct ub_event {
     uint32_t library;                  /* LOOP, STATS: enum ub_loop_library; 0: its callbacks are not known */
     char version[16];                  /* of that library, or "" */
     bool tasks;                        /* LOOP, STATS, SAMPLE: steps of asyncio's tasks are timed */
-    bool loop_over;                    /* SAMPLE: the loop's epoll descriptor is closed: what runs now is no callback */
-    struct ub_accounting account;      /* at the look or at the end */
-    struct ub_accounting baseline;     /* when the turn was first seen */
-    struct ub_waited waited;           /* END */
-    struct ub_yield_stats yields;      /* END of a step: how its function has given way so far; count 0: never */
-    uint64_t blind_ns; /* END: how much of the turn the watcher itself did not run (both were stopped) */
+    bool loop_over; /* SAMPLE, GOING: the loop's epoll descriptor is closed: what runs now is no callback */
+    struct ub_accounting account;  /* at the look or at the end */
+    struct ub_accounting baseline; /* when the turn was first seen */
+    struct ub_waited waited;       /* END */
+    struct ub_yield_stats yields;  /* END of a step: how its function has given way so far; count 0: never */
+    uint64_t blind_ns;             /* END: how much of the turn the watcher itself did not run (both were stopped) */
     /* Owned; NULL when there is none. */
     struct ub_capture *capture;
     struct ub_python_look *python; /* SAMPLE, LOOP: the Python side of it */

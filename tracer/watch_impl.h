@@ -123,6 +123,12 @@ pid_t ub_watch_number(const struct ub_watch *w, pid_t slot_pid);
 int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due, bool whole);
 
 /*
+ * watch_look.c: a program that has left its loop (asyncio.run() returned) goes on without ever waiting there
+ * again. With epoll it shows: the descriptor is closed.
+ */
+bool ub_watch_loop_over(pid_t pid, const struct ub_slot *slot);
+
+/*
  * watch_look.c: the stack of a running thread that got no CPU to answer with
  * while the look waited for it, but has answered since, between `start` and
  * `end` (ticks) of its turn: queued as one more UB_EVENT_SAMPLE.

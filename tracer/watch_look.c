@@ -242,11 +242,7 @@ static struct ub_event *new_look(struct ub_watch *w, uint32_t index, enum ub_eve
     return e;
 }
 
-/*
- * A program that has left its loop (asyncio.run() returned) goes on without
- * ever waiting there again. With epoll it shows: the descriptor is closed.
- */
-static bool loop_over(pid_t pid, const struct ub_slot *slot)
+bool ub_watch_loop_over(pid_t pid, const struct ub_slot *slot)
 {
     char path[64], target[64] = "";
 
@@ -288,7 +284,7 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
     add_python(w, index, e, false);
     if (e->kind == UB_EVENT_SAMPLE) {
         ub_watch_account(&w->watched[index], true, &e->account);
-        e->loop_over = loop_over(e->pid, slot);
+        e->loop_over = ub_watch_loop_over(e->pid, slot);
         describe_call(w, e);
         if (e->callback.kind == UB_CALLBACK_TURN)
             ub_watch_input(w, index, e->start, e->end, &e->input);

@@ -411,6 +411,7 @@ static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
     e->end = now;
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
+    e->loop_over = ub_watch_loop_over(e->pid, &w->arena->slot[index]);
     ub_watch_callback(w, index, t->start, e);
     e->baseline = t->baseline;
     ub_watch_queue(w, e);

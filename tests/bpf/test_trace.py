@@ -52,6 +52,32 @@ def watch(tmp_path):
         t.end()
 
 
+FINALISES = """
+import asyncio, time
+data = [{i: str(i)} for i in range(300000)]
+async def main():
+    for _ in range(150): await asyncio.sleep(0.01)
+asyncio.run(main())
+begun = time.monotonic()
+while time.monotonic() - begun < 0.3: pass
+"""
+
+
+def test_what_comes_after_the_loop_is_no_stall(watch):
+    """Its descriptor is closed: what the program does then, until it is gone, keeps nobody waiting."""
+    program = subprocess.Popen([helpers.PYTHON, "-c", FINALISES])
+    try:
+        time.sleep(0.7)
+        t = watch(program.pid, threshold="100ms")
+        assert program.wait(timeout=helpers.PATIENCE) == 0
+    finally:
+        program.kill()
+        program.wait()
+    recording = t.wait()
+    assert [s for s in recording.slow if s.get("ongoing")] == []
+    assert recording.of("stats")
+
+
 def sleeps(recording, pid):
     return [s for s in recording.slow if s["pid"] == pid and s.get("call", {}).get("name") == "clock_nanosleep"]
 
