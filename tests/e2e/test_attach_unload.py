@@ -16,6 +16,7 @@ from helpers import Recording, one_line, unblock, wait_until
 
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
 LONG = int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
+longer = pytest.mark.skipif(not (SOAK or LONG), reason="takes long: make check-attach")
 CYCLES = 1000 if SOAK else 50 if LONG else 5  # what the loader reserves for TLS would be used up after 25
 
 # A loop that keeps what it is told to keep in some place; a line it reads says where.
@@ -191,6 +192,7 @@ def test_kept(tmp_path, keeper, where, why):
             program.keep("nothing")
 
 
+@longer
 def test_not_held_for_long(tmp_path, keeper):
     """512 MB of heap in a tenth of a millisecond: not even begun."""
     with Keeper(keeper) as program:
@@ -212,6 +214,7 @@ def test_preloaded(keeper):
         program.keep("nothing")
 
 
+@longer
 def test_killed_at_any_moment(tmp_path):
     """SIGKILL of the one who unloads: loaded or not, the program goes on, and the next one comes to an end."""
     rand = random.Random(time.time_ns())

@@ -1,9 +1,6 @@
 """Functions that a policy has called elsewhere ([python]): every case prints the same as alone.
 
 `make check` has some cases on the first interpreter; `make check-offload` all, on every one that is here, and uvloop.
-
-Seen to fail: without the copy's way back `contexts`, without flushing in the child `snapshots`, without reset in the child
-`forks`; with every function on vectorcall alone `__init__` does not move (paths).
 """
 
 import json
