@@ -29,16 +29,16 @@ static const char about[] = "Takes the agent out of process PID and ends its wat
                             "process goes on as if nothing had been. One that was started with LD_PRELOAD is left\n"
                             "asleep in the same way. What runs under `unblock run` stays watched.";
 
-static const char more[] =
-    "With --unload the agent's library is unloaded, too, if it can be shown that nothing in\n"
-    "the process leads into it any more; all its threads are stopped for that, for\n"
-    "--hold at most. Else it stays, asleep, some 0.5 MB, and the reason is told.\n"
-    "\n"
-    "Where the watcher was killed, the agent is asked directly, when a loop of the process\n"
-    "comes round to its wait.\n"
-    "\n"
-    "Exit status: 0 it is out; 1 it is told, and goes out with the loop's next turn,\n"
-    "or it is out, but not unloaded; 2 wrong use, no such process, nobody watches it, or no permission\n";
+static const char more[] = "With --unload the agent's library is unloaded, too, if it can be shown that nothing in\n"
+                           "the process leads into it any more; all its threads are stopped for that, for\n"
+                           "--hold at most. Else it stays, asleep, some 0.5 MB, and the reason is told.\n"
+                           "\n"
+                           "Where the watcher was killed, the agent is asked directly, when a loop of the process\n"
+                           "comes round to its wait.\n"
+                           "\n"
+                           "Exit status: 0 it is out; 1 it is told, and goes out with the loop's next turn,\n"
+                           "or it is out, but not unloaded; 2 wrong use, no such process, nobody watches it, or no\n"
+                           "permission\n";
 
 struct detach {
     pid_t pid;
@@ -49,7 +49,10 @@ struct detach {
 static int parse(int argc, char **argv, struct detach *d, char *why)
 {
     const struct ub_option option[] = {
-        {.name = "unload", .kind = UB_OPTION_FLAG, .value = &d->unload, .help = "unload the agent, where that is safe"},
+        {.name = "unload",
+         .kind = UB_OPTION_FLAG,
+         .value = &d->unload,
+         .help = "unload the agent, where nothing leads into it"},
         {.name = "hold",
          .kind = UB_OPTION_TIME,
          .value = &d->hold_max_ns,
