@@ -59,7 +59,7 @@ static int parse(int argc, char **argv, struct detach *d, char *why)
          .argument = "TIME",
          .min = 100000,
          .max = 10000000000u,
-         .help = "with --unload: stop its threads for no longer than this (10ms)"},
+         .help = "with --unload: stop its threads no longer than this (10ms)"},
     };
     const struct ub_options options = {.usage = "unblock detach [OPTION...] PID",
                                        .about = about,
