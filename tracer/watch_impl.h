@@ -122,6 +122,9 @@ pid_t ub_watch_number(const struct ub_watch *w, pid_t slot_pid);
  */
 int ub_watch_look(struct ub_watch *w, uint32_t slot, enum ub_event_kind kind, uint64_t due, bool whole);
 
+/* watch_look.c: spins (a sleep this short lasts three times as long) until `until`. False: the turn ended meanwhile. */
+bool ub_watch_still(const struct ub_slot *slot, uint64_t start, uint64_t until);
+
 /*
  * watch_look.c: a program that has left its loop (asyncio.run() returned) goes on without ever waiting there
  * again. With epoll it shows: the descriptor is closed.

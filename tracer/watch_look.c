@@ -72,8 +72,7 @@ void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *r
         ret->majflt = read_majflt(t->pid, t->tid);
 }
 
-/* Spins (a sleep this short lasts three times as long) until `until`. False: the turn ended meanwhile. */
-static bool hold(const struct ub_slot *slot, uint64_t start, uint64_t until)
+bool ub_watch_still(const struct ub_slot *slot, uint64_t start, uint64_t until)
 {
     while ((int64_t)(until - ub_ticks_now()) > 0) {
         if (ub_load_relaxed(&slot->start) != start)
@@ -129,21 +128,21 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
         return -EBUSY;
     if (r < 0 && r != -ENOTSUP)
         return r;
-    if (!hold(slot, t->start, (int64_t)(settled - peek) > 0 ? settled : peek))
+    if (!ub_watch_still(slot, t->start, (int64_t)(settled - peek) > 0 ? settled : peek))
         return -EAGAIN;
     if (r == -ENOTSUP)
-        return hold(slot, t->start, due) ? ub_capture_perf(t->pid, t->tid, maps, c) : -EAGAIN;
+        return ub_watch_still(slot, t->start, due) ? ub_capture_perf(t->pid, t->tid, maps, c) : -EAGAIN;
     r = ub_capture_peek(t->pid, t->tid, c);
     if (r < 0 || c->state != UB_THREAD_RUNNING)
         return r < 0 ? r : -EAGAIN;
-    if (!hold(slot, t->start, send))
+    if (!ub_watch_still(slot, t->start, send))
         return -EAGAIN;
     send = ub_ticks_now();
     r = ub_capture_signal_send(t->pid, t->tid, sample, ub_ticks_to_ns, c);
     if (r < 0)
         return r;
     learn_delivery(w, send, ub_load_relaxed(&sample->at));
-    return hold(slot, t->start, due) ? 0 : -EAGAIN; /* it came a little early, and the turn ended in time */
+    return ub_watch_still(slot, t->start, due) ? 0 : -EAGAIN; /* it came a little early, and the turn ended in time */
 }
 
 /*
@@ -163,7 +162,7 @@ static int take(struct ub_watch *w, uint32_t index, const struct ub_maps *maps, 
             return -ESRCH;
         if (c->state == UB_THREAD_RUNNING)
             r = take_running(w, index, maps, due, c);
-        else if (hold(&w->arena->slot[index], t->start, due))
+        else if (ub_watch_still(&w->arena->slot[index], t->start, due))
             r = ub_capture_blocked(t->pid, t->tid, maps, c);
         else
             return -EAGAIN;

@@ -400,15 +400,17 @@ static uint64_t next_look(const struct ub_watch *w, const struct ub_watched *t)
     return t->start + after;
 }
 
-static void queue_going(struct ub_watch *w, uint32_t index, uint64_t now)
+/* No look, but a sign of life. Not before it is due: the end of a turn that never was is told by nobody. */
+static void queue_going(struct ub_watch *w, uint32_t index)
 {
     struct ub_watched *t = &w->watched[index];
-    struct ub_event *e = new_event(t, index, UB_EVENT_GOING);
+    bool still = ub_watch_still(&w->arena->slot[index], t->start, t->next);
+    struct ub_event *e = still ? new_event(t, index, UB_EVENT_GOING) : NULL;
 
     if (!e)
         return;
     e->start = t->start;
-    e->end = now;
+    e->end = ub_ticks_now();
     e->flags = ub_load_relaxed(&w->arena->slot[index].flags);
     e->ready = ub_load_relaxed(&w->arena->slot[index].ready);
     e->loop_over = ub_watch_loop_over(e->pid, &w->arena->slot[index]);
@@ -495,7 +497,7 @@ static uint64_t visit(struct ub_watch *w, uint32_t index, uint64_t now, bool *re
             return UINT64_MAX;
         }
         if (r == -EBUSY)
-            queue_going(w, index, now);
+            queue_going(w, index);
         else
             t->alive_at = now;
         t->looks++;

@@ -2,10 +2,13 @@
 and innermost user frame, judged by the same oracle as the agent (tests/e2e/oracle.py).
 """
 
+import subprocess
+
 import pytest
 
 import helpers
 import oracle
+import tracing
 
 
 @pytest.mark.parametrize("loop", oracle.LOOPS)
@@ -21,3 +24,15 @@ def test_stalls(tmp_path, tracer, loop):
     oracle.compare(truth, recording, program, sentinel).check(len(oracle.table()) - len(truth.skipped))
     assert truth.undisturbed, truth.summaries
     assert recording.header["source"] == "bpf"
+
+
+def test_just_below_the_threshold(tmp_path):
+    """Turns that end just before they would be slow: none is told as going on, since nobody would tell its end."""
+    program = subprocess.Popen([helpers.program("quiet"), "300", "9850", "100"], stdout=subprocess.DEVNULL)
+    try:
+        recording = tracing.Tracer(tmp_path, program.pid).wait()
+    finally:
+        program.kill()
+        program.wait()
+    assert [s for s in recording.slow if s.get("ongoing")] == []
+    assert recording.of("stats")
