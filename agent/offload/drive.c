@@ -42,7 +42,8 @@ static struct ub_task *older(const struct mine *m, bool done)
         if (!h || !h->loop || h->generation != ub_process->generation)
             continue;
         for (struct ub_task *task = h->suspended; task; task = task->next) {
-            if (!task->over && task->born < limit && (!done || task->done) && (!first || task->born < first->born))
+            if (!task->over && !task->behind && task->born < limit && (!done || task->done) &&
+                (!first || task->born < first->born))
                 first = task;
         }
     }

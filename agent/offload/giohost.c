@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { GIO_run, GIO_quit, GIO_hold, GIO_release, GIO_push, GIO_pop, GIOS };
+enum { GIO_run, GIO_quit, GIO_hold, GIO_release, GIO_push, GIO_pop, GIO_timeout, GIOS };
 static void *original[GIOS][UB_LOOP_COPIES];
 
 static const char *const files[] = {"libgio-2.0.", NULL};
@@ -18,6 +18,14 @@ void ub_gio_hold(void *application, bool hold)
 {
     if (application)
         ((void (*)(void *))original[hold ? GIO_hold : GIO_release][0])(application);
+}
+
+/* To be held and let go would begin its time without work anew, again and again. */
+void *ub_gio_application(void)
+{
+    void *application = ub_running_loop(UB_RUNNING_APPLICATION);
+
+    return application && !((unsigned (*)(void *))original[GIO_timeout][0])(application) ? application : NULL;
 }
 
 bool ub_gio_is(const char *module)
@@ -29,7 +37,7 @@ bool ub_gio_is(const char *module)
 
 static bool usable(void)
 {
-    return original[GIO_hold][0] && original[GIO_release][0] && !original[GIO_run][1];
+    return original[GIO_hold][0] && original[GIO_release][0] && original[GIO_timeout][0] && !original[GIO_run][1];
 }
 
 static int hook_run(void *application, int argc, char **argv)
@@ -75,6 +83,7 @@ static const struct ub_loop_hook hooks[] = {
     {"g_application_release", {NULL}, UB_HOOK_OTHERS},
     {"g_cancellable_push_current", {(void *)hook_push, NULL}, UB_HOOK_OTHERS},
     {"g_cancellable_pop_current", {(void *)hook_pop, NULL}, UB_HOOK_OTHERS},
+    {"g_application_get_inactivity_timeout", {NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == GIOS, "one original a hook");
 

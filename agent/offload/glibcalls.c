@@ -16,34 +16,40 @@ static bool is_applications(void *context, uintptr_t ra)
 {
     const char *caller;
 
-    if (!ub_running_loop(UB_RUNNING_APPLICATION) || context != ub_glib_call(ID_default, NULL))
+    if (!ub_gio_application() || context != ub_glib_call(ID_default, NULL))
         return false;
     caller = ub_module_name((void *)ra);
     return caller && ub_gio_is(caller);
 }
 
-/* As it begins, and when it has returned. */
-static void *enter(void *context)
+/* As it begins, and when it has returned. The loop stays ours in between, if it was to be had: else another thread that
+ * waits for it might turn it while what is suspended here comes to its end. */
+static void *enter(void *context, bool *ret_owned)
 {
     if (ub_drive_concerned()) /* a loop inside a callback, and it may be one that is suspended that ends it */
         ub_drive_all();
     ub_glib_call(ID_context_ref, context);
+    *ret_owned = ((int (*)(void *))ub_glib_original[ID_acquire][0])(context);
     return ub_running_set(UB_LOOP_GLIB, context);
 }
 
-static void leave(void *context, void *outer)
+static void leave(void *context, void *outer, bool owned)
 {
     ub_glib_drain(context);
+    if (owned)
+        ((void (*)(void *))ub_glib_original[ID_release][0])(context);
     ub_running_set(UB_LOOP_GLIB, outer);
     ub_glib_call(ID_context_unref, context);
 }
 
 static void hook_loop_run(void *loop)
 {
-    void *context = ((void *(*)(void *))ub_glib_original[ID_loop_context][0])(loop), *outer = enter(context);
+    void *context = ((void *(*)(void *))ub_glib_original[ID_loop_context][0])(loop), *outer;
+    bool owned;
 
+    outer = enter(context, &owned);
     ((void (*)(void *))ub_glib_original[ID_loop_run][0])(loop);
-    leave(context, outer);
+    leave(context, outer, owned);
 }
 
 static int iterate(void *context, int may_block)
@@ -54,6 +60,7 @@ static int iterate(void *context, int may_block)
 static int hook_iteration(void *given, int may_block)
 {
     void *context = given ? given : ub_glib_call(ID_default, NULL), *outer;
+    bool owned;
     int r;
 
     if (is_applications(context, (uintptr_t)__builtin_return_address(0))) {
@@ -64,9 +71,9 @@ static int hook_iteration(void *given, int may_block)
         ub_running_set(UB_LOOP_GLIB, outer);
         return r;
     }
-    outer = enter(context);
+    outer = enter(context, &owned);
     r = iterate(context, may_block);
-    leave(context, outer);
+    leave(context, outer, owned);
     return r;
 }
 

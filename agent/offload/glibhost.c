@@ -25,7 +25,7 @@
 #define PROBE_PRIORITY    77
 
 /* Of a host: its source; the tasks whose sources are not blocked yet. */
-enum { ROOM_SOURCE, ROOM_FRESH, ROOM_DESCRIPTOR, ROOM_APPLICATION };
+enum { ROOM_SOURCE, ROOM_FRESH, ROOM_DESCRIPTOR, ROOM_APPLICATION, ROOM_DATA, ROOM_FUNCTIONS };
 
 /* The one of ours in each loop. */
 struct waker {
@@ -216,30 +216,47 @@ bool ub_glib_may_leave(uint64_t source)
 {
     const struct source *s = (const struct source *)(uintptr_t)source;
 
-    if (s->flags & CAN_RECURSE || s->priority == BEFORE_ALL)
+    /* Those inside it may be destroyed by another thread while we look at them. */
+    if (s->flags & CAN_RECURSE || s->priority == BEFORE_ALL || s->private->children)
         return false;
     return !ub_offload_moves || ub_running_loop(UB_LOOP_GLIB) == s->context;
 }
 
 static const struct ub_host_ops ops;
 
+/* What GLib holds while it dispatches; NULL and false: another thread has just destroyed the source, or set another callback. */
+static bool find_callback(const struct source *s, const uint64_t word[UB_FIBER_WORDS], struct ub_host *h)
+{
+    struct callback_functions *functions = ub_load_acquire(&s->functions);
+    void *data = ub_load_acquire(&s->data), *function = NULL, *argument = NULL;
+
+    if (functions) {
+        if (!data)
+            return false;
+        functions->get(data, (struct source *)s, &function, &argument);
+    }
+    h->room[ROOM_DATA] = (uint64_t)(uintptr_t)data;
+    h->room[ROOM_FUNCTIONS] = (uint64_t)(uintptr_t)functions;
+    return (uint64_t)(uintptr_t)function == word[1] && (uint64_t)(uintptr_t)argument == word[2];
+}
+
 struct ub_host *ub_glib_host(const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS], uint64_t *ret_key)
 {
     const struct source *s = (const struct source *)word[0];
+    struct ub_host *h;
 
     if (shape->library != UB_LOOP_GLIB || !ub_decide_shape_moves(shape) || !usable() || !ub_glib_may_leave(word[0]) ||
         !(s->flags & BLOCKED) || s->private->parent)
         return NULL;
     *ret_key = word[0];
-    return ub_suspend_host(s->context, &ops, true);
+    h = ub_suspend_host(s->context, &ops, true);
+    return h && find_callback(s, word, h) ? h : NULL;
 }
 
 static void begin(struct ub_task *task)
 {
-    const struct source *s = ub_glib_source(task);
-
-    task->own[OWN_DATA] = (uint64_t)(uintptr_t)s->data;
-    task->own[OWN_FUNCTIONS] = (uint64_t)(uintptr_t)s->functions;
+    task->own[OWN_DATA] = task->host->room[ROOM_DATA];
+    task->own[OWN_FUNCTIONS] = task->host->room[ROOM_FUNCTIONS];
     task->own[OWN_DEFAULT] = (uint64_t)(uintptr_t)ub_glib_call(ID_get_default, NULL);
     task->own[OWN_PUSHED] = task->own[OWN_SHOWN] = 0;
 }
@@ -349,7 +366,7 @@ static void hold(struct ub_host *h, bool alive)
 
     if (alive) {
         h->room[ROOM_DESCRIPTOR] = (uint64_t)(uintptr_t)add_fd(w, h->inbox.fd);
-        h->room[ROOM_APPLICATION] = (uint64_t)(uintptr_t)ub_running_loop(UB_RUNNING_APPLICATION);
+        h->room[ROOM_APPLICATION] = (uint64_t)(uintptr_t)ub_gio_application();
     } else {
         ((void (*)(void *, void *))ub_glib_original[ID_source_remove_unix_fd][0])(w, (void *)h->room[ROOM_DESCRIPTOR]);
     }

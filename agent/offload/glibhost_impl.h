@@ -67,9 +67,11 @@ struct poll_fd {
     uint16_t events, got;
 };
 
+struct source;
 struct callback_functions {
     void (*ref)(void *data);
     void (*unref)(void *data);
+    void (*get)(void *data, struct source *s, void **ret_function, void **ret_argument);
 };
 
 /* Public, and part of GLib's ABI, but for `private`: that is looked at before it is believed (is_known). */
@@ -116,6 +118,9 @@ void ub_glib_drain(void *context);
 
 /* What a GApplication runs ends when nobody holds it. NULL: there is none. */
 void ub_gio_hold(void *application, bool hold);
+
+/* The one that this thread runs and whose loop is not drained after each turn; NULL. */
+void *ub_gio_application(void);
 
 /* By a module's file name. */
 bool ub_gio_is(const char *module);

@@ -462,6 +462,8 @@ static bool leave_to(struct mine *m, struct ub_task *task)
     task->started = true;
     task->done = false;
     task->fd = task->own_fd = -1;
+    task->object = 0; /* the stack was another callback's before */
+    task->direction = task->holds_up = 0;
     task->deadline_ns = 0;
     put_in(m, task);
     h->ops->mute(task);
