@@ -217,14 +217,14 @@ bool ub_glib_may_leave(uint64_t source)
     const struct source *s = (const struct source *)(uintptr_t)source;
 
     /* Those inside it may be destroyed by another thread while we look at them. */
-    if (s->flags & CAN_RECURSE || s->priority == BEFORE_ALL || s->private->children)
+    if (s->flags & CAN_RECURSE || s->priority == BEFORE_ALL || (s->private && s->private->children))
         return false;
     return !ub_offload_moves || ub_running_loop(UB_LOOP_GLIB) == s->context;
 }
 
 static const struct ub_host_ops ops;
 
-/* What GLib holds while it dispatches; NULL and false: another thread has just destroyed the source, or set another callback. */
+/* What GLib holds while it dispatches. False: another thread has just destroyed the source, or set another callback. */
 static bool find_callback(const struct source *s, const uint64_t word[UB_FIBER_WORDS], struct ub_host *h)
 {
     struct callback_functions *functions = ub_load_acquire(&s->functions);
