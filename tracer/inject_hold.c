@@ -121,9 +121,8 @@ static void release(const struct ub_hold *h, int sig)
  * 0 with a status: it has stopped; -ESRCH: it has ended; -ETIMEDOUT. The thread that waits is one with SIGCHLD blocked:
  * it sleeps until it is told, since who polls takes the CPU that the other needs to stop on.
  */
-static int wait_for_stop(const struct ub_hold *h, int *ret_status)
+static int wait_for_stop_until(const struct ub_hold *h, uint64_t until_ns, int *ret_status)
 {
-    uint64_t begun = ub_clock_monotonic_ns();
     sigset_t stops;
 
     sigemptyset(&stops);
@@ -131,16 +130,20 @@ static int wait_for_stop(const struct ub_hold *h, int *ret_status)
 
     for (;;) {
         pid_t r = waitpid(h->tid, ret_status, __WALL | WNOHANG);
-        uint64_t spent = ub_clock_monotonic_ns() - begun;
 
         if (r == h->tid)
             return WIFSTOPPED(*ret_status) ? 0 : -ESRCH;
         if (r < 0 && errno != EINTR)
             return -ESRCH;
-        if (spent > STOP_MAX_NS)
+        if (ub_clock_monotonic_ns() > until_ns)
             return -ETIMEDOUT;
         sigtimedwait(&stops, NULL, &(struct timespec){0, STOP_LOOK_NS});
     }
+}
+
+static int wait_for_stop(const struct ub_hold *h, int *ret_status)
+{
+    return wait_for_stop_until(h, ub_clock_monotonic_ns() + STOP_MAX_NS, ret_status);
 }
 
 /* Signals that the program handles. Read before the thread is stopped: /proc is slow. */
@@ -440,9 +443,10 @@ int ub_hold_stop(struct ub_hold *h)
     return ptrace(PTRACE_INTERRUPT, h->tid, 0, 0) < 0 ? -ESRCH : 0;
 }
 
-int ub_hold_stopped(struct ub_hold *h)
+int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns)
 {
-    int status, r = wait_for_stop(h, &status);
+    uint64_t last = ub_clock_monotonic_ns() + STOP_MAX_NS;
+    int status, r = wait_for_stop_until(h, until_ns && until_ns < last ? until_ns : last, &status);
 
     if (r < 0)
         return r;

@@ -33,6 +33,7 @@
 #define THREADS_MAX  256u
 #define LOADERS_MAX  64u
 #define FOUND_MAX    256u
+#define SHARED_MAX   (64ul << 20) /* of shared memory that is read */
 #define TOP_OF_STACK (2 * PAGE) /* a thread's own structure lies there */
 
 #define PAGE_PRESENT (1ull << 63)
@@ -53,7 +54,7 @@ struct proof {
     ino_t file;
 
     struct ub_hold thread[THREADS_MAX];
-    bool held[THREADS_MAX];
+    bool held[THREADS_MAX], late_stop[THREADS_MAX]; /* the latter will stop yet */
     struct range dead[THREADS_MAX];        /* of its stack: what lies below its pointer */
     struct range live[THREADS_MAX];        /* and above */
     struct ub_capture *stack[THREADS_MAX]; /* where words were found on it */
@@ -63,6 +64,7 @@ struct proof {
 
     uint64_t until_ns; /* the look is given up then; 0: never */
     bool late, unreadable;
+    uint64_t shared; /* bytes of it, so far */
     uint64_t *words; /* CHUNK bytes */
     int pagemap, memory;
     uint64_t hits, first; /* how many, where */
@@ -254,17 +256,32 @@ static bool is_stack(const struct proof *p, const struct ub_map *m)
            (m->kind == UB_MAP_ANON && m > p->maps->map && m[-1].end == m->start && m[-1].prot == PROT_NONE);
 }
 
+/*
+ * Reading shared memory makes pages of what nobody has touched, at its owner's expense; and behind a device's mapping
+ * may be registers, which reading changes.
+ */
+static bool may_be_read(struct proof *p, const struct ub_map *m)
+{
+    p->shared += m->end - m->start;
+    return p->shared <= SHARED_MAX && strncmp(m->path, "/sys/", 5) != 0 &&
+           (strncmp(m->path, "/dev/", 5) != 0 || strncmp(m->path, "/dev/shm/", 9) == 0 ||
+            strncmp(m->path, "/dev/zero", 9) == 0);
+}
+
 static void look_at_memory(struct proof *p)
 {
     const struct range room = {p->room->at, p->room->at + UB_ROOM_BYTES};
 
+    p->shared = 0;
     for (uint32_t i = 0; i < p->maps->count && !p->late; i++) {
         const struct ub_map *m = &p->maps->map[i];
 
         if (strncmp(m->path, "[v", 2) == 0 || is_in(&p->module, m->start) || is_in(&room, m->start) ||
             (m->prot & PROT_EXEC) || (m->shared && !(m->prot & PROT_WRITE)) || (!p->stopped && is_stack(p, m)))
             continue;
-        if (m->shared)
+        if (m->shared && !may_be_read(p, m))
+            p->unreadable = true;
+        else if (m->shared)
             read_words(p, m->start, m->end);
         else
             read_touched(p, m);
@@ -398,10 +415,18 @@ static int wait_for_stops(struct proof *p, uint32_t from)
     int ret = 0;
 
     for (uint32_t i = from; i < p->threads; i++) {
-        int r = p->held[i] ? ub_hold_stopped(&p->thread[i]) : 0;
+        int r = p->held[i] ? ub_hold_stopped(&p->thread[i], p->until_ns) : 0;
 
-        if (r == -EAGAIN || r == -ESRCH)
+        p->late_stop[i] = r == -ETIMEDOUT;
+        if (r < 0)
             p->held[i] = false;
+        if (r == -ETIMEDOUT) {
+            snprintf(p->why, UB_INJECT_WHY, "its thread %d does not stop in the time that the others may be held for",
+                     (int)p->thread[i].tid);
+            r = -EAGAIN;
+            ret = r;
+            continue;
+        }
         if (r == -EAGAIN)
             snprintf(p->why, UB_INJECT_WHY, "a signal came to its thread %d", (int)p->thread[i].tid);
         if (r < 0 && r != -ESRCH)
@@ -437,6 +462,12 @@ static void release_all(struct proof *p)
         if (p->held[i])
             ub_hold_drop(&p->thread[i]);
         p->held[i] = false;
+    }
+    /* Only now: nobody else stands still for it. */
+    for (uint32_t i = 0; i < p->threads; i++) {
+        if (p->late_stop[i] && ub_hold_stopped(&p->thread[i], 0) == 0)
+            ub_hold_drop(&p->thread[i]);
+        p->late_stop[i] = false;
     }
 }
 
@@ -506,7 +537,7 @@ static int conclude(const struct proof *p, uint64_t hold_max_ns)
     if (p->hits)
         return explain_hits(p);
     if (p->unreadable) {
-        snprintf(p->why, UB_INJECT_WHY, "some of its memory cannot be read");
+        snprintf(p->why, UB_INJECT_WHY, "some of its memory cannot be read, or should not be (a device's, much that is shared)");
         return -EBUSY;
     }
     return 0;

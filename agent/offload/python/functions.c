@@ -414,8 +414,11 @@ static PyObject *py_wait_fd(PyObject *self, PyObject *arguments)
     return PyBool_FromLong(ready);
 }
 
-/* os.fork would warn of threads. In the child all is called where it is. */
-static PyObject *py_fork(PyObject *self, PyObject *unused)
+/*
+ * os.fork would warn of threads. The child calls `in_child`, and ends: whatever is raised on the way there, a handler of
+ * a signal's for instance, it never goes on as the program.
+ */
+static PyObject *py_fork(PyObject *self, PyObject *in_child)
 {
     pid_t pid;
     int error;
@@ -426,7 +429,8 @@ static PyObject *py_fork(PyObject *self, PyObject *unused)
     if (pid == 0) {
         inside++;
         PyOS_AfterFork_Child();
-        return PyLong_FromLong(0);
+        Py_XDECREF(PyObject_CallNoArgs(in_child));
+        _exit(1);
     }
     PyOS_AfterFork_Parent();
     errno = error;
@@ -555,7 +559,7 @@ static PyMethodDef for_python[] = {{"inline", py_inline, METH_NOARGS, NULL},
                                    {"done", py_done, METH_O, NULL},
                                    {"wait", py_wait, METH_O, NULL},
                                    {"wait_fd", py_wait_fd, METH_VARARGS, NULL},
-                                   {"fork", py_fork, METH_NOARGS, NULL},
+                                   {"fork", py_fork, METH_O, NULL},
                                    {"context", py_context, METH_NOARGS, NULL},
                                    {"rules", py_rules, METH_NOARGS, NULL},
                                    {"tell", py_tell, METH_VARARGS, NULL},

@@ -212,7 +212,7 @@ def main_module():
 class Worker:
     def __init__(self):
         from subprocess import _args_from_interpreter_flags as flags
-        if not sys.executable:
+        if not sys.executable or getattr(sys, "frozen", False) or not os.path.basename(sys.executable).startswith("python"):
             raise OSError("which program the interpreter is, is not known")
         inside, self.to = os.pipe()
         self.back, outside = os.pipe()
@@ -234,14 +234,14 @@ class Worker:
         self.fresh = True
 
     def ask(self, question):
-        """None: it is gone."""
+        """None: it is gone; False: before it had the question, so nothing has run."""
         if self.fresh:
             question = _pickle.dumps(sys.path, 5) + question
             self.fresh = False
         try:
             write_all(self.to, len(question).to_bytes(8, "little") + question)
         except BrokenPipeError:
-            return None
+            return False
         head = read_all(self.back, 8)
         return head and read_all(self.back, int.from_bytes(head, "little"))
 
@@ -331,9 +331,11 @@ def in_process(rule, function, call, arguments, names):
         worker.end()
         rule.pool.give(None)
         raise
-    if answer is None:
+    if not answer:
         worker.end()
         rule.pool.give(None)
+        if answer is False:
+            return Stays("the process that was to run it had ended")
         from concurrent.futures.process import BrokenProcessPool
         raise BrokenProcessPool(f"unblock: the process that ran {function.name} has ended")
     rule.pool.give(worker)
@@ -363,7 +365,15 @@ class Gate:
                 return
             mine = make_ticket()
             self.waiters.append(mine)
-        wait(mine)
+        try:
+            wait(mine)
+        except BaseException:
+            with self.lock:
+                if mine in self.waiters:
+                    self.waiters.remove(mine)
+                    raise
+            self.__exit__()
+            raise
 
     def __exit__(self, *unused):
         with self.lock:
@@ -478,20 +488,17 @@ def forked(function, call, arguments, names, files):
     memory = os.memfd_create("unblock-result")
     try:
         try:
-            pid = fork()
+            pid = fork(functools.partial(in_child, call, arguments, names, files, out, memory))
         except OSError as error:
             os.close(out)
             return Stays(f"no process can be forked: {error}")
-        if pid == 0:
-            in_child(call, arguments, names, files, out, memory)
         os.close(out)
         os.set_blocking(back, False)
         watch = Watch(pid)
         try:
             head = read_all(back, 8, watch)
             data = head and read_all(back, int.from_bytes(head, "little"), watch)
-            while read_all(back, 1, watch):  # until it has ended
-                pass
+            wait_for_exit(pid)
         except BaseException:
             os.kill(pid, _signal.SIGKILL)
             raise
@@ -512,6 +519,19 @@ def forked(function, call, arguments, names, files):
     finally:
         os.close(back)
         os.close(memory)
+
+
+def wait_for_exit(pid):
+    """Not for the end of its pipe, which children of its own may have as well."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        while not wait_fd(fd, False, 1000):
+            pass
+    finally:
+        os.close(fd)
 
 
 def ended(pid):

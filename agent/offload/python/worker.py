@@ -80,6 +80,7 @@ def answer(question):
 
 
 def serve():
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))  # what the program left to be inherited
     asks, answers = os.dup(0), 3
     os.set_inheritable(answers, False)
     null = os.open(os.devnull, os.O_RDONLY)
