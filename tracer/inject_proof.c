@@ -34,7 +34,7 @@
 #define LOADERS_MAX  64u
 #define FOUND_MAX    256u
 #define SHARED_MAX   (64ul << 20) /* of shared memory that is read */
-#define TOP_OF_STACK (2 * PAGE) /* a thread's own structure lies there */
+#define TOP_OF_STACK (2 * PAGE)   /* a thread's own structure lies there */
 
 #define PAGE_PRESENT (1ull << 63)
 #define PAGE_SWAPPED (1ull << 62)
@@ -55,9 +55,9 @@ struct proof {
 
     struct ub_hold thread[THREADS_MAX];
     bool held[THREADS_MAX], late_stop[THREADS_MAX]; /* the latter will stop yet */
-    struct range dead[THREADS_MAX];        /* of its stack: what lies below its pointer */
-    struct range live[THREADS_MAX];        /* and above */
-    struct ub_capture *stack[THREADS_MAX]; /* where words were found on it */
+    struct range dead[THREADS_MAX];                 /* of its stack: what lies below its pointer */
+    struct range live[THREADS_MAX];                 /* and above */
+    struct ub_capture *stack[THREADS_MAX];          /* where words were found on it */
     uint32_t threads;
     bool stopped;   /* all of them are */
     uint64_t guard; /* what glibc mangles pointers with; 0: not known */
@@ -537,7 +537,8 @@ static int conclude(const struct proof *p, uint64_t hold_max_ns)
     if (p->hits)
         return explain_hits(p);
     if (p->unreadable) {
-        snprintf(p->why, UB_INJECT_WHY, "some of its memory cannot be read, or should not be (a device's, much that is shared)");
+        snprintf(p->why, UB_INJECT_WHY,
+                 "some of its memory cannot be read, or should not be (a device's, much that is shared)");
         return -EBUSY;
     }
     return 0;

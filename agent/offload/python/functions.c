@@ -346,8 +346,9 @@ static void *on_definition(int number, void *a, void *b, void *c, void *d, void 
     ROW(X, 0)                                                                                                          \
     ROW(X, 1)                                                                                                          \
     ROW(X, 2)                                                                                                          \
-    ROW(X, 3) ROW(X, 4) ROW(X, 5) ROW(X, 6) ROW(X, 7) ROW(X, 8) ROW(X, 9) ROW(X, a) ROW(X, b) ROW(X, c) ROW(X, d)      \
-        ROW(X, e) ROW(X, f)
+    ROW(X, 3)                                                                                                          \
+    ROW(X, 4) ROW(X, 5) ROW(X, 6) ROW(X, 7) ROW(X, 8) ROW(X, 9) ROW(X, a) ROW(X, b) ROW(X, c) ROW(X, d) ROW(X, e)      \
+        ROW(X, f)
 ALL(THUNK)
 #define NAME_OF(n) thunk_##n,
 static any_function *const thunks[DEFINITIONS] = {ALL(NAME_OF)};
@@ -415,8 +416,8 @@ static PyObject *py_wait_fd(PyObject *self, PyObject *arguments)
 }
 
 /*
- * os.fork would warn of threads. The child calls `in_child`, and ends: whatever is raised on the way there, a handler of
- * a signal's for instance, it never goes on as the program.
+ * os.fork would warn of threads. The child calls `in_child`, and ends: whatever is raised on the way there, a handler
+ * of a signal's for instance, it never goes on as the program.
  */
 static PyObject *py_fork(PyObject *self, PyObject *in_child)
 {
