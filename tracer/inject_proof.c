@@ -7,6 +7,8 @@
  * mangled (atexit, setjmp). What lies below the stack pointer of a thread does not. Where an answer is not
  * to be had in this way (code that is made at run time, where pointers are parts of instructions; threads that may not
  * be interrupted; more memory than can be read in the time) there is none.
+ *
+ * Longer than most files here: the ways in which a word can be held, and the one answer that they make together.
  */
 #include "inject_impl.h"
 
