@@ -63,7 +63,11 @@ static void remove_poll(struct source *s, struct poll_fd *p)
     ((void (*)(void *, void *))ub_glib_original[ID_remove_poll][0])(s->context, p);
 }
 
-/* Another thread may destroy it at the same time: whoever comes last takes its descriptors out. */
+/*
+ * Another thread may destroy it at the same time: whoever comes last takes its descriptors out. Sources inside it are
+ * only those that its callback has put there since it began (ub_glib_may_leave); another thread that destroys it then
+ * may free them under this walk.
+ */
 static void block(struct source *s)
 {
     __atomic_fetch_or(&s->flags, BLOCKED, __ATOMIC_SEQ_CST);

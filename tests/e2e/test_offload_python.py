@@ -27,7 +27,7 @@ CALLS = {"states": 1200, "recv": 150, "one_socket": 150, "raises": 100, "cancel"
 LOCKS = {"event": 75, "queues": 150, "condition": 80, "fifo": 180, "handed_over": None, "rlock": 150,
          "shared_rlock": None, "rlock_of_another": 75, "tries": 200, "timeouts": 120, "buffered": 75, "logs": 75, "joins": 150,
          "plain_callback": None, "fails_in_callback": None, "imports": None, "alarm": None, "sockets_in_callback": None,
-         "timed_in_callback": None, "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
+         "forked": None, "forked_on": 180, "threads": 170, "from_c": 75, "closed": 130, "wait_for": 150}
 SQLITE = {"locked": 150, "connected": 150, "transaction": None, "reading": None, "shared": 150, "shared_in_callback": None,
           "commits": None, "awaits": None, "functions": None, "backup": None}
 # Programs of their own: they end their loops.

@@ -1,6 +1,8 @@
 /*
  * What may happen to a GLib source while its callback is suspended: hazards_glib CASE. Prints what happened, in order.
  * Each case says the same whether its calls are moved or not, unless the test says otherwise.
+ *
+ * Longer than most files here: a case is some lines, and they share the source that it happens to.
  */
 // flags: -I/usr/include/glib-2.0 -I/usr/lib/x86_64-linux-gnu/glib-2.0/include
 // libs: -lgio-2.0 -lgobject-2.0 -lglib-2.0

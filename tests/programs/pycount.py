@@ -6,17 +6,7 @@ import sys
 import time
 
 import pywork
-
-PERIOD = 0.01
-
-
-async def ticker(gaps):
-    last = time.monotonic()
-    while True:
-        await asyncio.sleep(PERIOD)
-        now = time.monotonic()
-        gaps.append(now - last)
-        last = now
+from pyburn import PERIOD, ticker
 
 
 async def one(count):

@@ -324,26 +324,6 @@ async def sockets_in_callback():
     return got
 
 
-async def timed_in_callback():
-    """A time limit is that of the call, whoever is suspended for longer."""
-    a, b = socket.socketpair()
-    took = []
-
-    def wait():
-        begun = time.monotonic()
-        try:
-            a.recv(1)
-        except TimeoutError as e:
-            took.append((str(e), 0.1 <= time.monotonic() - begun < 0.6))
-    a.settimeout(0.1)
-    asyncio.get_running_loop().call_later(0.03, wait)
-    await both(lambda: time.sleep(0.8))
-    await asyncio.sleep(0.15)
-    a.close()
-    b.close()
-    return took
-
-
 async def forked():
     """A child finds no lock taken by a step that it does not have."""
     lock = threading.RLock()
