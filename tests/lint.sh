@@ -23,11 +23,11 @@ lint_clang-tidy() {
 }
 
 lint_cppcheck() {
-    # comparePointers: the ends of assembly and of ourselves are symbols, not objects. legacyUninitvar: the kernel fills it.
+    # comparePointers: the ends of assembly and of ourselves are symbols, not objects. missingReturn: Py_RETURN_NONE returns. legacyUninitvar: the kernel fills it.
     cppcheck --quiet --std=c11 --language=c --enable=warning,portability --inline-suppr --error-exitcode=1 \
         --suppress=missingIncludeSystem --suppress=unknownMacro --suppress=ctuuninitvar \
         --suppress=legacyUninitvar:agent/offload/decide.c --suppress='comparePointers:tracer/inject*' --suppress=comparePointers:agent/patch.c \
-        --suppress='nullPointerRedundantCheck:agent/*' --suppress='nullPointerArithmeticRedundantCheck:agent/*' \
+        --suppress=comparePointers:agent/module.c --suppress='missingReturn:agent/offload/python/*' --suppress='nullPointerRedundantCheck:agent/*' --suppress='nullPointerArithmeticRedundantCheck:agent/*' \
         -D__x86_64__ -D_GNU_SOURCE -DPY_VERSION_HEX=0x030b0000 "${units[@]}"
 }
 

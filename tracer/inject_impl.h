@@ -60,8 +60,8 @@ int ub_hold_look(struct ub_hold *h);
 /* 0: it will stop, see ub_hold_stopped(); -ESRCH; -EPERM. */
 int ub_hold_stop(struct ub_hold *h);
 
-/* Waits until it has, or until then (0: for long). 0: held, with its registers; -EAGAIN: it goes on, a signal was quicker;
- * -ESRCH; -ETIMEDOUT: it will stop yet, and is to be waited for once more. */
+/* Waits until it has, or until then (0: for long). 0: held, with its registers; -EAGAIN: it goes on, a signal was
+ * quicker; -ESRCH; -ETIMEDOUT: it will stop yet, and is to be waited for once more. */
 int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns);
 
 /* ---- inject_room.c: memory in the target ------------------------------------------- */

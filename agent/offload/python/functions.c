@@ -347,8 +347,8 @@ static void *on_definition(int number, void *a, void *b, void *c, void *d, void 
     ROW(X, 1)                                                                                                          \
     ROW(X, 2)                                                                                                          \
     ROW(X, 3)                                                                                                          \
-    ROW(X, 4) ROW(X, 5) ROW(X, 6) ROW(X, 7) ROW(X, 8) ROW(X, 9) ROW(X, a) ROW(X, b) ROW(X, c) ROW(X, d) ROW(X, e)      \
-        ROW(X, f)
+    ROW(X, 4)                                                                                                          \
+    ROW(X, 5) ROW(X, 6) ROW(X, 7) ROW(X, 8) ROW(X, 9) ROW(X, a) ROW(X, b) ROW(X, c) ROW(X, d) ROW(X, e) ROW(X, f)
 ALL(THUNK)
 #define NAME_OF(n) thunk_##n,
 static any_function *const thunks[DEFINITIONS] = {ALL(NAME_OF)};
