@@ -88,17 +88,13 @@ static int parse(struct attach *a, int argc, char **argv, int *ret_first, char *
     uint32_t count = ub_settings_options(&a->set, option);
     const struct ub_options options = {
         .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 2};
-    int r;
 
     ub_kernel_view_option(&a->want_bpf, &option[count]);
     option[count + 1] = (struct ub_option){.name = "children",
                                            .kind = UB_OPTION_FLAG,
                                            .value = &a->children,
                                            .help = "enter its children too, those there are and those to come"};
-    r = ub_options_parse(&options, argc, argv, ret_first, why);
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
-    return r;
+    return ub_options_read(&options, argc, argv, ret_first, why);
 }
 
 /* ---- may it be entered? ---------------------------------------------------- */

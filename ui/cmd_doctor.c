@@ -89,11 +89,8 @@ static int parse(struct doctor *d, int argc, char **argv, int *ret_first, char *
                                        .more = more,
                                        .option = option,
                                        .count = UB_ARRAY_LEN(option)};
-    int r = ub_options_parse(&options, argc, argv, ret_first, why);
 
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
-    return r;
+    return ub_options_read(&options, argc, argv, ret_first, why);
 }
 
 static void look_at_host(struct doctor *d)

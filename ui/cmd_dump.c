@@ -82,11 +82,8 @@ static int parse(struct dump_command *cmd, int argc, char **argv, int *ret_first
                                        .more = more,
                                        .option = option,
                                        .count = UB_ARRAY_LEN(option)};
-    int r = ub_options_parse(&options, argc, argv, ret_first, why);
 
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
-    return r;
+    return ub_options_read(&options, argc, argv, ret_first, why);
 }
 
 static int parse_pid(int argc, char **argv, int first, pid_t *ret, char *why)

@@ -35,10 +35,8 @@ static const char more[] = "Calls can be moved only in a program that was starte
 static int parse(int argc, char **argv, pid_t *ret, const char **ret_mode, char *why)
 {
     const struct ub_options options = {.usage = "unblock offload PID MODE|FILE", .about = about, .more = more};
-    int first, r = ub_options_parse(&options, argc, argv, &first, why);
+    int first, r = ub_options_read(&options, argc, argv, &first, why);
 
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
     if (r != 0)
         return r;
     if (argc - first != 2) {

@@ -60,10 +60,8 @@ static int parse(int argc, char **argv, struct policy_settings *s, char *why)
                                        .more = more,
                                        .option = option,
                                        .count = UB_ARRAY_LEN(option)};
-    int first, r = ub_options_parse(&options, argc, argv, &first, why);
+    int first, r = ub_options_read(&options, argc, argv, &first, why);
 
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
     if (r != 0)
         return r;
     if (first == argc || (s->check && argc - first > 1)) {

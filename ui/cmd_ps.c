@@ -209,12 +209,10 @@ int ub_cmd_ps(int argc, char **argv)
                                        .option = option,
                                        .count = UB_ARRAY_LEN(option)};
     char why[UB_WHY_MAX];
-    int first, r = ub_options_parse(&options, argc, argv, &first, why);
+    int first, r = ub_options_read(&options, argc, argv, &first, why);
 
-    if (r == UB_OPTIONS_HELP) {
-        ub_options_help(stdout, &options);
+    if (r == UB_OPTIONS_HELP)
         return 0;
-    }
     if (r == 0 && first < argc) {
         snprintf(why, sizeof(why), "no arguments are taken: unblock ps [OPTION...]");
         r = -1;

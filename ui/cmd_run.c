@@ -76,7 +76,6 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                                        .stop_at_word = true,
                                        .option = option,
                                        .count = count + 4};
-    int r;
 
     ub_kernel_view_option(&run->want_bpf, &option[count]);
     option[count + 1] = (struct ub_option){
@@ -110,11 +109,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .help = "experimental: tasks of asyncio that compute for longer\nthan this (5ms without =TIME) let the loop go "
                 "on, between\ntwo bytecodes (agent/offload/python.md)",
         .env = "UNBLOCK_YIELD"};
-    r = ub_options_parse(&options, argc, argv, ret_first, why);
-
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
-    return r;
+    return ub_options_read(&options, argc, argv, ret_first, why);
 }
 
 /* Why CMD could not be executed, and the exit status for it. */

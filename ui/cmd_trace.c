@@ -77,7 +77,6 @@ static int parse(struct trace *t, int argc, char **argv, int *ret_first, char *w
                                        .more = more,
                                        .option = option,
                                        .count = count + 2};
-    int r;
 
     option[count] = (struct ub_option){.name = "children",
                                        .kind = UB_OPTION_FLAG,
@@ -89,10 +88,7 @@ static int parse(struct trace *t, int argc, char **argv, int *ret_first, char *w
                                            .argument = "PATH",
                                            .help = "watch all processes of this control group (below\n/sys/fs/cgroup) "
                                                    "and of those in it"};
-    r = ub_options_parse(&options, argc, argv, ret_first, why);
-    if (r == UB_OPTIONS_HELP)
-        ub_options_help(stdout, &options);
-    return r;
+    return ub_options_read(&options, argc, argv, ret_first, why);
 }
 
 /* ---- who ------------------------------------------------------------------ */

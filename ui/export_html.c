@@ -13,9 +13,9 @@
 #include "export.h"
 #include "advice.h"
 #include "chain.h"
-#include "hash.h"
 #include "html_page.h"
 #include "lost.h"
+#include "places.h"
 #include "text_escape.h"
 #include "text_frames.h"
 #include "text_private.h"
@@ -181,45 +181,27 @@ static json_t *loops_json(const struct ub_model *m)
 
 /* ---- call sites --------------------------------------------------------- */
 
-struct frame_index {
-    const json_t *frame;
-    json_int_t index;
-    UT_hash_handle hh;
-};
-
-struct site_index {
-    const struct ub_site *site;
-    json_int_t index;
-    UT_hash_handle hh;
-};
-
 struct page {
     const struct ub_model *m;
     json_t *frames, *sites;
-    struct frame_index *frame;
-    struct site_index *site;
+    struct ub_places *frame, *site;
 };
 
 /* [name, place, 1 when it is the program's own] */
 static json_int_t frame_index(struct page *page, const json_t *frame, const char *exe)
 {
-    struct frame_index *entry;
+    json_int_t index = ub_places_find(page->frame, frame);
     char name[1024], place[1024];
 
-    HASH_FIND_PTR(page->frame, &frame, entry);
-    if (entry)
-        return entry->index;
-    entry = calloc(1, sizeof(*entry));
-    if (!entry)
-        return 0;
-    entry->frame = frame;
-    entry->index = (json_int_t)json_array_size(page->frames);
-    HASH_ADD_PTR(page->frame, frame, entry);
+    if (index >= 0)
+        return index;
+    index = (json_int_t)json_array_size(page->frames);
+    ub_places_add(&page->frame, frame, index);
     json_array_append_new(page->frames,
                           json_pack("[o, o, i]", text_n(ub_lost_frame_name(frame, name, sizeof(name)), 120),
                                     text_n(ub_text_frame_place(frame, place, sizeof(place)), 80),
                                     ub_text_frame_class(frame, exe) == UB_SHOWN_USER));
-    return entry->index;
+    return index;
 }
 
 static json_t *where_json(struct page *page, const struct ub_site *site)
@@ -238,17 +220,16 @@ static json_t *where_json(struct page *page, const struct ub_site *site)
 static void take_stack(void *self, const struct ub_lost_stack *stack)
 {
     struct page *page = self;
-    struct site_index *entry;
+    json_int_t site = ub_places_find(page->site, stack->site);
     json_t *ids;
     size_t i = json_array_size(stack->frames);
 
-    HASH_FIND_PTR(page->site, &stack->site, entry);
-    if (!entry)
+    if (site < 0)
         return;
     ids = json_array();
     while (i-- > 0) /* outermost first */
         json_array_append_new(ids, json_integer(frame_index(page, json_array_get(stack->frames, i), stack->site->exe)));
-    json_array_append_new(json_object_get(json_array_get(page->sites, (size_t)entry->index), "stacks"),
+    json_array_append_new(json_object_get(json_array_get(page->sites, (size_t)site), "stacks"),
                           json_pack("[o, o]", number(stack->ns), ids));
 }
 
@@ -331,13 +312,8 @@ static size_t build_sites(struct page *page)
         return 0;
     count = f.count;
     for (i = 0; i < count && i < SITES_MAX; i++) {
-        struct site_index *entry = calloc(1, sizeof(*entry));
-
-        if (!entry)
+        if (ub_places_add(&page->site, f.finding[i].site, (json_int_t)i) < 0)
             break;
-        entry->site = f.finding[i].site;
-        entry->index = (json_int_t)i;
-        HASH_ADD_PTR(page->site, site, entry);
         json_array_append_new(page->sites, site_json(page, &f.finding[i]));
     }
     ub_findings_clear(&f);
@@ -416,14 +392,13 @@ static void add_stall(struct page *page, struct track *track, const struct ub_ti
                       uint64_t edge)
 {
     uint64_t at = (uint64_t)(s->at_ns - span.begin_ns);
-    struct site_index *entry;
+    json_int_t site = ub_places_find(page->site, s->site);
     struct bucket *bucket;
 
-    HASH_FIND_PTR(page->site, &s->site, entry);
-    if (entry && s->duration_ns >= edge) {
+    if (site >= 0 && s->duration_ns >= edge) {
         json_array_append_new(track->marks, number(at / 1000));
         json_array_append_new(track->marks, number(s->duration_ns / 1000));
-        json_array_append_new(track->marks, json_integer(entry->index));
+        json_array_append_new(track->marks, json_integer(site));
         return;
     }
     bucket = &track->bucket[(uint64_t)((double)at / (double)span.length_ns * BUCKETS) % BUCKETS];
@@ -517,16 +492,6 @@ static json_t *lints_json(const struct ub_model *m)
     return list;
 }
 
-static void frame_free(struct frame_index *entry)
-{
-    free(entry);
-}
-
-static void site_free(struct site_index *entry)
-{
-    free(entry);
-}
-
 static json_t *page_json(const struct ub_export_job *job)
 {
     struct page page = {.m = job->m, .frames = json_array(), .sites = json_array()};
@@ -552,8 +517,8 @@ static json_t *page_json(const struct ub_export_job *job)
     set(o, "frames", page.frames);
     set(o, "lints", lints_json(job->m));
     set(o, "notes", notes_json(job->m));
-    UB_HASH_DESTROY(struct frame_index, page.frame, frame_free);
-    UB_HASH_DESTROY(struct site_index, page.site, site_free);
+    ub_places_clear(&page.frame);
+    ub_places_clear(&page.site);
     return o;
 }
 

@@ -1,15 +1,9 @@
 /* https://www.speedscope.app/file-format-schema.json: one profile of time lost for each program. */
 #include "export.h"
-#include "hash.h"
 #include "lost.h"
+#include "places.h"
 
 #include <stdlib.h>
-
-struct frame_index {
-    const json_t *frame;
-    json_int_t index;
-    UT_hash_handle hh;
-};
 
 struct profile {
     const char *program;
@@ -19,7 +13,7 @@ struct profile {
 
 struct builder {
     json_t *frames;
-    struct frame_index *index;
+    struct ub_places *frame;
     struct profile *profile;
     size_t profiles;
     json_int_t no_stack; /* index of the frame that stands for it; -1: not there yet */
@@ -43,18 +37,13 @@ static json_int_t add_frame(struct builder *b, const json_t *frame)
 
 static json_int_t frame_index(struct builder *b, const json_t *frame)
 {
-    struct frame_index *entry;
+    json_int_t index = ub_places_find(b->frame, frame);
 
-    HASH_FIND_PTR(b->index, &frame, entry);
-    if (entry)
-        return entry->index;
-    entry = calloc(1, sizeof(*entry));
-    if (!entry)
-        return 0;
-    entry->frame = frame;
-    entry->index = add_frame(b, frame);
-    HASH_ADD_PTR(b->index, frame, entry);
-    return entry->index;
+    if (index >= 0)
+        return index;
+    index = add_frame(b, frame);
+    ub_places_add(&b->frame, frame, index);
+    return index;
 }
 
 static struct profile *find_profile(struct builder *b, const char *program)
@@ -112,11 +101,6 @@ static json_t *profiles_json(struct builder *b)
     return list;
 }
 
-static void index_free(struct frame_index *entry)
-{
-    free(entry);
-}
-
 static void write_speedscope(FILE *out, const struct ub_export_job *job)
 {
     struct builder b = {.frames = json_array(), .no_stack = -1};
@@ -129,7 +113,7 @@ static void write_speedscope(FILE *out, const struct ub_export_job *job)
     json_dumpf(o, out, JSON_COMPACT);
     fputc('\n', out);
     json_decref(o);
-    UB_HASH_DESTROY(struct frame_index, b.index, index_free);
+    ub_places_clear(&b.frame);
     free(b.profile);
 }
 

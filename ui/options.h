@@ -3,8 +3,7 @@
  * environment (UNBLOCK_*), --help and the messages all come.
  *
  * Flags win over the environment, the environment over the defaults.
- * Nothing here prints but ub_options_help; a failure is told in words in `why`,
- * ready to be printed after "unblock CMD: ".
+ * A failure is told in words in `why`, ready to be printed after "unblock CMD: ".
  */
 #ifndef UB_UI_OPTIONS_H
 #define UB_UI_OPTIONS_H
@@ -65,10 +64,11 @@ int ub_options_parse(const struct ub_options *options, int argc, char **argv, in
  */
 void ub_options_environment(const struct ub_options *options, void (*wrong)(void *self, const char *why), void *self);
 
-/*
- * The same for a command, which tells its user: prints the help where it was
- * asked for, and what is wrong. 0: go on; UB_OPTIONS_HELP: done; -EINVAL: told.
- */
+/* The same, and prints the help where it was asked for. */
+int ub_options_read(const struct ub_options *options, int argc, char **argv, int *ret_first, char *why);
+
+/* The same for a command with no rules of its own: prints what is wrong, too. 0: go on; UB_OPTIONS_HELP: done; -EINVAL:
+ * told. */
 int ub_options_command(const char *command, const struct ub_options *options, int argc, char **argv, int *ret_first);
 
 void ub_options_help(FILE *out, const struct ub_options *options);

@@ -4,7 +4,6 @@ tests/servers.
 Where BPF programs cannot be loaded everything here is skipped, each test with the reason that `unblock trace` gives.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e"), str(HERE.parent / "servers")]
 
 import helpers  # noqa: E402
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "without_bpf: needs no BPF")
+from session import no_inherited_settings, pytest_configure, pytest_sessionstart  # noqa: E402, F401
 
 
 def why_not():
@@ -32,11 +28,6 @@ def why_not():
         target.wait()
 
 
-def pytest_sessionstart(session):
-    if not helpers.UNBLOCK.exists():
-        pytest.exit(f"{helpers.UNBLOCK} is missing: run make first", returncode=2)
-
-
 @pytest.fixture(scope="session")
 def bpf_reason():
     return why_not()
@@ -46,13 +37,6 @@ def bpf_reason():
 def bpf(request, bpf_reason):
     if bpf_reason and not request.node.get_closest_marker("without_bpf"):
         pytest.skip(f"no BPF here: {bpf_reason}")
-
-
-@pytest.fixture(autouse=True)
-def no_inherited_settings(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("UNBLOCK_") and name not in ("UNBLOCK_BUILD", "UNBLOCK_BIN", "UNBLOCK_SOAK"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

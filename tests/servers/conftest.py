@@ -8,15 +8,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
-import helpers  # noqa: E402
 import oracle  # noqa: E402
 from retried import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402, F401
+from session import pytest_configure, pytest_sessionstart  # noqa: E402, F401
 import servers  # noqa: E402
-
-
-def pytest_sessionstart(session):
-    if not helpers.UNBLOCK.exists():
-        pytest.exit(f"{helpers.UNBLOCK} is missing: run make first", returncode=2)
 
 
 @pytest.fixture
