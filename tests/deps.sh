@@ -3,6 +3,7 @@
 #
 #   core     build, `make check`          bench    `make bench`
 #   servers  `make check-servers`         exports  consumers of the export formats
+#   offload  `make check-offload` (and servers)
 #   peers    `make check-peers`
 #   demo     `make demo`                  lint     `make lint`
 #   bpf      `make bpf`                   check-bpf `make check-bpf`
@@ -91,6 +92,19 @@ servers  systemd-journal-remote none
 servers  curl                   cmd:curl
 servers  libfuse3-dev           h:fuse3/fuse_opt.h
 servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events
+
+offload  python3-aiohttp         py:aiohttp
+offload  python3-uvloop          py:uvloop
+offload  python3-aiofiles        py:aiofiles
+offload  python3-pyodbc          py:pyodbc
+offload  unixodbc                cmd:isql
+offload  libsqliteodbc           lib:odbc/libsqlite3odbc.so
+offload  python3-psycopg2        py:psycopg2
+offload  postgresql              cmd:psql
+offload  python3-mysqldb         py:MySQLdb
+offload  mariadb-server          cmd:mariadbd
+offload  python3-ldap            py:ldap
+offload  slapd                   cmd:slapd
 
 peers    redis-server            cmd:redis-server
 peers    nginx                   cmd:nginx

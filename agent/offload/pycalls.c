@@ -560,7 +560,7 @@ bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got)
     if (!own)
         return false;
     own->acquiring = UB_ACQUIRING_NOT;
-    if (got && owner)
+    if (got && (owner || own->foreign))
         ub_holder_owner(own, lock, owner);
     if (!got && tried && ub_holder_is_away_with(lock, own)) {
         /* Not to be had at once, because another step has it who without us would be over: that one goes first. */
@@ -569,4 +569,12 @@ bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got)
             ub_holder_gives(own, lock);
     }
     return free;
+}
+
+void ub_pysteps_signalled(void *semaphore)
+{
+    struct ub_holder *own = ub_pysteps_holder();
+
+    if (own)
+        ub_holder_forgets(own, semaphore);
 }

@@ -121,8 +121,16 @@ void ub_holder_owner(struct ub_holder *h, const void *what, uint64_t *owner)
 {
     int i = find(h, what);
 
-    if (i >= 0)
-        h->held[i].owner = owner;
+    if (i < 0)
+        return;
+    h->held[i].owner = owner;
+    h->foreign -= h->held[i].foreign;
+    h->held[i].foreign = false;
+}
+
+void ub_holder_forgets(struct ub_holder *h, const void *what)
+{
+    drop(h, what);
 }
 
 /*

@@ -72,8 +72,11 @@ void ub_holder_end(struct ub_holder *h);
 /* Whether another of the same thread's has it and is away. `tries` of a wait that is about to come. */
 bool ub_holder_is_away_with(const void *lock, const struct ub_holder *own);
 
-/* The lock that was just taken says at `owner` whose thread has it. */
+/* The lock that was just taken says at `owner` whose thread has it; NULL: it does not ask. */
 void ub_holder_owner(struct ub_holder *h, const void *lock, uint64_t *owner);
+
+/* What was just taken is no lock: who has taken it does not have it. */
+void ub_holder_forgets(struct ub_holder *h, const void *semaphore);
 
 /* It took it by other means than the hooks. */
 void ub_holder_takes(struct ub_holder *h, const void *lock, bool foreign);

@@ -413,6 +413,7 @@ static const struct ub_python_agent agent = {.wake = wake,
                                              .before_fork = before_fork,
                                              .acquire = ub_pysteps_acquire,
                                              .acquired = ub_pysteps_acquired,
+                                             .signalled = ub_pysteps_signalled,
                                              .importing = ub_pysteps_importing,
                                              .own = ub_pysteps_own};
 

@@ -46,6 +46,7 @@ int ub_pysteps_try(void *lock);
 /* Around the methods of lock objects; `owner` as ub_holder_owner. True: to be tried once more. */
 void ub_pysteps_acquire(void);
 bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got);
+void ub_pysteps_signalled(void *semaphore);
 
 /* A mutex is about to be taken that a suspended step may have, and that would let its thread in again. */
 void ub_pysteps_wait_for_mutex(const void *mutex);

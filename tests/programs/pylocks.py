@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -123,7 +124,7 @@ async def rlock():
 
 
 async def shared_rlock():
-    """Another kind, whose owner nobody can change: a step that has it is not left."""
+    """Another kind, of multiprocessing's."""
     lock, count = multiprocessing.RLock(), [0]
 
     def add():
@@ -135,6 +136,60 @@ async def shared_rlock():
                 count[0] = n + 1
     await both(*[add] * 3)
     return count
+
+
+async def shared_lock():
+    """multiprocessing's: a lock, and a semaphore, which is none."""
+    lock, signals = multiprocessing.Lock(), multiprocessing.Semaphore(2)
+
+    def hold():
+        with lock:
+            time.sleep(0.15)
+
+    def attempt():
+        return lock.acquire(block=False), lock.release()
+
+    def wait():
+        return lock.acquire(timeout=10), lock.release()
+
+    def signal():
+        return signals.acquire(), time.sleep(0.1), signals.acquire(block=False), signals.acquire(block=False)
+    return await both(hold, attempt, wait, signal)
+
+
+async def collected():
+    """A finalizer that blocks, run as a step begins to wait: the collector comes whenever something is made."""
+    ended, lock = [], threading.RLock()
+
+    class Ends:
+        def __init__(self):
+            self.own = self
+
+        def __del__(self):
+            time.sleep(0.06)
+            ended.append(1)
+
+    def hold():
+        with lock:
+            time.sleep(0.1)
+
+    def wait():
+        Ends()
+        gc.enable()
+        got = lock.acquire()
+        lock.release()
+        return got
+    before = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    gc.set_threshold(1)
+    try:
+        found = await both(hold, wait, wait)
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+        gc.collect()
+    return found, len(ended)
 
 
 async def rlock_of_another():

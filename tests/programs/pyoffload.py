@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import http.server as http_server
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -234,42 +233,6 @@ async def timeouts():
         return await wait()
 
 
-async def stress():
-    """Random things in many tasks: none lost, none doubled."""
-    done = [0] * TASKS
-    lock = threading.Lock()
-
-    async def task(i):
-        rng = random.Random(i)
-        for _ in range(OPERATIONS):
-            what = rng.randrange(6)
-            if what == 0:
-                time.sleep(0.06)
-            elif what == 1:
-                await asyncio.sleep(rng.random() / 100)
-            elif what == 2:
-                a, b = socket.socketpair()
-                with a, b:
-                    threading.Timer(0.01, b.send, (b"x",)).start()
-                    assert a.recv(1) == b"x"
-            elif what == 3:
-                with lock:
-                    VAR.set(i)
-            elif what == 4:
-                try:
-                    time.sleep(0.055)
-                    raise KeyError(i)
-                except KeyError as e:
-                    assert e.args == (i,)
-            else:
-                await asyncio.gather(asyncio.sleep(0), asyncio.to_thread(sum, [1, 2]))
-            assert VAR.get() in (None, i)
-            done[i] += 1
-        return i
-    assert await asyncio.gather(*[task(i) for i in range(TASKS)]) == list(range(TASKS))
-    return sum(done)
-
-
 async def run(case):
     """One case beside a ticker, whose longest gap is told."""
     gaps, last = [], time.monotonic()
@@ -297,11 +260,8 @@ async def main(cases):
         await run(case)
 
 
-TASKS, OPERATIONS = 30, 6
 if os.environ.get("LOOP") == "uvloop":
     import uvloop
     uvloop.install()
 if __name__ == "__main__":
-    if sys.argv[1] == "stress":
-        TASKS, OPERATIONS = int(sys.argv[2]), int(sys.argv[3])
     asyncio.run(main([globals()[name] for name in sys.argv[1:] if name in globals()]))

@@ -12,6 +12,7 @@
 #include <Python.h>
 
 #include "functions.h"
+#include "own.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -580,17 +581,18 @@ INCLUDE(ub_worker_source, "worker.py");
 
 void ub_python_functions_imported(void)
 {
+    bool collects;
     PyObject *type, *value, *traceback;
 
     if (!on_imported)
         return;
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     inside++;
     Py_XDECREF(PyObject_CallNoArgs(on_imported));
     PyErr_Clear(); /* it has told of it */
     inside--;
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
 

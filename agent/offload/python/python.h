@@ -36,6 +36,7 @@ struct ub_python_agent {
     /* Around the methods of locks; `owner`: where it says whose thread has it, NULL. True: to be tried once more. */
     void (*acquire)(void);
     bool (*acquired)(void *lock, uint64_t *owner, bool got);
+    void (*signalled)(void *semaphore); /* what was just taken is no lock: nobody has it */
     void (*importing)(int by);
     /*
      * Python code that we call for ourselves (in asyncio's debug mode making a future reads files) begins (1), is

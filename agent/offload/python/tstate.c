@@ -10,8 +10,10 @@
  * rest of the agent depends on none.
  */
 #include <Python.h>
+#include <structmember.h>
 
 #include "functions.h"
+#include "own.h"
 #include "python.h"
 
 #include <semaphore.h>
@@ -313,9 +315,10 @@ static PyObject *current_task(PyObject *loop)
 
 static void *wait_again(void *loop)
 {
+    bool collects;
     PyObject *wait = NULL, *names = Py_BuildValue("{sO}", "loop", (PyObject *)loop), *none = PyTuple_New(0);
 
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     for (int i = 0; names && none && !wait && i < 2; i++) { /* asyncio's debug mode runs Python here */
         PyObject *type, *value, *traceback;
 
@@ -330,7 +333,7 @@ static void *wait_again(void *loop)
     if (wait && (PyObject_SetAttrString(wait, "task", current_task(loop)) < 0 ||
                  PyObject_SetAttrString(wait, "_asyncio_future_blocking", Py_True) < 0))
         Py_CLEAR(wait);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     return wait;
 }
 
@@ -370,15 +373,17 @@ static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
 {
     PyThreadState *ts = PyGILState_GetThisThreadState();
     PyObject *type, *value, *traceback;
-    bool ok;
+    bool ok, collects;
 
     if (!ts || !Py_IsInitialized())
         return false;
     if (!gil)
         PyEval_RestoreThread(ts);
     PyErr_Fetch(&type, &value, &traceback);
+    collects = ub_own_begins(agent->own);
     /* Tracers and profilers count on frames that end in order. */
     ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ret_loop, future);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
     if (!ok && !gil)
         PyEval_SaveThread();
@@ -406,10 +411,11 @@ static void set_current(PyObject *loop, PyObject *task)
 
 static void visit(void *future, struct ub_python_visit *v)
 {
+    bool collects;
     PyObject *type, *value, *traceback, *loop, *task, *running;
 
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     loop = PyObject_CallMethod(future, "get_loop", NULL);
     task = PyObject_GetAttrString(future, "task");
     running = PyObject_CallNoArgs(loop_or_none);
@@ -423,24 +429,25 @@ static void visit(void *future, struct ub_python_visit *v)
     Py_XDECREF(running);
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(future);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
 
 static void visited(struct ub_python_visit *v)
 {
+    bool collects;
     PyObject *type, *value, *traceback, *before = v->before;
 
     if (!before)
         return;
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     set_current(PyTuple_GET_ITEM(before, 1), PyTuple_GET_ITEM(before, 2));
     Py_XDECREF(PyObject_CallOneArg(set_loop, PyTuple_GET_ITEM(before, 0)));
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(before);
     Py_DECREF(before);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -485,11 +492,12 @@ static void make_sure(PyObject *future, PyObject *callbacks)
 
 static void set_done(void *future)
 {
+    bool collects;
     PyObject *type, *value, *traceback, *own_type, *own_value, *own_traceback;
     PyObject *done, *callbacks, *result = NULL;
 
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     done = PyObject_CallMethod(future, "done", NULL);
     callbacks = PyObject_GetAttrString(future, "_callbacks");
     if (done == Py_False)
@@ -510,16 +518,17 @@ static void set_done(void *future)
     Py_XDECREF(result);
     Py_XDECREF(callbacks);
     Py_XDECREF(done);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
 
 static void resumed(void *future)
 {
+    bool collects;
     PyObject *task = PyObject_GetAttrString(future, "task"), *cancels = PyObject_GetAttrString(future, "cancels");
     Py_ssize_t n = cancels ? PyTuple_Size(cancels) : 0;
 
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     PyObject_SetAttrString(future, "task", Py_None);
     if (task && task != Py_None && n > 0) { /* now that it runs: at its next await; it was counted already */
         Py_XDECREF(PyObject_CallMethod(task, "cancel", "O", PyTuple_GET_ITEM(cancels, n - 1)));
@@ -530,7 +539,7 @@ static void resumed(void *future)
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(future);
     Py_DECREF((PyObject *)future);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
 }
 
 /* ---- the loop --------------------------------------------------------------------------------- */
@@ -619,24 +628,26 @@ static bool watch_loop(void *loop, int fd, void *host)
 
 static bool watch(void *loop, int fd, void *host)
 {
+    bool collects;
     bool ok;
 
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     ok = !is_replaced(loop) && watch_loop(loop, fd, host);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     return ok;
 }
 
 static void unwatch(void *loop, int fd)
 {
+    bool collects;
     PyObject *type, *value, *traceback;
 
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     Py_XDECREF(insist_on(loop, "remove_reader", Py_BuildValue("(i)", fd)));
     PyErr_Clear();
     PyObject_SetAttrString(loop, "stop", NULL);
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -650,7 +661,7 @@ static void drop(void *object)
     Py_XDECREF((PyObject *)object);
 }
 
-/* ---- locks and imports ------------------------------------------------------------------------- */
+/* ---- locks ------------------------------------------------------------------------------------- */
 
 /* Of a lock object; an RLock has behind it its thread's number and how often it was taken. */
 struct lock_object {
@@ -691,20 +702,26 @@ static PyObject *acquire(method *original, PyObject *self, PyObject *arguments, 
 METHODS(METHOD)
 /* clang-format on */
 
-/* In place: what is bound already, and what is looked up later. False: it is not what is expected. */
-static bool replace(PyObject *type, const char *name, method **original, method *with)
+/* NULL: it is not what is expected; METH_KEYWORDS is, or is not, among its flags. */
+static PyMethodDef *definition_of(PyObject *type, const char *name, int flags)
 {
     PyObject *descriptor = PyObject_GetAttrString(type, name);
-    PyMethodDef *definition = NULL;
+    PyMethodDef *found = NULL;
 
     if (descriptor && Py_TYPE(descriptor) == &PyMethodDescr_Type)
-        definition = ((PyMethodDescrObject *)descriptor)->d_method;
+        found = ((PyMethodDescrObject *)descriptor)->d_method;
     Py_XDECREF(descriptor);
     PyErr_Clear();
-    if (!definition || (definition->ml_flags & ~METH_KEYWORDS) != METH_VARARGS)
+    return found && (found->ml_flags & ~METH_KEYWORDS) == flags ? found : NULL;
+}
+
+/* In place: what is bound already, and what is looked up later. `original` and `with`: pointers to functions. */
+static bool replace(PyMethodDef *definition, void *original, const void *with)
+{
+    if (!definition)
         return false;
-    memcpy(original, &definition->ml_meth, sizeof(*original));
-    memcpy(&definition->ml_meth, &with, sizeof(with));
+    memcpy(original, &definition->ml_meth, sizeof(definition->ml_meth));
+    memcpy(&definition->ml_meth, with, sizeof(definition->ml_meth));
     return true;
 }
 
@@ -738,7 +755,8 @@ static bool hook_locks(void)
     bool ok = lock && rlock && locks_are_known(lock, rlock);
 
 #define REPLACE(type, name, owned)                                                                                     \
-    ok = ok && replace((PyObject *)Py_TYPE(owned ? rlock : lock), #name, &original_##type##_##name, type##_##name);
+    ok = ok && replace(definition_of((PyObject *)Py_TYPE(owned ? rlock : lock), #name, METH_VARARGS),                  \
+                       &original_##type##_##name, &(method *){type##_##name});
     METHODS(REPLACE)
     Py_XDECREF(rlock);
     Py_XDECREF(lock);
@@ -746,6 +764,102 @@ static bool hook_locks(void)
     PyErr_Clear();
     return ok;
 }
+
+/* ---- multiprocessing's locks -------------------------------------------------------------------- */
+
+/* Of a SemLock of its module of C, which is not in every program. */
+struct shared_lock {
+    PyObject ob_base;
+    void *semaphore;
+    uint64_t owner; /* its thread's number */
+    int count, most, kind;
+};
+
+#define KIND_RECURSIVE 0 /* RECURSIVE_MUTEX; the other kind asks nobody who has it */
+
+typedef PyObject *shared_acquire(PyObject *self, PyObject *const *values, Py_ssize_t n, PyObject *names);
+typedef PyObject *shared_enter(PyObject *self, PyObject *unused);
+static shared_acquire *original_shared_acquire;
+static shared_enter *original_shared_enter;
+static bool shared_is_hooked;
+
+/* True: once more. */
+static bool shared_acquired(PyObject *self, const PyObject *result)
+{
+    struct shared_lock *lock = (struct shared_lock *)self;
+    bool got = result && result != Py_False;
+    bool again = agent->acquired(lock->semaphore, lock->kind == KIND_RECURSIVE ? &lock->owner : NULL, got);
+
+    if (got && lock->most != 1)
+        agent->signalled(lock->semaphore);
+    return again;
+}
+
+static PyObject *on_shared_acquire(PyObject *self, PyObject *const *values, Py_ssize_t n, PyObject *names)
+{
+    PyObject *result;
+
+    agent->acquire();
+    result = original_shared_acquire(self, values, n, names);
+    if (!shared_acquired(self, result))
+        return result;
+    Py_XDECREF(result);
+    agent->acquire();
+    result = original_shared_acquire(self, values, n, names);
+    shared_acquired(self, result);
+    return result;
+}
+
+static PyObject *on_shared_enter(PyObject *self, PyObject *unused)
+{
+    PyObject *result;
+
+    agent->acquire();
+    result = original_shared_enter(self, unused);
+    shared_acquired(self, result);
+    return result;
+}
+
+/* Whether its objects are laid out as above, as far as its members tell: `owner` and `count` are between two of them.
+ */
+static bool shared_are_known(PyTypeObject *type)
+{
+    static const struct {
+        const char *name;
+        Py_ssize_t offset;
+    } expected[] = {{"handle", offsetof(struct shared_lock, semaphore)},
+                    {"maxvalue", offsetof(struct shared_lock, most)},
+                    {"kind", offsetof(struct shared_lock, kind)}};
+    size_t found = 0;
+
+    for (const struct PyMemberDef *m = type->tp_members; m && m->name; m++) {
+        for (size_t i = 0; i < sizeof(expected) / sizeof(*expected); i++)
+            found += strcmp(m->name, expected[i].name) == 0 && m->offset == expected[i].offset;
+    }
+    return found == sizeof(expected) / sizeof(*expected);
+}
+
+/* Once its module is there. Where that is not as expected steps that have such a lock are not left. */
+static void hook_shared_locks(void)
+{
+    PyObject *module = shared_is_hooked ? NULL : PyDict_GetItemString(PyImport_GetModuleDict(), "_multiprocessing");
+    PyObject *type = module ? PyObject_GetAttrString(module, "SemLock") : NULL;
+    PyMethodDef *acquires, *enters;
+
+    if (type && PyType_Check(type)) {
+        shared_is_hooked = true;
+        acquires = definition_of(type, "acquire", METH_FASTCALL);
+        enters = definition_of(type, "__enter__", METH_NOARGS);
+        if (acquires && enters && shared_are_known((PyTypeObject *)type)) {
+            replace(acquires, &original_shared_acquire, &(shared_acquire *){on_shared_acquire});
+            replace(enters, &original_shared_enter, &(shared_enter *){on_shared_enter});
+        }
+    }
+    Py_XDECREF(type);
+    PyErr_Clear();
+}
+
+/* ---- imports and forks ---------------------------------------------------------------------------- */
 
 static PyObject *find_and_load;
 
@@ -757,8 +871,10 @@ static PyObject *on_import(PyObject *self, PyObject *arguments)
     agent->importing(1);
     result = PyObject_CallObject(find_and_load, arguments);
     agent->importing(-1);
-    if (result)
+    if (result) {
+        hook_shared_locks();
         ub_python_functions_imported();
+    }
     return result;
 }
 
@@ -775,6 +891,7 @@ static bool hook_imports(void)
     Py_XDECREF(function);
     Py_XDECREF(module);
     PyErr_Clear();
+    hook_shared_locks();
     return ok;
 }
 

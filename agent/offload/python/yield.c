@@ -4,6 +4,7 @@
  */
 #include <Python.h>
 
+#include "own.h"
 #include "yield.h"
 
 #include <fnmatch.h>
@@ -214,11 +215,12 @@ static PyObject *names_of(const char *text)
 
 static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
 {
+    bool collects;
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *called = NULL;
     struct ub_python_row *row;
 
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     called = callee ? PyObject_CallFunction(callee, "Oi", code, PyFrame_GetLasti(frame)) : NULL;
     row = ub_python_table_row(agent->table, UB_PYTHON_HELD, p->name, p->at, called ? text_of(called) : "");
     if (row)
@@ -226,7 +228,7 @@ static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
     Py_XDECREF(called);
     Py_DECREF(code);
     PyErr_Clear();
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
 }
 
 static void count(enum ub_python_kind kind, const struct place *p, uint64_t ns)
@@ -273,11 +275,12 @@ static PyMethodDef pump = {"unblock_pump", on_pump, METH_NOARGS, NULL};
 
 static bool call_soon(void *loop, void *host)
 {
+    bool collects;
     PyObject *type, *value, *traceback, *done = NULL;
     PyObject *capsule, *callback;
 
     PyErr_Fetch(&type, &value, &traceback);
-    agent->own(1);
+    collects = ub_own_begins(agent->own);
     capsule = PyCapsule_New(host, NULL, NULL);
     callback = capsule ? PyCFunction_New(&pump, capsule) : NULL;
     for (int i = 0; callback && !done && i < 2; i++) /* a handler of a signal may have raised something */
@@ -286,7 +289,7 @@ static bool call_soon(void *loop, void *host)
     Py_XDECREF(callback);
     Py_XDECREF(capsule);
     PyErr_Clear();
-    agent->own(-1);
+    ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
     return done != NULL;
 }
