@@ -112,8 +112,11 @@ static int obey(struct ub_attach *a)
 
 __attribute__((used)) int ub_attach_entry(struct ub_attach *a)
 {
+    struct timespec cpu;
     int r = obey(a);
 
+    if (ub_raw2(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, &cpu) == 0)
+        a->done_cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
     a->done_ns = ub_clock_monotonic_ns();
     return r;
 }

@@ -61,7 +61,7 @@
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 5u
+#define UB_ATTACH_VERSION 6u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
 /*
@@ -128,8 +128,9 @@ struct ub_attach {
     /* ENTER: another process's arena is to be joined (0: a new one is made). The injector hands it out at this abstract
      * name. In another network namespace there is none: then `arena_fd` is one end of a pair of sockets meanwhile. */
     uint64_t join_inode;
-    char join_name[8]; /* behind its first zero */
-    uint64_t dl_close; /* of the target's libc */
+    char join_name[8];    /* behind its first zero */
+    uint64_t dl_close;    /* of the target's libc */
+    uint64_t done_cpu_ns; /* the thread's CPU time at `done_ns` */
 };
 #define UB_ATTACH_AT(member, offset)                                                                                   \
     _Static_assert(offsetof(struct ub_attach, member) == (offset), "attach: the assembler knows it")

@@ -291,6 +291,18 @@ static int load_maps(struct inject *x)
 
 /* ---- holding a thread ---------------------------------------------------------------- */
 
+static void count_hold(struct inject *x, const struct ub_hold *h, const char *what)
+{
+    uint64_t held = ub_inject_piece_ns(&h->piece);
+
+    x->ret->holds++;
+    x->ret->held_all_ns += held;
+    if (x->ret->longest.what && held <= ub_inject_piece_ns(&x->ret->longest))
+        return;
+    x->ret->longest = h->piece;
+    x->ret->longest.what = what;
+}
+
 /* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM with `why`. */
 static int hold_one(struct inject *x, struct ub_hold *h)
 {
@@ -308,6 +320,8 @@ static int hold_one(struct inject *x, struct ub_hold *h)
         if (r == 0)
             r = ub_hold_take(h);
         x->ret->stops += h->stops;
+        if (r == -EAGAIN && ub_inject_piece_ns(&h->piece) > 0)
+            count_hold(x, h, "stopped in vain");
         if (r == -EPERM) {
             snprintf(x->ret->why, sizeof(x->ret->why),
                      "it may not be traced: another tracer holds it, or a security module (Yama, AppArmor, SELinux) "
@@ -330,19 +344,6 @@ static bool is_same_program(struct inject *x)
         return true;
     snprintf(x->ret->why, sizeof(x->ret->why), "it has executed another program meanwhile");
     return false;
-}
-
-static void count_hold(struct inject *x, const struct ub_hold *h, uint64_t until_ns)
-{
-    uint64_t held = until_ns > h->taken_ns ? until_ns - h->taken_ns : 0, stopped;
-
-    x->ret->holds++;
-    x->ret->held_all_ns += held;
-    if (held > x->ret->held_ns)
-        x->ret->held_ns = held;
-    stopped = h->stopped_ns < held ? h->stopped_ns : held; /* it may be back before we are */
-    if (stopped > x->ret->stopped_ns)
-        x->ret->stopped_ns = stopped;
 }
 
 /* ---- the first thing asked: memory ------------------------------------------------------ */
@@ -371,7 +372,9 @@ static int map_room_once(struct inject *x)
     r = ub_hold_go(&h, ip, 0);
     if (r == 0)
         r = ub_room_wait(&x->room, &h, &mapped_ns);
-    count_hold(x, &h, mapped_ns);
+    if (mapped_ns)
+        ub_piece_worked(&h, mapped_ns, 0);
+    count_hold(x, &h, "mapping memory");
     return r;
 }
 
@@ -547,6 +550,17 @@ static int wait_for_answer(struct inject *x, struct ub_attach *ret)
     return state_of(ret) == UB_ATTACH_IS_DONE ? 0 : -ETIMEDOUT;
 }
 
+static const char *verb_name(enum ub_attach_verb verb)
+{
+    static const char *const name[] = {
+        [UB_ATTACH_ENTER] = "entering",     [UB_ATTACH_LEAVE] = "leaving",    [UB_ATTACH_LOAD] = "loading",
+        [UB_ATTACH_PREPARE] = "looking up", [UB_ATTACH_PATCH] = "patching",   [UB_ATTACH_ADOPTED] = "handing over",
+        [UB_ATTACH_FORGET] = "unmapping",   [UB_ATTACH_UNLOAD] = "unloading",
+    };
+
+    return name[verb];
+}
+
 static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach *ret)
 {
     struct ub_hold h;
@@ -583,7 +597,11 @@ static int ask_once(struct inject *x, enum ub_attach_verb verb, struct ub_attach
     r = ub_hold_go(&h, x->room.at, x->ask.state);
     if (r == 0)
         r = wait_for_answer(x, ret);
-    count_hold(x, &h, r == 0 && ret->done_ns ? ret->done_ns : ub_clock_monotonic_ns());
+    if (r == 0 && ret->done_ns)
+        ub_piece_worked(&h, ret->done_ns, ret->done_cpu_ns);
+    else
+        ub_piece_worked(&h, ub_clock_monotonic_ns(), 0);
+    count_hold(x, &h, verb_name(verb));
     return r;
 }
 

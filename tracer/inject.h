@@ -58,18 +58,40 @@ struct ub_inject_options {
     uint64_t hold_max_ns; /* unload: how long all threads may be stopped at most */
 };
 
+/* What a thread that is kept from its work waits for, in this order. */
+enum ub_inject_part {
+    UB_PART_STOPPING, /* asked to stop, until we know that it has */
+    UB_PART_FOLLOWED, /* it was busy: from system call to system call, less the time in which it did its own work */
+    UB_PART_STOPPED,  /* until it was let go */
+    UB_PART_WORKED,   /* until it was done with what we had asked of it */
+    UB_PARTS
+};
+
+struct ub_inject_part_time {
+    uint64_t took_ns;
+    uint64_t starved_ns; /* of that it, or we where it could not go on without us, waited for a CPU (schedstat) */
+};
+
+/* One time that it was kept from its work. */
+struct ub_inject_piece {
+    const char *what; /* what it was asked for; never NULL where a part took time */
+    struct ub_inject_part_time part[UB_PARTS];
+};
+
+/* All its parts. */
+uint64_t ub_inject_piece_ns(const struct ub_inject_piece *piece);
+
 struct ub_inject_result {
-    int arena_fd;            /* enter: the agent's arena, the caller's to close; -1 where another was joined */
-    pid_t tid;               /* the thread that was asked */
-    pid_t watcher;           /* -EBUSY: who watches already */
-    bool loaded;             /* the agent was not in there before */
-    uint64_t held_ns;        /* how long the thread was kept from its work the longest time */
-    uint64_t held_all_ns;    /* all of it */
-    uint64_t stopped_ns;     /* how long it was stopped by us the longest time; the rest it worked for us */
-    uint64_t proof_ns;       /* unload: how long all threads were stopped the last time */
-    uint32_t holds;          /* how often */
-    uint32_t stops;          /* system calls at which it was looked at, on the way to its wait */
-    char why[UB_INJECT_WHY]; /* for a failure */
+    int arena_fd;                   /* enter: the agent's arena, the caller's to close; -1 where another was joined */
+    pid_t tid;                      /* the thread that was asked */
+    pid_t watcher;                  /* -EBUSY: who watches already */
+    bool loaded;                    /* the agent was not in there before */
+    struct ub_inject_piece longest; /* the longest time that the thread was kept from its work */
+    uint64_t held_all_ns;           /* all of these */
+    uint64_t proof_ns;              /* unload: how long all threads were stopped the last time */
+    uint32_t holds;                 /* how often */
+    uint32_t stops;                 /* system calls at which it was looked at, on the way to its wait */
+    char why[UB_INJECT_WHY];        /* for a failure */
 };
 
 /*

@@ -121,7 +121,7 @@ static void release(const struct ub_hold *h, int sig)
  * 0 with a status: it has stopped; -ESRCH: it has ended; -ETIMEDOUT. The thread that waits is one with SIGCHLD blocked:
  * it sleeps until it is told, since who polls takes the CPU that the other needs to stop on.
  */
-static int wait_for_stop_until(const struct ub_hold *h, uint64_t until_ns, int *ret_status)
+static int wait_for_stop_until(struct ub_hold *h, uint64_t until_ns, int *ret_status)
 {
     sigset_t stops;
 
@@ -137,11 +137,12 @@ static int wait_for_stop_until(const struct ub_hold *h, uint64_t until_ns, int *
             return -ESRCH;
         if (ub_clock_monotonic_ns() > until_ns)
             return -ETIMEDOUT;
+        ub_piece_sleep(h);
         sigtimedwait(&stops, NULL, &(struct timespec){0, STOP_LOOK_NS});
     }
 }
 
-static int wait_for_stop(const struct ub_hold *h, int *ret_status)
+static int wait_for_stop(struct ub_hold *h, int *ret_status)
 {
     return wait_for_stop_until(h, ub_clock_monotonic_ns() + STOP_MAX_NS, ret_status);
 }
@@ -331,6 +332,8 @@ static int settle(struct ub_hold *h, const struct ub_waited *w, bool ran)
     }
     undo_eintr(h);
     r = ran ? follow(h) : -EAGAIN;
+    if (ran)
+        ub_piece_part(h, UB_PART_FOLLOWED);
     if (r == -EAGAIN)
         release(h, 0);
     if (r == 0 && signal_is_due(h)) {
@@ -362,8 +365,8 @@ int ub_hold_take(struct ub_hold *h)
         look_how_long(h, &waited);
     h->caught = read_caught(h);
     h->inner = ub_pidns_inner(h->pid, h->tid);
-    h->taken_ns = ub_clock_monotonic_ns();
     h->stops = 0;
+    ub_piece_begin(h);
     if (ptrace(PTRACE_SEIZE, h->tid, 0, (void *)PTRACE_O_TRACESYSGOOD) < 0)
         return errno == ESRCH ? -ESRCH : -EPERM;
     if (ptrace(PTRACE_INTERRUPT, h->tid, 0, 0) < 0)
@@ -371,15 +374,19 @@ int ub_hold_take(struct ub_hold *h)
     r = wait_for_stop(h, &status);
     if (r < 0)
         return r;
+    ub_piece_part(h, UB_PART_STOPPING);
     if (status >> 16 != PTRACE_EVENT_STOP) { /* a signal was quicker */
         release(h, WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
-        return -EAGAIN;
-    }
-    if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
+        r = -EAGAIN;
+    } else if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
         release(h, 0);
-        return -EAGAIN;
+        r = -EAGAIN;
+    } else {
+        r = settle(h, &waited, ran);
     }
-    return settle(h, &waited, ran);
+    if (r == -EAGAIN)
+        ub_piece_part(h, UB_PART_STOPPED);
+    return r;
 }
 
 int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request)
@@ -391,7 +398,7 @@ int ub_hold_go(struct ub_hold *h, uint64_t ip, uint32_t request)
     h->regs.orig_rax = (unsigned long long)-1; /* the kernel restarts nothing; before a call: it is left out */
     if (ptrace(PTRACE_SETREGS, h->tid, 0, &h->regs) < 0)
         return -errno;
-    h->stopped_ns = ub_clock_monotonic_ns() - h->taken_ns; /* what follows gives it the CPU, ours as often as not */
+    ub_piece_part(h, UB_PART_STOPPED); /* what follows gives it the CPU, ours as often as not */
     release(h, 0);
     return 0;
 }

@@ -18,6 +18,13 @@ struct ub_waited {
     bool known;
 };
 
+/* The scheduler's, at one moment. */
+struct ub_piece_books {
+    uint64_t at_ns;
+    struct ub_schedstat its;
+    uint64_t own_wait_ns;
+};
+
 struct ub_hold {
     pid_t pid, tid;
     bool single; /* also waits for a single descriptor will do */
@@ -26,8 +33,8 @@ struct ub_hold {
     struct user_regs_struct regs;
     uint64_t resume_ip, resume_ax, eintr_ip; /* where it goes on, with which rax; see struct ub_attach */
     uint64_t caught;                         /* signals that the program handles */
-    uint64_t taken_ns;                       /* CLOCK_MONOTONIC before it was stopped */
-    uint64_t stopped_ns;                     /* how long it was, when it goes on */
+    struct ub_inject_piece piece;            /* how long it is kept from its work */
+    struct ub_piece_books books;             /* as they were at the end of its last part */
     uint32_t stops;
     struct ub_waited waited;
     bool waiting; /* it was interrupted in its wait, or stands before it; else the wait has just returned */
@@ -63,6 +70,21 @@ int ub_hold_stop(struct ub_hold *h);
 /* Waits until it has, or until then (0: for long). 0: held, with its registers; -EAGAIN: it goes on, a signal was
  * quicker; -ESRCH; -ETIMEDOUT: it will stop yet, and is to be waited for once more. */
 int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns);
+
+/* ---- inject_piece.c: how long a thread is kept from its work -------------------------- */
+
+/* Right before it is stopped. */
+void ub_piece_begin(struct ub_hold *h);
+
+/* We sleep until it stops: only what we wait for a CPU from here on is time that it loses by it. */
+void ub_piece_sleep(struct ub_hold *h);
+
+/* One part is over. */
+void ub_piece_part(struct ub_hold *h, enum ub_inject_part which);
+
+/* It was let go, and has done what it was asked for (CLOCK_MONOTONIC), at `done_cpu_ns` of its own CPU time (0: not
+ * known). */
+void ub_piece_worked(struct ub_hold *h, uint64_t done_ns, uint64_t done_cpu_ns);
 
 /* ---- inject_room.c: memory in the target ------------------------------------------- */
 

@@ -226,6 +226,26 @@ static bool waiting(void *self)
     return was_stopped(a);
 }
 
+/* The longest piece with its parts: which of them were ours, and which a busy machine's. */
+static void say_held(const struct attach *a, const struct ub_inject_result *r)
+{
+    static const char *const name[UB_PARTS] = {"until it had stopped", "on the way to its wait", "stopped",
+                                               "at work for us"};
+    char parts[256];
+    int len = 0;
+
+    for (int i = 0; i < UB_PARTS; i++)
+        len += snprintf(parts + len, sizeof(parts) - (size_t)len, ", %.2f (%.2f) %s",
+                        (double)r->longest.part[i].took_ns / 1e6, (double)r->longest.part[i].starved_ns / 1e6, name[i]);
+    ub_say("attach",
+           "process %d, thread %d was kept from its work for %.2f ms in %u pieces, %.2f ms at most at a time, "
+           "recording %s",
+           (int)a->target.pid, (int)r->tid, (double)r->held_all_ns / 1e6, r->holds,
+           (double)ub_inject_piece_ns(&r->longest) / 1e6, a->w.path);
+    if (r->longest.what)
+        ub_say("attach", "the longest piece, ms (of these without a CPU), %s: %s", r->longest.what, parts + 2);
+}
+
 static int enter(struct attach *a)
 {
     struct ub_inject_options options = {.pid = a->target.pid, .agent = a->agent, .cancelled = waiting, .self = a};
@@ -238,11 +258,7 @@ static int enter(struct attach *a)
     r = a->children ? ub_family_enter_one(&a->family, &options, &result) : ub_inject_enter(&options, &result);
     a->arena_fd = r == 0 ? result.arena_fd : -1;
     if (r == 0 && a->set.verbose && !a->children)
-        ub_say("attach",
-               "process %d, thread %d was kept from its work for %.2f ms in %u pieces, %.2f ms at most at a time (of "
-               "that %.2f ms at most stopped), recording %s",
-               (int)a->target.pid, (int)result.tid, (double)result.held_all_ns / 1e6, result.holds,
-               (double)result.held_ns / 1e6, (double)result.stopped_ns / 1e6, a->w.path);
+        say_held(a, &result);
     if (r == -EBUSY)
         say_watched(a, result.watcher, "");
     else if (r == -ETIME)

@@ -11,8 +11,10 @@ from pathlib import Path
 import helpers
 from helpers import program, wait_until
 
-HELD = re.compile(r"kept from its work for ([0-9.]+) ms in \d+ pieces, ([0-9.]+) ms at most at a time "
-                  r"\(of that ([0-9.]+) ms at most stopped\)")
+HELD = re.compile(r"kept from its work for ([0-9.]+) ms in (\d+) pieces, ([0-9.]+) ms at most at a time")
+LONGEST = re.compile(r"the longest piece, ms \(of these without a CPU\), ([a-z ]+): (.*)")
+PARTS = ("until it had stopped", "on the way to its wait", "stopped", "at work for us")
+PART = re.compile(rf"([0-9.]+) \(([0-9.]+)\) ({'|'.join(PARTS)})(?:, |$)")
 
 
 class Target:
@@ -82,23 +84,49 @@ def leave(attached, how=signal.SIGINT):
     return err
 
 
+def spread(values):
+    values = sorted(values)
+    return f"p50 {values[len(values) // 2]:.2f} p90 {values[len(values) * 9 // 10]:.2f} max {values[-1]:.2f} ms"
+
+
 class Held:
-    """How long loops were kept from their work, of many entries."""
+    """How long loops were kept from their work, of many entries: in all, the longest time at once, and how that divides."""
 
     def __init__(self):
-        self.rows = []
+        self.all, self.longest, self.of_that, self.parts = [], [], [], []
 
     def add(self, err):
-        match = HELD.search(err)
-        assert match, err
-        self.rows.append([float(x) for x in match.groups()])
+        match, longest = HELD.search(err), LONGEST.search(err)
+        assert match and longest, err
+        parts = {name: (float(took), float(starved)) for took, starved, name in PART.findall(longest[2])}
+        assert set(parts) == set(PARTS), err
+        self.all.append(float(match[1]))
+        self.longest.append(float(match[3]))
+        self.of_that.append(longest[1])
+        self.parts.append(parts)
+
+    def starved(self):
+        """Of each entry: for how long in its longest piece the loop's thread or the injector waited for a CPU."""
+        return [sum(starved for _, starved in parts.values()) for parts in self.parts]
+
+    def without_waiting(self):
+        """The rest of these pieces."""
+        return [sum(took - starved for took, starved in parts.values()) for parts in self.parts]
+
+    def piece(self, i):
+        return f"{self.of_that[i]}: " + ", ".join(f"{took:.2f} ({starved:.2f}) {name}"
+                                                  for name, (took, starved) in self.parts[i].items())
 
     def __str__(self):
-        def spread(column):
-            values = sorted(row[column] for row in self.rows)
-            return (f"p50 {values[len(values) // 2]:.2f} p90 {values[len(values) * 9 // 10]:.2f} "
-                    f"max {values[-1]:.2f} ms")
-        return f"held at a time {spread(1)}, stopped {spread(2)}, in all {spread(0)}, {len(self.rows)} entries"
+        own = self.without_waiting()
+        lines = [f"held at a time {spread(self.longest)}, of that with a CPU {spread(self.without_waiting())}, "
+                 f"in all {spread(self.all)}, {len(self.all)} entries"]
+        for name in PARTS:
+            lines.append(f"  {name}: {spread([parts[name][0] for parts in self.parts])}, "
+                         f"without a CPU {spread([parts[name][1] for parts in self.parts])}")
+        lines.append(f"  the longest, {self.piece(self.longest.index(max(self.longest)))}")
+        lines.append(f"  the longest with a CPU, {self.piece(own.index(max(own)))}")
+        return "\n".join(lines)
 
 
 def in_wait(pid):
