@@ -303,7 +303,7 @@ static void count_hold(struct inject *x, const struct ub_hold *h, const char *wh
     x->ret->longest.what = what;
 }
 
-/* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM with `why`. */
+/* Until a thread is held at a wait. 0; -ETIME, -ECANCELED, -ESRCH; -EPERM, -EACCES with `why`. */
 static int hold_one(struct inject *x, struct ub_hold *h)
 {
     uint64_t begun = ub_clock_monotonic_ns(), followed = begun, pause = POLL_MIN_NS;
@@ -328,6 +328,8 @@ static int hold_one(struct inject *x, struct ub_hold *h)
                      "forbids it");
             return r;
         }
+        if (r == -EACCES)
+            snprintf(x->ret->why, sizeof(x->ret->why), "%s", ub_inject_obstacle_text(UB_INJECT_SECCOMP));
         if (r != -EAGAIN || is_over(x, now, &r))
             return r;
         nanosleep(&(struct timespec){0, (long)pause}, NULL);

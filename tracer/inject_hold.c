@@ -147,16 +147,18 @@ static int wait_for_stop(struct ub_hold *h, int *ret_status)
     return wait_for_stop_until(h, ub_clock_monotonic_ns() + STOP_MAX_NS, ret_status);
 }
 
-/* Signals that the program handles. Read before the thread is stopped: /proc is slow. */
-static uint64_t read_caught(const struct ub_hold *h)
+/* Signals that the program handles, and whether it filters its calls. Read before the thread is stopped: /proc is slow.
+ */
+static void look_at_status(struct ub_hold *h)
 {
-    static const char key[] = "\nSigCgt:\t";
-    char status[4096], *p;
+    static const char caught[] = "\nSigCgt:\t", filter[] = "\nSeccomp:\t";
+    char status[4096] = "", *p;
 
-    if (ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid) == 0)
-        return UINT64_MAX;
-    p = strstr(status, key);
-    return p ? strtoull(p + sizeof(key) - 1, NULL, 16) : UINT64_MAX;
+    ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid);
+    p = strstr(status, caught);
+    h->caught = p ? strtoull(p + sizeof(caught) - 1, NULL, 16) : UINT64_MAX;
+    p = strstr(status, filter);
+    h->filtered = p && p[sizeof(filter) - 1] != '0';
 }
 
 /* Signals that wait for the stopped thread (0) or for its process (PTRACE_PEEKSIGINFO_SHARED). */
@@ -343,30 +345,43 @@ static int settle(struct ub_hold *h, const struct ub_waited *w, bool ran)
     return r;
 }
 
-int ub_hold_take(struct ub_hold *h)
+/* What takes time before it is stopped. */
+struct before {
+    struct ub_waited waited;
+    bool ran;        /* it was busy */
+    uint64_t slices; /* how often it had come onto a CPU when its status was read */
+};
+
+static int look_before(struct ub_hold *h, struct before *ret)
 {
     struct ub_capture *c = malloc(sizeof(*c));
-    struct ub_waited waited = {0};
-    bool ran = false, timed = true;
-    int status, r = -ENOMEM;
+    struct ub_schedstat books = {0};
+    bool timed = true;
+    int r = c ? ub_capture_peek(h->pid, h->tid, c) : -ENOMEM;
 
-    if (c)
-        r = ub_capture_peek(h->pid, h->tid, c);
     if (r == 0) {
-        ran = c->state == UB_THREAD_RUNNING;
+        ret->ran = c->state == UB_THREAD_RUNNING;
         timed = !has_no_timeout(c);
-        if (!ran && (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single)))
+        if (!ret->ran && (c->state != UB_THREAD_BLOCKED || !is_wait(c->nr, c->arg[0], c->arg[1], h->single)))
             r = -EAGAIN; /* asleep elsewhere: not every call there is takes an interruption well */
     }
     free(c);
     if (r < 0)
         return r;
-    if (!ran && timed)
-        look_how_long(h, &waited);
-    h->caught = read_caught(h);
+    if (!ret->ran && timed)
+        look_how_long(h, &ret->waited);
+    ub_capture_schedstat(h->pid, h->tid, &books);
+    ret->slices = books.slices;
+    look_at_status(h);
     h->inner = ub_pidns_inner(h->pid, h->tid);
-    h->stops = 0;
-    ub_piece_begin(h);
+    return h->filtered ? -EACCES : 0;
+}
+
+/* 0: it is stopped at a wait. */
+static int stop(struct ub_hold *h, const struct before *before)
+{
+    int status, r;
+
     if (ptrace(PTRACE_SEIZE, h->tid, 0, (void *)PTRACE_O_TRACESYSGOOD) < 0)
         return errno == ESRCH ? -ESRCH : -EPERM;
     if (ptrace(PTRACE_INTERRUPT, h->tid, 0, 0) < 0)
@@ -377,12 +392,31 @@ int ub_hold_take(struct ub_hold *h)
     ub_piece_part(h, UB_PART_STOPPING);
     if (status >> 16 != PTRACE_EVENT_STOP) { /* a signal was quicker */
         release(h, WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
-        r = -EAGAIN;
-    } else if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
+        return -EAGAIN;
+    }
+    if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
         release(h, 0);
-        r = -EAGAIN;
-    } else {
-        r = settle(h, &waited, ran);
+        return -EAGAIN;
+    }
+    return settle(h, &before->waited, before->ran);
+}
+
+int ub_hold_take(struct ub_hold *h)
+{
+    struct before before = {0};
+    int r = look_before(h, &before);
+
+    if (r < 0)
+        return r;
+    h->stops = 0;
+    ub_piece_begin(h);
+    r = stop(h, &before);
+    if (r == 0 && (before.ran || h->books.its.slices != before.slices + 1)) { /* it has done more than stop */
+        look_at_status(h);
+        if (h->filtered) {
+            ub_hold_drop(h);
+            r = -EACCES;
+        }
     }
     if (r == -EAGAIN)
         ub_piece_part(h, UB_PART_STOPPED);
@@ -439,7 +473,7 @@ int ub_hold_look(struct ub_hold *h)
     if (r == 0 && c->state == UB_THREAD_BLOCKED && is_wait(c->nr, c->arg[0], 2, false) && !has_no_timeout(c))
         look_how_long(h, &h->waited);
     free(c);
-    h->caught = read_caught(h);
+    look_at_status(h);
     return r;
 }
 

@@ -33,6 +33,7 @@ struct ub_hold {
     struct user_regs_struct regs;
     uint64_t resume_ip, resume_ax, eintr_ip; /* where it goes on, with which rax; see struct ub_attach */
     uint64_t caught;                         /* signals that the program handles */
+    bool filtered;                           /* it runs under a seccomp filter */
     struct ub_inject_piece piece;            /* how long it is kept from its work */
     struct ub_piece_books books;             /* as they were at the end of its last part */
     uint32_t stops;
@@ -45,7 +46,8 @@ int ub_hold_find(struct ub_hold *h, bool busy);
 
 /*
  * Stops h->tid at a wait. 0: held, until ub_hold_go or ub_hold_drop; -EAGAIN: it
- * was not to be had just now, and goes on undisturbed; -ESRCH; -EPERM: may not be traced.
+ * was not to be had just now, and goes on undisturbed; -ESRCH; -EPERM: may not be traced;
+ * -EACCES: it runs under a seccomp filter, which may kill it for what we would have it call.
  */
 int ub_hold_take(struct ub_hold *h);
 

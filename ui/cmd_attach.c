@@ -350,6 +350,7 @@ static void leave(struct attach *a)
     uint64_t until = ub_clock_monotonic_ns() + LEAVES_NS;
     struct ub_inject_options options = {.pid = a->target.pid, .deadline_ns = until + LEAVE_MAX_NS};
     struct ub_inject_result result;
+    int r;
 
     while (a->arena && !has_left(a) && ub_clock_monotonic_ns() < until)
         nanosleep(&(struct timespec){0, 1000000}, NULL);
@@ -361,10 +362,18 @@ static void leave(struct attach *a)
                    left);
         return;
     }
-    if (has_left(a) || ub_inject_leave(&options, &result) == 0 || a->set.quiet)
+    if (has_left(a))
         return;
-    ub_say("attach", "process %d goes on unwatched; what is left of the agent goes with its loop's next turn",
-           (int)a->target.pid);
+    r = ub_inject_leave(&options, &result);
+    if (r == 0 || a->set.quiet)
+        return;
+    if (r == -EACCES)
+        ub_say("attach",
+               "process %d goes on unwatched; the agent falls asleep with its loop's next turn, and stays: %s",
+               (int)a->target.pid, result.why);
+    else
+        ub_say("attach", "process %d goes on unwatched; what is left of the agent goes with its loop's next turn",
+               (int)a->target.pid);
 }
 
 static void read_command(struct attach *a)
