@@ -80,6 +80,15 @@ static bool has_handler(void)
     return false;
 }
 
+static int forget(void)
+{
+    if (!is_injected())
+        return UB_ATTACH_KEPT_PRELOADED;
+    if (ub_offload_mode != UB_OFFLOAD_OFF)
+        return UB_ATTACH_KEPT_MOVES;
+    return has_handler() ? UB_ATTACH_KEPT_HANDLER : ub_process_forget();
+}
+
 static int obey(struct ub_attach *a)
 {
     int r;
@@ -104,7 +113,7 @@ static int obey(struct ub_attach *a)
         r = ub_process_leave(piece_ends());
         return ub_offload_mode > UB_OFFLOAD_DRY_RUN ? 0 : r; /* there it goes later, by itself */
     case UB_ATTACH_FORGET:
-        return is_injected() && ub_offload_mode == UB_OFFLOAD_OFF && !has_handler() ? ub_process_forget() : -EBUSY;
+        return forget();
     default:
         return -EPROTO;
     }

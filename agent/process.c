@@ -609,17 +609,20 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
 
 int ub_process_forget(void)
 {
-    int r = -EBUSY;
+    int r = 0;
 
     if (!take_turn(&coming_or_going))
         return -EAGAIN;
-    if ((ub_process == &dormant || ub_process == &unwatched) && !inherited.arena && !leaving.arena && !handing.fd) {
+    if ((ub_process != &dormant && ub_process != &unwatched) || inherited.arena) {
+        r = UB_ATTACH_KEPT_WATCHED;
+    } else if (leaving.arena || handing.fd) {
+        r = UB_ATTACH_KEPT_LEAVING;
+    } else {
         if (attached_page)
             ub_raw2(SYS_munmap, attached_page, 4096);
         attached_page = NULL;
         dormant.arena = NULL;
         ub_arena_forget();
-        r = 0;
     }
     ub_store_release(&coming_or_going, 0);
     return r;

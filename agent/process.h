@@ -103,8 +103,8 @@ int ub_process_leave(uint64_t until_ns);
 int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns);
 
 /*
- * Dormant, and no thread is in any hook or comes into one again: gives back what was mapped. 0; -EBUSY: not dormant;
- * -EAGAIN. Slow path only.
+ * Dormant, and no thread is in any hook or comes into one again: gives back what was mapped. 0, UB_ATTACH_KEPT_WATCHED,
+ * UB_ATTACH_KEPT_LEAVING; -EAGAIN: another thread is just coming or going. Slow path only.
  */
 int ub_process_forget(void);
 

@@ -89,8 +89,18 @@ enum ub_attach_verb {
     UB_ATTACH_PATCH = 6,   /* after ENTER has said UB_ATTACH_MORE: further modules, likewise */
     UB_ATTACH_ADOPTED = 5, /* the injector has the arena: its descriptor is closed, where no turn has done so */
     /* After LEAVE, when nothing leads into the agent any more (tracer/inject_proof.c): */
-    UB_ATTACH_FORGET = 7, /* what it has mapped is unmapped; -EBUSY: the kernel has a handler of its */
+    UB_ATTACH_FORGET = 7,                   /* what it has mapped is unmapped; or one of enum ub_attach_kept */
     UB_ATTACH_UNLOAD = UB_ATTACH_IS_UNLOAD, /* the library goes; the code in the room does that */
+};
+
+/* Why nothing was forgotten: results of FORGET. */
+enum ub_attach_kept {
+    UB_ATTACH_KEPT_HANDLER = 1, /* the kernel has a signal handler of its */
+    UB_ATTACH_KEPT_WATCHED,     /* somebody else has come in meanwhile */
+    UB_ATTACH_KEPT_LEAVING,     /* slots, or the arena's descriptor, are not put back or closed yet */
+    UB_ATTACH_KEPT_MOVES,       /* it moves calls, or looks which it would (--offload) */
+    UB_ATTACH_KEPT_PRELOADED,   /* it was loaded with the program */
+    UB_ATTACH_KEPT_REASONS
 };
 
 #define UB_ATTACH_MORE     1

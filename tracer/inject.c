@@ -637,6 +637,8 @@ static int explain(struct inject *x, const struct ub_attach *a)
     else if (a->step == UB_ATTACH_STEP_FILE && a->result == -EACCES)
         snprintf(x->ret->why, sizeof(x->ret->why),
                  "sysctl vm.memfd_noexec of its PID namespace forbids code from memory files");
+    else if (a->step == UB_ATTACH_STEP_AGENT && a->result == -EAGAIN)
+        snprintf(x->ret->why, sizeof(x->ret->why), "another thread of it is just entering or leaving: try again");
     else if (a->step == UB_ATTACH_STEP_AGENT && a->result == -EXDEV)
         snprintf(x->ret->why, sizeof(x->ret->why),
                  "it lives in another PID namespace than the process that was entered first");
@@ -854,6 +856,22 @@ static bool is_loaded(struct inject *x)
     return loaded;
 }
 
+/* FORGET has been refused. */
+static int keep(struct inject *x, enum ub_attach_kept kept)
+{
+    static const char *const why[UB_ATTACH_KEPT_REASONS] = {
+        "",
+        "a signal handler of its is still in place",
+        "somebody else has entered the process meanwhile",
+        "it has not put everything back yet: try again",
+        "it was started with --offload",
+        "it was loaded with the program (LD_PRELOAD)",
+    };
+
+    snprintf(x->ret->why, sizeof(x->ret->why), "%s", why[kept < UB_ATTACH_KEPT_REASONS ? kept : 0]);
+    return -EBUSY;
+}
+
 static int unload(struct inject *x)
 {
     int r = leave(x);
@@ -869,8 +887,8 @@ static int unload(struct inject *x)
     r = prove(x);
     if (r == 0) {
         r = ask(x, UB_ATTACH_FORGET);
-        if (r == -EBUSY)
-            snprintf(x->ret->why, sizeof(x->ret->why), "a signal handler of its is still in place");
+        if (r > 0)
+            r = keep(x, (enum ub_attach_kept)r);
     }
     if (r == 0)
         r = ask_after_pause(x, UB_ATTACH_UNLOAD);

@@ -180,7 +180,7 @@ static int ask_agent(const struct ub_dump_target *target)
     else if (r < 0)
         ub_say("detach", "process %d (%s): %s", (int)target->pid, target->name,
                *result.why ? result.why : strerror(-r));
-    return r == 0 ? 0 : r == -ETIME ? UB_EXIT_FINDING : UB_EXIT_USAGE;
+    return r == 0 ? 0 : r == -ETIME || r == -EAGAIN ? UB_EXIT_FINDING : UB_EXIT_USAGE;
 }
 
 /* It is out. */

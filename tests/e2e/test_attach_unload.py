@@ -192,6 +192,26 @@ def test_kept(tmp_path, keeper, where, why):
             program.keep("nothing")
 
 
+@pytest.mark.parametrize("variable, value, why", [("inherited", 1, "somebody else has entered the process meanwhile"),
+                                                  ("coming_or_going", 1, "another thread of it is just entering or leaving"),
+                                                  ("ub_offload_mode", 1, "it was started with --offload")])
+def test_each_refusal_has_its_own_reason(tmp_path, variable, value, why):
+    """These last for moments, or come about by other ways than attach: they are written into the agent's own variables."""
+    with Target(0) as target:
+        target.ready()
+        leave(enter(target.pid, tmp_path / "a.jsonl"))
+        symbols = subprocess.run(["nm", helpers.AGENT], capture_output=True, text=True, check=True).stdout.split("\n")
+        at = next(int(line.split()[0], 16) for line in symbols if line.endswith(f" {variable}"))
+        with open(f"/proc/{target.pid}/mem", "r+b", buffering=0) as mem:
+            for content in (value, 0):
+                mem.seek(min(start for start, _ in attaching.agent_ranges(target.pid)) + at)
+                mem.write(content.to_bytes(4, "little"))
+                done = unload(target.pid)
+                assert done.returncode == (1 if content else 0), done.stderr
+                assert not content or why in one_line(done.stderr), done.stderr
+        nothing_noticed(target.end())
+
+
 @longer
 def test_not_held_for_long(tmp_path, keeper):
     """512 MB of heap in a tenth of a millisecond: not even begun."""

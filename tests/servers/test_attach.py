@@ -224,15 +224,16 @@ def test_cycles_under_load(server, tmp_path, name):
     pid = whom(running)
     with Load(running, talk, reply) as before:
         time.sleep(1)
-    held = attaching.Held()
+    held, cycles = attaching.Held(), []
     with oracle.Sentinel() as sentinel, Starved(pid) as starved, Load(running, talk, reply) as load:
         for i in range(CYCLES):
             path = tmp_path / f"{i % 2}.jsonl"
             path.unlink(missing_ok=True)
             begun = time.monotonic()
             held.add(attaching.leave(attaching.enter(pid, path)))
+            cycles.append((begun, time.monotonic()))
             if held.starved()[-1] > 5:  # the injector as well: the server waits for it while it is stopped
-                starved.windows.append((begun, time.monotonic()))
+                starved.windows.append(cycles[-1])
             if i == 1:
                 maps, files = mappings(pid), attaching.open_files(pid)
             assert not load.wrong, load.wrong
@@ -248,8 +249,11 @@ def test_cycles_under_load(server, tmp_path, name):
     assert sum("memfd" in f for f in attaching.open_files(pid)) == sum("memfd" in f for f in files) == 0
     if CYCLES >= 50:
         assert not unexcused, unexcused
-        own = sorted(held.without_waiting())
-        assert own[len(own) // 2] <= HELD_P50 and own[-1] <= HELD_MAX, own[-5:]
+        # Where another thread waits for a CPU while it holds what this one needs (the kernel's lock of the maps), that is
+        # in nobody's books of this one.
+        own = held.without_waiting()
+        longest = [ms for ms, cycle in zip(own, cycles) if not starved.at(*cycle)]
+        assert sorted(own)[len(own) // 2] <= HELD_P50 and max(longest, default=0) <= HELD_MAX, sorted(longest)[-5:]
 
 
 @pytest.mark.skipif(CYCLES < 50, reason="make check-attach")
