@@ -113,6 +113,10 @@ class Held:
         """The rest of these pieces."""
         return [sum(took - starved for took, starved in parts.values()) for parts in self.parts]
 
+    def ours(self):
+        """Likewise, from when the thread had stopped: before, it may be in a system call that ends when it ends (fork, fsync)."""
+        return [sum(took - starved for name, (took, starved) in parts.items() if name != PARTS[0]) for parts in self.parts]
+
     def piece(self, i):
         return f"{self.of_that[i]}: " + ", ".join(f"{took:.2f} ({starved:.2f}) {name}"
                                                   for name, (took, starved) in self.parts[i].items())

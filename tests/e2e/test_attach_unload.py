@@ -174,7 +174,8 @@ def test_kept(tmp_path, keeper, where, why):
     """What leads into it is found, and then it stays; the plain detach has been done."""
     with Keeper(keeper) as program:
         attached = enter(program.pid, tmp_path / "a.jsonl")
-        wait_until(lambda: attaching.words_into_agent(program.pid, "/keeper") > 0, what="its table to lead to the agent")
+        assert "kept from its work" in attached.stderr.readline()  # its table has been written to the end
+        assert attaching.words_into_agent(program.pid, "/keeper") > 0
         program.keep(where)
         if where == "inside":
             wait_until(lambda: sleeps(program.pid), what="the thread's sleep")
