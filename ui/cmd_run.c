@@ -84,13 +84,12 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .value = &run->offload_text,
         .argument = "MODE",
         .bare = "dry-run",
-        .help =
-            "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
-            "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, libevent, GLib "
-            "and asyncio,\nafter reading what\nit changes (agent/offload/README.md): flagged moves a\ncall once one "
-            "from the "
-            "same place has blocked its loop;\neager also the first one that is sure to; a policy's\nFILE (unblock "
-            "policy) what its rules say; a recording's\nFILE is flagged that knows what moved there",
+        .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
+                "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, libevent, "
+                "GLib, sd-event and\nasyncio, after reading what it changes\n(agent/offload/README.md): flagged moves "
+                "a call once\none from the same place has blocked its loop; eager\nalso the first one that is sure to; "
+                "a policy's FILE\n(unblock policy) what its rules say; a recording's\nFILE is flagged that knows what "
+                "moved there",
         .env = "UNBLOCK_OFFLOAD"};
     option[count + 2] =
         (struct ub_option){.name = "js",

@@ -340,7 +340,7 @@ void ub_options_help(FILE *out, const struct ub_options *options)
     fprintf(out, "\nOptions (the variable in brackets sets the same; an option wins over it):\n");
     for (uint32_t i = 0; i < options->count; i++) {
         const struct ub_option *o = &options->option[i];
-        char help[512];
+        char help[640];
 
         add_variable(o, help, sizeof(help));
         print_option(out, o->letter, o->name, o->argument, o->bare != NULL, help);

@@ -12,6 +12,7 @@
 #include "moves.h"
 #include "pylocks.h"
 #include "pysteps.h"
+#include "sdhost.h"
 #include "waits.h"
 
 #include <fcntl.h>
@@ -68,6 +69,12 @@ static const uint32_t kinds_event = KIND(TIMER) | KIND(IO);
 /* GLib: a source is blocked, as while it is dispatched, until its callback is over: nothing of it comes again. */
 static const uint32_t kinds_glib = KIND(TIMER) | KIND(IDLE) | KIND(IO) | KIND(CHILD) | KIND(SIGNAL) | KIND(SOURCE);
 
+/*
+ * sd-event: a source is off until its callback is over. Not: children (reaped as soon as the callback returns), inotify
+ * (a pointer to the loop's buffer), post (told of what is dispatched while it is off), prepare, exit.
+ */
+static const uint32_t kinds_sd = KIND(TIMER) | KIND(IO) | KIND(SIGNAL) | KIND(DEFER);
+
 static uint32_t kinds_of(uint32_t library)
 {
     switch (library) {
@@ -77,6 +84,8 @@ static uint32_t kinds_of(uint32_t library)
         return kinds_event;
     case UB_LOOP_GLIB:
         return kinds_glib;
+    case UB_LOOP_SD_EVENT:
+        return kinds_sd;
     }
     return 0;
 }
@@ -93,6 +102,8 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
     if (!kinds_of(c->library))
         return UB_PIN_LIBRARY;
     if (c->library == UB_LOOP_GLIB && !ub_glib_may_leave(c->object))
+        return UB_PIN_KIND;
+    if (c->library == UB_LOOP_SD_EVENT && !ub_sd_may_leave(c->object))
         return UB_PIN_KIND;
     return c->moves || kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
 }

@@ -12,6 +12,7 @@
 #include "eventhost.h"
 #include "fds.h"
 #include "glibhost.h"
+#include "sdhost.h"
 #include "sites.h"
 #include "uvhost.h"
 
@@ -543,6 +544,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         h = ub_event_host(shape, function, word, &key);
     if (!h)
         h = ub_glib_host(shape, word, &key);
+    if (!h)
+        h = ub_sd_host(shape, word, &key);
     return h && start(m, h, key, function, shape, word, ret);
 }
 

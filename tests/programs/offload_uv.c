@@ -27,6 +27,11 @@
 #elif defined(GLIB)
 #include <glib-unix.h>
 #include <glib.h>
+#elif defined(OTHER_LOOP) /* what includes this has the rest */
+static void nested(void);
+static void start(void);
+static void stop(void);
+static void run(void);
 #else
 #include <uv.h>
 #endif
@@ -38,7 +43,7 @@ static struct event_base *loop;
 static struct event *ticker, *victim;
 #elif defined(GLIB)
 static GMainLoop *loop;
-#else
+#elif !defined(OTHER_LOOP)
 static uv_loop_t *loop;
 static uv_timer_t ticker, victim;
 #endif
@@ -203,7 +208,7 @@ static void nested(void)
     g_main_loop_run(own);
     g_main_loop_unref(own);
 }
-#else
+#elif !defined(OTHER_LOOP)
 static void on_inner(uv_timer_t *t)
 {
     sleep_ms();
@@ -449,7 +454,7 @@ static void stop(void)
 {
     g_main_loop_quit(loop);
 }
-#else
+#elif !defined(OTHER_LOOP)
 static void on_timer(uv_timer_t *t)
 {
     on_block();
@@ -538,7 +543,7 @@ static void run(void)
     g_main_loop_run(loop);
     g_main_loop_unref(loop);
 }
-#else
+#elif !defined(OTHER_LOOP)
 static void on_tick(uv_timer_t *t)
 {
     tick();

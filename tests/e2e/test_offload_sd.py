@@ -1,0 +1,68 @@
+"""Offload on sd-event: a ticker beside a source that blocks, and what may happen to a source whose callback is suspended. The whole of it is
+run by `make check-offload`, a few cases by `make check`.
+
+Every case says the same as alone, or what it would say if it did not block (EXPECTED). Checked that it can fail; its case does with each of
+these taken out of agent/offload/sdhost.c: switching the source off and on again
+("rearm"), holding it ("dropped"), what the program says of it meanwhile ("disabled", "enabled"), what its callback returns ("failure"), the wait before
+the loop's end and that nothing is left after it ("exit"), the turn's time ("now"), a dropped source that stays ("drop_before"), loops that are
+turned by hand ("run"), the second one of a descriptor ("direct", "direct_once"), before all others ("priority"), a loop that is gone ("threads").
+"""
+
+import json
+import os
+import subprocess
+
+import helpers
+import pytest
+from test_offload_eager import SLOW
+from test_offload_event import both
+
+MOVES = ["nanosleep", "io", "defer", "signal", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait", "fsync", "connect",
+         "getaddrinfo"]
+# Why it must stay: the pin of the run.
+STAYS = {"locked": "lock", "rwlocked": "lock", "handler": "signal", "nested": "nested", "context": "stack", "child": "kind", "post": "kind",
+         "edge": "kind"}
+
+# At least so many calls are moved; none: it must stay.
+HAZARDS = {"rearm": 3, "oneshot": 1, "once_more": 2, "disabled": 1, "enabled": 1, "dropped": 1, "drop_before": 0, "drop_after": 1, "failure": 1,
+           "failure_exits": 1, "exit": 1, "exit_after": 1, "now": 2, "direct": 1, "direct_once": 1, "signal": 2, "priority": 1, "fork": 1,
+           "threads": 30, "run": 0, "dispatch": 0}
+
+# What `make check` has no time for is run by `make check-offload`.
+if not os.environ.get("UNBLOCK_SOAK"):
+    MOVES, STAYS = ["io"], {}
+    HAZARDS = {case: HAZARDS[case] for case in ("rearm", "dropped", "exit")}
+
+# What others do meanwhile would come after it alone.
+EXPECTED = {"once_more": "0 once once end", "disabled": "0 once over off end", "dropped": "0 there destroyed end",
+            "signal": "0 signal1 signal2 end", "fork": "0 once child over off end"}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd")
+    (folder / "slow.c").write_text(SLOW)
+    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
+    return {"LD_PRELOAD": str(folder / "slow.so")}
+
+
+@pytest.mark.parametrize("case", [*MOVES, *STAYS])
+def test_matrix(tmp_path, request, case):
+    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
+    said, moved, recording = both(tmp_path, helpers.program("offload_sd"), case, "300", **env)
+    alone, truth = json.loads(said), json.loads(moved)
+    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
+    assert truth["order"].replace("tick ", "") == alone["order"]
+    if case in STAYS:
+        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
+        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
+    else:
+        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+
+
+@pytest.mark.parametrize("case", HAZARDS)
+def test_the_same_as_without(tmp_path, case):
+    said, moved, recording = both(tmp_path, helpers.program("hazards_sd"), case)
+    assert moved.split() == EXPECTED.get(case, said).split()
+    calls = recording.end["offload"]["moved"]
+    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])

@@ -1,0 +1,459 @@
+/*
+ * What may happen to an sd-event source while its callback is suspended: hazards_sd CASE. Prints what happened, in
+ * order. Each case says the same whether its calls are moved or not, unless the test says otherwise.
+ */
+// libs: -lsystemd
+#include "hazards.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <systemd/sd-event.h>
+
+static sd_event *loop;
+static sd_event_source *victim, *second;
+
+static void in(int ms, sd_event_time_handler_t call)
+{
+    sd_event_add_time_relative(loop, NULL, CLOCK_MONOTONIC, (uint64_t)ms * 1000, 1, call, NULL);
+}
+
+static void add_fd(sd_event_io_handler_t call, int enabled)
+{
+    sd_event_add_io(loop, &victim, p[0], EPOLLIN, call, NULL);
+    sd_event_source_set_enabled(victim, enabled);
+}
+
+static int on_end(sd_event_source *s, uint64_t at, void *arg)
+{
+    say("end");
+    return sd_event_exit(loop, 0);
+}
+
+static void say_enabled(const char *text, sd_event_source *s)
+{
+    static const char *const word[] = {"oneshot", "off", "on"};
+    int enabled, r = sd_event_source_get_enabled(s, &enabled);
+
+    say(text);
+    say((r > 0) == (enabled != SD_EVENT_OFF) ? word[enabled + 1] : "MIXED UP");
+}
+
+/* Three bytes, one each time: it has to come again, one at a time, until they are read. */
+static int on_rearm(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    enter();
+    rest_quietly(60);
+    get(fd);
+    inside--;
+    if (++fired == 3) {
+        say("three");
+        sd_event_exit(loop, 0);
+    }
+    return 0;
+}
+
+/* Comes once, however much there is; another callback may want it once more. */
+static int on_oneshot(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    enter();
+    rest(120);
+    get(fd);
+    inside--;
+    if (is("oneshot"))
+        say_enabled("is", s);
+    else
+        say("once");
+    return 0;
+}
+
+static int on_once_more(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event_source_set_enabled(victim, SD_EVENT_ONESHOT);
+    return 0;
+}
+
+/* Off meanwhile: it does not come again. */
+static int on_disabled(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    say(fired++ ? "AGAIN" : "once");
+    rest(150);
+    say_enabled("over", s);
+    return 0;
+}
+
+static int on_disable(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event_source_set_enabled(victim, SD_EVENT_OFF);
+    return 0;
+}
+
+/* What it says of itself is what counts, before and after its call. */
+static int on_enabled(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    sd_event_source_set_enabled(s, fired ? SD_EVENT_OFF : SD_EVENT_ON);
+    rest(60);
+    say_enabled("is", s);
+    sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+    say_enabled("is", s);
+    if (fired++)
+        sd_event_source_set_enabled(s, SD_EVENT_OFF);
+    return 0;
+}
+
+/* Dropped meanwhile, and its descriptor closed and used anew: the source is there until its callback is over. */
+static void on_destroy(void *arg)
+{
+    say(inside ? "DESTROYED TOO EARLY" : "destroyed");
+}
+
+static int on_dropped(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    enter();
+    rest(150);
+    say(sd_event_source_get_io_fd(s) == fd ? "there" : "GONE");
+    inside--;
+    return 0;
+}
+
+static int on_other(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    say("OTHER");
+    return 0;
+}
+
+static int on_drop(sd_event_source *s, uint64_t at, void *arg)
+{
+    int fresh[2];
+
+    victim = sd_event_source_disable_unref(victim);
+    close(p[0]);
+    if (pipe(fresh) || fresh[0] != p[0])
+        abort();
+    put(fresh[1], "x");
+    if (sd_event_add_io(loop, &second, fresh[0], EPOLLIN, on_other, NULL) < 0)
+        say("NOT ADDED");
+    sd_event_source_set_enabled(second, SD_EVENT_OFF);
+    return 0;
+}
+
+/* By itself: before its call, or after it. */
+static int on_own_drop(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    enter();
+    if (is("drop_before"))
+        sd_event_source_unref(s);
+    rest(100);
+    if (is("drop_after"))
+        sd_event_source_unref(s);
+    close(fd);
+    say(sd_event_source_get_userdata(s) == &victim ? "there" : "GONE");
+    inside--;
+    return 0;
+}
+
+/* A failure switches it off, or ends the loop. */
+static int on_failure(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    rest(60);
+    say(fired++ ? "AGAIN" : "fails");
+    return -EIO;
+}
+
+static int on_look(sd_event_source *s, uint64_t at, void *arg)
+{
+    say_enabled("then", victim);
+    return 0;
+}
+
+/* The loop is told to end while it is suspended, by another or by itself: exit sources come after it. */
+static int on_leaving(sd_event_source *s, void *arg)
+{
+    say("leaving");
+    return 0;
+}
+
+static int on_before_exit(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    rest(120);
+    say("over");
+    if (is("exit_after"))
+        sd_event_exit(loop, 7);
+    return 0;
+}
+
+static int on_exit_now(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event_exit(loop, 3);
+    rest(60);
+    say("exit");
+    return 0;
+}
+
+/* Its turn's time is what it sets its next time by. */
+static int on_now(sd_event_source *s, uint64_t at, void *arg)
+{
+    uint64_t before, after, real[2];
+
+    sd_event_now(loop, CLOCK_MONOTONIC, &before);
+    sd_event_now(loop, CLOCK_REALTIME, &real[0]);
+    fired++;
+    rest(60);
+    sd_event_now(loop, CLOCK_MONOTONIC, &after);
+    sd_event_now(loop, CLOCK_REALTIME, &real[1]);
+    say(before == after && real[0] == real[1] ? "same" : "LATER");
+    if (fired == 2)
+        return sd_event_exit(loop, 0);
+    sd_event_source_set_time(s, after + 110000);
+    return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+/* A callback goes on to what another source will be told of: that one has to wait, and still comes. */
+static int on_second(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    say(inside ? "TWO AT ONCE" : "ready");
+    get(fd);
+    return sd_event_exit(loop, 0);
+}
+
+static int on_direct(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    inside++;
+    sd_event_add_io(loop, &second, q[0], EPOLLIN, on_second, NULL);
+    sd_event_source_set_enabled(second, is("direct_once") ? SD_EVENT_ONESHOT : SD_EVENT_ON);
+    send_much();
+    inside--;
+    say("sent");
+    return sd_event_source_set_enabled(s, SD_EVENT_OFF);
+}
+
+/* Signals that come meanwhile come once, afterwards. */
+static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void *arg)
+{
+    char text[64];
+
+    enter();
+    rest(150);
+    snprintf(text, sizeof(text), "signal%d", si->ssi_int);
+    say(text);
+    inside--;
+    return 0;
+}
+
+static int on_send(sd_event_source *s, uint64_t at, void *arg)
+{
+    union sigval value = {.sival_int = ++fired};
+
+    sigqueue(getpid(), SIGUSR2, value);
+    return 0;
+}
+
+/* More important sources keep the loop busy. */
+static int on_busy(sd_event_source *s, void *arg)
+{
+    struct timespec until = {.tv_nsec = 1000000};
+
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &until, NULL);
+    if (++fired == 600)
+        sd_event_source_set_enabled(s, SD_EVENT_OFF);
+    return 0;
+}
+
+static int on_meek(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event_add_defer(loop, &second, on_busy, NULL);
+    sd_event_source_set_priority(second, -100);
+    sd_event_source_set_enabled(second, SD_EVENT_ON);
+    rest(100);
+    say(fired >= 600 ? "AFTER" : "before");
+    return 0;
+}
+
+/* A loop that the program turns by itself returns when a callback is over. */
+static int on_by_hand(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    get(fd);
+    rest(80);
+    fired++;
+    return 0;
+}
+
+static void turn(void)
+{
+    if (is("run")) {
+        sd_event_run(loop, UINT64_MAX);
+    } else if (sd_event_prepare(loop) > 0 || sd_event_wait(loop, UINT64_MAX) > 0) {
+        sd_event_dispatch(loop);
+    }
+}
+
+static void by_hand(void)
+{
+    add_fd(on_by_hand, SD_EVENT_ON);
+    for (int i = 0; i < 3; i++) {
+        put(p[1], "x");
+        while (fired == i) {
+            inside = 0;
+            turn();
+        }
+        say("turned");
+    }
+}
+
+/* In a forked child nothing of the loop can be used. */
+static int on_fork(sd_event_source *s, uint64_t at, void *arg)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(sd_event_source_set_enabled(victim, SD_EVENT_OFF) == -ECHILD ? 5 : 6);
+    while (waitpid(pid, &status, 0) < 0)
+        ;
+    say(WIFEXITED(status) && WEXITSTATUS(status) == 5 ? "child" : "NO CHILD");
+    return 0;
+}
+
+/* Each of some threads has a loop of its own, one after the other. */
+static int on_thread(sd_event_source *s, uint64_t at, void *arg)
+{
+    int *n = arg;
+
+    if (++*n >= WARM)
+        rest(60);
+    if (*n == WARM + 2)
+        return sd_event_exit(sd_event_source_get_event(s), 0);
+    sd_event_source_set_time(s, at + 2000);
+    return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+static void *thread(void *arg)
+{
+    for (int i = 0; i < 6; i++) {
+        sd_event *own;
+        int n = 0;
+
+        sd_event_new(&own);
+        sd_event_add_time_relative(own, NULL, CLOCK_MONOTONIC, 1000, 1, on_thread, &n);
+        sd_event_loop(own);
+        say(n == WARM + 2 ? "loop" : "NO LOOP");
+        sd_event_unref(own);
+    }
+    return NULL;
+}
+
+static void threads(void)
+{
+    pthread_t t[3];
+
+    for (int i = 0; i < 3; i++)
+        pthread_create(&t[i], NULL, thread, NULL);
+    for (int i = 0; i < 3; i++)
+        pthread_join(t[i], NULL);
+}
+
+static void begin(void)
+{
+    pthread_t t;
+
+    if (is("rearm")) {
+        put(p[1], "abc");
+        add_fd(on_rearm, SD_EVENT_ON);
+    } else if (is("oneshot") || is("once_more")) {
+        put(p[1], "abc");
+        add_fd(on_oneshot, SD_EVENT_ONESHOT);
+        if (is("once_more"))
+            in(60, on_once_more);
+        in(900, on_end);
+    } else if (is("disabled")) {
+        put(p[1], "a");
+        add_fd(on_disabled, SD_EVENT_ON);
+        in(50, on_disable);
+        in(400, on_end);
+    } else if (is("enabled")) {
+        put(p[1], "a");
+        add_fd(on_enabled, SD_EVENT_ON);
+        in(400, on_end);
+    } else if (is("dropped")) {
+        put(p[1], "a");
+        add_fd(on_dropped, SD_EVENT_ON);
+        sd_event_source_set_destroy_callback(victim, on_destroy);
+        in(50, on_drop);
+        in(400, on_end);
+    } else if (is("drop_before") || is("drop_after")) {
+        put(p[1], "a");
+        add_fd(on_own_drop, SD_EVENT_ON);
+        sd_event_source_set_userdata(victim, &victim);
+        sd_event_source_set_destroy_callback(victim, on_destroy);
+        in(400, on_end);
+    } else if (is("failure") || is("failure_exits")) {
+        put(p[1], "a");
+        add_fd(on_failure, SD_EVENT_ON);
+        sd_event_source_set_exit_on_failure(victim, is("failure_exits"));
+        in(200, on_look);
+        in(300, on_end);
+    } else if (is("exit") || is("exit_after")) {
+        put(p[1], "a");
+        add_fd(on_before_exit, SD_EVENT_ONESHOT);
+        sd_event_add_exit(loop, NULL, on_leaving, NULL);
+        in(is("exit") ? 50 : 400, on_exit_now);
+    } else if (is("now")) {
+        in(1, on_now);
+    } else if (is("direct") || is("direct_once")) {
+        put(p[1], "a");
+        add_fd(on_direct, SD_EVENT_ON);
+        pthread_create(&t, NULL, peer, NULL);
+    } else if (is("signal")) {
+        sd_event_add_signal(loop, &victim, SIGUSR2, on_signal, NULL);
+        in(1, on_send);
+        in(60, on_send);
+        in(80, on_send);
+        in(1000, on_end);
+    } else if (is("priority")) {
+        in(1, on_meek);
+        in(1500, on_end);
+    } else if (is("fork")) {
+        put(p[1], "a");
+        add_fd(on_disabled, SD_EVENT_ONESHOT);
+        in(50, on_fork);
+        in(400, on_end);
+    }
+}
+
+static int on_warm(sd_event_source *s, uint64_t at, void *arg)
+{
+    static int n;
+
+    if (++n == WARM) {
+        begin();
+        return 0;
+    }
+    sd_event_source_set_time(s, at + 2000);
+    return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+int main(int argc, char **argv)
+{
+    sigset_t blocked;
+    int r;
+
+    name = argv[1];
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    if (pipe(p) || socketpair(AF_UNIX, SOCK_STREAM, 0, q))
+        abort();
+    sd_event_new(&loop);
+    if (is("threads")) {
+        threads();
+    } else if (is("run") || is("dispatch")) {
+        by_hand();
+    } else {
+        in(2, on_warm);
+        r = sd_event_loop(loop);
+        printf("%d ", r);
+    }
+    sd_event_unref(loop);
+    puts(said);
+    return 0;
+}
