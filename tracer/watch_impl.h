@@ -38,7 +38,8 @@ struct ub_watched {
     int schedstat_fd;                   /* -1 */
     struct ub_event *held[UB_HELD_MAX]; /* ends of stalls whose victims are not known yet (watch_after.c) */
     uint32_t held_count;
-    uint64_t held_until;                                 /* ticks */
+    uint64_t held_until;                                 /* ticks, for what waited; 0: that is known */
+    uint64_t reasons_until;                              /* and for what the kernel saw of them */
     const struct ub_python_code *yields[UB_SPAN_YIELDS]; /* functions that give way by sleep(0), as far as told */
     struct ub_bigs bigs;                                 /* read, for the record of their turn that follows */
     bool sampled; /* by the kernel while it runs: no sample need be taken from outside */
@@ -171,7 +172,11 @@ bool ub_watch_kernel_looks(const struct ub_watch *w);
 void ub_watch_kernel_doze(struct ub_watch *w); /* nothing has run for a while */
 void ub_watch_kernel_end_doze(struct ub_watch *w);
 bool ub_watch_any_running(const struct ub_watch *w);
-struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const struct ub_record *record);
+/*
+ * The reasons of an END, if the kernel's record of that turn has come by the last poll; NULL: it has not, or never
+ * will. Beside an agent the kernel ends a turn later, when the wait call is entered: what came in between is left out.
+ */
+void ub_watch_kernel_reasons(struct ub_watch *w, struct ub_event *e);
 
 /* watch_look.c: schedstat and page faults of a thread, now. */
 void ub_watch_account(struct ub_watched *t, bool faults, struct ub_accounting *ret);
@@ -220,9 +225,10 @@ bool ub_watch_pool_state(const struct ub_watch *w, pid_t pid, struct ub_uv_pool_
 void ub_watch_sites(struct ub_watch *w);
 
 /*
- * watch_after.c: an END that waits for what the stall kept waiting, and takes the
- * event; its thread's word; all of a slot to the explaining thread, at once or
- * when it is time (returns the moment, UINT64_MAX: nothing is held).
+ * watch_after.c: an END that waits for what the stall kept waiting and for the
+ * kernel's reasons, and takes the event; its thread's word; all of a slot to the
+ * explaining thread, at once or when it is time (returns the moment, UINT64_MAX:
+ * nothing is held).
  */
 void ub_watch_hold(struct ub_watch *w, struct ub_event *e);
 void ub_watch_waited(struct ub_watch *w, uint32_t slot, const struct ub_record *record);

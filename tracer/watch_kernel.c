@@ -6,10 +6,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
-
-#define UB_REASON_TRIES   8 /* for the kernel's record of a turn that an agent has ended */
-#define UB_REASON_WAIT_NS 100000
 
 #define UB_SEE_EXITS_FOR_NS 30000000u
 #define UB_SEE_FOR_NS       1000000000u
@@ -208,19 +204,34 @@ uint64_t ub_watch_kernel_see(struct ub_watch *w, uint32_t high, uint64_t deadlin
     return next < deadline ? next : deadline;
 }
 
-/*
- * What the kernel saw of a turn. The agent ends its turn a moment before the
- * wait call is entered, where the kernel ends it: its word may still be on the way.
- */
-struct ub_reasons *ub_watch_kernel_reasons(struct ub_watch *w, pid_t tid, const struct ub_record *record)
+/* Nothing but waiting for a CPU takes long there; and where its stack was taken when it lost one is in no callback. */
+static void leave_out_what_came_after(struct ub_reasons *r, uint64_t end)
 {
-    uint64_t start = ub_ticks_to_ns(record->start), end = ub_ticks_to_ns(record->end);
-    struct ub_reasons *r = ub_bpf_take(w->bpf, tid, start, end);
+    struct ub_bpf_accounts *a = &r->turn.accounts;
+    uint64_t after = r->turn.end > end ? r->turn.end - end : 0;
+    uint64_t waited = after < a->runqueue_ns ? after : a->runqueue_ns;
+    uint64_t ran = after - waited < a->cpu_ns ? after - waited : a->cpu_ns;
+    uint32_t kept = 0;
 
-    for (int i = 0; !r && !w->agentless && i < UB_REASON_TRIES; i++) {
-        nanosleep(&(struct timespec){0, UB_REASON_WAIT_NS}, NULL);
-        ub_watch_kernel_poll(w);
-        r = ub_bpf_take(w->bpf, tid, start, end);
+    a->runqueue_ns -= waited;
+    a->cpu_ns -= ran;
+    r->turn.end -= waited + ran;
+    if (r->turn.neighbour_ns > a->runqueue_ns)
+        r->turn.neighbour_ns = a->runqueue_ns;
+    for (uint32_t i = 0; i < r->stack_count; i++) {
+        if (r->stack[i].why == UB_BPF_STACK_LOST && r->stack[i].capture->at_ns > end)
+            free(r->stack[i].capture);
+        else
+            r->stack[kept++] = r->stack[i];
     }
-    return r;
+    r->stack_count = kept;
+}
+
+void ub_watch_kernel_reasons(struct ub_watch *w, struct ub_event *e)
+{
+    uint64_t end = ub_ticks_to_ns(e->end);
+
+    e->reasons = ub_bpf_take(w->bpf, e->tid, ub_ticks_to_ns(e->start), end);
+    if (e->reasons && !w->agentless && e->callback.kind == UB_CALLBACK_TURN)
+        leave_out_what_came_after(e->reasons, end);
 }

@@ -272,7 +272,7 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
         ub_watch_calls(w, index, record->start, e);
     set_accounts(t, record, e);
     if (w->bpf)
-        e->reasons = ub_watch_kernel_reasons(w, t->tid, record);
+        ub_watch_kernel_reasons(w, e);
     if (e->blind_ns < stopped_ns(w, record->start, record->end))
         e->blind_ns = stopped_ns(w, record->start, record->end);
     ub_watch_hold(w, e);

@@ -13,7 +13,8 @@ Allowed differences, and why:
              not called a stall (`unclear`).
 
 A machine too busy to judge: beside each run a thread of the test sleeps for a millisecond at a time and notes
-when it was woken late (class Sentinel). What is wrong with a stall during which that alone made 5 ms is not held
+when it was woken late (class Sentinel). What is wrong with a stall during which (or between its end and the end that
+was recorded of it) that alone made 5 ms is not held
 against the watcher, which is woken in the same way, but counted as `excused`; a run with more than a quarter of
 its stalls excused is skipped.
 """
@@ -85,8 +86,11 @@ class Sentinel:
 
     def busy(self, start_ns, end_ns):
         """Whether the machine was too busy in that time to judge anybody's punctuality."""
-        return sum(min(b, end_ns) - max(a, start_ns) for a, b in self.late
-                   if a < end_ns and b > start_ns) >= self.BUSY_NS
+        return self.lateness(start_ns, end_ns) >= self.BUSY_NS
+
+    def lateness(self, start_ns, end_ns):
+        """How long in that time it should have run, and did not."""
+        return sum(min(b, end_ns) - max(a, start_ns) for a, b in self.late if a < end_ns and b > start_ns)
 
 
 class Truth:
@@ -122,6 +126,13 @@ def find(truth, recording):
     middle = truth["start_ns"] + truth["duration_ns"] // 2
     return [s for s in recording.slow if s["pid"] == truth["pid"] and s["tid"] == truth["tid"]
             and s["start_ns"] <= middle <= s["start_ns"] + s["duration_ns"]]
+
+
+def span(truth, records):
+    """From the first beginning to the last end of a true stall and what was recorded of it: who was starved only at its
+    end, after the program's own clock was read, was starved all the same."""
+    return (min([truth["start_ns"], *(s["start_ns"] for s in records)]),
+            max(s["start_ns"] + s["duration_ns"] for s in [truth, *records]))
 
 
 def is_noise(slow):
@@ -194,8 +205,8 @@ def compare(truth, recording, module, sentinel, callback=True, threshold_ns=THRE
     """A Verdict."""
     verdict, used = Verdict(), set()
 
-    def complain(start_ns, duration_ns, problems):
-        if sentinel.busy(start_ns, start_ns + duration_ns):
+    def complain(start_ns, end_ns, problems):
+        if sentinel.busy(start_ns, end_ns):
             verdict.excused += problems[:1]
         else:
             verdict.wrong += problems
@@ -212,12 +223,12 @@ def compare(truth, recording, module, sentinel, callback=True, threshold_ns=THRE
             continue
         problems = [f"{name}: {p}" for p in compare_one(stall, found[0], recording, module, callback)]
         if problems:
-            complain(stall["start_ns"], stall["duration_ns"], problems)
+            complain(*span(stall, found), problems)
         else:
             verdict.right += not stall["retry"]
     for slow in recording.slow:
         if (slow["pid"], slow["id"]) not in used and not is_noise(slow) and not is_slow_start(slow, recording):
-            complain(slow["start_ns"], slow["duration_ns"],
+            complain(slow["start_ns"], slow["start_ns"] + slow["duration_ns"],
                      [f"nothing of {slow['duration_ns'] / 1e6:.1f} ms happened, but: {json.dumps(slow)} "
                       f"{recording.functions(slow)}"])
     return verdict
