@@ -144,7 +144,9 @@ static void tell_attach(const struct seen *s, const struct ub_dump_target *t, ub
                                          ub_inject_obstacle_mend(o)};
 
     if (o == UB_INJECT_POSSIBLE)
-        ub_doctor_say(tell, self, "attach", UB_HEALTH_OK, NULL, "unblock attach %d can enter it while it runs",
+        ub_doctor_say(tell, self, "attach", UB_HEALTH_OK, NULL,
+                      "unblock attach %d can enter it while it runs, as far as that shows without touching it (whether "
+                      "its loader has static TLS left for the agent does not: if not, it goes on as before)",
                       (int)t->pid);
     else
         ub_doctor_say(tell, self, "attach", UB_HEALTH_LIMITED, mend, "it cannot be entered while it runs: %s",
@@ -221,6 +223,37 @@ static void tell_status(const struct seen *s, ub_doctor_tell *tell, void *self)
                       "it blocks SIGURG in its first thread, which is sampled by perf only");
 }
 
+/* Of AppArmor, SELinux or the like; empty: of none, or none that confines. */
+static void read_profile(pid_t pid, char *ret, size_t size)
+{
+    if (ub_procfile_read(ret, size, "/proc/%d/attr/apparmor/current", (int)pid) == 0 &&
+        ub_procfile_read(ret, size, "/proc/%d/attr/current", (int)pid) == 0)
+        ret[0] = '\0';
+    ret[strcspn(ret, "\n")] = '\0';
+    if (strstr(ret, "unconfined"))
+        ret[0] = '\0';
+}
+
+/* The rules themselves are the kernel's secret. */
+static void tell_profile(const struct seen *s, ub_doctor_tell *tell, void *self)
+{
+    static const char *const mend[UB_PLACES] = {
+        "aa-complain PROFILE, or \"ptrace (trace, tracedby),\" in it; SELinux: setsebool deny_ptrace 0, and execmem",
+        "docker run --security-opt apparmor=unconfined (or label=disable)",
+        "securityContext: {appArmorProfile: {type: Unconfined}}"};
+    char its[128], ours[128];
+
+    read_profile(s->pid, its, sizeof(its));
+    read_profile(getpid(), ours, sizeof(ours));
+    if (*its || *ours)
+        ub_doctor_say(
+            tell, self, "profile", UB_HEALTH_LIMITED, mend,
+            "%s%s%s%s%s: whether the rules let us trace it, and it map code, shows only when attach tries; if "
+            "not, it goes on as before",
+            *its ? "a security module confines it (" : "a security module confines us (", *its ? its : ours,
+            *its && *ours ? ") and us (" : "", *its && *ours ? ours : "", ")");
+}
+
 static bool same_namespace(pid_t pid, const char *name)
 {
     char path[64];
@@ -273,6 +306,7 @@ int ub_doctor_process(pid_t pid, ub_doctor_tell *tell, void *self)
     tell_runtime(&s, tell, self);
     tell_access(&s, &target, tell, self);
     tell_attach(&s, &target, tell, self);
+    tell_profile(&s, tell, self);
     tell_agent(&s, tell, self);
     tell_status(&s, tell, self);
     tell_namespaces(&s, tell, self);

@@ -36,7 +36,7 @@
 #define ANSWER_NS       10000000000u
 #define ANSWER_LOOK_NS  100000
 #define PAUSE_NS        500000 /* between two pieces the loop has some turns of its own */
-#define TRIES           5
+#define TRIES           12     /* 2 s in all */
 #define PIECES          60
 #define MODULES_MAX     1000      /* pieces of at least one */
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
@@ -325,7 +325,8 @@ static int hold_one(struct inject *x, struct ub_hold *h)
         if (r == -EPERM) {
             snprintf(x->ret->why, sizeof(x->ret->why),
                      "it may not be traced: another tracer holds it, or a security module (Yama, AppArmor, SELinux) "
-                     "forbids it");
+                     "forbids it; unblock doctor %d tells which of them it is confined by",
+                     (int)x->options->pid);
             return r;
         }
         if (r == -EACCES)
@@ -651,9 +652,14 @@ static int explain(struct inject *x, const struct ub_attach *a)
 static int ask(struct inject *x, enum ub_attach_verb verb)
 {
     struct ub_attach answer = {0};
+    long pause = PAUSE_NS;
     int r = -EAGAIN;
 
     for (int i = 0; i < TRIES && (r == -EAGAIN || r == -ETIMEDOUT); i++) {
+        if (i > 0) { /* another thread of it is at the same, perhaps without a CPU */
+            nanosleep(&(struct timespec){pause / 1000000000, pause % 1000000000}, NULL);
+            pause *= 2;
+        }
         r = ask_once(x, verb, &answer);
         if (r < 0)
             return r == -ETIMEDOUT ? fail(x, r, "the thread does not answer") : r;

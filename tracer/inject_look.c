@@ -131,11 +131,10 @@ static bool has_address_space(pid_t pid, const char *status)
     return *p < '0' || *p > '9' || strtoull(p, NULL, 10) >= used + NEEDED_BYTES;
 }
 
-static bool memory_files_are_code(void)
+/* Its PID namespace has a setting of its own. */
+static bool memory_files_are_code(pid_t pid)
 {
-    char text[16];
-
-    return ub_procfile_read(text, sizeof(text), "/proc/sys/vm/memfd_noexec") == 0 || atoi(text) < 2;
+    return ub_pidns_number(pid, "/proc/sys/vm/memfd_noexec", 0) < 2;
 }
 
 static enum ub_inject_obstacle look_at_file(pid_t pid)
@@ -225,7 +224,7 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
         return UB_INJECT_STOPPED;
     if (!has_proc(pid))
         return UB_INJECT_NO_PROC;
-    if (!memory_files_are_code())
+    if (!memory_files_are_code(pid))
         return UB_INJECT_NOEXEC;
     if (!cpu_has_xsave())
         return UB_INJECT_CPU;

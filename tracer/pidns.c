@@ -4,10 +4,14 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 uint64_t ub_pidns_of(pid_t pid)
 {
@@ -86,4 +90,48 @@ pid_t ub_pidns_process(uint64_t ns, pid_t inner)
     if (proc)
         closedir(proc);
     return found;
+}
+
+/* ---- what is told per namespace ------------------------------------------------------- */
+
+#define CANNOT 255 /* an exit status: numbers are smaller here */
+
+static int read_number(const char *file)
+{
+    char text[16] = "";
+    int fd = open(file, O_RDONLY | O_CLOEXEC), n = fd >= 0 ? (int)read(fd, text, sizeof(text) - 1) : -1;
+
+    return n > 0 && isdigit((unsigned char)text[0]) ? atoi(text) : CANNOT;
+}
+
+static int status_of(pid_t child)
+{
+    int status;
+
+    return child > 0 && waitpid(child, &status, __WALL) == child && WIFEXITED(status) ? WEXITSTATUS(status) : CANNOT;
+}
+
+int ub_pidns_number(pid_t pid, const char *file, int unknown)
+{
+    pid_t child;
+    char path[64];
+    int r, fd;
+
+    if (!ub_pidns_is_foreign(pid)) {
+        r = read_number(file);
+        return r == CANNOT ? unknown : r;
+    }
+    snprintf(path, sizeof(path), "/proc/%d/ns/pid", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return unknown;
+    child = fork();
+    if (child == 0) { /* a namespace is entered by one's children only */
+        pid_t inside = setns(fd, CLONE_NEWPID) == 0 ? fork() : -1;
+
+        _exit(inside == 0 ? read_number(file) : status_of(inside));
+    }
+    close(fd);
+    r = status_of(child);
+    return r == CANNOT ? unknown : r;
 }

@@ -25,4 +25,11 @@ pid_t ub_pidns_thread(pid_t pid, pid_t inner);
 /* Our number of the process that is `inner` in the namespace; 0: there is none. Looks at all processes: slow. */
 pid_t ub_pidns_process(uint64_t ns, pid_t inner);
 
+/*
+ * The number in a file that says what it says per PID namespace of the reader (/proc/sys), as a process in that of
+ * `pid` reads it: a child of ours goes there, which takes CAP_SYS_ADMIN where it is not our own. `unknown` where it
+ * cannot.
+ */
+int ub_pidns_number(pid_t pid, const char *file, int unknown);
+
 #endif

@@ -1,6 +1,8 @@
 """Set-up shared by all end-to-end tests."""
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ def workdir(tmp_path, monkeypatch):
     """An empty current folder: `unblock run` writes its recording there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that another user can come and write to."""
+    folder = Path(tempfile.mkdtemp(prefix="unblock-open-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from attaching import Held, Target, attach, enter, leave, nothing_noticed
 from helpers import PYTHON, Recording, one_line, program, unblock, wait_until
 
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
-CYCLES = 200 if SOAK else int(os.environ.get("UNBLOCK_CYCLES", 3))
+LONG = int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
+CYCLES = 1000 if SOAK else 200 if LONG else 3
 
 
 def stall(path):
@@ -224,7 +225,7 @@ def test_timeouts_stay_what_they_are(tmp_path, how):
 def test_killed_at_any_moment(tmp_path):
     """SIGKILL of `unblock attach` at random moments of its entering: the program goes on, and can be entered again."""
     rand = random.Random(time.time_ns())
-    rounds = 1000 if SOAK else 200 if CYCLES >= 50 else 40
+    rounds = 1000 if SOAK else 200 if LONG else 40
     with Target(0, "raw", "two") as target:
         target.ready()
         for i in range(rounds):

@@ -3,10 +3,10 @@ them. The kinds of programs that no agent is for are in test_attach.py."""
 
 import ctypes
 import os
+import re
 import shutil
 import struct
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,15 +36,6 @@ def refused(pid, word, **popen):
     line = next(line for line in said.splitlines() if " attach " in line)
     assert "cannot be entered" in line, said
     return done.stderr, said
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that another user can come to."""
-    folder = Path(tempfile.mkdtemp(prefix="unblock-refused-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @needs_root
@@ -98,10 +89,46 @@ def test_memory_files_are_no_code(tmp_path):
     assert "memfd_noexec forbids code" in done.stdout, done.stdout
 
 
+@needs_root
+def test_memory_files_are_no_code_in_its_namespace(tmp_path):
+    """The same, seen from outside: the setting is that of its PID namespace, ours says nothing."""
+    script = ("mount -t proc proc /proc && echo 2 > /proc/sys/vm/memfd_noexec || exit 77\n"
+              f"exec {program('attached')}\n")
+    with subprocess.Popen(["unshare", "-m", "-p", "-f", "--kill-child", "sh", "-c", script], stdout=subprocess.PIPE, text=True,
+                          env=helpers.clean_environment()) as outer:
+        try:
+            if outer.stdout.readline() != "ready\n":
+                pytest.skip("no PID namespace with a setting of its own here")
+            pid, = helpers.children(outer.pid)
+            said, doctor = refused(pid, "memfd_noexec forbids code")
+            assert "sudo sysctl vm.memfd_noexec=0 in its PID namespace" in said, said
+            assert "memfd_noexec forbids code" in doctor and helpers.process_state(pid) == "S"
+        finally:
+            outer.kill()
+
+
+@needs_root
+def test_a_profile_is_told(tmp_path):
+    """Of AppArmor or SELinux, whose rules nobody can read: doctor names it, and what to do where they forbid it."""
+    profile = tmp_path / "profile"
+    profile.write_text("the-profile (enforce)\n")
+    with Target(0) as target:
+        target.ready()
+        assert "the-profile" not in unblock("doctor", target.pid).stdout
+        script = f"mount --bind {profile} /proc/{target.pid}/attr/current || exit 77; exec {helpers.UNBLOCK} doctor {target.pid}"
+        done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True,
+                              env=helpers.clean_environment(), timeout=helpers.PATIENCE, check=False)
+        if done.returncode == 77:
+            pytest.skip(f"no file can be put there: {done.stderr}")
+        assert "confines it (the-profile (enforce))" in done.stdout, done.stdout
+        assert re.search("aa-complain|apparmor=unconfined|appArmorProfile", done.stdout), done.stdout
+        nothing_noticed(target.end())
+
+
 def test_no_static_tls_left(tmp_path):
     """
     Other libraries have used up what the loader keeps for such as the agent: it says so only when it is asked to load it,
-    so doctor cannot know. The program goes on, and nothing of ours is in it.
+    so doctor cannot know, and says that. The program goes on, and nothing of ours is in it.
     """
     greedy = tmp_path / "greedy.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-ftls-model=initial-exec", "-xc", "-", "-o", greedy], text=True, check=True,
@@ -121,6 +148,7 @@ def test_no_static_tls_left(tmp_path):
     with subprocess.Popen([PYTHON, "-c", script, greedy], stdout=subprocess.PIPE, text=True) as target:
         try:
             assert target.stdout.readline().startswith("True ")
+            assert "whether its loader has static TLS left" in unblock("doctor", target.pid).stdout
             done = unblock("attach", "-o", tmp_path / "a.jsonl", "--live", "none", target.pid)
             assert done.returncode == 125, done.stderr
             said = one_line(done.stderr)

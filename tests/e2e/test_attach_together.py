@@ -2,12 +2,9 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -24,15 +21,6 @@ def nobody():
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that another user can write to."""
-    folder = Path(tempfile.mkdtemp(prefix="unblock-together-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def lost(attached):
@@ -76,6 +64,25 @@ def test_two_at_the_same_moment(tmp_path, open_folder, users):
         said = target.end()
     nothing_noticed(said)
     assert entered > 0
+
+
+@pytest.mark.parametrize("when", ["as it comes in", "once it is in"])
+def test_detached_right_after_attaching(tmp_path, when):
+    """While GOTs are still being written, or as soon as the watch has begun: both end with 0, and nothing is left."""
+    with Target(0) as target:
+        target.ready()
+        files = attaching.open_files(target.pid)
+        for i in range(ROUNDS):
+            path = tmp_path / f"{i}.jsonl"
+            attached = attach(target.pid, path) if when == "as it comes in" else enter(target.pid, path)
+            wait_until(lambda: attaching.has_arena(target.pid), what="the arena", interval=0.0005)
+            done = unblock("detach", target.pid)
+            _, err = attached.communicate(timeout=helpers.PATIENCE)
+            assert (done.returncode, done.stderr, attached.returncode) == (0, "", 0), (done.stderr, err)
+            assert attaching.words_into_agent(target.pid, "/attached") == 0 and not attaching.has_arena(target.pid)
+            assert helpers.Recording(path).end is not None
+        assert attaching.open_files(target.pid) == files
+        nothing_noticed(target.end())
 
 
 def test_entering_leaving_and_looking_at_once(tmp_path):
