@@ -6,6 +6,8 @@
  *
  * A sleeping thread is interrupted; one that is too busy to be met asleep is
  * followed from system call to system call for some milliseconds.
+ *
+ * A few lines longer than most files: each way of stopping a thread stands beside the one of letting it go.
  */
 #include "inject_impl.h"
 
@@ -377,6 +379,17 @@ static int look_before(struct ub_hold *h, struct before *ret)
     return h->filtered ? -EACCES : 0;
 }
 
+/* Stopped for us; or else, by a signal that was quicker, or by SIGSTOP and its like: then it goes on with that. */
+static int check_stop(const struct ub_hold *h, int status)
+{
+    bool event = status >> 16 == PTRACE_EVENT_STOP;
+
+    if (event && WSTOPSIG(status) == SIGTRAP)
+        return 0;
+    release(h, event || WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
+    return -EAGAIN;
+}
+
 /* 0: it is stopped at a wait. */
 static int stop(struct ub_hold *h, const struct before *before)
 {
@@ -390,15 +403,8 @@ static int stop(struct ub_hold *h, const struct before *before)
     if (r < 0)
         return r;
     ub_piece_part(h, UB_PART_STOPPING);
-    if (status >> 16 != PTRACE_EVENT_STOP) { /* a signal was quicker */
-        release(h, WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
-        return -EAGAIN;
-    }
-    if (WSTOPSIG(status) != SIGTRAP) { /* SIGSTOP and its like */
-        release(h, 0);
-        return -EAGAIN;
-    }
-    return settle(h, &before->waited, before->ran);
+    r = check_stop(h, status);
+    return r == 0 ? settle(h, &before->waited, before->ran) : r;
 }
 
 int ub_hold_take(struct ub_hold *h)
@@ -491,10 +497,9 @@ int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns)
 
     if (r < 0)
         return r;
-    if (status >> 16 != PTRACE_EVENT_STOP || WSTOPSIG(status) != SIGTRAP) {
-        release(h, status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status));
-        return -EAGAIN;
-    }
+    r = check_stop(h, status);
+    if (r < 0)
+        return r;
     if (ptrace(PTRACE_GETREGS, h->tid, 0, &h->regs) < 0)
         return -ESRCH;
     if ((int64_t)h->regs.orig_rax >= 0 && (int64_t)h->regs.rax == -EINTR)
