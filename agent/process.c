@@ -10,6 +10,7 @@
 #include "module.h"
 #include "often.h"
 #include "offload/decide.h"
+#include "offload/pool.h"
 #include "patch.h"
 #include "raw.h"
 #include "real.h"
@@ -20,6 +21,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -169,6 +171,24 @@ static bool find_watcher(const char *address, char **environment)
     return inherited.tree;
 }
 
+static bool is_the_programs(const void *function)
+{
+    const char *name = ub_module_name(function);
+
+    return name && name[0] == '\0';
+}
+
+/*
+ * ThreadSanitizer is linked into the program: it stands in for most of libc's functions, strlen and its like too, and
+ * is set up after us (those of us who are initialized first come before even preinit_array), so that none of them
+ * works yet. Of the sanitizers it alone has this pair; AddressSanitizer's functions work from the first call on. Calls
+ * no function but the loader's.
+ */
+static bool has_thread_sanitizer(void)
+{
+    return is_the_programs((const void *)strlen) && is_the_programs((const void *)pthread_spin_lock);
+}
+
 /*
  * With UNBLOCK=0 nothing is done at all. Linked with -z initfirst we come before
  * libc's own constructor, where getenv() does not work yet; glibc hands over the
@@ -176,9 +196,12 @@ static bool find_watcher(const char *address, char **environment)
  */
 __attribute__((constructor)) static void start(int argc, char **argv, char **environment)
 {
-    const char *off = variable(environment, "UNBLOCK");
+    const char *off;
     struct ub_process *page;
 
+    if (has_thread_sanitizer())
+        return;
+    off = variable(environment, "UNBLOCK");
     if (ub_module_is_injected((const void *)start))
         return; /* attach.c has the word */
     ub_real_resolve();
@@ -193,6 +216,7 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     inherited.generation = 1;
     off = variable(environment, "UNBLOCK_CALLBACKS");
     off = off && off[0] == '0' && off[1] == '\0' ? off : NULL;
+    ub_pool_limit_to(variable(environment, "UNBLOCK_POOL"));
     if (!off)
         ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF,
                          inherited.arena && inherited.arena->h.python_wanted);

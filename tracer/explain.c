@@ -354,9 +354,10 @@ static void tell_what_was_not_seen(struct ub_explain *x)
                  ub_load_relaxed(&h->elsewhere));
         ub_explain_note(x, "warning", text);
     } else if (ub_load_relaxed(&h->images) == 0)
-        ub_explain_note(x, "warning",
-                        "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
-                        "architecture or C library, or clears LD_PRELOAD; nothing was watched");
+        ub_explain_note(
+            x, "warning",
+            "the agent was not loaded into the program: it is statically linked, set-user-ID, of another "
+            "architecture or C library, has ThreadSanitizer in it, or clears LD_PRELOAD; nothing was watched");
     else if (x->totals.loops == 0 && !x->w->adopted)
         ub_explain_note(
             x, "info",

@@ -96,8 +96,8 @@ static int read_environment(const struct ub_options *options, char *why)
 }
 
 /* Of which no command has an option. */
-static const char *const other_variables[] = {"UNBLOCK_OFFLOAD", "UNBLOCK_ARENA", "UNBLOCK_AGENT", "UNBLOCK_HELPER",
-                                              "UNBLOCK_DEBUG_PATH"};
+static const char *const other_variables[] = {"UNBLOCK_OFFLOAD", "UNBLOCK_ARENA",      "UNBLOCK_AGENT",
+                                              "UNBLOCK_HELPER",  "UNBLOCK_DEBUG_PATH", "UNBLOCK_POOL"};
 
 static void check_name(const struct ub_options *options, const char *assignment,
                        void (*wrong)(void *self, const char *why), void *self)

@@ -259,6 +259,16 @@ void ub_pool_limit(uint32_t threads)
         lanes[i].most = threads == UINT32_MAX ? 0 : threads;
 }
 
+void ub_pool_limit_to(const char *text)
+{
+    uint32_t threads = 0;
+
+    while (text && *text >= '0' && *text <= '9' && threads < WAIT_MAX)
+        threads = threads * 10 + (uint32_t)(*text++ - '0');
+    if (text && !*text && threads)
+        ub_pool_limit(threads < WAIT_MAX ? threads : WAIT_MAX);
+}
+
 /* ---- the loop's side -------------------------------------------------------------------- */
 
 /* With the lock held, which it lets go of for a moment. False: there is no thread at all, and none can be had. */

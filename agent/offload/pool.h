@@ -81,8 +81,11 @@ void ub_pool_call_here(struct ub_job *job);
 /* The number of one of the threads, 0: there is none yet. */
 int32_t ub_pool_thread(void);
 
-/* At most so many threads in each lane (tests; UINT32_MAX: as many as there may be). Before the first job. */
+/* At most so many threads in each lane (UINT32_MAX: as many as there may be). Before the first job. */
 void ub_pool_limit(uint32_t threads);
+
+/* The same by a number from 1 on; NULL or anything else: nothing is changed. Before the first job. */
+void ub_pool_limit_to(const char *text);
 
 struct ub_pool_totals {
     uint32_t threads, most_queued;

@@ -1,0 +1,64 @@
+"""Random blocking calls of random callbacks, all of which are checked (tests/programs/stress.cc): libuv, libevent, GLib, with one, two and
+32 threads in the executor. Nothing may be lost, reordered, doubled or leaked. Some hundred callbacks in `make check`, 10,000 suspensions each in `make check-offload`,
+UNBLOCK_STRESS of them in `make soak`.
+
+Seen to fail: without the order of calls on one file ("shared pipe", "message"), without exceptions of their own ("the exception is"), with
+close callbacks that are not held ("a handle was closed with its callback inside"), with duplicates that are not closed
+("descriptors"), with errno not brought back ("errno is").
+"""
+
+import os
+import random
+import subprocess
+
+import helpers
+import pytest
+
+LIBRARIES = {"uv": ["-luv"], "event": ["-DLIBEVENT", "-levent_core", "-levent_pthreads"], "glib": ["-DGLIB", "-lglib-2.0"]}
+LONG = "UNBLOCK_SOAK" in os.environ
+CALLBACKS = int(os.environ.get("UNBLOCK_STRESS", 10000 if LONG else 160))
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Builds the program for one library, with further flags."""
+    folder, made = tmp_path_factory.mktemp("stress"), {}
+
+    def program(library, *flags):
+        if (library, flags) not in made:
+            includes = subprocess.run(["pkg-config", "--cflags", "glib-2.0"], capture_output=True, text=True).stdout.split()
+            made[library, flags] = path = folder / f"stress{len(made)}"
+            source = helpers.ROOT / "tests/programs/stress.cc"
+            subprocess.run(["g++", "-std=c++17", "-O1" if LONG else "-O0", "-g", "-Wall", *includes, source, "-o", path, *LIBRARIES[library], *flags,
+                            "-lpthread"], check=True)
+        return made[library, flags]
+
+    return program
+
+
+def seed():
+    """Another one each time; it is in the command that a failure prints."""
+    return random.randrange(1, 1 << 30)
+
+
+def stress(tmp_path, program, callbacks, threads, **env):
+    command = [program, callbacks, seed()]
+    done, recording = helpers.record(tmp_path, *command, threshold="1ms", options=("--offload=eager", "--force", "-q"), timeout=1800,
+                                     env=helpers.clean_environment(UNBLOCK_POOL=str(threads), **env))
+    assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr[-2000:])
+    assert done.stdout.startswith("done "), (command, done.stdout)
+    return done, recording.end["offload"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("threads", [1, 2, 32] if LONG else [2])
+def test_nothing_is_lost_reordered_doubled_or_leaked(tmp_path, build, library, threads):
+    _, offload = stress(tmp_path, build(library), CALLBACKS, threads)
+    assert offload["moved"] >= CALLBACKS * 0.9 and offload["threads"] <= 2 * threads, offload
+
+
+def test_the_program_alone(build):
+    """It finds nothing wrong with itself where nothing moves."""
+    program = build("glib" if LONG else random.choice(sorted(LIBRARIES)))
+    done = subprocess.run([program, "60", str(seed())], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("done "), done
