@@ -40,6 +40,36 @@ static void *map(size_t size)
     return at < 0 && at > -4096 ? NULL : (void *)at;
 }
 
+static void begin(struct mine *m, int32_t tid)
+{
+    m->fibers.size = ub_fiber_stack_size();
+    if (ub_runtime_exceptions)
+        m->exceptions = ub_runtime_exceptions();
+    m->tid = tid;
+}
+
+/*
+ * The slot was another thread's, which has ended: its free stacks are this one's now, if they are large enough. What it
+ * left suspended is lost with it.
+ */
+static struct mine *take_over(struct mine *m, int32_t tid)
+{
+    size_t size = m->fibers.size;
+
+    for (uint32_t i = 0; i < UB_HOSTS_MAX; i++) {
+        if (m->host[i] && m->host[i]->loop)
+            m->host[i] = NULL; /* the loop was not closed, and still knows of it */
+    }
+    m->current = NULL;
+    m->suspended = 0;
+    begin(m, tid);
+    if (m->fibers.size > size)
+        m->fibers.free = NULL; /* new ones are made, the others are lost */
+    else
+        m->fibers.size = size;
+    return m;
+}
+
 struct mine *ub_suspend_mine(bool make)
 {
     const struct ub_thread *t = &ub_thread;
@@ -52,13 +82,16 @@ struct mine *ub_suspend_mine(bool make)
     m = mine_of[index];
     if (m && m->tid == t->slot->tid)
         return m;
-    if (!make || !(m = map(sizeof(*m)))) /* another thread's, which has ended: what it had is lost with it */
+    if (!make)
         return NULL;
-    m->tid = t->slot->tid;
-    m->fibers.size = ub_fiber_stack_size();
+    if (m && m->generation == t->generation)
+        return take_over(m, t->slot->tid);
+    m = map(sizeof(*m)); /* in a forked child: what is there is its parent's */
+    if (!m)
+        return NULL;
+    m->generation = t->generation;
     m->fibers.head = sizeof(struct ub_task);
-    if (ub_runtime_exceptions)
-        m->exceptions = ub_runtime_exceptions();
+    begin(m, t->slot->tid);
     mine_of[index] = m;
     return m;
 }
