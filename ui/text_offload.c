@@ -263,6 +263,36 @@ static void put_executor(const struct ub_text_view *view, const json_t *end, con
     fputc('\n', view->pen.out);
 }
 
+bool ub_text_offload_live(const struct ub_text_view *view)
+{
+    const struct ub_run *run = ub_model_current_run(view->m);
+    const char *mode = run ? ub_json_string(run->header, "offload") : NULL;
+    const json_t *now;
+    struct sums s;
+
+    if (!mode || strcmp(mode, "off") == 0)
+        return false;
+    now = json_object_get(run->end, "offload");
+    now = now ? now : run->executor;
+    sum_up(view, &s);
+    fputs("offload ", view->pen.out);
+    ub_escape_put(view->pen.out, mode, UB_TEXT_NAME_COLUMNS);
+    fputs(": ", view->pen.out);
+    if (strcmp(mode, "dry-run") == 0) {
+        ub_text_count(view, UB_INK_PLAIN, s.moves, "stall", "stalls");
+        fputs(" would have moved", view->pen.out);
+    } else {
+        ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(now, "moved", 0), "call", "calls");
+        fputs(" moved, ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(now, "saved_ns", 0));
+    }
+    put_pins(view, &s);
+    fputc('\n', view->pen.out);
+    put_executor(view, now, "");
+    json_decref(s.reasons);
+    return true;
+}
+
 /* "offload eager: 12 calls moved, 3.2 s off the loop; 1 pinned (lock 1), 600 ms", and the places. */
 static void put_moved(const struct ub_text_view *view, const struct ub_run *run, const char *mode, const char *prefix)
 {

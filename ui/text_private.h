@@ -90,6 +90,9 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
 void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *site); /* a dry run's, where it computes */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix);       /* text_python.c: likewise */
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
+
+/* What it has come to so far, in one or two lines. False: it is off, and nothing was written. */
+bool ub_text_offload_live(const struct ub_text_view *view);
 /* The programs' own pools in which work had to wait for a thread. */
 void ub_text_pools(const struct ub_text_view *view);
 

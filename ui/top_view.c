@@ -109,6 +109,24 @@ static void add_heading(struct ub_top_view *v, struct ub_top_source *s)
     add(v, text, t->count ? UB_INK_STALL : UB_INK_GOOD, false);
 }
 
+/* Calls that were moved so far, pins, the executor. */
+static void add_offload(struct ub_top_view *v, struct ub_top_source *s)
+{
+    struct ub_text_view view;
+    char *text, *line, *rest;
+    size_t size;
+    FILE *out = row_begin(&text, &size);
+
+    if (!out)
+        return;
+    ub_text_view_init(&view, out, ub_top_model(s), false);
+    ub_text_offload_live(&view);
+    fclose(out);
+    for (rest = text; rest && (line = strsep(&rest, "\n")) && *line;)
+        add_text(v, UB_INK_PLAIN, line);
+    free(text);
+}
+
 /* ---- loops ----------------------------------------------------------------- */
 
 struct loop_line {
@@ -428,6 +446,7 @@ void ub_top_build(struct ub_top_view *v, struct ub_top_source *s)
     if (ub_findings_make_sorted(m, v->sort, &f) < 0)
         return;
     add_heading(v, s);
+    add_offload(v, s);
     chosen = v->details ? chosen_finding(v, &f) : NULL;
     if (chosen) {
         add_details(v, s, chosen);

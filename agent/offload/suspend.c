@@ -590,13 +590,12 @@ static void raise_to(uint64_t *at, uint64_t value)
         ;
 }
 
-/* How deep the stacks are and how full the pool, for the report. */
-static void measure(const struct mine *m)
+/* How full the pool is, for the report: at each waking, since programs may end without a word. */
+static void measure_pool(void)
 {
     struct ub_arena_header *h = &ub_process->arena->h;
     uint64_t threads = 0;
 
-    raise_to(&h->stack_deepest, ub_fiber_deepest(&m->fibers));
     for (int lane = 0; lane < UB_LANES; lane++) {
         struct ub_pool_totals totals;
 
@@ -605,6 +604,12 @@ static void measure(const struct mine *m)
         raise_to(&h->pool_queued, totals.most_queued);
     }
     raise_to(&h->pool_threads, threads);
+}
+
+/* How deep the stacks are: asks the kernel about each, so not at each waking. */
+static void measure_stacks(const struct mine *m)
+{
+    raise_to(&ub_process->arena->h.stack_deepest, ub_fiber_deepest(&m->fibers));
 }
 
 /* ---- waking ------------------------------------------------------------------------------------ */
@@ -649,9 +654,12 @@ void ub_suspend_wake(struct ub_host *h)
     if (h->held && h->count == 0) {
         h->ops->hold(h, false);
         h->held = false;
-        if (m->rounds++ % MEASURE_ROUNDS == 0)
-            measure(m);
     }
+    if (!ub_process->arena)
+        return;
+    measure_pool();
+    if (m->rounds++ % MEASURE_ROUNDS == 0)
+        measure_stacks(m);
 }
 
 void ub_suspend_drain(struct ub_host *h)
@@ -671,8 +679,10 @@ __attribute__((destructor)) static void send_the_rest(void)
     struct mine *m = ub_offload_mode > UB_OFFLOAD_DRY_RUN ? ub_suspend_mine(false) : NULL;
     uint64_t until = now_ns() + EXIT_NS;
 
-    if (m)
-        measure(m);
+    if (m) {
+        measure_pool();
+        measure_stacks(m);
+    }
     for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         struct ub_host *h = m->host[i];
         struct ub_task *task = h && h->loop ? h->suspended : NULL;
