@@ -71,7 +71,7 @@ help:
 ## make demo       set everything up and show the main job on a real server
 ## make check      set everything up and run every core test
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
-## make check-offload  calls moved: asyncio's, on every CPython that is here, and uvloop; libevent's, GLib's, sd-event's, real programs
+## make check-offload  calls moved: asyncio's, on every CPython that is here, and uvloop; libevent's, GLib's, sd-event's, libev's, real programs
 ## make check-offload-suites  CPython's own tests with calls moved: what differs is explained
 ## make check-aarch64  stacks of our own on that CPU, under QEMU
 ## make check-attach   into running servers and out again, 50 times each under load
@@ -208,7 +208,7 @@ check-offload: all programs
 	$(Q)tests/deps.sh servers
 	$(Q)tests/deps.sh offload
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py \
-	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_stress.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
+	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_ev.py tests/e2e/test_offload_stress.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
 	    tests/servers/test_offload_libevent.py tests/servers/test_offload_glib_programs.py
 
 check-offload-suites: all

@@ -86,7 +86,7 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
         .bare = "dry-run",
         .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
                 "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, libevent, "
-                "GLib, sd-event and\nasyncio, after reading what it changes\n(agent/offload/README.md): flagged moves "
+                "GLib, sd-event,\nlibev and asyncio, after reading what it changes\n(agent/offload/README.md): flagged moves "
                 "a call once\none from the same place has blocked its loop; eager\nalso the first one that is sure to; "
                 "a policy's FILE\n(unblock policy) what its rules say; a recording's\nFILE is flagged that knows what "
                 "moved there",

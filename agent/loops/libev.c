@@ -11,6 +11,7 @@
 #include "loop.h"
 
 #include "../module.h"
+#include "../offload/evhost.h"
 
 /* ev_watcher, and the descriptor of an ev_io behind its list's link. */
 struct watcher {
@@ -55,7 +56,7 @@ static void feed(uint32_t copy, void *loop, struct watcher *w, int events)
 
     while (!(shapes[i].events & (uint32_t)events) && i + 1 < UB_ARRAY_LEN(shapes))
         i++;
-    if (w && w->cb) {
+    if (w && w->cb && !ub_ev_is_waker(w->cb)) {
         void *thunk = ub_thunk(w->cb, &shapes[i].shape);
 
         if (thunk != w->cb)

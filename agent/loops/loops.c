@@ -1,6 +1,7 @@
 /* The event-loop libraries whose callbacks are timed; behind them, and only if offload is asked for, the locks and what
  * else it hooks. */
 #include "../offload/eventhost.h"
+#include "../offload/evhost.h"
 #include "../offload/fds.h"
 #include "../offload/glibhost.h"
 #include "../offload/locks.h"
@@ -15,7 +16,7 @@ const struct ub_loop_ops *const ub_loops[] = {
     &ub_loop_asyncio,   &ub_loop_uvloop,         &ub_locks_libc, &ub_locks_glib,   &ub_offload_uv,
     &ub_pysteps_locks,  &ub_offload_libc,        &ub_waits_libc, &ub_waits_glib,   &ub_offload_event,
     &ub_offload_evhttp, &ub_offload_bufferevent, &ub_pysqlite,   &ub_offload_glib, &ub_offload_gio,
-    &ub_offload_sd,
+    &ub_offload_sd,     &ub_offload_ev,
 };
 uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops) - UB_LOOPS_OF_LOCKS - UB_LOOPS_OF_MOVES;
 _Static_assert(UB_ARRAY_LEN(ub_loops) <= UB_LOOPS_MAX, "patch.c has room for so many");

@@ -4,6 +4,7 @@
 #include "../patch.h"
 #include "../raw.h"
 #include "block.h"
+#include "evhost.h"
 #include "fds.h"
 #include "fiber.h"
 #include "glibhost.h"
@@ -15,12 +16,14 @@
 #include "sdhost.h"
 #include "waits.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 uint32_t ub_offload_mode;
 bool ub_offload_moves;
@@ -75,6 +78,12 @@ static const uint32_t kinds_glib = KIND(TIMER) | KIND(IDLE) | KIND(IO) | KIND(CH
  */
 static const uint32_t kinds_sd = KIND(TIMER) | KIND(IO) | KIND(SIGNAL) | KIND(DEFER);
 
+/*
+ * libev: not children (their status stands in the watcher, where the next child's is written) and stat (likewise), nor
+ * what comes with every turn.
+ */
+static const uint32_t kinds_ev = KIND(TIMER) | KIND(IO) | KIND(ASYNC) | KIND(SIGNAL);
+
 static uint32_t kinds_of(uint32_t library)
 {
     switch (library) {
@@ -86,6 +95,8 @@ static uint32_t kinds_of(uint32_t library)
         return kinds_glib;
     case UB_LOOP_SD_EVENT:
         return kinds_sd;
+    case UB_LOOP_LIBEV:
+        return kinds_ev;
     }
     return 0;
 }
@@ -104,6 +115,8 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
     if (c->library == UB_LOOP_GLIB && !ub_glib_may_leave(c->object))
         return UB_PIN_KIND;
     if (c->library == UB_LOOP_SD_EVENT && !ub_sd_may_leave(c->object))
+        return UB_PIN_KIND;
+    if (c->library == UB_LOOP_LIBEV && !ub_ev_may_leave())
         return UB_PIN_KIND;
     return c->moves || kinds_of(c->library) & 1u << c->kind ? UB_PIN_MOVABLE : UB_PIN_KIND;
 }
@@ -291,6 +304,14 @@ static bool waits_for_descriptors(uint32_t id)
 static const uint64_t faults =
     SIGNAL(SEGV) | SIGNAL(BUS) | SIGNAL(FPE) | SIGNAL(ILL) | SIGNAL(TRAP) | SIGNAL(ABRT) | SIGNAL(SYS);
 
+/* Whose ends are told by SIGCHLD, which libraries handle in any case. */
+static bool has_children(void)
+{
+    siginfo_t info = {0};
+
+    return ub_raw6(SYS_waitid, P_ALL, 0, (long)&info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0, 0) != -ECHILD;
+}
+
 static bool is_interrupted(bool never_restarted)
 {
     struct itimerval alarm = {0};
@@ -302,7 +323,7 @@ static bool is_interrupted(bool never_restarted)
             (sig == SIGURG && ub_process->sampler)) /* libc's own; ours */
             continue;
         if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1 &&
-            (never_restarted || !(act.flags & SA_RESTART)))
+            (never_restarted || !(act.flags & SA_RESTART)) && (sig != SIGCHLD || has_children()))
             return true;
     }
     return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);

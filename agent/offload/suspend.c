@@ -10,6 +10,7 @@
 #include "decide.h"
 #include "drive.h"
 #include "eventhost.h"
+#include "evhost.h"
 #include "fds.h"
 #include "glibhost.h"
 #include "sdhost.h"
@@ -456,7 +457,7 @@ static void abandon(struct mine *m, uintptr_t sp)
 }
 
 /* Behind one of the same handle. False: no room. Timers and asyncs that fire again have fired once; so have libevent's
- * events, with all that they were told. */
+ * events and libev's watchers, with all that they were told. */
 static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const struct ub_shape *shape,
                     const uint64_t word[UB_FIBER_WORDS])
 {
@@ -466,6 +467,8 @@ static bool put_off(struct ub_host *h, uint64_t key, uint64_t function, const st
         p = &h->pending[i];
         if (p->key == key && shape->library == UB_LOOP_LIBEVENT && shape->special == UB_SHAPE_USUAL)
             p->argument[1] |= word[1];
+        else if (p->key == key && shape->library == UB_LOOP_LIBEV)
+            p->argument[2] |= word[2];
         else if (p->key != key || (shape->kind != UB_CALLBACK_TIMER && shape->kind != UB_CALLBACK_ASYNC))
             continue;
         return true;
@@ -579,6 +582,8 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         h = ub_glib_host(shape, word, &key);
     if (!h)
         h = ub_sd_host(shape, word, &key);
+    if (!h)
+        h = ub_ev_host(shape, word, &key);
     return h && start(m, h, key, function, shape, word, ret);
 }
 

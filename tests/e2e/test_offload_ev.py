@@ -1,0 +1,62 @@
+"""Offload on libev: a ticker beside a watcher that blocks, and what may happen to a watcher whose callback is suspended. The whole of it is
+run by `make check-offload`, a few cases by `make check`.
+
+Every case says the same as alone, or what it would say if it did not block (EXPECTED).
+"""
+
+import json
+import os
+import subprocess
+
+import helpers
+import pytest
+from test_offload_eager import SLOW
+from test_offload_event import both
+
+MOVES = ["nanosleep", "io", "periodic", "async", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait", "fsync", "connect",
+         "getaddrinfo"]
+# Why it must stay: the pin of the run.
+STAYS = {"locked": "lock", "rwlocked": "lock", "handler": "signal", "nested": "nested", "context": "stack", "child": "kind", "idle": "kind",
+         "prepare": "kind"}
+
+# At least so many calls are moved; none: it must stay.
+HAZARDS = {"rearm": 3, "stopped": 1, "own_before": 1, "own_after": 1, "anew": 2, "repeat": 1, "repeat_stopped": 1, "async": 2, "fed": 1, "invoke": 1,
+           "invoke_pending": 0, "once": 1, "direct": 1, "last": 1, "broken": 1, "fork": 1}
+
+# What `make check` has no time for is run by `make check-offload`.
+if not os.environ.get("UNBLOCK_SOAK"):
+    MOVES, STAYS = ["io"], {}
+    HAZARDS = {case: HAZARDS[case] for case in ("rearm", "stopped", "fed")}
+
+# What others do meanwhile would come after it alone.
+EXPECTED = {"stopped": "once active stopped over end", "anew": "new new", "repeat_stopped": "once", "fork": "there kept end"}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ev")
+    (folder / "slow.c").write_text(SLOW)
+    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
+    return {"LD_PRELOAD": str(folder / "slow.so")}
+
+
+@pytest.mark.parametrize("case", [*MOVES, *STAYS])
+def test_matrix(tmp_path, request, case):
+    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
+    said, moved, recording = both(tmp_path, helpers.program("offload_ev"), case, "300", **env)
+    alone, truth = json.loads(said), json.loads(moved)
+    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
+    assert truth["order"].replace("tick ", "") == alone["order"]
+    if case in STAYS:
+        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
+        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
+    else:
+        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+
+
+@pytest.mark.parametrize("case", HAZARDS)
+def test_the_same_as_without(tmp_path, case):
+    said, moved, recording = both(tmp_path, helpers.program("hazards_ev"), case)
+    assert moved.split() == EXPECTED.get(case, said).split()
+    calls = recording.end["offload"]["moved"]
+    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])
