@@ -174,8 +174,6 @@ static void on_invoked(struct ev_loop *l, ev_timer *w, int what)
 
 static void on_invoke(struct ev_loop *l, ev_prepare *w, int what)
 {
-    if (timer.cb == on_invoked)
-        return;
     ev_invoke(l, &timer, EV_TIMER);
     say(inside ? "NOT OVER" : "over");
     ev_prepare_stop(l, w);
