@@ -256,16 +256,17 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
 }
 
 /*
- * As that of suspend.c. `denied`: it does, but is to stay. Where something is suspended it is asked whatever the mode:
+ * As that of suspend.c. `denied`: it does, but is to stay. `ret_site`: its place, if that is known already. Where something is suspended it is asked whatever the mode:
  * a call that stays may wait for that.
  */
 static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven,
-                       bool *denied, int64_t *ret)
+                       bool *denied, struct ub_policy_site **ret_site, int64_t *ret)
 {
     struct ub_sites_say say;
     bool may;
 
     ub_sites_ask(&ub_thread, id, &say);
+    *ret_site = say.site;
     may = ub_sites_may_leave(&say);
     if (!may && !m->suspended)
         return false;
@@ -295,10 +296,9 @@ static bool leave_with(struct mine *m, struct step *s, const void *mutex)
 
 /* Out of the loop, and back with its result. */
 static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *word, const struct ub_block *b,
-                  const void *mutex, int64_t *ret)
+                  const void *mutex, struct ub_policy_site *site, int64_t *ret)
 {
     struct step *s = m->current;
-    struct ub_policy_site *site;
     uint64_t begun;
     bool left;
 
@@ -315,7 +315,8 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     s->holds_up = b->holds_up;
     s->deadline_ns = b->deadline_ns;
     s->own_fd = b->deadline_ns || !b->direction ? -1 : ub_fds_keep(&s->job, b->fd);
-    site = ub_sites_find(&ub_thread, id, true);
+    if (!site)
+        site = ub_sites_find(&ub_thread, id, true);
     s->job.lane = ub_sites_begin(site, s->job.lane);
     begun = ub_clock_monotonic_ns();
     left = leave_with(m, s, mutex);
@@ -337,6 +338,7 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     struct mine *m = ub_pysteps_mine(false);
     bool earlier, leaves, blocks, proven = false, denied = false;
+    struct ub_policy_site *site = NULL;
     const void *mutex = NULL;
     uintptr_t from;
     struct ub_block b;
@@ -354,9 +356,9 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     } else {
         leaves = b.may_move && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     }
-    blocks = earlier || ((leaves || m->suspended) && will_block(m, id, word, &b, &proven, &denied, ret));
+    blocks = earlier || ((leaves || m->suspended) && will_block(m, id, word, &b, &proven, &denied, &site, ret));
     if (blocks && leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) &&
-        leave(m, id, function, word, &b, mutex, ret))
+        leave(m, id, function, word, &b, mutex, site, ret))
         return true;
     if (!blocks || b.deadline_ns)
         return b.made || (m->suspended && is_brief(id, word, &b, ret) && let_another_go_on(m, id, ret));

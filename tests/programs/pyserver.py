@@ -1,4 +1,4 @@
-"""An aiohttp server whose handlers block, or leave that to an executor by hand, or do neither: pyserver.py asyncio|uvloop PORT"""
+"""An aiohttp server whose handlers block, or leave that to an executor by hand, or await, or do none of it: pyserver.py asyncio|uvloop PORT"""
 import asyncio
 import sys
 import time
@@ -20,6 +20,11 @@ async def by_hand(_):
     return web.Response(text="hello")
 
 
+async def asleep(_):
+    await asyncio.sleep(SECONDS)
+    return web.Response(text="hello")
+
+
 async def hello(_):
     return web.Response(text="hello")
 
@@ -28,5 +33,6 @@ if sys.argv[1] == "uvloop":
     import uvloop
     uvloop.install()
 APP = web.Application()
-APP.add_routes([web.get("/blocks", blocks), web.get("/by_hand", by_hand), web.get("/hello", hello)])
+APP.add_routes([web.get("/blocks", blocks), web.get("/by_hand", by_hand), web.get("/asleep", asleep),
+                web.get("/hello", hello)])
 web.run_app(APP, host="127.0.0.1", port=int(sys.argv[2]), print=None, access_log=None)
