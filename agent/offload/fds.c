@@ -116,6 +116,8 @@ static void settle(unsigned first, unsigned last)
 {
     ub_suspend_settle_numbers(first, last);
     ub_pysteps_settle_numbers(first, last);
+    if (ub_raw0(SYS_getpid) == ub_process->pid) /* not a child of vfork's, whose table is its own */
+        ub_inbox_gives_up(first, last);
 }
 
 static int hook_dup2(int from, int to)

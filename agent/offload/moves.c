@@ -22,7 +22,8 @@ static struct ub_real direct;
 
 static bool call(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, int64_t *ret)
 {
-    if ((id == UB_CALL_ID_close || id == UB_CALL_ID___close) && ub_fds_is_own((int)word[0])) {
+    if ((id == UB_CALL_ID_close || id == UB_CALL_ID___close) &&
+        (ub_fds_is_own((int)word[0]) || ub_inbox_owns((int)word[0]))) {
         errno = EBADF; /* what the program would find there without us */
         *ret = -1;
         return true;

@@ -26,10 +26,13 @@ enum ub_lane {
 
 struct ub_job;
 
-/* Where a loop finds what was done for it. Zeroed but for `fd`. */
+/* Where a loop finds what was done for it. Zeroed, then ub_inbox_open. */
 struct ub_inbox {
     struct ub_job *done; /* last first */
-    int fd;              /* a timerfd: made to expire at once when the first job of several is done. -1: none */
+    int fd;              /* an epoll's, for the loop to watch: readable when it has to be looked at. -1: none */
+    int bell;            /* an eventfd that always has something to read; in `fd`, which is told to look at it once */
+    int timer;           /* a timerfd, in `fd` */
+    uint64_t armed_ns;   /* when that expires, CLOCK_MONOTONIC; 0: at no time */
 };
 
 /* A call with all its arguments as words; int and pointer arguments only. */
@@ -68,12 +71,19 @@ static inline bool ub_pool_has_done(const struct ub_inbox *inbox)
     return ub_load_acquire(&inbox->done) != NULL;
 }
 
-/* A timer for an inbox, -1: none can be had. */
-int ub_inbox_timer(void);
+/* Its descriptors are made; none can be had: `fd` is -1. */
+void ub_inbox_open(struct ub_inbox *inbox);
+void ub_inbox_close(struct ub_inbox *inbox);
 
-/* It fires at `next_ns` (CLOCK_MONOTONIC; 1: at once, 0: at no time), and at once if something is done. The loop's
- * thread only. */
-void ub_inbox_arm(const struct ub_inbox *inbox, uint64_t next_ns);
+/* Whether the number is one of any inbox's, and not the program's to close. Signal-safe. */
+bool ub_inbox_owns(int fd);
+
+/* The program takes these numbers for itself (dup2, closefrom): they are its own from now on. Signal-safe. */
+void ub_inbox_gives_up(unsigned first, unsigned last);
+
+/* It becomes readable at `next_ns` (CLOCK_MONOTONIC; 1: at once, 0: at no time), and at once if something is done. The
+ * loop's thread only. */
+void ub_inbox_arm(struct ub_inbox *inbox, uint64_t next_ns);
 
 /* Makes the call here and now, as a thread of the pool would, but for signals. */
 void ub_pool_call_here(struct ub_job *job);

@@ -256,8 +256,8 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
 }
 
 /*
- * As that of suspend.c. `denied`: it does, but is to stay. `ret_site`: its place, if that is known already. Where something is suspended it is asked whatever the mode:
- * a call that stays may wait for that.
+ * As that of suspend.c. `denied`: it does, but is to stay. `ret_site`: its place, if that is known already. Where
+ * something is suspended it is asked whatever the mode: a call that stays may wait for that.
  */
 static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, bool *proven,
                        bool *denied, struct ub_policy_site **ret_site, int64_t *ret)

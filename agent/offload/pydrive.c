@@ -135,7 +135,7 @@ int ub_pydrive_wait(struct mine *m, const struct ub_lock_wait *what, uint64_t de
     int error = 0;
 
     if (m->place.fd < 0)
-        m->place.fd = ub_inbox_timer();
+        ub_inbox_open(&m->place);
     place.wait.holder = own;
     place.wait.job = &place.job;
     own->waits = what->lock;

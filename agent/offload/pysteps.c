@@ -197,7 +197,7 @@ static struct host *host_of(struct mine *m, void *loop)
     if (!empty)
         return NULL;
     if (empty->inbox.fd < 0)
-        empty->inbox.fd = ub_inbox_timer();
+        ub_inbox_open(&empty->inbox);
     if (empty->inbox.fd < 0 || !python->watch(loop, empty->inbox.fd, empty))
         return NULL;
     python->hold(loop);

@@ -118,7 +118,8 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
     if (!make || !free || !(h = *free ? *free : map(sizeof(*h))))
         return NULL;
     *free = h;
-    h->inbox = (struct ub_inbox){.fd = ub_inbox_timer()};
+    h->inbox = (struct ub_inbox){0};
+    ub_inbox_open(&h->inbox);
     h->ops = ops;
     h->loop = loop;
     h->generation = ub_process->generation;
@@ -133,8 +134,7 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
 
 void ub_suspend_forget(struct ub_host *h)
 {
-    if (h->inbox.fd >= 0)
-        ub_raw1(SYS_close, h->inbox.fd);
+    ub_inbox_close(&h->inbox);
     h->loop = NULL;
 }
 

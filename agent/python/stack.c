@@ -63,8 +63,7 @@ static uint32_t walk(const struct ub_python_chain *chain, uint64_t state, bool s
 
     if (copy(settled, &at, state + chain->frame, sizeof(at)) != sizeof(at))
         return 0;
-    if (at && chain->cframe != UB_PYTHON_NO_CFRAME &&
-        copy(settled, &at, at + chain->cframe, sizeof(at)) != sizeof(at))
+    if (at && chain->cframe != UB_PYTHON_NO_CFRAME && copy(settled, &at, at + chain->cframe, sizeof(at)) != sizeof(at))
         return 0;
     while (at && at % 8 == 0 && n < max && copy(settled, frame[n].bytes, at, size) >= UB_PYTHON_FRAME_LEAST) {
         frame[n].address = at;

@@ -61,6 +61,7 @@ SECTIONS = {
     "aiohttp": services.aiohttp,
     "uvloop": services.uvloop,
     "moved": moved.aiohttp,
+    "hops": moved.hops,
     "yield": computing.yields,
     "functions": computing.elsewhere,
     "checkpoint": computing.checkpoints,

@@ -1,19 +1,24 @@
 """aiohttp with calls moved (`--offload=eager`): handlers that sleep for 50 ms, 50 connections at once, beside the same server with
-run_in_executor written by hand; and handlers that do not block, beside a server that nobody watches."""
+run_in_executor written by hand, and beside `await asyncio.sleep`, which is the most that this machine lets such a server answer
+(1000 requests/s where it has CPUs to spare); and handlers that do not block, beside a server that nobody watches. Also what a
+call that is moved costs, and a function that a policy calls in a thread, beside run_in_executor."""
 
+import json
 import re
 import signal
 import socket
 import subprocess
 
+import computing
 import helpers
+import micro
 import pairs
 import peers
 import servers
 from watcher import cpu_ns
 
 CONNECTIONS, SECONDS, IDEAL = 50, 2, 50 / 0.05
-BY_HAND, FAST = 1.05, 1 / 0.92
+BY_HAND, FAST, AWAITED = 1.05, 1 / 0.92, 1 / 0.95
 
 
 class Server:
@@ -53,11 +58,12 @@ class Server:
 def one_loop(loop, count):
     plain, moved = Server(loop, False), Server(loop, True)
     rate = {"by hand": lambda: plain.rate("/by_hand"), "moved": lambda: moved.rate("/blocks"),
+            "awaited": lambda: plain.rate("/asleep"),
             "none": lambda: plain.cpu("/hello"), "armed": lambda: moved.cpu("/hello")}
     try:
         for measure in rate.values():
             measure()  # once to warm up; and a loop is known to be one
-        return {**pairs.interleave(["by hand", "moved"], lambda name: rate[name](), count),
+        return {**pairs.interleave(["by hand", "moved", "awaited"], lambda name: rate[name](), count),
                 **pairs.interleave(["none", "armed"], lambda name: rate[name](), count)}
     finally:
         plain.end()
@@ -72,10 +78,52 @@ def aiohttp(quick):
             raise peers.Missing(f"python3-aiohttp or python3-{loop} is not installed")
         raw[loop] = values = one_loop(loop, count)
         for what, over, under, limit in (("time.sleep(0.05), requests/s by hand/moved", "by hand", "moved", BY_HAND),
+                                         ("time.sleep(0.05), requests/s awaited/moved", "awaited", "moved", AWAITED),
                                          ("nothing blocks, CPU a request, armed/none", "armed", "none", FAST)):
             median, low, high = pairs.interval(pairs.ratios(values, over, under))
             both = [pairs.interval(values[name])[0] for name in (over, under)]
-            unit = f" of {IDEAL:.0f}" if over == "by hand" else " us"
+            unit = f" of {IDEAL:.0f}" if under == "moved" else " us"
             rows.append({"what": f"aiohttp on {loop}, calls moved: {what}", "limit": limit, "judged": median,
                          "ours": f"{median:.3f} [{low:.3f}, {high:.3f}]; {both[0]:.0f}/{both[1]:.0f}{unit}"})
+    return rows, raw
+
+
+def hop(path, loop, what):
+    """pyhop.py's answer; `sleep` and `call` are moved."""
+    count = 2000 if what.startswith("call") else 40
+    command = [path, helpers.ROOT / "tests/programs/pyhop.py", loop, what, count]
+    recording = micro.OUT / "hops.jsonl"
+    if what == "sleep":
+        command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "20ms", "-o", recording, "--offload=eager", "--", *command]
+    elif what == "call":
+        (micro.OUT / "hop.policy").write_text("[python]\npywork.counts_down = thread\n")
+        command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "20ms", "-o", recording,
+                   f"--offload={micro.OUT / 'hop.policy'}", "--", *command]
+    said = json.loads(micro.run(command))
+    assert said["check"] >= count, said
+    if what == "sleep":
+        assert helpers.Recording(recording).of("offload")[-1]["moved"] >= said["check"], "they were not moved"
+    elif what == "call":
+        moved = sum(row["count"] for row in helpers.Recording(recording).of("python") if row["kind"] == "moved")
+        assert moved >= said["check"], "they were not moved"
+    return said
+
+
+def hops(quick):
+    """On each interpreter: the CPU time of a time.sleep that is moved (50 tasks); how long a function in a thread takes."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    rows, raw = [], {}
+    for path, loop, name in computing.interpreters():
+        waits = pairs.interleave(["await", "by_hand", "sleep"], lambda what, a=(path, loop): hop(*a, what)["cpu_us"], pairs.rounds(quick, 8))
+        calls = pairs.interleave(["call_by_hand", "call"], lambda what, a=(path, loop): hop(*a, what)["us"], pairs.rounds(quick, 8))
+        for what, values, ours, theirs in (("CPU of a time.sleep that is moved", waits, "sleep", "by_hand"),
+                                           ("a function called in a thread, p50", calls, "call", "call_by_hand")):
+            median, low, high = pairs.interval(values[ours])
+            ratio = pairs.interval(pairs.ratios(values, ours, theirs))
+            beside = f"; awaited {pairs.interval(values['await'])[0]:.1f}" if "await" in values else ""
+            rows.append({"what": f"{name}: {what}", "ours": f"{median:.1f} us [{low:.1f}, {high:.1f}]",
+                         "peer": f"run_in_executor {pairs.interval(values[theirs])[0]:.1f}, ratio {ratio[0]:.2f} "
+                                 f"[{ratio[1]:.2f}, {ratio[2]:.2f}]{beside}",
+                         "limit": 2, "judged": ratio[0]})
+        raw[name] = [waits, calls]
     return rows, raw

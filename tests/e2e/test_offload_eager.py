@@ -193,7 +193,7 @@ static sem_t sem;
 static void on_give(uv_timer_t *t) { rest(120); sem_post(&sem); say("gave"); }
 static void on_take(uv_timer_t *t) { int r = sem_wait(&sem); say("took " + std::to_string(r)); }
 // ---- own: a number that the program never had is not its to close
-static void on_close_all(uv_timer_t *t) { int n = 0; for (int fd = 100; fd < 1100; fd++) n += close(fd) == 0; say(n <= 1 ? "none" : "SOME"); }
+static void on_close_all(uv_timer_t *t) { int n = 0; for (int fd = 100; fd < 1100; fd++) n += close(fd) == 0; say(n == 0 ? "none" : "SOME"); }
 // ---- sigpipe: where the call was made, and its errno
 static volatile int pipes;
 static void on_sigpipe(int) { pipes += pthread_equal(pthread_self(), main_thread) ? 1 : 100; }

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,13 +20,14 @@ static struct ub_inbox inbox;
 
 static int set_up(void **state)
 {
-    inbox = (struct ub_inbox){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+    inbox = (struct ub_inbox){0};
+    ub_inbox_open(&inbox);
     return inbox.fd < 0;
 }
 
 static int tear_down(void **state)
 {
-    close(inbox.fd);
+    ub_inbox_close(&inbox);
     return 0;
 }
 
@@ -40,10 +40,8 @@ static struct ub_job job(ub_job_function *function, uint64_t a, uint64_t b, enum
 static struct ub_job *wait_for_some(void)
 {
     struct pollfd p = {.fd = inbox.fd, .events = POLLIN};
-    const struct itimerspec off = {0};
 
     assert_int_equal(poll(&p, 1, 20000), 1);
-    timerfd_settime(inbox.fd, 0, &off, NULL);
     return ub_pool_collect(&inbox);
 }
 
@@ -195,9 +193,10 @@ static void *stress(void *of)
 {
     enum { JOBS = 200, ROUNDS = 20 };
     struct loop *loop = of;
-    struct ub_inbox own = {.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+    struct ub_inbox own = {0};
     struct ub_job *jobs = calloc(JOBS, sizeof(*jobs));
 
+    ub_inbox_open(&own);
     for (int round = 0; round < ROUNDS; round++) {
         uint32_t taken = 0, back = 0;
 
@@ -208,11 +207,9 @@ static void *stress(void *of)
         }
         while (back < taken) {
             struct pollfd p = {.fd = own.fd, .events = POLLIN};
-            const struct itimerspec off = {0};
 
             if (poll(&p, 1, 20000) != 1)
                 return "a completion was not told";
-            timerfd_settime(own.fd, 0, &off, NULL);
             for (struct ub_job *j = ub_pool_collect(&own), *next; j; j = next) {
                 next = j->next;
                 back++;
@@ -222,7 +219,7 @@ static void *stress(void *of)
         if (taken != JOBS || back != taken || loop->counter != (uint64_t)JOBS * (uint64_t)(round + 1))
             return "lost or doubled";
     }
-    close(own.fd);
+    ub_inbox_close(&own);
     free(jobs);
     return NULL;
 }
@@ -263,15 +260,40 @@ static void settles(void **state)
     }
 }
 
-/* Its descriptor is gone and the number is a file's by now: the file stays as it is. */
+/* It is readable once the time has come, and until another is set; and once for what it was asked to at once. */
+static void rings_in_time(void **state)
+{
+    struct pollfd p = {.fd = inbox.fd, .events = POLLIN};
+    struct timespec now;
+    uint64_t at;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    at = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + 30000000;
+    ub_inbox_arm(&inbox, at);
+    assert_int_equal(poll(&p, 1, 0), 0);
+    assert_int_equal(poll(&p, 1, 20000), 1);
+    ub_inbox_arm(&inbox, at); /* it is over already */
+    assert_null(ub_pool_collect(&inbox));
+    assert_int_equal(poll(&p, 1, 0), 1);
+    ub_inbox_arm(&inbox, 0);
+    assert_int_equal(poll(&p, 1, 0), 0);
+    ub_inbox_arm(&inbox, 1);
+    assert_int_equal(poll(&p, 1, 0), 1);
+    assert_null(ub_pool_collect(&inbox));
+    assert_int_equal(poll(&p, 1, 0), 0);
+}
+
+/* Its descriptors are gone and their numbers are a file's by now: the file stays as it is. */
 static void a_closed_descriptor(void **state)
 {
     char path[] = "/tmp/unblock-pool-XXXXXX", text[16] = "";
     struct ub_job j = job(sum, 1, 1, UB_LANE_FILES);
-    int fd = mkstemp(path), number = inbox.fd;
+    int fd = mkstemp(path);
 
     assert_int_equal(pwrite(fd, "precious", 8, 0), 8);
-    dup2(fd, number); /* closes the timer */
+    dup2(fd, inbox.fd); /* closes them */
+    dup2(fd, inbox.bell);
+    dup2(fd, inbox.timer);
     ub_pool_submit(&j);
     assert_int_equal(ub_pool_settle(20000000000u), 0);
     usleep(50000);
@@ -422,8 +444,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes),    T(full),
-        T(many_loops), T(settles),          T(a_closed_descriptor),     T(another_file),
+        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes),           T(full),
+        T(many_loops), T(settles),          T(rings_in_time),           T(a_closed_descriptor), T(another_file),
 #ifndef UNDER_TSAN
         T(forks),      T(a_handler_forks),
 #endif
