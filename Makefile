@@ -209,7 +209,7 @@ check-offload: all programs
 	$(Q)tests/deps.sh offload
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py \
 	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_ev.py tests/e2e/test_offload_stress.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
-	    tests/servers/test_offload_libevent.py tests/servers/test_offload_glib_programs.py
+	    tests/servers/test_offload_libevent.py tests/servers/test_offload_glib_programs.py tests/servers/test_offload_databases.py
 
 check-offload-suites: all
 	$(Q)tests/deps.sh peers
@@ -289,6 +289,7 @@ install: all man
 	$(COMMAND) completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_unblock
 	$(COMMAND) completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/unblock.fish
 	for page in $(BUILD)/man/*.1; do [ ! -e $$page ] || install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man1/; done
+	for page in $(BUILD)/man/*.5; do [ ! -e $$page ] || install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man5/$${page##*/}; done
 	install -m 644 ui/pytest/unblock_pytest.py $(DESTDIR)$(PREFIX)/lib/unblock/pytest/unblock_pytest.py
 
 clean:

@@ -227,7 +227,9 @@ void ub_offload_site(struct ub_explain *x, const struct ub_event *e)
 
 static const char *site_call(uint32_t id)
 {
-    return id == UB_CALL_IDS ? "sem_wait" : id < UB_CALL_IDS ? ub_timed_call_name(id) : "?";
+    const char *name = ub_moved_call_name(id);
+
+    return name ? name : "?";
 }
 
 /* By names, so that it is the same in every run. */

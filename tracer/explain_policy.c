@@ -62,7 +62,7 @@ static void answer(struct ub_explain *x, uint32_t i)
     struct ub_policy *p = &x->w->arena->policy;
     struct ub_policy_site *site = &p->site[i];
     uint32_t id = ub_load_relaxed(&site->id);
-    const char *call = id == UB_CALL_IDS ? "sem_wait" : ub_timed_call_name(id);
+    const char *call = ub_moved_call_name(id);
     const struct ub_policy_rule *rule;
 
     if (!x->policy || !x->names[i] || !call)

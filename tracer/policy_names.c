@@ -3,6 +3,8 @@
  */
 #include "policy_impl.h"
 
+#include "../common/units.h"
+
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,12 +14,13 @@
 
 /* Those of which the agent has hooks that move (agent/offload/moves.c); a test compares the lists. */
 static const char *const movable[] = {
-    "read",      "readv",   "write",  "writev",      "recv",     "recvfrom", "recvmsg",   "accept",
-    "accept4",   "send",    "flock",  "fcntl",       "sleep",    "usleep",   "nanosleep", "clock_nanosleep",
-    "waitpid",   "connect", "fsync",  "getaddrinfo", "syncfs",   "pread",    "fdatasync", "pwrite",
-    "ftruncate", "open",    "openat", "fallocate",   "sem_wait", "stat",     "lstat",     "posix_fallocate",
-    "unlink",    "rename",  "poll",
-};
+    "read",        "readv",   "write",  "writev",      "recv",     "recvfrom", "recvmsg",   "accept",
+    "accept4",     "send",    "flock",  "fcntl",       "sleep",    "usleep",   "nanosleep", "clock_nanosleep",
+    "waitpid",     "connect", "fsync",  "getaddrinfo", "syncfs",   "pread",    "fdatasync", "pwrite",
+    "ftruncate",   "open",    "openat", "fallocate",   "sem_wait", "stat",     "lstat",     "posix_fallocate",
+    "unlink",      "rename",  "poll",
+#define NAME(name, eager) #name,
+    UB_UNITS(NAME)};
 
 static const char *const all[] = {
 #define UB_CALL(type, name, params, args, syscall, letters, ...) #name,
@@ -25,7 +28,8 @@ static const char *const all[] = {
 #include "../common/calls.def"
 #undef UB_CALL
 #undef UB_CALLV
-    "sem_wait", NULL};
+    "sem_wait", UB_UNITS(NAME) NULL};
+#undef NAME
 
 static bool is_known(const char *name)
 {

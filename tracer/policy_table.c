@@ -2,7 +2,7 @@
 
 #include "timed_calls.h"
 
-#include "../common/calls.h"
+#include "../common/units.h"
 
 #include <string.h>
 
@@ -43,9 +43,8 @@ static enum ub_policy_verdict of_call(const struct ub_policy_file *p, const char
 void ub_policy_compile(const struct ub_policy_file *p, uint8_t ret[UB_POLICY_CALLS])
 {
     memset(ret, UB_POLICY_DENY, UB_POLICY_CALLS);
-    for (uint32_t id = 0; id < UB_CALL_IDS; id++)
-        ret[id] = (uint8_t)of_call(p, ub_timed_call_name(id));
-    ret[UB_CALL_IDS] = (uint8_t)of_call(p, "sem_wait");
+    for (uint32_t id = 0; id < UB_UNITS_END; id++)
+        ret[id] = (uint8_t)of_call(p, ub_moved_call_name(id));
 }
 
 static bool fits_any(const struct ub_policy_rule *rule, const struct ub_policy_names *names, uint32_t count)

@@ -26,6 +26,17 @@ const char *ub_timed_call_name(uint32_t id)
     return id < UB_CALL_IDS ? table[id].name : NULL;
 }
 
+const char *ub_moved_call_name(uint32_t id)
+{
+    static const char *const more[] = {"sem_wait",
+#define NAME(name, eager) #name,
+                                       UB_UNITS(NAME)
+#undef NAME
+    };
+
+    return id < UB_CALL_IDS ? table[id].name : id < UB_UNITS_END ? more[id - UB_CALL_IDS] : NULL;
+}
+
 int64_t ub_timed_call_syscall(uint32_t id)
 {
     return id < UB_CALL_IDS ? ub_syscall_number(table[id].syscall) : -1;

@@ -6,9 +6,13 @@
 #define UB_TRACER_TIMED_CALLS_H
 
 #include "../common/calls.h"
+#include "../common/units.h"
 
 /* The function's name: "getaddrinfo". NULL when there is no such number. */
 const char *ub_timed_call_name(uint32_t id);
+
+/* Likewise, of all calls that may move: also sem_wait and those of common/units.h. */
+const char *ub_moved_call_name(uint32_t id);
 
 /* The number of the system call that it hangs in as a rule, -1 when not known. */
 int64_t ub_timed_call_syscall(uint32_t id);

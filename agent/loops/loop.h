@@ -52,8 +52,8 @@ struct ub_loop_ops {
 extern const struct ub_loop_ops *const ub_loops[];
 extern uint32_t ub_loops_count; /* fixed before the first module is looked at */
 #define UB_LOOPS_OF_LOCKS 2u    /* behind the libraries: offload/locks.h */
-#define UB_LOOPS_OF_MOVES 13u   /* behind these: what is hooked only where calls move */
-#define UB_LOOPS_MAX      24u
+#define UB_LOOPS_OF_MOVES 17u   /* behind these: what is hooked only where calls move */
+#define UB_LOOPS_MAX      32u
 #define UB_LOOP_DATA_MAX  12u
 
 extern const struct ub_loop_ops ub_loop_uv, ub_loop_libevent, ub_loop_libev, ub_loop_glib, ub_loop_sd_event,

@@ -472,12 +472,16 @@ int ub_pysteps_try(void *lock)
     return -1;
 }
 
-/* Who is in the midst of a call with it, or has come for it before the ticket. */
+/*
+ * Who is in the midst of a call with it, or has come for it before the ticket. Who has a connection, and waits for a
+ * lock, may wait for who comes.
+ */
 static const struct step *first_with(const struct mine *m, const void *mutex, uint64_t ticket)
 {
     const struct step *s = m->suspended;
 
-    while (s && s->mutex != mutex && !(s->queues == mutex && s->ticket < ticket))
+    while (s && s->mutex != mutex && !(s->unit == mutex && !s->wait.lock) &&
+           !(s->queues == mutex && s->ticket < ticket))
         s = s->next;
     return s;
 }
@@ -525,6 +529,44 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     if (leaves)
         s->queues = NULL;
     errno = saved;
+}
+
+/* The only mutex that is held, if it is that of the module which makes the call at `from`. */
+static bool holds_at_most_its_own(uintptr_t from, const void **ret_mutex)
+{
+    const char *name = ub_module_name((const void *)from), *taker;
+    uint64_t ra;
+
+    *ret_mutex = NULL;
+    if (!ub_locks_held(&ra))
+        return true;
+    *ret_mutex = ub_locks_only_one(&ra);
+    taker = *ret_mutex ? ub_module_name((const void *)ra) : NULL;
+    return name && taker && strcmp(name, taker) == 0;
+}
+
+bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, bool eager,
+                     int64_t *ret)
+{
+    const uint64_t words[UB_POOL_WORDS] = {word};
+    struct mine *m = ub_pysteps_mine(false);
+    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT};
+    struct ub_sites_say say;
+    const void *mutex;
+
+    if (!m || m->own || in_vfork_child())
+        return false;
+    if (connection && !(m->current && m->current->unit == connection)) /* who has it goes before those that wait */
+        ub_pysteps_wait_for_mutex(connection);
+    if (!m->current || !ub_offload_moves)
+        return false;
+    m->current->unit = connection;
+    if (!holds_at_most_its_own(ub_thread.cold->spans.call_ra, &mutex) ||
+        judge_step(m, (uintptr_t)__builtin_frame_address(0), false) != UB_PIN_MOVABLE)
+        return false;
+    ub_sites_ask(&ub_thread, id, &say);
+    return ub_sites_may_leave(&say) && (eager || say.learned) && ub_sites_leave(&ub_thread, id, &say, false) &&
+           leave(m, id, function, words, &b, mutex, ret);
 }
 
 void ub_pysteps_own(int by)

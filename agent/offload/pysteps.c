@@ -519,7 +519,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->calls = false;
     s->awaits = NULL;
     s->connection = NULL;
-    s->mutex = s->queues = NULL;
+    s->mutex = s->queues = s->unit = NULL;
     s->future = NULL;
     s->holder.count = s->holder.importing = s->holder.foreign = 0;
     s->holder.beyond = false;

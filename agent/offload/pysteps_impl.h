@@ -44,6 +44,7 @@ struct step {
     const void *queues;       /* for this mutex of another step; NULL */
     uint64_t ticket;          /* its place there */
     const void *mutex;        /* suspended in such a call: it is taken, and recursive; NULL */
+    const void *unit;         /* the connection that its last whole call used (pyunits.c); NULL */
     bool over;                /* it has ended while its task could not be told: `fiber.result` and `result` */
     bool yields;              /* it waits for its turn only (pyyield.c) */
     bool picked;              /* and that has come: its task is on its way */

@@ -1,5 +1,7 @@
 #include "sites.h"
 
+#include "../../common/units.h"
+
 #include "../python/stack.h"
 #include "../raw.h"
 #include "decide.h"
@@ -13,7 +15,7 @@
 #define ANSWER_MAX_NS    200000000ull
 #define ANSWER_LIKELY_NS 20000000ull
 
-_Static_assert(UB_CALL_IDS < UB_POLICY_CALLS, "every call has its place in the policy");
+_Static_assert((int)UB_UNITS_END <= (int)UB_POLICY_CALLS, "every call has its place in the policy");
 
 /* Number of this program image in the run: its addresses mean nothing in another. A fork has its parent's. */
 static uint64_t image(void)

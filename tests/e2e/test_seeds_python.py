@@ -23,11 +23,12 @@ DEBIANS = {"files": "aiofiles", "odbc": "pyodbc"}  # what a case imports
 SIZE = 50 if ALL else 6
 
 # How each may be helped: the option, what it has to say of itself then, and the gap that is allowed, as a part of that alone.
-EAGER = {"fetches": 0.5, "by_pipe": 0.5, "by_queue": 0.7, "by_many": 0.5, "files": None}
+EAGER = {"fetches": 0.5, "by_pipe": 0.5, "by_queue": 0.7, "by_many": 0.5, "odbc": 0.5, "files": None}
 POLICIES = {
     "counts": {"[yield]\npyseeds.* = 5ms\n": "yields", "[python]\npyseeds.counts_down = thread\n": "in a thread",
                "[python]\npyseeds.counts_down = process\n": "in a process"},
     "primes": {"[yield]\npyseeds.* = 5ms\n": "yields", "[python]\npyseeds.is_prime = process\n": "in a process"},
+    "sqlite": {"[python]\npyseeds.chain = thread\n": "in a thread"},
     "walks": {"[python]\njson.loads = fork\n[yield]\npyseeds.* = 5ms\n": "yields"},
 }
 

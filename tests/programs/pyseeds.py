@@ -15,6 +15,11 @@ import threading
 import time
 import urllib.request
 
+if "odbc" in sys.argv:
+    import pyodbc
+if "files" in sys.argv:
+    import aiofiles
+
 SIZE = int(os.environ.get("SIZE", 1))  # of what computes
 MESSAGE = 2_000_000
 FOLDER = tempfile.mkdtemp(prefix="seeds")
@@ -112,17 +117,20 @@ def asks(connection):
     return row
 
 
-async def sqlite():
-    """connect, cursor, execute, on sqlite."""
+def chain():
     connection = sqlite3.connect(os.path.join(FOLDER, "one.db"))
-    found = [asks(connection) for _ in range(2)]
+    found = asks(connection)
     connection.close()
     return found
 
 
+async def sqlite():
+    """connect, cursor, execute, on sqlite."""
+    return [chain() for _ in range(2)]
+
+
 async def odbc():
     """The same through ODBC."""
-    import pyodbc
     connection = pyodbc.connect(f"DRIVER=SQLite3;Database={FOLDER}/one.db", autocommit=True)
     found = [asks(connection) for _ in range(2)]
     connection.close()
@@ -134,7 +142,6 @@ async def odbc():
 
 async def files():
     """As aiofiles reads: each call by a thread."""
-    import aiofiles
     path = os.path.join(FOLDER, "lines")
     async with aiofiles.open(path, "w") as file:
         for i in range(200):
