@@ -566,7 +566,7 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
         return false;
     ub_sites_ask(&ub_thread, id, &say);
     return ub_sites_may_leave(&say) && (eager || say.learned) && ub_sites_leave(&ub_thread, id, &say, false) &&
-           leave(m, id, function, words, &b, mutex, ret);
+           leave(m, id, function, words, &b, mutex, say.site, ret);
 }
 
 void ub_pysteps_own(int by)
