@@ -12,6 +12,7 @@
 #include "process.h"
 #include "raw.h"
 #include "real.h"
+#include "sample.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -124,6 +125,8 @@ __attribute__((used)) int ub_attach_entry(struct ub_attach *a)
     struct timespec cpu;
     int r = obey(a);
 
+    if (ub_sample_is_installed()) /* a sample that is on its way is no reason for the program's wait to end */
+        a->caught &= ~(1ull << (UB_SAMPLE_SIGNAL - 1));
     if (ub_raw2(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, &cpu) == 0)
         a->done_cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
     a->done_ns = ub_clock_monotonic_ns();

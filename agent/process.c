@@ -17,8 +17,10 @@
 #include "sample.h"
 #include "tree.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
@@ -174,8 +176,13 @@ static bool find_watcher(const char *address, char **environment)
 static bool is_the_programs(const void *function)
 {
     const char *name = ub_module_name(function);
+    const ElfW(Sym) *symbol = NULL;
+    Dl_info info;
 
-    return name && name[0] == '\0';
+    if (!name || name[0] != '\0')
+        return false;
+    /* A program that is not position-independent and keeps a pointer to libc's has an entry of its own for that. */
+    return dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) && symbol && symbol->st_shndx != SHN_UNDEF;
 }
 
 /*

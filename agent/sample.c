@@ -210,6 +210,11 @@ static void on_sample(int sig, siginfo_t *info, void *context)
     ub_store_release(&s->done, request);
 }
 
+bool ub_sample_is_installed(void)
+{
+    return ub_load_acquire(&installed);
+}
+
 bool ub_sample_install(void)
 {
     struct sigaction act = {.sa_sigaction = on_sample, .sa_flags = SA_RESTART | SA_SIGINFO | SA_ONSTACK}, old;

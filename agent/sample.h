@@ -28,6 +28,9 @@ bool ub_sample_install(void);
  */
 void ub_sample_reserve(bool on);
 
+/* Whether it is ours just now: then the program has no handler of its own for it. Signal-safe. */
+bool ub_sample_is_installed(void);
+
 /* Gives the signal back to what the program set. Signal-safe; leaves errno alone. */
 void ub_sample_uninstall(void);
 

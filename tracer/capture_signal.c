@@ -3,6 +3,7 @@
  * from the sample is the program's memory: checked, never trusted.
  */
 #include "capture_impl.h"
+#include "procfile.h"
 
 #include "arch.h"
 #include "../common/clock.h"
@@ -43,12 +44,14 @@ static uint64_t mask_after(const char *status, const char *name)
 static int read_signal_state(struct ub_thread_files *f, struct signal_state *ret)
 {
     uint64_t bit = 1ull << (SAMPLE_SIGNAL - 1);
-    char buf[4096];
+    char buf[UB_STATUS_MAX];
     const char *p;
     int r = ub_thread_files_read(f, UB_THREAD_FILE_STATUS, buf, sizeof(buf));
 
     if (r < 0)
         return r;
+    if (!strstr(buf, "\nSigCgt:\t") && ub_procfile_status(f->pid, f->tid, buf) == 0) /* it has many groups */
+        return -ESRCH;
     p = strstr(buf, "\nState:\t");
     ret->letter = p ? p[8] : 0;
     ret->pending = mask_after(buf, "\nSigPnd:\t") & bit;

@@ -211,9 +211,9 @@ static void look_at_lsm(ub_doctor_tell *tell, void *self)
 
 static int status_number(pid_t pid, const char *key)
 {
-    char text[4096], *at;
+    char text[UB_STATUS_MAX], *at;
 
-    if (ub_procfile_read(text, sizeof(text), "/proc/%d/status", (int)pid) == 0)
+    if (ub_procfile_status(pid, pid, text) == 0)
         return -1;
     at = strstr(text, key);
     return at ? atoi(at + strlen(key)) : -1;

@@ -204,10 +204,10 @@ static void tell_status(const struct seen *s, ub_doctor_tell *tell, void *self)
 {
     static const char *const none[UB_PLACES] = {0};
     const uint64_t urgent = 1ull << (SIGURG - 1);
-    char status[4096];
+    char status[UB_STATUS_MAX];
     const char *seccomp;
 
-    if (ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)s->pid) == 0)
+    if (ub_procfile_status(s->pid, s->pid, status) == 0)
         return;
     seccomp = strstr(status, "\nSeccomp:\t");
     if (seccomp && seccomp[10] != '0')

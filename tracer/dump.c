@@ -77,11 +77,11 @@ static bool is_kernel_thread(pid_t pid)
 int ub_dump_look(pid_t pid, struct ub_dump_target *ret)
 {
     struct ub_capture *capture;
-    char status[4096];
+    char status[UB_STATUS_MAX];
     int r;
 
     *ret = (struct ub_dump_target){.pid = pid};
-    if (ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)pid) == 0)
+    if (ub_procfile_status(pid, pid, status) == 0)
         return access("/proc/self/stat", R_OK) == 0 ? -ESRCH : -ENOENT;
     ret->pid = atoi(status_field(status, "Tgid"));
     ret->uid = (uid_t)strtoul(status_field(status, "Uid"), NULL, 10);
@@ -117,14 +117,14 @@ static void emit(const struct dump *d, json_t *line)
 
 static void emit_preamble(const struct dump *d)
 {
-    char path[64], exe[PATH_MAX], status[4096];
+    char path[64], exe[PATH_MAX], status[UB_STATUS_MAX];
     ssize_t n;
 
     emit(d, ub_preamble_header("dump", 0, d->options->argc, d->options->argv, d->options->redact, UB_OFFLOAD_OFF));
     snprintf(path, sizeof(path), "/proc/%d/exe", (int)d->living);
     n = readlink(path, exe, sizeof(exe) - 1);
     exe[n > 0 ? n : 0] = '\0';
-    ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)d->pid);
+    ub_procfile_status(d->pid, d->pid, status);
     emit(d,
          ub_preamble_process(d->pid, atoi(status_field(status, "PPid")), n > 0 ? exe : NULL, NULL, d->options->redact));
 }

@@ -36,7 +36,7 @@
 #define ANSWER_NS       10000000000u
 #define ANSWER_LOOK_NS  100000
 #define PAUSE_NS        500000 /* between two pieces the loop has some turns of its own */
-#define TRIES           12     /* 2 s in all */
+#define TRIES           12     /* 1 s in all */
 #define PIECES          60
 #define MODULES_MAX     1000      /* pieces of at least one */
 #define TURN_NS         20000000u /* a loop that turns has done so by then */
@@ -313,7 +313,11 @@ static int hold_one(struct inject *x, struct ub_hold *h)
         uint64_t now = ub_clock_monotonic_ns();
         bool busy = now - begun > BUSY_AFTER_NS && now - followed > BUSY_EVERY_NS;
 
-        *h = (struct ub_hold){.pid = x->options->pid, .last = x->last, .single = now - begun > SINGLE_AFTER_NS};
+        *h = (struct ub_hold){.pid = x->options->pid,
+                              .last = x->last,
+                              .single = now - begun > SINGLE_AFTER_NS,
+                              .cancelled = x->options->cancelled,
+                              .self = x->options->self};
         if (busy)
             followed = now;
         r = ub_hold_find(h, busy);
@@ -657,6 +661,8 @@ static int ask(struct inject *x, enum ub_attach_verb verb)
 
     for (int i = 0; i < TRIES && (r == -EAGAIN || r == -ETIMEDOUT); i++) {
         if (i > 0) { /* another thread of it is at the same, perhaps without a CPU */
+            if (is_over(x, ub_clock_monotonic_ns(), &r))
+                return r;
             nanosleep(&(struct timespec){pause / 1000000000, pause % 1000000000}, NULL);
             pause *= 2;
         }

@@ -30,7 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STOP_MAX_NS  5000000000u /* in a page fault on a slow disk, for instance */
+#define STOP_LONG_NS 1000000000u /* in a page fault on a slow disk, for instance */
 #define STOP_LOOK_NS 1000000     /* the signal may have gone to another thread of ours */
 #define FOLLOW_NS    15000000u
 #define FOLLOW_STOPS 1000u
@@ -144,9 +144,20 @@ static int wait_for_stop_until(struct ub_hold *h, uint64_t until_ns, int *ret_st
     }
 }
 
+/*
+ * However long it takes: nobody would let go of a thread that stops when it is not waited for any more. -ECANCELED: the
+ * caller is about to end, and then the kernel does.
+ */
 static int wait_for_stop(struct ub_hold *h, int *ret_status)
 {
-    return wait_for_stop_until(h, ub_clock_monotonic_ns() + STOP_MAX_NS, ret_status);
+    for (;;) {
+        int r = wait_for_stop_until(h, ub_clock_monotonic_ns() + STOP_LONG_NS, ret_status);
+
+        if (r != -ETIMEDOUT)
+            return r;
+        if (h->cancelled && h->cancelled(h->self))
+            return -ECANCELED;
+    }
 }
 
 /* Signals that the program handles, and whether it filters its calls. Read before the thread is stopped: /proc is slow.
@@ -154,9 +165,9 @@ static int wait_for_stop(struct ub_hold *h, int *ret_status)
 static void look_at_status(struct ub_hold *h)
 {
     static const char caught[] = "\nSigCgt:\t", filter[] = "\nSeccomp:\t";
-    char status[4096] = "", *p;
+    char status[UB_STATUS_MAX], *p;
 
-    ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)h->pid, (int)h->tid);
+    ub_procfile_status(h->pid, h->tid, status);
     p = strstr(status, caught);
     h->caught = p ? strtoull(p + sizeof(caught) - 1, NULL, 16) : UINT64_MAX;
     p = strstr(status, filter);
@@ -417,7 +428,7 @@ int ub_hold_take(struct ub_hold *h)
     h->stops = 0;
     ub_piece_begin(h);
     r = stop(h, &before);
-    if (r == 0 && (before.ran || h->books.its.slices != before.slices + 1)) { /* it has done more than stop */
+    if (r == 0) { /* meanwhile it, or another thread for it, may have set a filter */
         look_at_status(h);
         if (h->filtered) {
             ub_hold_drop(h);
@@ -492,8 +503,7 @@ int ub_hold_stop(struct ub_hold *h)
 
 int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns)
 {
-    uint64_t last = ub_clock_monotonic_ns() + STOP_MAX_NS;
-    int status, r = wait_for_stop_until(h, until_ns && until_ns < last ? until_ns : last, &status);
+    int status, r = until_ns ? wait_for_stop_until(h, until_ns, &status) : wait_for_stop(h, &status);
 
     if (r < 0)
         return r;

@@ -39,6 +39,8 @@ struct ub_hold {
     uint32_t stops;
     struct ub_waited waited;
     bool waiting; /* it was interrupted in its wait, or stands before it; else the wait has just returned */
+    bool (*cancelled)(void *self); /* as that of struct ub_inject_options; may be NULL */
+    void *self;
 };
 
 /* A thread that waits in a loop just now, or (`busy`) the one that most likely runs one. 0 or -EAGAIN; -ESRCH. */
@@ -69,8 +71,8 @@ int ub_hold_look(struct ub_hold *h);
 /* 0: it will stop, see ub_hold_stopped(); -ESRCH; -EPERM. */
 int ub_hold_stop(struct ub_hold *h);
 
-/* Waits until it has, or until then (0: for long). 0: held, with its registers; -EAGAIN: it goes on, a signal was
- * quicker; -ESRCH; -ETIMEDOUT: it will stop yet, and is to be waited for once more. */
+/* Waits until it has, or until then (0: however long it takes). 0: held, with its registers; -EAGAIN: it goes on, a
+ * signal was quicker; -ESRCH; -ETIMEDOUT: it will stop yet, and is to be waited for once more. */
 int ub_hold_stopped(struct ub_hold *h, uint64_t until_ns);
 
 /* ---- inject_piece.c: how long a thread is kept from its work -------------------------- */

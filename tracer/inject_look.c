@@ -200,14 +200,14 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
 {
     struct ub_dump_target target;
     enum ub_inject_obstacle o;
-    char status[4096];
+    char status[UB_STATUS_MAX];
     char state;
 
     *ret_detail = 0;
     if (!proc_is_ours())
         return UB_INJECT_NAMESPACE;
     if (ub_dump_look(pid, &target) < 0 || target.kind != UB_DUMP_PROCESS ||
-        ub_procfile_read(status, sizeof(status), "/proc/%d/status", (int)pid) == 0)
+        ub_procfile_status(pid, pid, status) == 0)
         return UB_INJECT_ENDED;
     if (target.access != 0)
         return UB_INJECT_DENIED;

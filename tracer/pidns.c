@@ -34,10 +34,10 @@ bool ub_pidns_is_foreign(pid_t pid)
 pid_t ub_pidns_inner(pid_t pid, pid_t tid)
 {
     static const char key[] = "\nNSpid:";
-    char status[4096], *p, *end;
+    char status[UB_STATUS_MAX], *p, *end;
     long number = 0, next;
 
-    if (ub_procfile_read(status, sizeof(status), "/proc/%d/task/%d/status", (int)pid, (int)tid) == 0)
+    if (ub_procfile_status(pid, tid, status) == 0)
         return 0;
     p = strstr(status, key);
     if (!p)

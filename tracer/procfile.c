@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,6 +26,31 @@ size_t ub_procfile_read(char *buf, size_t size, const char *format, ...)
         len += (size_t)n;
     close(fd);
     buf[len] = '\0';
+    return len;
+}
+
+size_t ub_procfile_status(pid_t pid, pid_t tid, char buf[UB_STATUS_MAX])
+{
+    size_t len = 0, room = 0;
+    char path[64], *line = NULL;
+    ssize_t n;
+    FILE *f;
+
+    buf[0] = '\0';
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/status", (int)pid, (int)tid);
+    f = fopen(path, "re");
+    if (!f)
+        return 0;
+    while ((n = getline(&line, &room, f)) > 0) {
+        if (strncmp(line, "Groups:", 7) == 0)
+            continue;
+        if (len + (size_t)n >= UB_STATUS_MAX)
+            break;
+        memcpy(buf + len, line, (size_t)n + 1);
+        len += (size_t)n;
+    }
+    free(line);
+    fclose(f);
     return len;
 }
 

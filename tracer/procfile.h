@@ -15,6 +15,13 @@
 size_t ub_procfile_read(char *buf, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /*
+ * /proc/PID/task/TID/status without the line of its groups: there may be 65,536 of them, and what is asked for stands
+ * behind it. The number of bytes; 0: it cannot be read.
+ */
+#define UB_STATUS_MAX 4096
+size_t ub_procfile_status(pid_t pid, pid_t tid, char buf[UB_STATUS_MAX]);
+
+/*
  * /proc/PID/task/TID/stat from its third field (the state letter) on, past the
  * name, which may hold anything; "" when the thread is gone.
  */

@@ -27,15 +27,16 @@ void ub_watch_hold(struct ub_watch *w, struct ub_event *e)
         ub_watch_queue(w, e);
         return;
     }
+    if (t->held_count == 0)
+        t->reasons_until = now + ub_ticks_from_span_ns(UB_HOLD_REASONS_NS);
     t->held[t->held_count++] = e;
     t->held_until = now + ub_ticks_from_span_ns(UB_HOLD_NS);
-    t->reasons_until = now + ub_ticks_from_span_ns(UB_HOLD_REASONS_NS);
 }
 
-/* False: the kernel has not told of all of them. */
+/* False: the kernel has not told of their turn yet. */
 static bool find_reasons(struct ub_watch *w, struct ub_watched *t)
 {
-    bool all = true;
+    bool found = false;
 
     if (!w->bpf)
         return true;
@@ -45,9 +46,9 @@ static bool find_reasons(struct ub_watch *w, struct ub_watched *t)
 
         if (!e->reasons)
             ub_watch_kernel_reasons(w, e);
-        all &= e->reasons != NULL;
+        found |= e->reasons != NULL; /* a turn has one record, which the first of its callbacks gets */
     }
-    return all;
+    return found;
 }
 
 void ub_watch_release(struct ub_watch *w, uint32_t slot)
@@ -90,14 +91,14 @@ void ub_watch_waited(struct ub_watch *w, uint32_t slot, const struct ub_record *
 uint64_t ub_watch_held_until(struct ub_watch *w, uint32_t slot, uint64_t now)
 {
     struct ub_watched *t = &w->watched[slot];
-    bool all;
+    bool found;
 
     if (!t->held_count)
         return UINT64_MAX;
-    all = find_reasons(w, t);
-    if (now >= t->held_until && (all || now >= t->reasons_until)) {
+    found = find_reasons(w, t);
+    if (now >= t->held_until && (found || now >= t->reasons_until)) {
         ub_watch_release(w, slot);
         return UINT64_MAX;
     }
-    return all ? t->held_until : now + ub_ticks_from_span_ns(UB_REASONS_LOOK_NS);
+    return found ? t->held_until : now + ub_ticks_from_span_ns(UB_REASONS_LOOK_NS);
 }

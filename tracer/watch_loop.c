@@ -50,10 +50,10 @@ static int futex_wait_until(uint32_t *word, uint32_t value, uint64_t until_ns)
 
 static bool is_filtered(void)
 {
-    char status[4096];
+    char status[UB_STATUS_MAX];
     const char *seccomp;
 
-    if (ub_procfile_read(status, sizeof(status), "/proc/self/status") == 0)
+    if (ub_procfile_status(getpid(), getpid(), status) == 0)
         return false;
     seccomp = strstr(status, "\nSeccomp:\t");
     return seccomp && seccomp[10] != '0';

@@ -436,9 +436,16 @@ struct ub_job *ub_pool_collect(struct ub_inbox *inbox)
 
 void ub_pool_totals(enum ub_lane lane, struct ub_pool_totals *ret)
 {
-    pthread_mutex_lock(&lanes[lane].lock);
-    *ret = lanes[lane].totals;
-    pthread_mutex_unlock(&lanes[lane].lock);
+    const struct ub_pool_totals *t = &lanes[lane].totals;
+
+    /* Not under the lock, which a handler of a signal that forks would wait for. */
+    *ret = (struct ub_pool_totals){.threads = ub_load_relaxed(&t->threads),
+                                   .most_queued = ub_load_relaxed(&t->most_queued),
+                                   .jobs = ub_load_relaxed(&t->jobs),
+                                   .refused = ub_load_relaxed(&t->refused),
+                                   .waited_ns = ub_load_relaxed(&t->waited_ns),
+                                   .longest_wait_ns = ub_load_relaxed(&t->longest_wait_ns),
+                                   .busy_ns = ub_load_relaxed(&t->busy_ns)};
 }
 
 int ub_pool_settle(uint64_t timeout_ns)

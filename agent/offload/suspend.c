@@ -81,7 +81,7 @@ struct mine *ub_suspend_mine(bool make)
         return NULL;
     index = (uint32_t)(t->slot - ub_process->arena->slot);
     m = mine_of[index];
-    if (m && m->tid == t->slot->tid)
+    if (m && m->tid == t->slot->tid && m->generation == t->generation)
         return m;
     if (!make)
         return NULL;
