@@ -102,4 +102,4 @@ def test_a_program_with_pointers_to_what_a_sanitizer_stands_in_for(tmp_path):
     subprocess.run(["gcc", "-no-pie", "-fno-pie", tmp_path / "waits.c", "-o", tmp_path / "waits"], check=True)
     done, recording = helpers.record(tmp_path, tmp_path / "waits", threshold="20ms")
     assert done.returncode == 7 and "ThreadSanitizer" not in done.stderr, done
-    assert len(recording.of("slow")) >= 2, recording.lines
+    assert len(recording.slow) >= 2, recording.lines
