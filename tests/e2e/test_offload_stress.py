@@ -98,7 +98,7 @@ def test_a_program_with_pointers_to_what_a_sanitizer_stands_in_for(tmp_path):
         "#include <pthread.h>\n#include <stdio.h>\n#include <string.h>\n#include <sys/epoll.h>\n#include <unistd.h>\n"
         "int main(void) { struct epoll_event e; int fd = epoll_create1(0);\n"
         "printf(\"%p %p\\n\", (void *)strlen, (void *)pthread_spin_lock);\n"
-        "for (int i = 0; i < 3; i++) { epoll_wait(fd, &e, 1, 5); usleep(60000); }\nreturn 7; }\n")
+        "for (int i = 0; i < 20; i++) { epoll_wait(fd, &e, 1, 2); usleep(i < 15 ? 0 : 60000); }\nreturn 7; }\n")
     subprocess.run(["gcc", "-no-pie", "-fno-pie", tmp_path / "waits.c", "-o", tmp_path / "waits"], check=True)
     done, recording = helpers.record(tmp_path, tmp_path / "waits", threshold="20ms")
     assert done.returncode == 7 and "ThreadSanitizer" not in done.stderr, done
