@@ -493,15 +493,27 @@ static int copy_of(const struct module *m, uint32_t loop, uint32_t hook, uintptr
     return several || ops->callers || needs(m, ops) || is_file_of(ops, m->name) ? first : -1;
 }
 
-static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name)
+/* The next one after `last`, NULL: the first. The library's own calls may have another one than those of others. */
+static const struct ub_loop_hook *hook_named(const struct ub_loop_ops *ops, const char *name,
+                                             const struct ub_loop_hook *last)
 {
     if (strncmp(name, ops->prefix, strlen(ops->prefix)) != 0)
         return NULL;
-    for (uint32_t i = 0; i < ops->count; i++) {
+    for (uint32_t i = last ? (uint32_t)(last - ops->hooks) + 1 : 0; i < ops->count; i++) {
         if (strcmp(name, ops->hooks[i].name) == 0)
             return &ops->hooks[i];
     }
     return NULL;
+}
+
+/* For calls of this module. */
+static const struct ub_loop_hook *hook_for(const struct ub_loop_ops *ops, const char *name, const char *module)
+{
+    const struct ub_loop_hook *h = hook_named(ops, name, NULL);
+
+    while (h && !is_caller(ops, h, module))
+        h = hook_named(ops, name, h);
+    return h;
 }
 
 static bool has_copy(uint32_t loop)
@@ -520,10 +532,10 @@ static void *instead(const struct module *m, const char *name, uintptr_t value)
 
     for (uint32_t loop = 0; !hook && loop < ub_loops_count; loop++) {
         const struct ub_loop_ops *ops = ub_loops[loop];
-        const struct ub_loop_hook *h = has_copy(loop) ? hook_named(ops, name) : NULL;
+        const struct ub_loop_hook *h = has_copy(loop) ? hook_for(ops, name, m->name) : NULL;
         int copy;
 
-        if (!h || !is_caller(ops, h, m->name))
+        if (!h)
             continue;
         copy = copy_of(m, loop, (uint32_t)(h - ops->hooks), value);
         if (copy >= 0 && h->hook[copy]) /* another backend may hook what this one only calls */
@@ -539,11 +551,13 @@ static void *before(const char *name, uintptr_t value)
 
     for (uint32_t loop = 0; !original && loop < ub_loops_count; loop++) {
         const struct ub_loop_ops *ops = ub_loops[loop];
-        const struct ub_loop_hook *h = hook_named(ops, name);
+        const struct ub_loop_hook *h = NULL;
 
-        for (uint32_t n = 0; h && h->calls != UB_HOOK_STAYS && n < UB_LOOP_COPIES; n++) {
-            if (value == (uintptr_t)h->hook[n])
-                original = ops->originals[h - ops->hooks][n];
+        while ((h = hook_named(ops, name, h)) != NULL) {
+            for (uint32_t n = 0; h->calls != UB_HOOK_STAYS && n < UB_LOOP_COPIES; n++) {
+                if (value == (uintptr_t)h->hook[n])
+                    original = ops->originals[h - ops->hooks][n];
+            }
         }
     }
     return original;
@@ -589,7 +603,7 @@ static bool is_hooked_name(const char *name)
     if (ub_patch_libc_knows(name))
         return true;
     for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
-        if (hook_named(ub_loops[loop], name))
+        if (hook_named(ub_loops[loop], name, NULL))
             return true;
     }
     return false;

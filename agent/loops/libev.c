@@ -46,13 +46,14 @@ static const struct {
     {UINT32_MAX, SHAPE(CALLBACK)}, /* fork, cleanup, custom */
 };
 
-enum { ID_probe, ID_feed, ID_major, ID_minor, IDS };
+enum { ID_probe, ID_feed, ID_feed_own, ID_major, ID_minor, IDS };
 static void *original[IDS][UB_LOOP_COPIES];
 
-static void feed(uint32_t copy, void *loop, struct watcher *w, int events)
+/* `own`: libev says what it is. The program may say anything of any watcher: that tells nothing. */
+static void feed(uint32_t copy, bool own, void *loop, struct watcher *w, int events)
 {
-    void (*call)(void *, struct watcher *, int) = original[ID_feed][copy];
-    uint32_t i = 0;
+    void (*call)(void *, struct watcher *, int) = original[own ? ID_feed_own : ID_feed][copy];
+    uint32_t i = own ? 0 : UB_ARRAY_LEN(shapes) - 1;
 
     while (!(shapes[i].events & (uint32_t)events) && i + 1 < UB_ARRAY_LEN(shapes))
         i++;
@@ -67,17 +68,28 @@ static void feed(uint32_t copy, void *loop, struct watcher *w, int events)
 
 static void hook0_feed(void *loop, struct watcher *w, int events)
 {
-    feed(0, loop, w, events);
+    feed(0, false, loop, w, events);
+}
+
+static void hook0_feed_own(void *loop, struct watcher *w, int events)
+{
+    feed(0, true, loop, w, events);
 }
 
 static void hook1_feed(void *loop, struct watcher *w, int events)
 {
-    feed(1, loop, w, events);
+    feed(1, false, loop, w, events);
+}
+
+static void hook1_feed_own(void *loop, struct watcher *w, int events)
+{
+    feed(1, true, loop, w, events);
 }
 
 static const struct ub_loop_hook hooks[] = {
     {"ev_loop_new", {NULL}, UB_HOOK_OTHERS}, /* only there where each function takes the loop */
-    {"ev_feed_event", {(void *)hook0_feed, (void *)hook1_feed}, UB_HOOK_ALL},
+    {"ev_feed_event", {(void *)hook0_feed, (void *)hook1_feed}, UB_HOOK_OTHERS},
+    {"ev_feed_event", {(void *)hook0_feed_own, (void *)hook1_feed_own}, UB_HOOK_OWN},
     {"ev_version_major", {NULL}, UB_HOOK_OTHERS},
     {"ev_version_minor", {NULL}, UB_HOOK_OTHERS},
 };

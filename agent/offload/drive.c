@@ -163,7 +163,7 @@ void ub_drive_until_over(const struct ub_host *h, bool (*such)(const struct ub_t
 
         collect(m);
         for (struct ub_task *task = h->suspended; task && !ready; task = task->next) {
-            if (!task->over && such(task, which))
+            if (!task->over && !task->behind && such(task, which))
                 some = task;
             ready = some == task && task->done ? task : NULL;
         }

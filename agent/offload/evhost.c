@@ -168,6 +168,12 @@ static void back(struct ub_task *task)
         start_again(task);
 }
 
+/* As libev would read it now. Who frees a watcher of which something is due has to stop it before. */
+static void due(struct ub_pending *p)
+{
+    p->function = (uint64_t)(uintptr_t)ub_thunk_original(((struct watcher *)p->key)->cb);
+}
+
 static const struct ub_host_ops ops = {.attach = attach,
                                        .hold = hold,
                                        .begin = begin,
@@ -175,7 +181,9 @@ static const struct ub_host_ops ops = {.attach = attach,
                                        .again = again,
                                        .is_told_ready = is_told_ready,
                                        .back = back,
-                                       .orphan = back};
+                                       .orphan = back,
+                                       .orphan_at_fork = true,
+                                       .due = due};
 
 /* One copy of the library, with everything. */
 static bool usable(void)
@@ -197,14 +205,14 @@ struct ub_host *ub_ev_host(const struct ub_shape *shape, const uint64_t word[UB_
     void *loop = (void *)word[0];
     const struct ub_task *earlier;
 
-    if (shape->library != UB_LOOP_LIBEV)
+    if (shape->library != UB_LOOP_LIBEV || ub_running_loop(UB_LOOP_LIBEV) != loop)
         return NULL;
     earlier = ub_suspend_find((void *)word[1]); /* whatever comes of its watcher comes after it */
     if (earlier && earlier->host->ops == &ops && earlier->host->loop == loop) {
         *ret_key = word[1];
         return earlier->host;
     }
-    if (!ub_decide_shape_moves(shape) || !usable() || ub_running_loop(UB_LOOP_LIBEV) != loop)
+    if (!ub_decide_shape_moves(shape) || !usable())
         return NULL;
     *ret_key = word[1];
     return ub_suspend_host(loop, &ops, true);

@@ -27,6 +27,9 @@ enum { ONESHOT = -1, OFF, ON }; /* SD_EVENT_ONESHOT ... */
 enum {
     ID_loop,
     ID_run,
+    ID_default,
+    ID_loop_ref,
+    ID_loop_unref,
     ID_exit,
     ID_get_exit_code,
     ID_now,
@@ -237,25 +240,46 @@ struct ub_host *ub_sd_host(const struct ub_shape *shape, const uint64_t word[UB_
 
 /* ---- what the program calls --------------------------------------------------------------------- */
 
+#define DEFAULT ((void *)1) /* SD_EVENT_DEFAULT: the thread's own */
+
+/* What is meant; NULL: there is none. */
+static void *resolved(void *e)
+{
+    int (*get)(void **) = original[ID_default][0];
+
+    if (e != DEFAULT)
+        return e;
+    e = NULL;
+    if (get(NULL) > 0 && get(&e) >= 0)
+        call(ID_loop_unref, e);
+    return e;
+}
+
 static struct ub_host *existing_host(void *e)
 {
     return ub_suspend_host(e, &ops, false);
 }
 
-static int hook_loop(void *e)
+/* Ours until what is suspended is over: the program may drop its own meanwhile. */
+static int hook_loop(void *given)
 {
+    void *e = resolved(given);
     struct ub_host *h;
     void *outer;
     int r;
 
     if (ub_drive_concerned()) /* a loop inside a callback, and it may be one that is suspended that ends it */
         ub_drive_all();
+    if (!e || !usable())
+        return ((int (*)(void *))original[ID_loop][0])(given);
+    call(ID_loop_ref, e);
     outer = ub_running_set(UB_LOOP_SD_EVENT, e);
     r = ((int (*)(void *))original[ID_loop][0])(e);
     h = existing_host(e);
     if (h && h->count) /* without us every callback is over when the loop returns */
         ub_suspend_drain(h);
     ub_running_set(UB_LOOP_SD_EVENT, outer);
+    call(ID_loop_unref, e);
     return r;
 }
 
@@ -269,7 +293,7 @@ static int hook_run(void *e, uint64_t timeout)
 
 static int leave_loop(void *e, int code)
 {
-    const struct ub_host *h = existing_host(e);
+    const struct ub_host *h = existing_host(resolved(e));
 
     if (h && h->count)
         ub_drive_until_over(h, any, NULL);
@@ -317,7 +341,7 @@ static int hook_now(void *e, int clock, uint64_t *ret)
 {
     const struct ub_task *task = ub_suspend_current();
 
-    if (task && task->left && !task->nested_sp && task->host->ops == &ops && task->host->loop == e && ret) {
+    if (task && task->left && !task->nested_sp && task->host->ops == &ops && task->host->loop == resolved(e) && ret) {
         for (uint32_t i = 0; i < UB_ARRAY_LEN(clocks); i++) {
             if (clocks[i] == clock) {
                 *ret = task->own[OWN_NOW + i];
@@ -332,6 +356,9 @@ static int hook_now(void *e, int clock, uint64_t *ret)
 static const struct ub_loop_hook hooks[] = {
     {"sd_event_loop", {(void *)hook_loop, NULL}, UB_HOOK_OTHERS},
     {"sd_event_run", {(void *)hook_run, NULL}, UB_HOOK_OTHERS},
+    {"sd_event_default", {NULL}, UB_HOOK_OTHERS},
+    {"sd_event_ref", {NULL}, UB_HOOK_OTHERS},
+    {"sd_event_unref", {NULL}, UB_HOOK_OTHERS},
     {"sd_event_exit", {(void *)leave_loop, NULL}, UB_HOOK_ALL},
     {"sd_event_get_exit_code", {NULL}, UB_HOOK_OTHERS},
     {"sd_event_now", {(void *)hook_now, NULL}, UB_HOOK_ALL},

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -47,6 +48,7 @@ static void begin(struct mine *m, int32_t tid)
     if (ub_runtime_exceptions)
         m->exceptions = ub_runtime_exceptions();
     m->tid = tid;
+    m->slot = ub_thread.slot;
 }
 
 /*
@@ -102,12 +104,41 @@ static uint64_t now_ns(void)
     return ub_clock_monotonic_ns();
 }
 
+/* ---- forks ----------------------------------------------------------------------------- */
+
+/* In a forked child: of its parent's thread that forked. Nothing else there leads to what that has suspended. */
+static struct mine *parents;
+
+static void orphan(struct ub_host *h);
+
+static void in_child(void)
+{
+    const struct ub_thread *t = &ub_thread;
+
+    for (uint32_t i = 0; t->slot && i < UB_SLOT_MAX; i++) {
+        if (mine_of[i] && mine_of[i]->slot == t->slot && mine_of[i]->generation == t->generation)
+            parents = mine_of[i];
+    }
+    for (uint32_t i = 0; parents && i < UB_HOSTS_MAX; i++) {
+        struct ub_host *h = parents->host[i];
+
+        if (h && h->loop && h->ops->orphan_at_fork && h->generation != ub_process->generation)
+            orphan(h);
+    }
+}
+
+static void see_forks(void)
+{
+    pthread_atfork(NULL, NULL, in_child);
+}
+
 /* ---- hosts ----------------------------------------------------------------------------- */
 
 struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make)
 {
     struct mine *m = ub_suspend_mine(make);
     struct ub_host *h, **free = NULL;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->loop == loop)
@@ -117,6 +148,7 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
     }
     if (!make || !free || !(h = *free ? *free : map(sizeof(*h))))
         return NULL;
+    pthread_once(&once, see_forks);
     *free = h;
     h->inbox = (struct ub_inbox){0};
     ub_inbox_open(&h->inbox);
@@ -312,6 +344,21 @@ static struct ub_task *task_of_handle(const void *handle)
     return task;
 }
 
+/* In a forked child the program may free a handle before the loop wakes. */
+static void leave_orphan_alone(uint64_t key)
+{
+    for (uint32_t i = 0; parents && i < UB_HOSTS_MAX; i++) {
+        const struct ub_host *h = parents->host[i];
+
+        if (!h || !h->loop || h->generation == ub_process->generation)
+            continue;
+        for (struct ub_task *task = h->suspended; task; task = task->next) {
+            if (task->key == key)
+                task->muted = false;
+        }
+    }
+}
+
 void ub_suspend_touched(void *handle)
 {
     struct mine *m = ub_suspend_mine(false);
@@ -327,6 +374,7 @@ void ub_suspend_touched(void *handle)
         if (m->host[i] && m->host[i]->pendings)
             drop_pending(m->host[i], (uint64_t)(uintptr_t)handle);
     }
+    leave_orphan_alone((uint64_t)(uintptr_t)handle);
 }
 
 struct ub_task *ub_suspend_find(const void *handle)
@@ -436,6 +484,8 @@ static void finish(struct mine *m, struct ub_task *task)
         h->pendings--;
         for (uint32_t k = i; k < h->pendings; k++)
             h->pending[k] = h->pending[k + 1];
+        if (h->ops->due)
+            h->ops->due(&p);
         i = UINT32_MAX; /* from the start again: the callback may change all of it */
         if (!start(m, h, p.key, p.function, p.shape, p.argument, &ret))
             call_directly(&ub_thread, p.function, p.shape, p.argument);
@@ -637,18 +687,23 @@ static void resume_done(struct mine *m, struct ub_host *h)
     }
 }
 
+/* A forked child: the timer and what is suspended are its parent's. */
+static void orphan(struct ub_host *h)
+{
+    for (struct ub_task *task = h->suspended; task && h->ops->orphan; task = task->next)
+        h->ops->orphan(task);
+    h->suspended = NULL;
+    if (h->held)
+        h->ops->hold(h, false);
+    h->held = false;
+}
+
 void ub_suspend_wake(struct ub_host *h)
 {
     struct mine *m = ub_suspend_mine(false);
 
-    if (h->generation !=
-        ub_process->generation) { /* a forked child: the timer and what is suspended are its parent's */
-        for (struct ub_task *task = h->suspended; task && h->ops->orphan; task = task->next)
-            h->ops->orphan(task);
-        h->suspended = NULL;
-        if (h->held)
-            h->ops->hold(h, false);
-        h->held = false;
+    if (h->generation != ub_process->generation) {
+        orphan(h);
         return;
     }
     if (!m)

@@ -78,6 +78,9 @@ struct ub_host_ops {
     void (*back)(struct ub_task *task);
     /* In a forked child, which has no suspended callbacks: its handle is as it was. */
     void (*orphan)(struct ub_task *task);
+    bool orphan_at_fork; /* that and `hold` only write memory: at the fork itself; else when the loop wakes there */
+    /* What was put off is next: the handle may have another callback by now. */
+    void (*due)(struct ub_pending *p);
     uint64_t keep; /* what the loop is told of one that is not over */
 };
 

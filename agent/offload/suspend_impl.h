@@ -12,6 +12,7 @@
 /* What belongs to a thread that runs loops. Reached by the number of its slot. */
 struct mine {
     int32_t tid;
+    const void *slot;        /* the thread's */
     uint32_t generation;     /* of the process that made it: not a forked child's */
     struct ub_task *current; /* whose stack this is, as long as it is */
     struct ub_fiber_pool fibers;

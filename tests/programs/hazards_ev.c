@@ -5,6 +5,7 @@
 // libs: -lev
 #include "hazards.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <sys/wait.h>
 
@@ -158,6 +159,47 @@ static void on_fed(struct ev_loop *l, ev_io *w, int what)
     inside--;
 }
 
+/* By itself, before it is suspended. */
+static void on_fed_own(struct ev_loop *l, ev_io *w, int what)
+{
+    int ready = !(what & EV_CUSTOM);
+
+    enter();
+    say(ready ? "ready" : "fed");
+    if (ready)
+        ev_feed_event(l, w, EV_CUSTOM);
+    rest(100);
+    if (ready)
+        get(w->fd);
+    inside--;
+}
+
+/* It may say of it what is not so: a timer that a descriptor's readiness is told of. */
+static void on_fed_timer(struct ev_loop *l, ev_timer *w, int what)
+{
+    enter();
+    say(what & EV_READ ? "fed" : "timer");
+    rest(60);
+    if (++fired == 3)
+        ev_timer_stop(l, w);
+    inside--;
+}
+
+/* What comes of it meanwhile calls the callback that it has by then. */
+static void on_new(struct ev_loop *l, ev_timer *w, int what)
+{
+    say("new");
+    if (++fired == 3)
+        ev_timer_stop(l, w);
+}
+
+static void on_new_callback(struct ev_loop *l, ev_timer *w, int what)
+{
+    say("old");
+    rest(150);
+    ev_set_cb(w, on_new);
+}
+
 static void on_feed(struct ev_loop *l, ev_timer *w, int what)
 {
     ev_feed_event(l, victim, EV_CUSTOM);
@@ -172,10 +214,19 @@ static void on_invoked(struct ev_loop *l, ev_timer *w, int what)
     inside--;
 }
 
+static ev_prepare preparer;
+
+static void on_prepare(struct ev_loop *l, ev_timer *w, int what)
+{
+    ev_prepare_start(l, &preparer);
+}
+
 static void on_invoke(struct ev_loop *l, ev_prepare *w, int what)
 {
+    int before = fired;
+
     ev_invoke(l, &timer, EV_TIMER);
-    say(inside ? "NOT OVER" : "over");
+    say(inside || fired != before + 1 + !before ? "NOT OVER" : "over");
     ev_prepare_stop(l, w);
 }
 
@@ -253,9 +304,50 @@ static void on_fork(struct ev_loop *l, ev_timer *w, int what)
     say(WIFEXITED(status) && WEXITSTATUS(status) == 7 ? "there" : "NOT THERE");
 }
 
+/* There it is stopped and freed at once. */
+static void on_untouched(struct ev_loop *l, ev_timer *w, int what)
+{
+    for (size_t i = 0; i < sizeof(*victim); i++) {
+        if (((unsigned char *)victim)[i] != 0xee)
+            _exit(8);
+    }
+    _exit(7);
+}
+
+static void on_fork_freed(struct ev_loop *l, ev_timer *w, int what)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        child = 1;
+        alarm(5);
+        ev_io_stop(l, victim);
+        memset(victim, 0xee, sizeof(*victim));
+        ev_loop_fork(l);
+        ev_timer_stop(l, &end);
+        in(300, &timer, on_untouched);
+        return;
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        ;
+    say(WIFEXITED(status) && WEXITSTATUS(status) == 7 ? "untouched" : "WRITTEN, OR NO LOOP");
+}
+
+/* A child's end interrupts a sleep: there is a handler. */
+static void on_child(struct ev_loop *l, ev_timer *w, int what)
+{
+    struct timespec ts = {.tv_nsec = 300000000};
+
+    if (fork() == 0) {
+        usleep(40000);
+        _exit(0);
+    }
+    say(nanosleep(&ts, NULL) < 0 && errno == EINTR ? "interrupted" : "SLEPT ON");
+}
+
 static void begin(void)
 {
-    static ev_prepare preparer;
     pthread_t t;
 
     if (is("rearm")) {
@@ -292,11 +384,31 @@ static void begin(void)
         add_fd(on_fed);
         in(50, &other, on_feed);
         in(600, &end, on_end);
+    } else if (is("fed_own")) {
+        put(p[1], "a");
+        add_fd(on_fed_own);
+        in(600, &end, on_end);
+    } else if (is("fed_timer")) {
+        ev_timer_init(&timer, on_fed_timer, 0.1, 0.1);
+        ev_timer_start(loop, &timer);
+        ev_feed_event(loop, &timer, EV_READ);
+        in(700, &end, on_end);
+    } else if (is("new_callback")) {
+        ev_timer_init(&timer, on_new_callback, 0.001, 0.04);
+        ev_timer_start(loop, &timer);
+        in(700, &end, on_end);
+    } else if (is("child")) {
+        in(1, &timer, on_child);
+        in(600, &end, on_end);
+    } else if (is("fork_freed")) {
+        put(p[1], "a");
+        add_fd(on_kept);
+        in(50, &other, on_fork_freed);
+        in(900, &end, on_end);
     } else if (is("invoke")) {
-        ev_timer_init(&timer, on_invoked, 0, 0);
-        ev_feed_event(loop, &timer, EV_TIMER);
         ev_prepare_init(&preparer, on_invoke);
-        ev_prepare_start(loop, &preparer);
+        in(1, &timer, on_invoked);
+        in(40, &other, on_prepare);
         in(300, &end, on_end);
     } else if (is("invoke_pending")) {
         ev_set_invoke_pending_cb(loop, on_all);
@@ -337,10 +449,12 @@ int main(int argc, char **argv)
     name = argv[1];
     if (pipe(p) || socketpair(AF_UNIX, SOCK_STREAM, 0, q))
         abort();
-    loop = ev_loop_new(0);
+    loop = is("child") ? ev_default_loop(0) : ev_loop_new(0);
     ev_timer_init(&warm, on_warm, 0.002, 0.002);
     ev_timer_start(loop, &warm);
     ev_run(loop, 0);
+    if (child)
+        _exit(9);
     if (is("last") || is("broken"))
         say(fired ? "over" : "NOT OVER");
     ev_loop_destroy(loop);

@@ -190,6 +190,47 @@ static int on_exit_now(sd_event_source *s, uint64_t at, void *arg)
     return 0;
 }
 
+/* The loop is told to end by one that has made another wait for its descriptor. */
+static int on_no_more(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    say("NO MORE");
+    return 0;
+}
+
+static int on_exit_behind(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    sd_event_add_io(loop, &second, q[0], EPOLLIN, on_no_more, NULL);
+    send_much();
+    say("sent");
+    return sd_event_exit(loop, 0);
+}
+
+/* The program lets go of all that it has while a callback is suspended. */
+static int on_last(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event_exit(loop, 0);
+    victim = sd_event_source_unref(victim);
+    loop = sd_event_unref(loop);
+    return 0;
+}
+
+/* The thread's own loop, by its other name. */
+static int on_exit_default(sd_event_source *s, uint64_t at, void *arg)
+{
+    return sd_event_exit(SD_EVENT_DEFAULT, 3);
+}
+
+static int on_now_default(sd_event_source *s, uint64_t at, void *arg)
+{
+    uint64_t before, after;
+
+    sd_event_now(SD_EVENT_DEFAULT, CLOCK_MONOTONIC, &before);
+    rest(60);
+    sd_event_now(SD_EVENT_DEFAULT, CLOCK_MONOTONIC, &after);
+    say(before == after ? "same" : "LATER");
+    return sd_event_exit(loop, 0);
+}
+
 /* Its turn's time is what it sets its next time by. */
 static int on_now(sd_event_source *s, uint64_t at, void *arg)
 {
@@ -397,8 +438,18 @@ static void begin(void)
         add_fd(on_before_exit, SD_EVENT_ONESHOT);
         sd_event_add_exit(loop, NULL, on_leaving, NULL);
         in(is("exit") ? 50 : 400, on_exit_now);
-    } else if (is("now")) {
-        in(1, on_now);
+    } else if (is("exit_behind")) {
+        put(p[1], "a");
+        add_fd(on_exit_behind, SD_EVENT_ON);
+        pthread_create(&t, NULL, peer, NULL);
+    } else if (is("last") || is("exit_default")) {
+        put(p[1], "a");
+        add_fd(on_before_exit, SD_EVENT_ONESHOT);
+        if (is("exit_default"))
+            sd_event_add_exit(loop, NULL, on_leaving, NULL);
+        in(50, is("last") ? on_last : on_exit_default);
+    } else if (is("now") || is("now_default")) {
+        in(1, is("now") ? on_now : on_now_default);
     } else if (is("direct") || is("direct_once")) {
         put(p[1], "a");
         add_fd(on_direct, SD_EVENT_ON);
@@ -443,14 +494,17 @@ int main(int argc, char **argv)
     sigprocmask(SIG_BLOCK, &blocked, NULL);
     if (pipe(p) || socketpair(AF_UNIX, SOCK_STREAM, 0, q))
         abort();
-    sd_event_new(&loop);
+    if (is("exit_default") || is("now_default"))
+        sd_event_default(&loop);
+    else
+        sd_event_new(&loop);
     if (is("threads")) {
         threads();
     } else if (is("run") || is("dispatch")) {
         by_hand();
     } else {
         in(2, on_warm);
-        r = sd_event_loop(loop);
+        r = sd_event_loop(is("now_default") ? SD_EVENT_DEFAULT : loop);
         printf("%d ", r);
     }
     sd_event_unref(loop);
