@@ -192,6 +192,21 @@ static void add_mine(event_callback_fn cb, short kinds)
     event_assign(mine = malloc(sizeof(*mine)), base, kinds & EV_READ ? p[0] : -1, kinds, cb, NULL);
     event_add(mine, kinds & EV_READ ? NULL : &tv);
 }
+/* In a forked child it is taken out and its memory used for something else. */
+static void on_untouched(int fd, short what, void *arg)
+{
+    for (unsigned i = 0; i < sizeof(*mine); i++) if (((unsigned char *)mine)[i] != 0xee) _exit(8);
+    _exit(7);
+}
+static void on_fork_freed(int fd, short what, void *arg)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) { alarm(5); event_reinit(base); event_del(mine); memset(mine, 0xee, sizeof(*mine)); in(on_untouched, 300); return; }
+    while (waitpid(pid, &status, 0) < 0) ;
+    say(WIFEXITED(status) && WEXITSTATUS(status) == 7 ? "untouched" : "WRITTEN");
+    event_del(mine);
+}
 /* Added again by another callback, while its byte is not read yet: it is no more when that is done. */
 static void on_oneshot(int fd, short what, void *arg)
 {
@@ -300,6 +315,7 @@ static void on_warm(int fd, short what, void *arg)
     if (is("own_free")) { add(on_own_free); in(on_count, 300); }
     if (is("once") || is("dispatch") || is("loop")) add(on_once);
     if (is("fork_loop")) { add(on_kept); in(on_fork_loop, 40); in(on_kept_end, 1200); }
+    if (is("fork_freed")) { add_mine(on_kept, EV_READ | EV_PERSIST); in(on_fork_freed, 40); in(on_kept_end, 1200); }
     if (is("timed")) { struct timeval each = {0, 200000}; event_add(victim = event_new(base, p[0], EV_READ | EV_PERSIST, on_timed, NULL), &each); }
     if (is("look")) { add(on_seen); in(on_look, 60); }
     if (is("own_wiped")) { add_mine(on_own_wipe, EV_READ | EV_PERSIST); in(on_end, 300); }
@@ -340,7 +356,7 @@ int main(int argc, char **argv)
 HAZARDS = {"rearm": 3, "timer": 3, "deleted": 1, "free": 1, "own": 1, "own_free": 1, "once": 1, "fork": 1,
            "other_thread": 1, "single": 1, "dispatch": 1, "loop": 1, "fork_loop": 1, "timed": 1, "look": 1, "assigned": 1,
            "wiped": 1, "own_wiped": 1, "oneshot": 1, "activated": 1, "priority": 1, "direct": 1, "http": 1, "http_gone": 1,
-           "http_answered": 1, "http_free": 1}
+           "http_answered": 1, "http_free": 1, "fork_freed": 1}
 
 # What `make check` has no time for is run by `make check-offload`.
 if not os.environ.get("UNBLOCK_SOAK"):
@@ -351,7 +367,7 @@ if not os.environ.get("UNBLOCK_SOAK"):
 # Alone a callback that leaves its byte comes again before anybody can stop it.
 EXPECTED = {"deleted": "over once", "free": "there end", "fork": "child over once"}
 # What callbacks run in between is what offload changes: the order of words may differ, the words may not.
-FREE = {"fork", "fork_loop", "dispatch", "loop"}
+FREE = {"fork", "fork_loop", "fork_freed", "dispatch", "loop"}
 
 
 @pytest.fixture(scope="module")
