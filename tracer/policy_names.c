@@ -19,7 +19,7 @@ static const char *const movable[] = {
     "waitpid",     "connect", "fsync",  "getaddrinfo", "syncfs",   "pread",    "fdatasync", "pwrite",
     "ftruncate",   "open",    "openat", "fallocate",   "sem_wait", "stat",     "lstat",     "posix_fallocate",
     "unlink",      "rename",  "poll",
-#define NAME(name, eager) #name,
+#define NAME(name, ...) #name,
     UB_UNITS(NAME)};
 
 static const char *const all[] = {

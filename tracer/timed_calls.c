@@ -29,7 +29,7 @@ const char *ub_timed_call_name(uint32_t id)
 const char *ub_moved_call_name(uint32_t id)
 {
     static const char *const more[] = {"sem_wait",
-#define NAME(name, eager) #name,
+#define NAME(name, ...) #name,
                                        UB_UNITS(NAME)
 #undef NAME
     };

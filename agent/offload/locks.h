@@ -22,7 +22,8 @@ const void *ub_locks_only_one(uint64_t *ret_ra);
 /* What holds that one is left (true), and goes on: meanwhile it is not what the thread holds. */
 void ub_locks_put_away(const void *lock, const void *holder, bool away);
 
-/* How many are put away. Others than the thread's own may take them only when they are back. */
+/* How many are put away, and suspended steps that have used a connection. Others than the thread's own may take them
+ * only when they are back. */
 extern uint32_t ub_locks_away;
 
 /* Not a lock, but like one: what the calling callback has set for its thread, and will set back. */

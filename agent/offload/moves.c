@@ -22,12 +22,6 @@ static struct ub_real direct;
 
 static bool call(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, int64_t *ret)
 {
-    if ((id == UB_CALL_ID_close || id == UB_CALL_ID___close) &&
-        (ub_fds_is_own((int)word[0]) || ub_inbox_owns((int)word[0]))) {
-        errno = EBADF; /* what the program would find there without us */
-        *ret = -1;
-        return true;
-    }
     if (ub_pysteps_concerned())
         return ub_pysteps_call(id, function, word, ret);
     return ub_suspend_call(id, function, word, value, ret);
@@ -128,6 +122,24 @@ static bool call(uint32_t id, void *function, const uint64_t *word, const uint64
 /* clang-format on */
 CALLS(MOVED)
 
+/* By any thread. A child of vfork runs on its parent's memory, but what it closes is its own. */
+static bool is_kept(int fd)
+{
+    return (ub_fds_is_own(fd) || ub_inbox_owns(fd)) && ub_raw0(SYS_getpid) == ub_process->pid;
+}
+
+/* Ours are not there: what the program would find without us. */
+#define KEPT(name)                                                                                                     \
+    static int kept_##name(int fd)                                                                                     \
+    {                                                                                                                  \
+        if (ub_likely(!is_kept(fd)))                                                                                   \
+            return moved_##name(fd);                                                                                   \
+        errno = EBADF;                                                                                                 \
+        return -1;                                                                                                     \
+    }
+KEPT(close)
+KEPT(__close)
+
 /*
  * Calls that stay and wait for somebody, in ways that cannot be asked about beforehand: what is suspended, and may be
  * that somebody, comes first. The last column: whether it waits at all.
@@ -197,6 +209,8 @@ void ub_moves_start(void)
     direct = ub_real;
 #define TAKE_OVER(type, name, ...) ub_real.name = moved_##name;
     CALLS(TAKE_OVER)
+    ub_real.close = kept_close;
+    ub_real.__close = kept___close;
 #define LEAVE_THERE(type, name, ...) ub_real.name = stayed_##name;
     STAYS(LEAVE_THERE)
 }

@@ -98,6 +98,25 @@ static void call(struct ub_job *job)
     job->signal = take_signal(job->error);
 }
 
+#define NUMBERS 4096u /* of higher ones it would not be known whose they are: not used */
+static uint64_t ours[NUMBERS / 64];
+
+bool ub_inbox_owns(int fd)
+{
+    return (uint32_t)fd < NUMBERS && ub_load_relaxed(&ours[(uint32_t)fd / 64]) & 1ull << (uint32_t)fd % 64;
+}
+
+void ub_inbox_gives_up(unsigned first, unsigned last)
+{
+    for (unsigned i = first; i < NUMBERS && i <= last; i++)
+        __atomic_fetch_and(&ours[i / 64], ~(1ull << i % 64), __ATOMIC_RELAXED);
+}
+
+bool ub_inbox_is_whole(const struct ub_inbox *inbox)
+{
+    return ub_inbox_owns(inbox->fd) && ub_inbox_owns(inbox->bell) && ub_inbox_owns(inbox->timer);
+}
+
 /*
  * Not by writing: had the program closed our descriptors and opened files under their numbers, nothing would happen to
  * them. Nor by a timer that is set to be over: its interrupt took 20 us of the ringing thread on a virtual machine, and
@@ -107,7 +126,7 @@ static void ring(int fd, int bell)
 {
     struct epoll_event once = {.events = EPOLLIN | EPOLLONESHOT};
 
-    if (fd >= 0)
+    if (ub_inbox_owns(fd) && ub_inbox_owns(bell))
         ub_raw4(SYS_epoll_ctl, fd, EPOLL_CTL_MOD, bell, &once);
 }
 
@@ -344,20 +363,6 @@ int ub_pool_submit(struct ub_job *job)
     return r;
 }
 
-#define NUMBERS 4096u /* of higher ones it is not known whose they are */
-static uint64_t ours[NUMBERS / 64];
-
-bool ub_inbox_owns(int fd)
-{
-    return (uint32_t)fd < NUMBERS && ub_load_relaxed(&ours[(uint32_t)fd / 64]) & 1ull << (uint32_t)fd % 64;
-}
-
-void ub_inbox_gives_up(unsigned first, unsigned last)
-{
-    for (unsigned i = first; i < NUMBERS && i <= last; i++)
-        __atomic_fetch_and(&ours[i / 64], ~(1ull << i % 64), __ATOMIC_RELAXED);
-}
-
 /* High, where the program's numbers do not get to as a rule. */
 static int high(long fd)
 {
@@ -370,8 +375,11 @@ static int high(long fd)
         number = fd;
     else
         ub_raw1(SYS_close, fd);
-    if (number < (long)NUMBERS)
-        __atomic_fetch_or(&ours[number / 64], 1ull << number % 64, __ATOMIC_RELAXED);
+    if (number >= (long)NUMBERS) {
+        ub_raw1(SYS_close, number);
+        return -1;
+    }
+    __atomic_fetch_or(&ours[number / 64], 1ull << number % 64, __ATOMIC_RELAXED);
     return (int)number;
 }
 
@@ -414,7 +422,8 @@ void ub_inbox_arm(struct ub_inbox *inbox, uint64_t next_ns)
         ring(inbox->fd, inbox->bell);
     } else if (inbox->armed_ns != next_ns) {
         inbox->armed_ns = next_ns;
-        ub_raw4(SYS_timerfd_settime, inbox->timer, TFD_TIMER_ABSTIME, &at, 0);
+        if (ub_inbox_owns(inbox->timer))
+            ub_raw4(SYS_timerfd_settime, inbox->timer, TFD_TIMER_ABSTIME, &at, 0);
     }
 }
 
@@ -423,7 +432,7 @@ struct ub_job *ub_pool_collect(struct ub_inbox *inbox)
     struct ub_job *job, *list = NULL, *next;
     struct epoll_event rung[2];
 
-    if (inbox->fd >= 0) /* before the look: who puts something in after it rings once more */
+    if (ub_inbox_owns(inbox->fd)) /* before the look: who puts something in after it rings once more */
         ub_raw6(SYS_epoll_pwait, inbox->fd, (long)rung, UB_ARRAY_LEN(rung), 0, 0, 0);
     job = __atomic_exchange_n(&inbox->done, NULL, __ATOMIC_ACQUIRE);
     for (; job; job = next) {

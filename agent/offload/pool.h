@@ -78,6 +78,9 @@ void ub_inbox_close(struct ub_inbox *inbox);
 /* Whether the number is one of any inbox's, and not the program's to close. Signal-safe. */
 bool ub_inbox_owns(int fd);
 
+/* All of its numbers are ours still. */
+bool ub_inbox_is_whole(const struct ub_inbox *inbox);
+
 /* The program takes these numbers for itself (dup2, closefrom): they are its own from now on. Signal-safe. */
 void ub_inbox_gives_up(unsigned first, unsigned last);
 

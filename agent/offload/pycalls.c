@@ -20,7 +20,8 @@
 
 #define python ub_pysteps_python
 
-#define MUTEX_NS 2000000u /* so long is who waits for another's mutex left */
+#define UB_WAITS_MAX 16u      /* so many may wait for one another */
+#define MUTEX_NS     2000000u /* so long is who waits for another's mutex left */
 
 /* An alarm's handler would raise its exception in the loop instead of in this call. */
 static bool alarm_is_set(void)
@@ -45,7 +46,7 @@ static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
         return UB_PIN_IMPORT;
     if (s->holder.beyond || s->holder.foreign)
         return UB_PIN_LOCK;
-    if (ub_pysqlite_in_transaction(m, s))
+    if (s->units > UB_STEP_UNITS || ub_pysqlite_in_transaction(m, s))
         return UB_PIN_TRANSACTION;
     if (!python->alone())
         return UB_PIN_RUNTIME;
@@ -472,15 +473,53 @@ int ub_pysteps_try(void *lock)
     return -1;
 }
 
+static bool has_unit(const struct step *s, const void *connection)
+{
+    for (uint32_t i = 0; i < s->units && i < UB_STEP_UNITS; i++) {
+        if (s->unit[i] == connection)
+            return true;
+    }
+    return false;
+}
+
+static void add_unit(struct step *s, const void *connection)
+{
+    if (!connection || has_unit(s, connection) || s->units > UB_STEP_UNITS)
+        return;
+    if (s->units < UB_STEP_UNITS)
+        s->unit[s->units] = connection;
+    s->units++;
+}
+
+static const struct step *suspended_with(const struct mine *m, const void *connection)
+{
+    const struct step *s = m->suspended;
+
+    while (s && !has_unit(s, connection))
+        s = s->next;
+    return s;
+}
+
+/* It queues for what the current step has, or for what one has that does. */
+static bool waits_for_current(const struct mine *m, const struct step *s)
+{
+    for (uint32_t i = 0; i < UB_WAITS_MAX && m->current && s && s->queues; i++) {
+        if (has_unit(m->current, s->queues))
+            return true;
+        s = suspended_with(m, s->queues);
+    }
+    return false;
+}
+
 /*
  * Who is in the midst of a call with it, or has come for it before the ticket. Who has a connection, and waits for a
- * lock, may wait for who comes.
+ * lock or for a connection of the current step's, may wait for who comes.
  */
 static const struct step *first_with(const struct mine *m, const void *mutex, uint64_t ticket)
 {
     const struct step *s = m->suspended;
 
-    while (s && s->mutex != mutex && !(s->unit == mutex && !s->wait.lock) &&
+    while (s && s->mutex != mutex && !(has_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
            !(s->queues == mutex && s->ticket < ticket))
         s = s->next;
     return s;
@@ -545,28 +584,30 @@ static bool holds_at_most_its_own(uintptr_t from, const void **ret_mutex)
     return name && taker && strcmp(name, taker) == 0;
 }
 
-bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, bool eager,
+bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, uint32_t how,
                      int64_t *ret)
 {
     const uint64_t words[UB_POOL_WORDS] = {word};
     struct mine *m = ub_pysteps_mine(false);
-    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT};
+    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT, .libc_lock = how & UB_UNIT_CONNECTS};
     struct ub_sites_say say;
     const void *mutex;
+    bool alone;
 
     if (!m || m->own || in_vfork_child())
         return false;
-    if (connection && !(m->current && m->current->unit == connection)) /* who has it goes before those that wait */
+    if (connection && !(m->current && has_unit(m->current, connection))) /* who has it goes before those that wait */
         ub_pysteps_wait_for_mutex(connection);
     if (!m->current || !ub_offload_moves)
         return false;
-    m->current->unit = connection;
-    if (!holds_at_most_its_own(ub_thread.cold->spans.call_ra, &mutex) ||
-        judge_step(m, (uintptr_t)__builtin_frame_address(0), false) != UB_PIN_MOVABLE)
+    add_unit(m->current, connection);
+    alone = holds_at_most_its_own(ub_thread.cold->spans.call_ra, &mutex);
+    add_unit(m->current, mutex); /* others wait before they take it: who has it may not wait for who wants it */
+    if (!alone || judge_step(m, (uintptr_t)__builtin_frame_address(0), false) != UB_PIN_MOVABLE)
         return false;
     ub_sites_ask(&ub_thread, id, &say);
-    return ub_sites_may_leave(&say) && (eager || say.learned) && ub_sites_leave(&ub_thread, id, &say, false) &&
-           leave(m, id, function, words, &b, mutex, say.site, ret);
+    return ub_sites_may_leave(&say) && (how & UB_UNIT_EAGER || say.learned) &&
+           ub_sites_leave(&ub_thread, id, &say, false) && leave(m, id, function, words, &b, mutex, say.site, ret);
 }
 
 void ub_pysteps_own(int by)

@@ -91,6 +91,7 @@ static int go_on(struct mine *m, bool gil)
         ub_holder_leaves(own);
         ub_pysteps_run_here(m, s);
         ub_holder_returns(own);
+        arm_all(m); /* the rings of other loops were taken in, too */
     }
     if (!gil)
         ub_pysteps_python->give_gil();
@@ -134,6 +135,8 @@ int ub_pydrive_wait(struct mine *m, const struct ub_lock_wait *what, uint64_t de
     const void *outer = own->waits;
     int error = 0;
 
+    if (m->place.fd >= 0 && !ub_inbox_is_whole(&m->place))
+        ub_inbox_close(&m->place);
     if (m->place.fd < 0)
         ub_inbox_open(&m->place);
     place.wait.holder = own;

@@ -19,6 +19,7 @@
 
 #define SEND_NEXT 1u          /* PYGEN_NEXT of PySendResult: the coroutine waits for what it gave */
 #define LOOK_NS   50000000ull /* so often it is seen whether a lock was posted where we have no hook */
+#define SOON_NS   200000ull   /* at first; later, after a quarter of the time that it has taken already */
 
 static struct mine *mine_of[UB_SLOT_MAX];
 const struct ub_python *ub_pysteps_python;
@@ -26,6 +27,39 @@ static unsigned long version; /* 0: none that is known, or it was looked for alr
 static bool supported;        /* there is an object for this interpreter */
 
 #define python ub_pysteps_python
+
+static void begin(struct mine *m, int32_t tid)
+{
+    m->tid = tid;
+    if (ub_runtime_exceptions)
+        m->exceptions = ub_runtime_exceptions();
+    m->base = (struct ub_holder){.thread = m, .rolls = true};
+}
+
+/* Its thread has ended, with nothing left of what it did. */
+static bool is_free(const struct mine *m)
+{
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        if (m->host[i].loop)
+            return false;
+    }
+    return m->generation == ub_process->generation && !m->suspended && !m->current && !m->own && !m->base.away;
+}
+
+/* The slot was another thread's: its descriptors and free stacks are this one's now, if they are large enough. */
+static struct mine *take_over(struct mine *m, int32_t tid)
+{
+    size_t size = ub_fiber_stack_size();
+
+    if (size > m->fibers.size) {
+        m->fibers.size = size;
+        m->fibers.free = NULL; /* new ones are made, the others are lost */
+    }
+    m->transactions = 0;
+    memset(m->transaction, 0, sizeof(m->transaction));
+    begin(m, tid);
+    return m;
+}
 
 struct mine *ub_pysteps_mine(bool make)
 {
@@ -42,20 +76,19 @@ struct mine *ub_pysteps_mine(bool make)
         return m;
     if (!make)
         return NULL;
+    if (m && is_free(m))
+        return take_over(m, t->slot->tid);
     at = ub_raw6(SYS_mmap, 0, sizeof(*m), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096)
         return NULL;
-    m = (struct mine *)at; /* an earlier one is another thread's, or a forked child's parent's: lost with it */
-    m->tid = t->slot->tid;
+    m = (struct mine *)at; /* an earlier one has something left, or is a forked child's parent's: lost with it */
+    m->generation = ub_process->generation;
     m->fibers.size = ub_fiber_stack_size();
     m->fibers.head = sizeof(struct step);
-    if (ub_runtime_exceptions)
-        m->exceptions = ub_runtime_exceptions();
     for (uint32_t i = 0; i < HOSTS_MAX; i++)
         m->host[i].inbox.fd = -1;
     m->place.fd = -1;
-    m->base.thread = m;
-    m->base.rolls = true;
+    begin(m, t->slot->tid);
     mine_of[index] = m;
     return m;
 }
@@ -76,23 +109,33 @@ struct ub_holder *ub_pysteps_holder(void)
 
 /* ---- waiting ------------------------------------------------------------------------------ */
 
+/* When to look at its lock next. 0: it waits for none. */
+static uint64_t look_of(const struct step *s)
+{
+    uint64_t now, wait;
+
+    if (s->done || !s->wait.lock)
+        return 0;
+    now = ub_clock_monotonic_ns();
+    wait = (now - s->left_ns) / 4;
+    return now + (wait < SOON_NS ? SOON_NS : wait > LOOK_NS ? LOOK_NS : wait);
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return !a || (b && b < a) ? b : a;
+}
+
 /* The timer fires at the next deadline; at once, if something is done already. */
 void ub_pysteps_arm(struct mine *m, struct host *h)
 {
-    uint64_t next = 0, look = 0;
+    uint64_t next = 0;
 
     for (const struct step *s = m->suspended; s; s = s->next) {
         if (s->host != h || (s->done && s->told) || s->yields)
             continue;
-        if (s->done)
-            next = 1;
-        else if (s->deadline_ns && (!next || s->deadline_ns < next))
-            next = s->deadline_ns;
-        if (!s->done && s->wait.lock && !look)
-            look = ub_clock_monotonic_ns() + LOOK_NS;
+        next = s->done ? 1 : earlier(next, earlier(s->deadline_ns, look_of(s)));
     }
-    if (look && (!next || look < next))
-        next = look;
     h->armed_ns = next;
     ub_inbox_arm(&h->inbox, next);
 }
@@ -100,10 +143,8 @@ void ub_pysteps_arm(struct mine *m, struct host *h)
 /* Likewise, for one more. */
 static void arm_for(struct host *h, const struct step *s)
 {
-    uint64_t next = s->done ? 1 : s->deadline_ns, look = s->wait.lock ? ub_clock_monotonic_ns() + LOOK_NS : 0;
+    uint64_t next = s->done ? 1 : earlier(s->deadline_ns, look_of(s));
 
-    if (look && (!next || look < next))
-        next = look;
     if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox))
         return;
     h->armed_ns = next;
@@ -196,6 +237,8 @@ static struct host *host_of(struct mine *m, void *loop)
     }
     if (!empty)
         return NULL;
+    if (empty->inbox.fd >= 0 && !ub_inbox_is_whole(&empty->inbox))
+        ub_inbox_close(&empty->inbox);
     if (empty->inbox.fd < 0)
         ub_inbox_open(&empty->inbox);
     if (empty->inbox.fd < 0 || !python->watch(loop, empty->inbox.fd, empty))
@@ -215,7 +258,8 @@ static void release(struct host *h)
     if (h->count || !loop || h->stopping)
         return;
     h->loop = NULL;
-    python->unwatch(loop, h->inbox.fd);
+    if (ub_inbox_owns(h->inbox.fd)) /* else it is the program's, and so may be who watches it */
+        python->unwatch(loop, h->inbox.fd);
     python->drop(loop);
 }
 
@@ -519,7 +563,8 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     s->calls = false;
     s->awaits = NULL;
     s->connection = NULL;
-    s->mutex = s->queues = s->unit = NULL;
+    s->mutex = s->queues = NULL;
+    s->units = 0;
     s->future = NULL;
     s->holder.count = s->holder.importing = s->holder.foreign = 0;
     s->holder.beyond = false;
@@ -560,12 +605,14 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     s->done = s->yields; /* it may go on at any time, but has its turn */
     s->told = false;
     s->started = s->wait.lock != NULL || s->yields || s->awaits;
-    begun = ub_clock_monotonic_ns();
+    s->left_ns = begun = ub_clock_monotonic_ns();
     s->holder.waits = s->wait.lock;
     ub_holder_leaves(&s->holder);
     if ((s->wait.lock && !ub_lock_park(&s->wait)) || (s->awaits && !ub_pyfunctions_park(s->awaits, &s->job)))
         s->done = true;
+    __atomic_fetch_add(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED); /* who locks a connection's mutex asks */
     ub_fiber_suspend(&s->fiber);
+    __atomic_fetch_sub(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;
     if (ub_process->arena && !s->yields && !s->calls) {

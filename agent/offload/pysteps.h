@@ -40,12 +40,15 @@ struct ub_holder *ub_pysteps_holder(void);
  * struct ub_holder. */
 bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret);
 
+#define UB_UNIT_EAGER    1u
+#define UB_UNIT_CONNECTS 2u
+
 /*
  * A whole call of a client library's on this connection (NULL: none yet). True: it was made, and this step left
- * meanwhile. `eager`: it is made for what takes its time. Who comes to a connection that a suspended step has used
- * waits until that one is over.
+ * meanwhile. `how`: UB_UNIT_EAGER: it is made for what takes its time; UB_UNIT_CONNECTS: under locks of libc's. Who
+ * comes to a connection that a suspended step has used waits until that one is over.
  */
-bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, bool eager,
+bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, uint32_t how,
                      int64_t *ret);
 
 /* sem_trywait has failed. Its result, and errno. */

@@ -21,6 +21,7 @@
 #define HOSTS_MAX           4u
 #define UB_TRANSACTIONS_MAX 32u
 #define UB_COROUTINES       256u
+#define UB_STEP_UNITS       8u
 
 /* One step of a task. */
 struct step {
@@ -38,19 +39,21 @@ struct step {
     uint32_t direction;       /* of the call, and what must not overtake it: enum ub_direction */
     uint32_t holds_up, nested;
     bool started, done;
-    bool told;                /* its task was */
-    void *connection;         /* of SQLite, inside of one of its calls; NULL */
-    uint32_t sqlite;          /* which copy of the library it is of */
-    const void *queues;       /* for this mutex of another step; NULL */
-    uint64_t ticket;          /* its place there */
-    const void *mutex;        /* suspended in such a call: it is taken, and recursive; NULL */
-    const void *unit;         /* the connection that its last whole call used (pyunits.c); NULL */
-    bool over;                /* it has ended while its task could not be told: `fiber.result` and `result` */
-    bool yields;              /* it waits for its turn only (pyyield.c) */
-    bool picked;              /* and that has come: its task is on its way */
-    struct ub_ticket *awaits; /* it waits for this; NULL */
-    bool calls;               /* one of its functions is being called elsewhere: no call is told of as moved */
-    uint64_t yielded_ns;      /* CLOCK_MONOTONIC */
+    bool told;                       /* its task was */
+    void *connection;                /* of SQLite, inside of one of its calls; NULL */
+    uint32_t sqlite;                 /* which copy of the library it is of */
+    const void *queues;              /* for this mutex of another step; NULL */
+    uint64_t ticket;                 /* its place there */
+    const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
+    const void *unit[UB_STEP_UNITS]; /* connections that its whole calls have used (pyunits.c), and their mutexes */
+    uint32_t units;                  /* so many; more than there is room for: it is not left any more */
+    uint64_t left_ns;                /* CLOCK_MONOTONIC: when it was, last */
+    bool over;                       /* it has ended while its task could not be told: `fiber.result` and `result` */
+    bool yields;                     /* it waits for its turn only (pyyield.c) */
+    bool picked;                     /* and that has come: its task is on its way */
+    struct ub_ticket *awaits;        /* it waits for this; NULL */
+    bool calls;                      /* one of its functions is being called elsewhere: no call is told of as moved */
+    uint64_t yielded_ns;             /* CLOCK_MONOTONIC */
     struct ub_holder holder;
     struct ub_python_state state;
 };
@@ -76,6 +79,7 @@ struct ub_transaction {
 /* A thread that runs loops. Reached by the number of its slot. */
 struct mine {
     int32_t tid;
+    uint32_t generation; /* of the process that made it: not a forked child's */
     struct step *current;
     struct step *suspended, *last;
     struct step *by_coroutine[UB_COROUTINES]; /* the same ones: each step of a task asks whether it is here */

@@ -43,15 +43,29 @@ static uint64_t call_here(uint32_t id, const struct unit *u)
     return ret;
 }
 
-static uint64_t on_call(uint32_t id, bool moves, const struct unit *u, uintptr_t ra)
+/*
+ * What nobody else may use before the step is over that does. ODBC's handles are of three kinds, and whose connection a
+ * statement belongs to is not to be asked: all of its connections are as one.
+ */
+static const void *connection_of(uint32_t id, const struct unit *u)
 {
-    const void *connection = id == UB_UNIT_ID_PQconnectdb ? NULL : (const void *)u->word[0];
+    if (id == UB_UNIT_ID_PQconnectdb || id == UB_UNIT_ID_PQcancel)
+        return NULL;
+    if (id == UB_UNIT_ID_SQLDriverConnect || id == UB_UNIT_ID_SQLDriverConnectW)
+        return NULL;
+    return id >= UB_UNIT_ID_SQLDriverConnect && id <= UB_UNIT_ID_SQLDisconnect ? &ub_pyunits_odbc
+                                                                               : (const void *)u->word[0];
+}
+
+static uint64_t on_call(uint32_t id, uint32_t how, const struct unit *u, uintptr_t ra)
+{
+    const void *connection = connection_of(id, u);
     int64_t ret;
 
     if (!ub_pysteps_concerned())
         return (uint64_t)call((uint64_t)u, 0, 0, 0, 0, 0, 0, 0);
     ub_timing_place(&ub_thread, ra);
-    if (ub_pysteps_unit(id, call, (uint64_t)u, connection, moves, &ret))
+    if (ub_pysteps_unit(id, call, (uint64_t)u, connection, how, &ret))
         return (uint64_t)ret;
     return call_here(id, u);
 }
@@ -59,14 +73,14 @@ static uint64_t on_call(uint32_t id, bool moves, const struct unit *u, uintptr_t
 #define RA ((uintptr_t)__builtin_return_address(0))
 
 /* clang-format off */
-#define HOOK(copy, name, eager) \
+#define HOOK(copy, name, eager, connects) \
     static uint64_t hook##copy##_##name(WORDS(SAME)) \
     { \
         struct unit u = {(unit_function *)original[UB_UNIT_ID_##name - UB_UNITS_BEGIN][copy], {a, b, c, d, e, f, g, h, i, j, k}}; \
-        return on_call(UB_UNIT_ID_##name, eager, &u, RA); \
+        return on_call(UB_UNIT_ID_##name, ((eager) ? UB_UNIT_EAGER : 0) | ((connects) ? UB_UNIT_CONNECTS : 0), &u, RA); \
     }
-#define HOOKS(name, eager) HOOK(0, name, eager) HOOK(1, name, eager)
-#define ROW(name, eager) {#name, {(void *)hook0_##name, (void *)hook1_##name}, UB_HOOK_OTHERS},
+#define HOOKS(name, eager, connects) HOOK(0, name, eager, connects) HOOK(1, name, eager, connects)
+#define ROW(name, eager, connects) {#name, {(void *)hook0_##name, (void *)hook1_##name}, UB_HOOK_OTHERS},
 static void *original[UB_UNITS_END - UB_UNITS_BEGIN][UB_LOOP_COPIES];
 UB_UNITS(HOOKS)
 

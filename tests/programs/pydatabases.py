@@ -34,11 +34,33 @@ async def each(connect, text, share):
     return await asyncio.gather(*[work(one) for one in text])
 
 
+async def transacts(connect):
+    """Two tasks share a connection, and the one that writes has another besides: how many of its rows are there in the end."""
+    connection, other = connect(), connect()
+    cursor = connection.cursor()
+    cursor.execute("create temporary table written(a integer)")
+    connection.commit()
+
+    async def writes():
+        cursor.execute("insert into written values(1)")
+        ask(other, "select 1")
+        time.sleep(0.15)
+        connection.commit()
+
+    async def takes_back():
+        connection.rollback()
+    writing = asyncio.create_task(writes())
+    await asyncio.sleep(0.05)
+    await takes_back()
+    await writing
+    return ask(connection, "select count(*) from written")
+
+
 async def postgres():
     def connect():
         return psycopg2.connect(host="127.0.0.1", port=PORT, user="postgres", dbname="postgres")
     text = [f"select pg_sleep(0.2), {i}" for i in range(3)]
-    found = await each(connect, text, False), await each(connect, text, True)
+    found = await each(connect, text, False), await each(connect, text, True), await transacts(connect)
     try:
         ask(connect(), "select nothing")
     except psycopg2.Error as error:
@@ -47,9 +69,9 @@ async def postgres():
 
 async def mysql():
     def connect():
-        return MySQLdb.connect(host="127.0.0.1", port=PORT, user="tester", passwd="tester")
+        return MySQLdb.connect(host="127.0.0.1", port=PORT, user="tester", passwd="tester", db="test")
     text = [f"select sleep(0.2), {i}" for i in range(3)]
-    found = await each(connect, text, False), await each(connect, text, True)
+    found = await each(connect, text, False), await each(connect, text, True), await transacts(connect)
     try:
         ask(connect(), "select nothing")
     except MySQLdb.Error as error:

@@ -2,6 +2,7 @@
 is blocked as well would never see it."""
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import ctypes
 import gc
@@ -9,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import resource
 import signal
 import socket
 import sys
@@ -534,9 +536,118 @@ def run_drained():
     loop.close()
 
 
+def run_loop(stalls=0.06):
+    async def once():
+        for _ in range(12):
+            await asyncio.sleep(0.002)
+        time.sleep(stalls)
+    asyncio.run(once())
+
+
+def in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def run_ends_threads():
+    """What threads that have ended leave behind."""
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        in_thread(run_loop)
+    before = count()
+    for _ in range(8):
+        in_thread(run_loop)
+    print(count() - before)
+
+
+def run_closes_all():
+    """All descriptors there are, by a thread that runs no loop; the next ones are the program's to close, in one that does."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))  # so that new ones get the numbers which were closed
+
+    def close(first, last):
+        for fd in range(first, last):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    run_loop()
+    in_thread(lambda: close(3, 256))
+    pairs = [one for _ in range(6) for one in socket.socketpair()]
+
+    async def closes():
+        asyncio.get_running_loop().add_reader(pairs[0], lambda: None)
+        for one in pairs[1:]:
+            os.close(one.fileno())
+            one.detach()
+        time.sleep(0.06)
+        return "closed"
+    print(asyncio.run(in_known_loop(closes)))
+
+
+async def in_known_loop(then):
+    for _ in range(12):
+        await asyncio.sleep(0.002)
+    return await then()
+
+
+def run_scheduled():
+    """3.12 makes a collection that is due when Python code runs next: it must not be ours."""
+    lock, done = threading.Lock(), []
+
+    class Finalized:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            with lock:
+                done.append(1)
+    scope = {"Finalized": Finalized}
+    exec("async def makes(sleep):\n Finalized()\n" + "".join(f" a{i} = []\n" for i in range(3000)) + " sleep(0.05)\n", scope)
+
+    async def holds():
+        with lock:
+            time.sleep(0.3)
+
+    async def both():
+        gc.collect()
+        gc.set_threshold(2500, 1000, 1000)
+        task = asyncio.create_task(holds())
+        await asyncio.sleep(0)
+        await asyncio.create_task(scope["makes"](time.sleep))
+        await task
+        gc.collect()
+    asyncio.run(in_known_loop(both))
+    print(len(done))
+
+
+def eat(queue):
+    while queue.get() is not None:
+        time.sleep(0.001)
+
+
+def run_bounded():
+    """A queue of multiprocessing's that is always full: each put waits for a process, which nobody tells us of."""
+    import multiprocessing.queues
+    import multiprocessing.synchronize  # its objects are known from the next turn on
+
+    async def puts():
+        queue = multiprocessing.Queue(2)
+        process = multiprocessing.Process(target=eat, args=(queue,))
+        process.start()
+        queue.put(0)
+        begun = time.monotonic()
+        for i in range(60):
+            queue.put(i)
+        queue.put(None)
+        process.join()
+        took = time.monotonic() - begun
+        return took if took > 0.9 else "at once"
+    print(asyncio.run(in_known_loop(puts)))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "drained":
-        run_drained()
+    if "run_" + sys.argv[1] in globals():
+        globals()["run_" + sys.argv[1]]()
     else:
         try:
             asyncio.run(pyoffload.main([globals()[name] for name in sys.argv[1:]]))

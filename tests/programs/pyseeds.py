@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 
-if "odbc" in sys.argv:
+if {"odbc", "transacts"} & set(sys.argv):
     import pyodbc
 if "files" in sys.argv:
     import aiofiles
@@ -127,6 +127,28 @@ def chain():
 async def sqlite():
     """connect, cursor, execute, on sqlite."""
     return [chain() for _ in range(2)]
+
+
+async def transacts():
+    """Two tasks share a connection of ODBC: the second takes nothing back that the first has not committed yet."""
+    path = os.path.join(FOLDER, "shared.db")
+    connection, other = [pyodbc.connect(f"DRIVER=SQLite3;Database={path}", autocommit=False) for _ in range(2)]
+    connection.execute("create table t(a)")
+    connection.commit()
+
+    async def writes():
+        connection.cursor().execute("insert into t values(1)")
+        other.execute("select 1").fetchone()
+        time.sleep(0.15)
+        connection.commit()
+
+    async def takes_back():
+        connection.rollback()
+    writing = asyncio.create_task(writes())
+    await asyncio.sleep(0.05)
+    await takes_back()
+    await writing
+    return connection.execute("select count(*) from t").fetchone()[0]
 
 
 async def odbc():

@@ -581,7 +581,7 @@ INCLUDE(ub_worker_source, "worker.py");
 
 void ub_python_functions_imported(void)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback;
 
     if (!on_imported)

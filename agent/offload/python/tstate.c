@@ -315,7 +315,7 @@ static PyObject *current_task(PyObject *loop)
 
 static void *wait_again(void *loop)
 {
-    bool collects;
+    int collects;
     PyObject *wait = NULL, *names = Py_BuildValue("{sO}", "loop", (PyObject *)loop), *none = PyTuple_New(0);
 
     collects = ub_own_begins(agent->own);
@@ -373,7 +373,8 @@ static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
 {
     PyThreadState *ts = PyGILState_GetThisThreadState();
     PyObject *type, *value, *traceback;
-    bool ok, collects;
+    int collects;
+    bool ok;
 
     if (!ts || !Py_IsInitialized())
         return false;
@@ -411,7 +412,7 @@ static void set_current(PyObject *loop, PyObject *task)
 
 static void visit(void *future, struct ub_python_visit *v)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback, *loop, *task, *running;
 
     PyErr_Fetch(&type, &value, &traceback);
@@ -435,7 +436,7 @@ static void visit(void *future, struct ub_python_visit *v)
 
 static void visited(struct ub_python_visit *v)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback, *before = v->before;
 
     if (!before)
@@ -492,7 +493,7 @@ static void make_sure(PyObject *future, PyObject *callbacks)
 
 static void set_done(void *future)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback, *own_type, *own_value, *own_traceback;
     PyObject *done, *callbacks, *result = NULL;
 
@@ -524,7 +525,7 @@ static void set_done(void *future)
 
 static void resumed(void *future)
 {
-    bool collects;
+    int collects;
     PyObject *task = PyObject_GetAttrString(future, "task"), *cancels = PyObject_GetAttrString(future, "cancels");
     Py_ssize_t n = cancels ? PyTuple_Size(cancels) : 0;
 
@@ -628,7 +629,7 @@ static bool watch_loop(void *loop, int fd, void *host)
 
 static bool watch(void *loop, int fd, void *host)
 {
-    bool collects;
+    int collects;
     bool ok;
 
     collects = ub_own_begins(agent->own);
@@ -639,7 +640,7 @@ static bool watch(void *loop, int fd, void *host)
 
 static void unwatch(void *loop, int fd)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback;
 
     PyErr_Fetch(&type, &value, &traceback);

@@ -215,7 +215,7 @@ static PyObject *names_of(const char *text)
 
 static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
 {
-    bool collects;
+    int collects;
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *called = NULL;
     struct ub_python_row *row;
@@ -275,7 +275,7 @@ static PyMethodDef pump = {"unblock_pump", on_pump, METH_NOARGS, NULL};
 
 static bool call_soon(void *loop, void *host)
 {
-    bool collects;
+    int collects;
     PyObject *type, *value, *traceback, *done = NULL;
     PyObject *capsule, *callback;
 
