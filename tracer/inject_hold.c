@@ -32,7 +32,7 @@
 
 #define STOP_LONG_NS 1000000000u /* in a page fault on a slow disk, for instance */
 #define STOP_LOOK_NS 1000000     /* the signal may have gone to another thread of ours */
-#define FOLLOW_NS    15000000u
+#define FOLLOW_NS    8000000u    /* the longest that a loop is to be kept is 10 ms */
 #define FOLLOW_STOPS 1000u
 
 /* The kernel's, for its own use (include/linux/errno.h); seen by tracers only. */
