@@ -4,13 +4,11 @@ run by `make check-offload`, a few cases by `make check`.
 Every case says the same as alone, or what it would say if it did not block (EXPECTED).
 """
 
-import json
 import os
-import subprocess
 
 import helpers
 import pytest
-from test_offload_eager import SLOW
+from offload_hosts import check_matrix, check_moved, slow  # noqa: F401
 from test_offload_event import both
 
 MOVES = ["nanosleep", "io", "periodic", "async", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait", "fsync", "connect",
@@ -33,31 +31,13 @@ if not os.environ.get("UNBLOCK_SOAK"):
 EXPECTED = {"stopped": "once active stopped over end", "anew": "new new", "repeat_stopped": "once", "fork": "there kept end"}
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ev")
-    (folder / "slow.c").write_text(SLOW)
-    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
-    return {"LD_PRELOAD": str(folder / "slow.so")}
-
-
 @pytest.mark.parametrize("case", [*MOVES, *STAYS])
 def test_matrix(tmp_path, request, case):
-    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
-    said, moved, recording = both(tmp_path, helpers.program("offload_ev"), case, "300", **env)
-    alone, truth = json.loads(said), json.loads(moved)
-    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
-    assert truth["order"].replace("tick ", "") == alone["order"]
-    if case in STAYS:
-        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
-        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
-    else:
-        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+    check_matrix(tmp_path, request, "offload_ev", case, STAYS.get(case))
 
 
 @pytest.mark.parametrize("case", HAZARDS)
 def test_the_same_as_without(tmp_path, case):
     said, moved, recording = both(tmp_path, helpers.program("hazards_ev"), case)
     assert moved.split() == EXPECTED.get(case, said).split()
-    calls = recording.end["offload"]["moved"]
-    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])
+    check_moved(recording, HAZARDS[case])

@@ -8,13 +8,11 @@ the thread's default context ("pushed", "work"), sources that may recurse ("recu
 sources ("fork_loop"), holding an application ("app_release") and its quitting ("app_quit").
 """
 
-import json
 import os
-import subprocess
 
 import helpers
 import pytest
-from test_offload_eager import SLOW
+from offload_hosts import check_matrix, check_moved, slow  # noqa: F401
 from test_offload_event import both
 
 MOVES = ["nanosleep", "io", "channel", "idle", "child", "signal", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait",
@@ -40,26 +38,9 @@ EXPECTED = {"removed": "over notify once", "replaced": "over notify other", "by_
 FREE = {"fork_loop"}
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("glib")
-    (folder / "slow.c").write_text(SLOW)
-    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
-    return {"LD_PRELOAD": str(folder / "slow.so")}
-
-
 @pytest.mark.parametrize("case", [*MOVES, *STAYS])
 def test_matrix(tmp_path, request, case):
-    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
-    said, moved, recording = both(tmp_path, helpers.program("offload_glib"), case, "300", **env)
-    alone, truth = json.loads(said), json.loads(moved)
-    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
-    assert truth["order"].replace("tick ", "") == alone["order"]
-    if case in STAYS:
-        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
-        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
-    else:
-        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+    check_matrix(tmp_path, request, "offload_glib", case, STAYS.get(case))
 
 
 @pytest.mark.parametrize("case", HAZARDS)
@@ -67,5 +48,4 @@ def test_the_same_as_without(tmp_path, case):
     said, moved, recording = both(tmp_path, helpers.program("hazards_glib"), case, status=3 if case == "exit" else 0)
     expected = EXPECTED.get(case, said)
     assert sorted(moved.split()) == sorted(expected.split()) if case in FREE else moved.split() == expected.split()
-    calls = recording.end["offload"]["moved"]
-    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])
+    check_moved(recording, HAZARDS[case])

@@ -8,13 +8,11 @@ the loop's end and that nothing is left after it ("exit"), the turn's time ("now
 turned by hand ("run"), the second one of a descriptor ("direct", "direct_once"), before all others ("priority"), a loop that is gone ("threads").
 """
 
-import json
 import os
-import subprocess
 
 import helpers
 import pytest
-from test_offload_eager import SLOW
+from offload_hosts import check_matrix, check_moved, slow  # noqa: F401
 from test_offload_event import both
 
 MOVES = ["nanosleep", "io", "defer", "signal", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait", "fsync", "connect",
@@ -38,31 +36,13 @@ EXPECTED = {"once_more": "0 once once end", "disabled": "0 once over off end", "
             "signal": "0 signal1 signal2 end", "fork": "0 once child over off end"}
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sd")
-    (folder / "slow.c").write_text(SLOW)
-    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
-    return {"LD_PRELOAD": str(folder / "slow.so")}
-
-
 @pytest.mark.parametrize("case", [*MOVES, *STAYS])
 def test_matrix(tmp_path, request, case):
-    env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
-    said, moved, recording = both(tmp_path, helpers.program("offload_sd"), case, "300", **env)
-    alone, truth = json.loads(said), json.loads(moved)
-    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
-    assert truth["order"].replace("tick ", "") == alone["order"]
-    if case in STAYS:
-        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
-        assert [line["pinned"] for line in recording.of("offload")] == [{STAYS[case]: 1}]
-    else:
-        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+    check_matrix(tmp_path, request, "offload_sd", case, STAYS.get(case))
 
 
 @pytest.mark.parametrize("case", HAZARDS)
 def test_the_same_as_without(tmp_path, case):
     said, moved, recording = both(tmp_path, helpers.program("hazards_sd"), case)
     assert moved.split() == EXPECTED.get(case, said).split()
-    calls = recording.end["offload"]["moved"]
-    assert calls >= HAZARDS[case] and (calls == 0 or HAZARDS[case])
+    check_moved(recording, HAZARDS[case])
