@@ -21,6 +21,10 @@ import pythons
 
 PROGRAM = helpers.ROOT / "tests/programs/pystalls.py"
 
+# What the standard library imports in the midst of the calls: from a cold disk that alone is a stall of its own.
+LATE_IMPORTS = ("ctypes, encodings.idna, http.client, multiprocessing.connection, multiprocessing.popen_fork, multiprocessing.queues, "
+                "multiprocessing.synchronize, multiprocessing.util, urllib.request")
+
 WAITS, CPU = {"call", "lock"}, {"cpu"}
 # name: causes, GIL ("held", "released" or None for either), innermost function of the program's own
 EXPECTED = {
@@ -148,6 +152,7 @@ def test_matrix(tmp_path, late_urls, loop, version, python):
     names = [n for n in EXPECTED if n != "https" or "SLOW_HTTPS_URL" in late_urls]
     names = [n for n in names if "sqlite" not in n or pythons.ask(python, "import sqlite3; print(1)")]
     env = helpers.clean_environment(no_proxy="*", **late_urls)
+    subprocess.run([python, "-c", f"import {LATE_IMPORTS}"], check=True)
     with oracle.Sentinel() as sentinel:
         done, recording = helpers.record(tmp_path, python, PROGRAM, loop, tmp_path / "truth", *names, threshold="30ms",
                                          env=env, timeout=120)
