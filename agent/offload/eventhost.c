@@ -107,6 +107,12 @@ static bool attach(struct ub_host *h)
     return true;
 }
 
+static void detach(struct ub_host *h)
+{
+    if (h->room[0])
+        ((void (*)(void *))original[ID_free][0])((void *)h->room[0]);
+}
+
 static void hold(struct ub_host *h, bool alive)
 {
     const struct timeval beat = {.tv_usec = BEAT_US};
@@ -316,6 +322,7 @@ static void orphan(struct ub_task *task)
 }
 
 static const struct ub_host_ops ops = {.attach = attach,
+                                       .detach = detach,
                                        .hold = hold,
                                        .begin = begin,
                                        .mute = mute,
@@ -437,12 +444,8 @@ static int hook_dispatch(void)
 static void hook_base_free(void *base)
 {
     void *gone = base ? base : unnamed();
-    struct ub_host *h = ub_event_existing_host(gone);
 
-    if (h) {
-        ((void (*)(void *))original[ID_free][0])((void *)h->room[0]);
-        ub_suspend_forget(h);
-    }
+    ub_suspend_gone(gone);
     ub_running_gone(gone);
     ((void (*)(void *))original[ID_base_free][0])(base);
 }

@@ -272,10 +272,7 @@ static void hook_invoke_pending(void *loop)
 
 static void hook_loop_destroy(void *loop)
 {
-    struct ub_host *h = ub_suspend_host(loop, &ops, false);
-
-    if (h)
-        ub_suspend_forget(h);
+    ub_suspend_gone(loop);
     ub_running_gone(loop);
     ((void (*)(void *))original[ID_loop_destroy][0])(loop);
 }

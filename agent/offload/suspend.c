@@ -34,7 +34,7 @@
 
 static struct mine *mine_of[UB_SLOT_MAX];
 
-static void *map(size_t size)
+void *ub_suspend_map(size_t size)
 {
     long at =
         ub_raw6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -61,7 +61,7 @@ static struct mine *take_over(struct mine *m, int32_t tid)
 
     for (uint32_t i = 0; i < UB_HOSTS_MAX; i++) {
         if (m->host[i] && m->host[i]->loop)
-            m->host[i] = NULL; /* the loop was not closed, and still knows of it */
+            ub_suspend_lose(&m->host[i]);
     }
     m->current = NULL;
     m->suspended = 0;
@@ -73,8 +73,11 @@ static struct mine *take_over(struct mine *m, int32_t tid)
     return m;
 }
 
+static void see_forks(void);
+
 struct mine *ub_suspend_mine(bool make)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct ub_thread *t = &ub_thread;
     struct mine *m;
     uint32_t index;
@@ -89,14 +92,22 @@ struct mine *ub_suspend_mine(bool make)
         return NULL;
     if (m && m->generation == t->generation)
         return take_over(m, t->slot->tid);
-    m = map(sizeof(*m)); /* in a forked child: what is there is its parent's */
+    m = ub_suspend_map(sizeof(*m)); /* in a forked child: what is there is its parent's */
     if (!m)
         return NULL;
+    pthread_once(&once, see_forks);
     m->generation = t->generation;
     m->fibers.head = sizeof(struct ub_task);
     begin(m, t->slot->tid);
-    mine_of[index] = m;
+    ub_store_release(&mine_of[index], m);
     return m;
+}
+
+struct mine *ub_suspend_mine_at(uint32_t slot)
+{
+    struct mine *m = ub_load_acquire(&mine_of[slot]);
+
+    return m && m->generation == ub_process->generation ? m : NULL;
 }
 
 static uint64_t now_ns(void)
@@ -130,44 +141,6 @@ static void in_child(void)
 static void see_forks(void)
 {
     pthread_atfork(NULL, NULL, in_child);
-}
-
-/* ---- hosts ----------------------------------------------------------------------------- */
-
-struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make)
-{
-    struct mine *m = ub_suspend_mine(make);
-    struct ub_host *h, **free = NULL;
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-    for (uint32_t i = 0; m && i < UB_HOSTS_MAX; i++) {
-        if (m->host[i] && m->host[i]->loop == loop)
-            return m->host[i];
-        if (!free && (!m->host[i] || !m->host[i]->loop))
-            free = &m->host[i];
-    }
-    if (!make || !free || !(h = *free ? *free : map(sizeof(*h))))
-        return NULL;
-    pthread_once(&once, see_forks);
-    *free = h;
-    h->inbox = (struct ub_inbox){0};
-    ub_inbox_open(&h->inbox);
-    h->ops = ops;
-    h->loop = loop;
-    h->generation = ub_process->generation;
-    h->held = false;
-    h->suspended = NULL;
-    h->count = h->pendings = 0;
-    if (h->inbox.fd >= 0 && ops->attach(h))
-        return h;
-    ub_suspend_forget(h);
-    return NULL;
-}
-
-void ub_suspend_forget(struct ub_host *h)
-{
-    ub_inbox_close(&h->inbox);
-    h->loop = NULL;
 }
 
 /* The timer fires at the next deadline; at once, if something is done already. */

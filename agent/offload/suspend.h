@@ -63,6 +63,7 @@ struct ub_pending {
 
 struct ub_host_ops {
     bool (*attach)(struct ub_host *h);           /* from now on the loop calls ub_suspend_wake, see `hold` */
+    void (*detach)(struct ub_host *h);           /* its loop is about to be gone; NULL: nothing is to be done */
     void (*hold)(struct ub_host *h, bool alive); /* the loop must not end, and has to look from time to time */
     /* The rest may be NULL: nothing is to be done. A callback begins: its handle is still what it was. */
     void (*begin)(struct ub_task *task);
@@ -86,7 +87,7 @@ struct ub_host_ops {
 
 /* One loop of a library, in one thread. */
 struct ub_host {
-    void *loop; /* NULL: free */
+    void *loop; /* NULL: free. By atomics where another thread may be destroying it */
     const struct ub_host_ops *ops;
     struct ub_inbox inbox;
     struct ub_task *suspended;
@@ -121,8 +122,13 @@ void ub_suspend_wake(struct ub_host *h);
 /* Until nothing is suspended, on the spot: the loop is about to return to who ran it. */
 void ub_suspend_drain(struct ub_host *h);
 
-/* The loop's, or NULL. `make`: a new one if need be. */
+/* The loop's in this thread, or NULL. `make`: a new one if need be. */
 struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool make);
+
+/* The loop is destroyed, by whatever thread: no thread has a host of it any more. Nothing may be suspended in it. */
+void ub_suspend_gone(void *loop);
+
+/* Likewise its loop's, and itself in any case. */
 void ub_suspend_forget(struct ub_host *h);
 
 /* A handle was stopped, started anew or closed: what is due of it is no longer. */

@@ -1,6 +1,6 @@
 /*
- * Between suspend.c (what a callback goes through) and drive.c (what goes on while the thread cannot return to its
- * loop). For those two only.
+ * Between suspend.c (what a callback goes through), hosts.c (the loops in which it does) and drive.c (what goes on
+ * while the thread cannot return to its loop). For those only.
  */
 #ifndef UB_AGENT_SUSPEND_IMPL_H
 #define UB_AGENT_SUSPEND_IMPL_H
@@ -25,6 +25,15 @@ struct mine {
 
 /* NULL: this thread runs no loop, or (a forked child) is not watched yet. */
 struct mine *ub_suspend_mine(bool make);
+
+/* Of the thread, running or ended, that has or had the slot; NULL: none that could have hosts. */
+struct mine *ub_suspend_mine_at(uint32_t slot);
+
+/* Zeroed memory, for good; NULL: there is none. */
+void *ub_suspend_map(size_t size);
+
+/* Of a thread that has ended: its loop was not destroyed, and may still know of it. *host is NULL then. */
+void ub_suspend_lose(struct ub_host **host);
 
 /* The callback whose own stack `sp` is on; NULL: the thread's. Signal-safe. */
 static inline struct ub_task *ub_suspend_task(const struct mine *m, uintptr_t sp)

@@ -154,14 +154,14 @@ static int hook_run(void *loop, int mode)
 
 static int hook_loop_close(void *loop)
 {
-    struct ub_host *h = ub_suspend_host(loop, &ops, false);
+    const struct ub_host *h = ub_suspend_host(loop, &ops, false);
     int r;
 
     if (h && h->count)
         return EBUSY_UV;
     r = ((int (*)(void *))original[ID_loop_close][0])(loop);
-    if (h && r == 0)
-        ub_suspend_forget(h);
+    if (r == 0)
+        ub_suspend_gone(loop);
     return r;
 }
 
