@@ -412,6 +412,7 @@ static uint64_t go_on(struct mine *m, struct step *s, uint64_t result)
     s->picked = false;
     s->future = NULL;
     if (!s->over && !s->done) { /* it went on elsewhere, and waits for something else now */
+        ub_pyyield_ends(m);
         s->future = python->wait_again(h->loop);
         python->resumed(future);
         return s->future ? wait_for(s, result) : UB_PYTHON_ERROR;
@@ -421,6 +422,7 @@ static uint64_t go_on(struct mine *m, struct step *s, uint64_t result)
     python->resumed(future);
     release(h);
     if (s->over) {
+        ub_pyyield_ends(m); /* it may have been picked: nobody else is going to ask whose turn it is now */
         python->deliver(&s->state);
         return finish(m, s, result);
     }

@@ -6,6 +6,7 @@ import contextvars
 import fcntl
 import gc
 import json
+import linecache
 import os
 import queue
 import random
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 COUNTS = []  # lists that take how many threads there are at a fork
 os.register_at_fork(before=lambda: [seen.append(len(os.listdir("/proc/self/task"))) for seen in COUNTS])
@@ -161,6 +163,46 @@ async def callbacks():
     task = asyncio.create_task(sets())
     asyncio.get_running_loop().call_later(0.005, lambda: done.set_result(event.wait(20)))
     return await done, await task
+
+
+async def gathers():
+    """asyncio's debug mode looks at the stack in the midst of its functions: what they have not set yet nobody sees."""
+    real = linecache.checkcache
+
+    def slowly(*names):
+        if any(f.f_code.co_qualname == "_GatheringFuture.__init__" for f, _ in traceback.walk_stack(None)):
+            spin()
+            time.sleep(0.06)
+        real(*names)
+
+    async def nothing():
+        pass
+    for _ in range(40):  # calls are moved once the loop is known for one
+        await asyncio.sleep(0.001)
+    linecache.checkcache = slowly
+    try:
+        return await asyncio.gather(*[nothing() for _ in range(4)])
+    finally:
+        linecache.checkcache = real
+
+
+async def overtaken():
+    """Whose turn has come is gone on with by a callback that waits for it: then it is the next one's turn."""
+    event, loop = threading.Event(), asyncio.get_running_loop()
+    first = asyncio.create_task(sets_late(event))
+    second = asyncio.create_task(burn())
+
+    def busy():
+        if first._fut_waiter and first._fut_waiter.done():
+            return event.wait(60)
+        return first.done() or loop.call_soon(busy)
+    loop.call_soon(busy)
+    return await second, await first
+
+
+async def sets_late(event):
+    spin()
+    event.set()
 
 
 async def pairs():
@@ -365,6 +407,8 @@ async def main(cases):
         gaps = []
         ticking = asyncio.create_task(ticker(gaps))
         await asyncio.sleep(0.02)
+        if case is overtaken:  # nobody else goes on meanwhile
+            ticking.cancel()
         print(case.__name__, await case(), flush=True)
         await asyncio.sleep(0.02)
         ticking.cancel()

@@ -337,13 +337,50 @@ static void *wait_again(void *loop)
     return wait;
 }
 
-/* The future and its loop. */
-static bool make(void **loop, void **future)
+static bool is_asyncios(PyFrameObject *frame)
 {
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *globals = PyFrame_GetGlobals(frame), *module = PyDict_GetItemString(globals, "__name__");
+    const char *name = module && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
+    bool is = name && strncmp(name, "asyncio.", 8) == 0 &&
+              !(code->co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR));
+
+    PyErr_Clear();
+    Py_DECREF(globals);
+    Py_DECREF(code);
+    return is;
+}
+
+/*
+ * In debug mode each future and each handle looks at the stack, and reads files for it, in the midst of a function of
+ * asyncio's: gather() would be told of tasks that it has not counted yet, and wait for ever.
+ */
+static bool is_half_done(PyThreadState *ts, PyObject *loop)
+{
+    PyObject *debug = PyObject_CallMethod(loop, "get_debug", NULL);
+    PyFrameObject *frame = debug == Py_True ? PyThreadState_GetFrame(ts) : NULL, *back;
+    bool found = false;
+
+    PyErr_Clear();
+    Py_XDECREF(debug);
+    for (; frame; frame = back) {
+        found = found || is_asyncios(frame);
+        back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+    }
+    return found;
+}
+
+/* The future and its loop. */
+static bool make(PyThreadState *ts, void **loop, void **future)
+{
+    bool may;
+
     *loop = PyObject_CallNoArgs(get_loop);
-    if (*loop && !*future)
+    may = *loop && !is_half_done(ts, *loop);
+    if (may && !*future)
         *future = wait_again(*loop);
-    if (*loop && *future)
+    if (may && *future)
         return true;
     Py_XDECREF((PyObject *)*loop);
     *loop = NULL;
@@ -383,7 +420,7 @@ static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
     PyErr_Fetch(&type, &value, &traceback);
     collects = ub_own_begins(agent->own);
     /* Tracers and profilers count on frames that end in order. */
-    ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ret_loop, future);
+    ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ts, ret_loop, future);
     ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
     if (!ok && !gil)
