@@ -6,6 +6,7 @@
 
 #include "../process.h"
 #include "../raw.h"
+#include "ready.h"
 #include "suspend.h"
 
 #include <errno.h>
@@ -215,17 +216,6 @@ static int flags_of(uint32_t id, const uint64_t *word)
     return 0;
 }
 
-/* The rest of a send of which a part is on its way. What the program gets is what one call would have said. */
-static int64_t send_rest(uint64_t fd, uint64_t buf, uint64_t n, uint64_t flags, uint64_t done, uint64_t f, uint64_t g,
-                         uint64_t h)
-{
-    ssize_t r = sendto((int)fd, (const char *)buf + done, n - done, (int)flags, NULL, 0);
-
-    if (r < 0)
-        return done ? (int64_t)done : -1;
-    return (int64_t)done + r;
-}
-
 /* Sends what there is room for: a socket that is ready may still block for what is more. */
 static bool send_blocks(const uint64_t *word, int flags, struct ub_block *b, int64_t *ret)
 {
@@ -239,7 +229,7 @@ static bool send_blocks(const uint64_t *word, int flags, struct ub_block *b, int
         *ret = r;
         return false;
     }
-    b->function = send_rest;
+    b->function = ub_ready_send_rest;
     for (int i = 0; i < 3; i++)
         b->word[i] = word[i];
     b->word[3] = (uint64_t)flags;
@@ -502,7 +492,7 @@ int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events)
     return what == READS || what == WRITES || what == SENDS || what == POLL ? b->fd : -1;
 }
 
-/* Some more of what send_rest is for. */
+/* Some more of what ub_ready_send_rest is for. */
 static bool send_waits(struct ub_block *b, int64_t *ret)
 {
     long r = ub_raw6(SYS_sendto, b->fd, (long)(b->word[1] + b->word[4]), (long)(b->word[2] - b->word[4]),

@@ -256,7 +256,8 @@ static bool has_limit(uint32_t id, const uint64_t *value)
     }
 }
 
-static enum ub_executor executor_of(int fd)
+/* `writes`: to a pipe there may be room for a part only, and for the rest it would wait. */
+static enum ub_executor executor_of(int fd, bool writes)
 {
     struct stat st = {0};
 
@@ -264,7 +265,7 @@ static enum ub_executor executor_of(int fd)
         return UB_EXECUTOR_NONE; /* closed meanwhile; terminals and devices */
     if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) || S_ISDIR(st.st_mode))
         return UB_EXECUTOR_NONE; /* its position is also moved by what is not seen (streams, sendfile) */
-    return UB_EXECUTOR_WAIT;
+    return writes && !S_ISSOCK(st.st_mode) ? UB_EXECUTOR_WAIT : UB_EXECUTOR_READINESS;
 }
 
 static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
@@ -273,8 +274,9 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
     case SLEEP:
         return UB_EXECUTOR_TIMER;
     case READ:
+        return executor_of((int)value[0], false);
     case WRITE:
-        return executor_of((int)value[0]);
+        return executor_of((int)value[0], true);
     case FILES:
         return UB_EXECUTOR_FILES;
     case WAIT:
@@ -376,7 +378,7 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     if (ret->pin != UB_PIN_MOVABLE)
         return;
     python = t->cold->spans.level[0].callback.library == UB_LOOP_ASYNCIO;
-    ret->executor = (uint8_t)(python && waits_for_descriptors(id) ? UB_EXECUTOR_WAIT : judge_call(id, value));
+    ret->executor = (uint8_t)(python && waits_for_descriptors(id) ? UB_EXECUTOR_READINESS : judge_call(id, value));
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
     else if (python) /* it calls again what a signal has interrupted */

@@ -83,6 +83,15 @@ int ub_fds_duplicate(int fd)
     return (int)high;
 }
 
+int ub_fds_adopt(int fd)
+{
+    int high = fd < 0 ? -1 : ub_fds_duplicate(fd);
+
+    if (fd >= 0)
+        ub_raw1(SYS_close, fd);
+    return high;
+}
+
 int ub_fds_keep(struct ub_job *job, int fd)
 {
     struct stat st = {0};
@@ -112,10 +121,16 @@ enum {
 };
 static void *original[IDS][UB_LOOP_COPIES];
 
+/* Calls that use them come first. */
 static void settle(unsigned first, unsigned last)
 {
     ub_suspend_settle_numbers(first, last);
     ub_pysteps_settle_numbers(first, last);
+}
+
+static void give_way(unsigned first, unsigned last)
+{
+    settle(first, last);
     if (ub_raw0(SYS_getpid) == ub_process->pid) /* not a child of vfork's, whose table is its own */
         ub_inbox_gives_up(first, last);
 }
@@ -123,28 +138,63 @@ static void settle(unsigned first, unsigned last)
 static int hook_dup2(int from, int to)
 {
     if (from != to)
-        settle((unsigned)to, (unsigned)to);
+        give_way((unsigned)to, (unsigned)to);
     return ((int (*)(int, int))original[ID_dup2][0])(from, to);
 }
 
 static int hook_dup3(int from, int to, int flags)
 {
     if (from != to)
-        settle((unsigned)to, (unsigned)to);
+        give_way((unsigned)to, (unsigned)to);
     return ((int (*)(int, int, int))original[ID_dup3][0])(from, to, flags);
+}
+
+static bool is_ours(unsigned fd)
+{
+    return ub_fds_is_own((int)fd) || ub_inbox_owns((int)fd);
+}
+
+/*
+ * What is suspended still needs ours: the range is closed in pieces, between them. False: there is none in it, or the
+ * kernel (before 5.9) closes no ranges.
+ */
+static bool close_between(unsigned first, unsigned last)
+{
+    bool some = false;
+
+    for (unsigned fd = first; fd <= last && fd < NUMBERS; fd++)
+        some |= is_ours(fd);
+    if (!some || ub_raw0(SYS_getpid) != ub_process->pid || ub_raw3(SYS_close_range, UINT32_MAX, UINT32_MAX, 0) < 0)
+        return false;
+    for (unsigned fd = first; fd <= last && fd < NUMBERS; fd++) {
+        if (!is_ours(fd))
+            ub_raw3(SYS_close_range, fd, fd, 0);
+    }
+    if (last >= NUMBERS)
+        ub_raw3(SYS_close_range, first < NUMBERS ? NUMBERS : first, last, 0);
+    return true;
 }
 
 /* With flags it closes nothing, or in a table of the thread's own. */
 static int hook_close_range(unsigned first, unsigned last, int flags)
 {
-    if (!flags)
+    if (!flags) {
         settle(first, last);
+        if (close_between(first, last))
+            return 0;
+        give_way(first, last);
+    }
     return ((int (*)(unsigned, unsigned, int))original[ID_close_range][0])(first, last, flags);
 }
 
 static void hook_closefrom(int low)
 {
-    settle(low < 0 ? 0 : (unsigned)low, UINT32_MAX);
+    unsigned first = low < 0 ? 0 : (unsigned)low;
+
+    settle(first, UINT32_MAX);
+    if (close_between(first, UINT32_MAX))
+        return;
+    give_way(first, UINT32_MAX);
     ((void (*)(int))original[ID_closefrom][0])(low);
 }
 

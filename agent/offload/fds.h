@@ -13,6 +13,10 @@ void ub_fds_start(void);
 /* A duplicate of the program's, high in its table, where its numbers do not get to as a rule; -1. */
 int ub_fds_duplicate(int fd);
 
+/* One that was just made, of our own, likewise: the number that it has now is closed. -1: so it is, and that was all.
+ */
+int ub_fds_adopt(int fd);
+
 /* Whether the number is one of those, and not the program's to close. Signal-safe. */
 bool ub_fds_is_own(int fd);
 

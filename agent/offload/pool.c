@@ -7,10 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 #include <time.h>
 
 #define FILES_MAX 32u
@@ -80,7 +77,7 @@ void ub_pool_call_here(struct ub_job *job)
 }
 
 /* Another thread of the program may have closed the descriptor since. */
-static bool is_still_there(const struct ub_job *job)
+bool ub_pool_is_still_there(const struct ub_job *job)
 {
     struct stat st = {0};
 
@@ -89,59 +86,13 @@ static bool is_still_there(const struct ub_job *job)
 
 static void call(struct ub_job *job)
 {
-    if (job->check && !is_still_there(job)) {
+    if (job->check && !ub_pool_is_still_there(job)) {
         job->result = -1;
         job->error = EBADF;
         return;
     }
     ub_pool_call_here(job);
     job->signal = take_signal(job->error);
-}
-
-#define NUMBERS 4096u /* of higher ones it would not be known whose they are: not used */
-static uint64_t ours[NUMBERS / 64];
-
-bool ub_inbox_owns(int fd)
-{
-    return (uint32_t)fd < NUMBERS && ub_load_relaxed(&ours[(uint32_t)fd / 64]) & 1ull << (uint32_t)fd % 64;
-}
-
-void ub_inbox_gives_up(unsigned first, unsigned last)
-{
-    for (unsigned i = first; i < NUMBERS && i <= last; i++)
-        __atomic_fetch_and(&ours[i / 64], ~(1ull << i % 64), __ATOMIC_RELAXED);
-}
-
-bool ub_inbox_is_whole(const struct ub_inbox *inbox)
-{
-    return ub_inbox_owns(inbox->fd) && ub_inbox_owns(inbox->bell) && ub_inbox_owns(inbox->timer);
-}
-
-/*
- * Not by writing: had the program closed our descriptors and opened files under their numbers, nothing would happen to
- * them. Nor by a timer that is set to be over: its interrupt took 20 us of the ringing thread on a virtual machine, and
- * as much until the loop woke.
- */
-static void ring(int fd, int bell)
-{
-    struct epoll_event once = {.events = EPOLLIN | EPOLLONESHOT};
-
-    if (ub_inbox_owns(fd) && ub_inbox_owns(bell))
-        ub_raw4(SYS_epoll_ctl, fd, EPOLL_CTL_MOD, bell, &once);
-}
-
-/* The first of several rings. */
-void ub_pool_deliver(struct ub_job *job)
-{
-    struct ub_inbox *inbox = job->inbox; /* the job is the loop's once it is in */
-    int fd = inbox->fd, bell = inbox->bell;
-    struct ub_job *first = ub_load_relaxed(&inbox->done);
-
-    do
-        job->next = first;
-    while (!__atomic_compare_exchange_n(&inbox->done, &first, job, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
-    if (!first)
-        ring(fd, bell);
 }
 
 /* With the lock held. */
@@ -363,84 +314,9 @@ int ub_pool_submit(struct ub_job *job)
     return r;
 }
 
-/* High, where the program's numbers do not get to as a rule. */
-static int high(long fd)
+int ub_pool_start(struct ub_job *job)
 {
-    long number;
-
-    if (fd < 0)
-        return -1;
-    number = ub_raw3(SYS_fcntl, fd, 1030 /* F_DUPFD_CLOEXEC */, 900);
-    if (number < 0)
-        number = fd;
-    else
-        ub_raw1(SYS_close, fd);
-    if (number >= (long)NUMBERS) {
-        ub_raw1(SYS_close, number);
-        return -1;
-    }
-    __atomic_fetch_or(&ours[number / 64], 1ull << number % 64, __ATOMIC_RELAXED);
-    return (int)number;
-}
-
-static bool is_added(int to, int fd, uint32_t events)
-{
-    struct epoll_event e = {.events = events};
-
-    return fd >= 0 && ub_raw4(SYS_epoll_ctl, to, EPOLL_CTL_ADD, fd, &e) == 0;
-}
-
-void ub_inbox_open(struct ub_inbox *inbox)
-{
-    inbox->timer = high(ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-    inbox->bell = high(ub_raw2(SYS_eventfd2, 1, EFD_CLOEXEC | EFD_NONBLOCK));
-    inbox->fd = high(ub_raw1(SYS_epoll_create1, EPOLL_CLOEXEC));
-    inbox->armed_ns = 0;
-    if (!is_added(inbox->fd, inbox->timer, EPOLLIN) || !is_added(inbox->fd, inbox->bell, 0))
-        ub_inbox_close(inbox);
-}
-
-void ub_inbox_close(struct ub_inbox *inbox)
-{
-    int *const all[] = {&inbox->fd, &inbox->bell, &inbox->timer};
-
-    for (uint32_t i = 0; i < UB_ARRAY_LEN(all); i++) {
-        if (ub_inbox_owns(*all[i]))
-            ub_raw1(SYS_close, *all[i]);
-        if (*all[i] >= 0)
-            ub_inbox_gives_up((unsigned)*all[i], (unsigned)*all[i]);
-        *all[i] = -1;
-    }
-}
-
-void ub_inbox_arm(struct ub_inbox *inbox, uint64_t next_ns)
-{
-    struct itimerspec at = {
-        .it_value = {.tv_sec = (time_t)(next_ns / 1000000000u), .tv_nsec = (long)(next_ns % 1000000000u)}};
-
-    if (next_ns == 1 || ub_pool_has_done(inbox)) {
-        ring(inbox->fd, inbox->bell);
-    } else if (inbox->armed_ns != next_ns) {
-        inbox->armed_ns = next_ns;
-        if (ub_inbox_owns(inbox->timer))
-            ub_raw4(SYS_timerfd_settime, inbox->timer, TFD_TIMER_ABSTIME, &at, 0);
-    }
-}
-
-struct ub_job *ub_pool_collect(struct ub_inbox *inbox)
-{
-    struct ub_job *job, *list = NULL, *next;
-    struct epoll_event rung[2];
-
-    if (ub_inbox_owns(inbox->fd)) /* before the look: who puts something in after it rings once more */
-        ub_raw6(SYS_epoll_pwait, inbox->fd, (long)rung, UB_ARRAY_LEN(rung), 0, 0, 0);
-    job = __atomic_exchange_n(&inbox->done, NULL, __ATOMIC_ACQUIRE);
-    for (; job; job = next) {
-        next = job->next;
-        job->next = list;
-        list = job;
-    }
-    return list;
+    return job->attempt && ub_inbox_watch(job) ? 0 : ub_pool_submit(job);
 }
 
 void ub_pool_totals(enum ub_lane lane, struct ub_pool_totals *ret)

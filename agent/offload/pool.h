@@ -33,14 +33,23 @@ struct ub_inbox {
     int bell;            /* an eventfd that always has something to read; in `fd`, which is told to look at it once */
     int timer;           /* a timerfd, in `fd` */
     uint64_t armed_ns;   /* when that expires, CLOCK_MONOTONIC; 0: at no time */
+    struct ub_job *watched; /* calls whose descriptors are in `fd`; the loop's thread only */
+    uint32_t limited;       /* so many of them have a time limit */
 };
 
 /* A call with all its arguments as words; int and pointer arguments only. */
 typedef int64_t ub_job_function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 
-/* Belongs to the pool from ub_pool_submit until it is collected. */
+enum ub_attempt {
+    UB_ATTEMPT_OVER,    /* the call was made */
+    UB_ATTEMPT_NOT_YET, /* it would wait; `result` is what it says once its time is over (negative: EAGAIN) */
+    UB_ATTEMPT_THREAD,  /* it would not, as far as can be known, but cannot be made without the risk: by a thread */
+};
+
+/* Belongs to the pool from ub_pool_submit or ub_pool_start until it is collected. */
 struct ub_job {
     struct ub_job *next;
+    struct ub_job *previous; /* while it is watched */
     struct ub_inbox *inbox;
     ub_job_function *function;
     uint64_t word[UB_POOL_WORDS];
@@ -53,13 +62,27 @@ struct ub_job {
                  */
     uint64_t device, inode;
     uint64_t queued_ns, begun_ns, ended_ns; /* CLOCK_MONOTONIC */
+    /* Makes the call if it does not wait, with result, error and signal. Called by the loop's thread, on any stack of
+     * it, and makes no call that a hook sees. NULL: only a thread can make it. */
+    enum ub_attempt (*attempt)(struct ub_job *job);
+    int wait_fd;          /* which says when to try: a number that nobody else puts into the inbox */
+    uint32_t wait_events; /* EPOLLIN ... */
+    uint64_t limit_ns;    /* how long it may take, from when it is begun; 0: for ever */
+    uint64_t until_ns;    /* CLOCK_MONOTONIC; while it is watched */
+    uint32_t vain;        /* tried so often since it last got on */
+    bool watched;
 };
 
 /* 0; -EAGAIN: the lane is full, or no thread can be had. May start a thread (and so allocate). Not in signal handlers.
  */
 int ub_pool_submit(struct ub_job *job);
 
-/* What is done, in the order in which it was; NULL: nothing. The loop's thread only. */
+/* Likewise, but it waits for its descriptor in its inbox where that can be, without a thread. The loop's thread only.
+ */
+int ub_pool_start(struct ub_job *job);
+
+/* What is done, in the order in which it was; NULL: nothing. Tries what waits for descriptors that are ready. The
+ * loop's thread only. */
 struct ub_job *ub_pool_collect(struct ub_inbox *inbox);
 
 /* Puts it there, by any thread: it is done. Signal-safe. */
@@ -87,6 +110,15 @@ void ub_inbox_gives_up(unsigned first, unsigned last);
 /* It becomes readable at `next_ns` (CLOCK_MONOTONIC; 1: at once, 0: at no time), and at once if something is done. The
  * loop's thread only. */
 void ub_inbox_arm(struct ub_inbox *inbox, uint64_t next_ns);
+
+/* The job's descriptor is put into its inbox. False: it cannot be. The loop's thread only. */
+bool ub_inbox_watch(struct ub_job *job);
+
+/* Of one that is `watched`: it waits for this duplicate of its descriptor instead. The loop's thread only. */
+void ub_inbox_move(struct ub_job *job, int fd);
+
+/* Whether its descriptor is of the same file as when it was begun (`check`). Signal-safe. */
+bool ub_pool_is_still_there(const struct ub_job *job);
 
 /* Makes the call here and now, as a thread of the pool would, but for signals. */
 void ub_pool_call_here(struct ub_job *job);

@@ -116,6 +116,7 @@ void ub_pysteps_settle_numbers(unsigned first, unsigned last)
     while (s) {
         bool uses = s->fd >= 0 && (unsigned)s->fd >= first && (unsigned)s->fd <= last && !s->done;
 
+        ub_ready_make_way(&s->job, &s->own_fd, first, last);
         if (uses)
             settle(m, s->fd, UB_DIRECTION_ALL);
         s = uses ? m->suspended : s->next;
@@ -316,6 +317,8 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     s->holds_up = b->holds_up;
     s->deadline_ns = b->deadline_ns;
     s->own_fd = b->deadline_ns || !b->direction ? -1 : ub_fds_keep(&s->job, b->fd);
+    if (!b->deadline_ns && id < UB_BLOCK_CALLS)
+        s->own_fd = ub_ready_prepare(id, &s->job, s->own_fd);
     if (!site)
         site = ub_sites_find(&ub_thread, id, true);
     s->job.lane = ub_sites_begin(site, s->job.lane);

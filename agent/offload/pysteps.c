@@ -145,7 +145,7 @@ static void arm_for(struct host *h, const struct step *s)
 {
     uint64_t next = s->done ? 1 : earlier(s->deadline_ns, look_of(s));
 
-    if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox))
+    if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox) && !h->inbox.limited)
         return;
     h->armed_ns = next;
     ub_inbox_arm(&h->inbox, next);
@@ -166,7 +166,7 @@ static void start_call(const struct mine *m, struct step *s)
     if (s->started || ub_pysteps_busy(m, s->fd, s->direction, s))
         return;
     s->started = true;
-    if (!s->deadline_ns && ub_pool_submit(&s->job) < 0) {
+    if (!s->deadline_ns && ub_pool_start(&s->job) < 0) {
         ub_pool_call_here(&s->job);
         s->done = true; /* the timer says so at once */
     }

@@ -15,6 +15,7 @@
 #include "pysteps.h"
 #include "python/functions.h"
 #include "python/python.h"
+#include "ready.h"
 #include "sites.h"
 #include "suspend.h"
 

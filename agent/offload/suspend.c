@@ -13,6 +13,7 @@
 #include "evhost.h"
 #include "fds.h"
 #include "glibhost.h"
+#include "ready.h"
 #include "sdhost.h"
 #include "sites.h"
 #include "uvhost.h"
@@ -208,7 +209,7 @@ static void start_calls(struct ub_host *h)
             continue;
         task->started = true;
         task->job.inbox = &h->inbox;
-        if (!task->deadline_ns && ub_pool_submit(&task->job) < 0) {
+        if (!task->deadline_ns && ub_pool_start(&task->job) < 0) {
             ub_pool_call_here(&task->job);
             task->done = true;
         }
@@ -802,6 +803,7 @@ void ub_suspend_settle_numbers(unsigned first, unsigned last)
         while (task) {
             bool uses = task->fd >= 0 && (unsigned)task->fd >= first && (unsigned)task->fd <= last && !task->done;
 
+            ub_ready_make_way(&task->job, &task->own_fd, first, last);
             if (uses)
                 settle(h, (struct place){task->fd, 0, UB_DIRECTION_ALL});
             task = uses ? h->suspended : task->next; /* those that are done stay in the list until they are resumed */
@@ -828,7 +830,7 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     task->holds_up = block->holds_up;
     task->deadline_ns = block->deadline_ns;
     if (!block->deadline_ns)
-        task->own_fd = ub_fds_keep(&task->job, task->fd);
+        task->own_fd = ub_ready_prepare(id, &task->job, ub_fds_keep(&task->job, task->fd));
     wait_for_call(task);
     ub_sites_end(task->site);
     ub_fds_close(task->own_fd);

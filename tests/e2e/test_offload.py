@@ -13,7 +13,7 @@ import pytest
 import helpers
 import oracle
 
-MOVES = {"nanosleep": "timer", "unlocked": "timer", "pipe_read": "wait", "recv": "wait", "flock": "wait",
+MOVES = {"nanosleep": "timer", "unlocked": "timer", "pipe_read": "readiness", "recv": "readiness", "flock": "wait",
          "waitpid": "wait"}
 STAYS = {"sem_wait": "call", "locked": "lock", "rwlocked": "lock", "handler": "signal", "context": "stack",
          "nested": "nested", "prepare": "kind", "close": "kind"}
@@ -64,7 +64,7 @@ def test_words(tmp_path):
     done, recording = helpers.record(tmp_path, helpers.program("offload_uv"), "pipe_read", MS, threshold="50ms",
                                      options=("--offload=dry-run", "--live=full"))
     found = [s for s in recording.slow if s.get("offload")]
-    assert "  move   would move to a thread, saves " in done.stderr, (done.stderr, found)
+    assert "  move   would move (waits for the descriptor beside the loop), saves " in done.stderr, (done.stderr, found)
     assert "offload dry run: 1 stall would have moved from 1 call site, " in done.stderr
 
 

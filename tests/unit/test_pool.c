@@ -1,5 +1,5 @@
 /* The executor. Run a second time under ThreadSanitizer (test_pool_tsan.c). */
-// agent: offload/pool.o
+// agent: offload/pool.o offload/inbox.o
 #include "unit.h"
 
 #include "../../agent/offload/pool.h"
@@ -342,6 +342,106 @@ static void another_file(void **state)
     close(fd2);
 }
 
+/* ---- calls that wait for a descriptor ---- */
+
+static enum ub_attempt takes_one(struct ub_job *j)
+{
+    char c;
+
+    struct pollfd p = {.fd = (int)j->word[0], .events = POLLIN};
+
+    j->result = -1;
+    if (j->word[1] || poll(&p, 1, 0) == 0) /* or says that it would wait, whatever is there */
+        return UB_ATTEMPT_NOT_YET;
+    j->result = read((int)j->word[0], &c, 1);
+    return UB_ATTEMPT_OVER;
+}
+
+static int64_t by_thread(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    return -7;
+}
+
+static struct ub_job waiting(int fd, uint64_t ms, bool vainly)
+{
+    struct ub_job j = job(by_thread, (uint64_t)fd, vainly, UB_LANE_WAIT);
+
+    j.attempt = takes_one;
+    j.wait_fd = fd;
+    j.wait_events = 1; /* EPOLLIN */
+    j.limit_ns = ms * 1000000;
+    return j;
+}
+
+/* As a loop does: until something is over. */
+static struct ub_job *turn_until_some(void)
+{
+    struct ub_job *done = NULL;
+
+    while (!done) {
+        ub_inbox_arm(&inbox, 0);
+        done = wait_for_some();
+    }
+    return done;
+}
+
+static void waits_for_descriptors(void **state)
+{
+    struct ub_job a, b, c;
+    int p[2], q[2];
+
+    assert_int_equal(pipe(p) | pipe(q), 0);
+    a = waiting(p[0], 0, false);
+    b = waiting(q[0], 30, false);
+    assert_int_equal(ub_pool_start(&a), 0);
+    assert_int_equal(ub_pool_start(&b), 0);
+    assert_true(a.watched && b.watched);
+    assert_null(ub_pool_collect(&inbox));
+    assert_ptr_equal(turn_until_some(), &b); /* its time is over */
+    assert_int_equal(b.result, -1);
+    assert_int_equal(b.error, EAGAIN);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    assert_ptr_equal(turn_until_some(), &a);
+    assert_int_equal(a.result, 1);
+    assert_false(a.watched || b.watched);
+    c = waiting(p[0], 0, true); /* ready, and never to be had: a thread waits for what it is */
+    assert_int_equal(write(p[1], "x", 1), 1);
+    assert_int_equal(ub_pool_start(&c), 0);
+    assert_ptr_equal(turn_until_some(), &c);
+    assert_int_equal(c.result, -7);
+    assert_null(inbox.watched);
+    for (int i = 0; i < 2; i++)
+        close(p[i]), close(q[i]);
+}
+
+/* What an epoll does not know, and an inbox that the program has closed: a thread. */
+static void waits_by_thread(void **state)
+{
+    char path[] = "/tmp/unblock-pool-XXXXXX";
+    int file = mkstemp(path), p[2];
+    struct ub_job a = waiting(file, 0, false), b;
+
+    assert_int_equal(ub_pool_start(&a), 0);
+    assert_false(a.watched);
+    assert_ptr_equal(turn_until_some(), &a);
+    assert_int_equal(a.result, -7);
+    assert_int_equal(pipe(p), 0);
+    b = waiting(p[0], 0, false);
+    assert_int_equal(ub_pool_start(&b), 0);
+    dup2(file, inbox.fd);
+    ub_inbox_gives_up((unsigned)inbox.fd, (unsigned)inbox.fd);
+    assert_null(ub_pool_collect(&inbox)); /* it is seen, and a thread begins */
+    assert_false(b.watched);
+    while (!ub_pool_has_done(&inbox))
+        usleep(1000);
+    assert_ptr_equal(ub_pool_collect(&inbox), &b);
+    assert_int_equal(b.result, -7);
+    unlink(path);
+    close(file);
+    close(p[0]);
+    close(p[1]);
+}
+
 #ifndef UNDER_TSAN /* which cannot follow a fork of a process with threads */
 static pthread_mutex_t like_libc = PTHREAD_MUTEX_INITIALIZER;
 static volatile int locked;
@@ -444,10 +544,21 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T(one_job),    T(error_and_signal), T(workers_take_no_signals), T(two_lanes),           T(full),
-        T(many_loops), T(settles),          T(rings_in_time),           T(a_closed_descriptor), T(another_file),
+        T(one_job),
+        T(error_and_signal),
+        T(workers_take_no_signals),
+        T(two_lanes),
+        T(full),
+        T(many_loops),
+        T(settles),
+        T(rings_in_time),
+        T(a_closed_descriptor),
+        T(another_file),
+        T(waits_for_descriptors),
+        T(waits_by_thread),
 #ifndef UNDER_TSAN
-        T(forks),      T(a_handler_forks),
+        T(forks),
+        T(a_handler_forks),
 #endif
     };
 

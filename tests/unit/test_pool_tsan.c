@@ -2,4 +2,5 @@
 // flags: -fsanitize=thread
 #define UNDER_TSAN
 #include "../../agent/offload/pool.c"
+#include "../../agent/offload/inbox.c"
 #include "test_pool.c"

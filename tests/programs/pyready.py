@@ -1,0 +1,72 @@
+"""Steps that wait for descriptors and children, many at once. Prints what each got, the same with calls moved and without; on stderr how many
+threads there were at the most."""
+
+import asyncio
+import json
+import os
+import random
+import socket
+import sys
+import threading
+import time
+
+EACH = 100
+most = 0
+
+
+def thread_count():
+    global most
+    most = max(most, len(os.listdir("/proc/self/task")))
+
+
+async def receives(i, end, limit):
+    end.settimeout(limit)
+    got = end.recv(100).decode()
+    thread_count()
+    return i, got
+
+
+async def expires(i, end):
+    end.settimeout(0.15)
+    try:
+        return i, end.recv(100)
+    except TimeoutError as e:
+        return i, str(e)
+
+
+async def waits(i, child):
+    return i, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def child(status):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.3)
+        os._exit(status)
+    return pid
+
+
+def feed(ends):
+    time.sleep(0.4)
+    order = list(enumerate(ends))
+    random.shuffle(order)
+    for i, end in order:
+        end.send(b"for %d" % i)
+
+
+async def main():
+    children = [child(status) for status in range(20)]
+    pairs = [socket.socketpair() for _ in range(2 * EACH)]
+    silent = [socket.socketpair() for _ in range(3)]
+    for _ in range(20):  # until the loop is recognised
+        await asyncio.sleep(0.002)
+    feeder = threading.Thread(target=feed, args=([b for _, b in pairs],))
+    feeder.start()
+    got = await asyncio.gather(*(receives(i, a, 20 if i % 2 else None) for i, (a, _) in enumerate(pairs)),
+                               *(waits(i, pid) for i, pid in enumerate(children)), *(expires(i, a) for i, (a, _) in enumerate(silent)))
+    feeder.join()
+    print(json.dumps(got))
+    print(json.dumps({"threads": most}), file=sys.stderr)
+
+
+asyncio.run(main())
