@@ -386,7 +386,7 @@ static int receive(int s)
 /* There is no socket that both know: the injector, who may, takes the other end out of our descriptors. */
 static int ask_by_pair(int32_t *told)
 {
-    int s[2], r = (int)ub_raw4(SYS_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s);
+    int s[2] = {-1, -1}, r = (int)ub_raw4(SYS_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s);
 
     if (r < 0)
         return r;

@@ -29,15 +29,17 @@ static bool is_injected(void)
 static int prepare(void)
 {
     static bool prepared;
-    void *libc;
+    void *libc, *program;
 
     if (prepared || !is_injected())
         return 0;
     libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
-    if (!libc)
+    program = dlopen(NULL, RTLD_LAZY | RTLD_NOLOAD);
+    if (!libc || !program)
         return -ENOEXEC;
     ub_real_resolve_in(libc);
-    ub_patch_libc_prepare(libc);
+    ub_patch_libc_prepare(libc, program);
+    dlclose(program);
     dlclose(libc);
     prepared = true;
     return 0;
@@ -71,7 +73,7 @@ static bool has_handler(void)
     struct {
         uintptr_t handler, flags, restorer;
         uint64_t mask;
-    } action;
+    } action = {0};
 
     for (int sig = 1; sig <= 64; sig++) {
         if (ub_raw4(SYS_rt_sigaction, sig, 0, (long)&action, sizeof(action.mask)) == 0 &&
@@ -85,8 +87,6 @@ static int forget(void)
 {
     if (!is_injected())
         return UB_ATTACH_KEPT_PRELOADED;
-    if (ub_offload_mode != UB_OFFLOAD_OFF)
-        return UB_ATTACH_KEPT_MOVES;
     return has_handler() ? UB_ATTACH_KEPT_HANDLER : ub_process_forget();
 }
 

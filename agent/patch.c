@@ -598,11 +598,12 @@ static bool may_matter(const struct module *m, uintptr_t value, bool may_be_unbo
            (may_be_unbound && contains(m, value));
 }
 
+/* With those of locks, whether they are wanted this time or not: it is kept for the next time. */
 static bool is_hooked_name(const char *name)
 {
     if (ub_patch_libc_knows(name))
         return true;
-    for (uint32_t loop = 0; loop < ub_loops_count; loop++) {
+    for (uint32_t loop = 0; loop < ub_loops_and_locks; loop++) {
         if (hook_named(ub_loops[loop], name, NULL))
             return true;
     }

@@ -29,8 +29,8 @@ bool ub_patch_learn(uint64_t until_ns);
 bool ub_patch_attach(bool libc, uint64_t until_ns);
 bool ub_patch_attach_more(uint64_t until_ns);
 
-/* Finds libc's functions by `libc`, a handle of it. Once. Slow path only. */
-void ub_patch_libc_prepare(void *libc);
+/* Finds libc's functions by `libc`, a handle of it, and `program`, one of the main program. Once. Slow path only. */
+void ub_patch_libc_prepare(void *libc, void *program);
 
 /*
  * Puts back what was in the slots: the first time (`first`) and from then on until CLOCK_MONOTONIC `until_ns`. True:

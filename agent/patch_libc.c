@@ -98,8 +98,11 @@ bool ub_patch_libc_knows(const char *name)
     return find(name) != NULL;
 }
 
-/* Not when slots are written: that happens under one lock of the loader's, and dlsym takes another. */
-void ub_patch_libc_prepare(void *libc)
+/*
+ * Not when slots are written: that happens under one lock of the loader's, and dlsym takes another. What a name means
+ * to everybody is asked of the program: for us (RTLD_DEFAULT) each means our own hook, as we are linked -Bsymbolic.
+ */
+void ub_patch_libc_prepare(void *libc, void *program)
 {
     _Static_assert(UB_ARRAY_LEN(names) * 2 < BUCKETS && BUCKETS == 1u << (64 - 54), "short chains");
 
@@ -109,7 +112,7 @@ void ub_patch_libc_prepare(void *libc)
         if (executes(names[i].name))
             continue;
         names[i].libc = dlsym(libc, names[i].name);
-        names[i].as_usual = names[i].libc && dlsym(RTLD_DEFAULT, names[i].name) == names[i].libc;
+        names[i].as_usual = names[i].libc && dlsym(program, names[i].name) == names[i].libc;
         if (names[i].libc)
             keep_address((uintptr_t)names[i].libc);
         while (bucket[b])

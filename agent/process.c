@@ -10,7 +10,9 @@
 #include "module.h"
 #include "often.h"
 #include "offload/decide.h"
+#include "offload/locks.h"
 #include "offload/pool.h"
+#include "offload/pysteps.h"
 #include "patch.h"
 #include "raw.h"
 #include "real.h"
@@ -630,9 +632,11 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
         inherited.tree = false;
         inherited.watcher = 0;
         inherited.generation++;
+        ub_offload_attach((uint32_t)a->offload);
         fill_page(page, __libc_single_threaded);
         r = ub_patch_attach(injected, until_ns) ? 0 : UB_ATTACH_MORE;
         ub_store_release(&ub_process, page);
+        ub_pysteps_attach(a->python_objects);
     }
     ub_store_release(&coming_or_going, 0);
     return r;
@@ -653,6 +657,7 @@ int ub_process_forget(void)
             ub_raw2(SYS_munmap, attached_page, 4096);
         attached_page = NULL;
         dormant.arena = NULL;
+        ub_locks_forget();
         ub_arena_forget();
     }
     ub_store_release(&coming_or_going, 0);

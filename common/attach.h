@@ -61,7 +61,7 @@
 #include "base.h"
 
 #define UB_ATTACH_MAGIC   0x4843415454414255ull /* "UBATTACH" */
-#define UB_ATTACH_VERSION 6u
+#define UB_ATTACH_VERSION 7u
 #define UB_ATTACH_LIBRARY "libunblock.so" /* name of the memfd: maps show "/memfd:libunblock.so (deleted)" */
 
 /*
@@ -98,7 +98,6 @@ enum ub_attach_kept {
     UB_ATTACH_KEPT_HANDLER = 1, /* the kernel has a signal handler of its */
     UB_ATTACH_KEPT_WATCHED,     /* somebody else has come in meanwhile */
     UB_ATTACH_KEPT_LEAVING,     /* slots, or the arena's descriptor, are not put back or closed yet */
-    UB_ATTACH_KEPT_MOVES,       /* it moves calls, or looks which it would (--offload) */
     UB_ATTACH_KEPT_PRELOADED,   /* it was loaded with the program */
     UB_ATTACH_KEPT_REASONS
 };
@@ -141,6 +140,8 @@ struct ub_attach {
     char join_name[8];    /* behind its first zero */
     uint64_t dl_close;    /* of the target's libc */
     uint64_t done_cpu_ns; /* the thread's CPU time at `done_ns` */
+    uint64_t offload;     /* ENTER: enum ub_offload_mode, OFF or DRY_RUN; what moves has to be there from the start */
+    uint64_t python_objects; /* ENTER: bit n: what the agent needs of CPython 3.n lies beside its file */
 };
 #define UB_ATTACH_AT(member, offset)                                                                                   \
     _Static_assert(offsetof(struct ub_attach, member) == (offset), "attach: the assembler knows it")

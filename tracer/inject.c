@@ -17,6 +17,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -716,6 +717,21 @@ static void finish(struct inject *x)
     }
 }
 
+/* What offload needs of an interpreter lies beside the agent's file, where its copy cannot look. */
+static uint64_t python_objects(const char *agent)
+{
+    const char *slash = strrchr(agent, '/');
+    uint64_t ret = 0;
+    char path[PATH_MAX];
+
+    for (unsigned minor = 0; slash && minor < 64; minor++) {
+        snprintf(path, sizeof(path), "%.*s/python3.%u.so", (int)(slash - agent), agent, minor);
+        if (access(path, R_OK) == 0)
+            ret |= 1ull << minor;
+    }
+    return ret;
+}
+
 static int ask_after_pause(struct inject *x, enum ub_attach_verb verb)
 {
     nanosleep(&(struct timespec){0, PAUSE_NS}, NULL);
@@ -730,6 +746,8 @@ static int load_and_enter(struct inject *x)
     /* A program that loads modules all the time makes it begin again each time: it can do without. */
     for (int i = 0; !x->ask.prepared && ((i == 0 && r == 0) || (i < PIECES && r == UB_ATTACH_MORE)); i++)
         r = ask_after_pause(x, UB_ATTACH_PREPARE);
+    x->ask.offload = x->options->offload;
+    x->ask.python_objects = x->options->offload ? python_objects(x->options->agent) : 0;
     if (r >= 0)
         r = ask_after_pause(x, UB_ATTACH_ENTER);
     for (int i = 0; i < MODULES_MAX && r == UB_ATTACH_MORE; i++)
@@ -876,7 +894,6 @@ static int keep(struct inject *x, enum ub_attach_kept kept)
         "a signal handler of its is still in place",
         "somebody else has entered the process meanwhile",
         "it has not put everything back yet: try again",
-        "it was started with --offload",
         "it was loaded with the program (LD_PRELOAD)",
     };
 

@@ -56,6 +56,7 @@ struct ub_inject_options {
      * new one. */
     int join_fd;
     uint64_t hold_max_ns; /* unload: how long all threads may be stopped at most */
+    uint32_t offload;     /* enter: enum ub_offload_mode, OFF or DRY_RUN */
 };
 
 /* What a thread that is kept from its work waits for, in this order. */

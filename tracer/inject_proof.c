@@ -549,7 +549,6 @@ static int conclude(const struct proof *p, uint64_t hold_max_ns)
 /* While it runs: nothing is proven by that, but most that stands in the way is found without stopping anybody. */
 static int look_before(struct proof *p, uint64_t hold_max_ns)
 {
-    uint64_t begun = ub_clock_monotonic_ns();
     pid_t sharer;
 
     if (makes_code(p)) {
@@ -562,8 +561,8 @@ static int look_before(struct proof *p, uint64_t hold_max_ns)
                  "process %d, forked from it meanwhile, has the same agent and shares memory with it", (int)sharer);
         return -EBUSY;
     }
-    begun = ub_clock_monotonic_ns();
-    p->until_ns = begun + 2 * hold_max_ns; /* it gets no quicker when nobody takes its CPU: some, but not twice */
+    p->until_ns = ub_clock_monotonic_ns() +
+                  2 * hold_max_ns; /* it gets no quicker when nobody takes its CPU: some, but not twice */
     look_at_memory(p);
     return conclude(p, hold_max_ns);
 }

@@ -209,6 +209,7 @@ static int prepare_arena(struct ub_watch *w, const struct ub_watch_options *opti
         ub_ticks_start();
     w->threshold = ub_ticks_from_span_ns(w->threshold_ns);
     if (options->adopt) {
+        w->arena->h.offload = w->offload;
         ub_arena_set_floor(&w->arena->h, w->threshold, ub_ticks_from_span_ns(100000));
         ub_store_release(&w->arena->h.threshold, w->threshold);
         return 0;

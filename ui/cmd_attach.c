@@ -8,6 +8,7 @@
 #include "control.h"
 #include "json_get.h"
 #include "kernel_view.h"
+#include "offload_choice.h"
 #include "options.h"
 #include "refuse.h"
 #include "say.h"
@@ -18,6 +19,7 @@
 
 #include "../common/arena.h"
 #include "../common/clock.h"
+#include "../common/offload.h"
 #include "../tracer/bpf/bpf.h"
 #include "../tracer/elffile.h"
 #include "../tracer/inject.h"
@@ -46,6 +48,8 @@ struct attach {
     struct ub_settings set;
     struct ub_watching w;
     bool want_bpf;
+    const char *offload_text;
+    uint32_t offload;   /* enum ub_offload_mode */
     struct ub_bpf *bpf; /* NULL: the agent alone */
     char agent[PATH_MAX];
     struct ub_dump_target target;
@@ -84,17 +88,45 @@ static const char more[] = "Examples:\n"
 
 static int parse(struct attach *a, int argc, char **argv, int *ret_first, char *why)
 {
-    struct ub_option option[UB_SETTINGS_MAX + 2];
+    struct ub_option option[UB_SETTINGS_MAX + 3];
     uint32_t count = ub_settings_options(&a->set, option);
     const struct ub_options options = {
-        .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 2};
+        .usage = "unblock attach [OPTION...] PID", .about = about, .more = more, .option = option, .count = count + 3};
 
     ub_kernel_view_option(&a->want_bpf, &option[count]);
     option[count + 1] = (struct ub_option){.name = "children",
                                            .kind = UB_OPTION_FLAG,
                                            .value = &a->children,
                                            .help = "enter its children too, those there are and those to come"};
+    option[count + 2] = (struct ub_option){.name = "offload",
+                                           .kind = UB_OPTION_TEXT,
+                                           .value = &a->offload_text,
+                                           .argument = "MODE",
+                                           .bare = "dry-run",
+                                           .help = "off (default) or dry-run (also without =MODE): say of each\nslow "
+                                                   "call whether `unblock run --offload` could move it\noff the loop, "
+                                                   "what that would save, or what keeps it\nthere. Locks are seen that "
+                                                   "are taken from now on"};
     return ub_options_read(&options, argc, argv, ret_first, why);
+}
+
+/* What moves calls has to be there from the program's start: it knows each loop, each callback and each lock. */
+static int choose_offload(struct attach *a, char *why)
+{
+    struct ub_offload_choice choice;
+    int r = a->offload_text ? ub_offload_choose("attach", a->offload_text, &choice, why) : 0;
+
+    if (r < 0 || !a->offload_text)
+        return r;
+    ub_offload_choice_clear(&choice);
+    a->offload = choice.mode;
+    if (choice.mode <= UB_OFFLOAD_DRY_RUN)
+        return 0;
+    snprintf(why, UB_WHY_MAX,
+             "--offload=%.100s: calls can be moved only in a program that was started for it: unblock run "
+             "--offload=%.100s -- CMD; here --offload=dry-run tells what would move",
+             a->offload_text, a->offload_text);
+    return -EINVAL;
 }
 
 /* ---- may it be entered? ---------------------------------------------------- */
@@ -248,7 +280,8 @@ static void say_held(const struct attach *a, const struct ub_inject_result *r)
 
 static int enter(struct attach *a)
 {
-    struct ub_inject_options options = {.pid = a->target.pid, .agent = a->agent, .cancelled = waiting, .self = a};
+    struct ub_inject_options options = {
+        .pid = a->target.pid, .agent = a->agent, .cancelled = waiting, .self = a, .offload = a->offload};
     struct ub_inject_result result;
     int r;
 
@@ -285,8 +318,13 @@ static void detach(void *self)
 
 static int start(struct attach *a)
 {
-    struct ub_watch_options watch = {
-        .argc = a->argc, .argv = a->argv, .adopt = true, .attached = true, .arena_fd = a->arena_fd, .bpf = a->bpf};
+    struct ub_watch_options watch = {.argc = a->argc,
+                                     .argv = a->argv,
+                                     .adopt = true,
+                                     .attached = true,
+                                     .arena_fd = a->arena_fd,
+                                     .offload = a->offload,
+                                     .bpf = a->bpf};
     void *header = mmap(NULL, 4096, PROT_READ, MAP_SHARED, a->arena_fd, 0);
 
     a->arena = header != MAP_FAILED ? header : NULL;
@@ -307,7 +345,7 @@ static int ms_until(uint64_t deadline_ns, uint64_t most)
 static void enter_others(struct attach *a, uint64_t each_ns)
 {
     const struct ub_inject_options options = {
-        .agent = a->agent, .cancelled = waiting, .self = a, .join_fd = a->arena_fd};
+        .agent = a->agent, .cancelled = waiting, .self = a, .join_fd = a->arena_fd, .offload = a->offload};
 
     a->told_waiting = true;
     ub_family_enter_others(&a->family, a->w.watch, &options, each_ns);
@@ -438,6 +476,8 @@ int ub_cmd_attach(int argc, char **argv)
     }
     if (r == 0)
         r = ub_option_pid(argv[first], &pid, why);
+    if (r == 0)
+        r = choose_offload(&a, why);
     if (r == 0)
         r = ub_watching_settle(&a.set, why);
     if (r == 0)

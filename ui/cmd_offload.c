@@ -90,7 +90,7 @@ int ub_cmd_offload(int argc, char **argv)
     struct ub_dump_target target;
     char why[UB_WHY_MAX], path[PATH_MAX];
     const char *mode;
-    pid_t pid;
+    pid_t pid = 0;
     int r = parse(argc, argv, &pid, &mode, why);
 
     if (r == UB_OPTIONS_HELP)

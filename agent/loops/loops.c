@@ -20,5 +20,6 @@ const struct ub_loop_ops *const ub_loops[] = {
     &ub_offload_sd,     &ub_offload_ev,          &ub_pyunits_pq, &ub_pyunits_odbc, &ub_pyunits_ldap,
     &ub_pyunits_mysql,
 };
+const uint32_t ub_loops_and_locks = UB_ARRAY_LEN(ub_loops) - UB_LOOPS_OF_MOVES;
 uint32_t ub_loops_count = UB_ARRAY_LEN(ub_loops) - UB_LOOPS_OF_LOCKS - UB_LOOPS_OF_MOVES;
 _Static_assert(UB_ARRAY_LEN(ub_loops) <= UB_LOOPS_MAX, "patch.c has room for so many");

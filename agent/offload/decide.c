@@ -41,13 +41,22 @@ void ub_offload_start(uint32_t mode, bool steps)
     if (mode == UB_OFFLOAD_OFF)
         return;
     ub_loops_count += UB_LOOPS_OF_LOCKS;
-    ub_pylocks_start();
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
+    ub_pylocks_start();
     ub_loops_count += UB_LOOPS_OF_MOVES;
     ub_fds_start();
     ub_waits_start();
     ub_moves_start();
+}
+
+void ub_offload_attach(uint32_t mode)
+{
+    if (ub_offload_mode > UB_OFFLOAD_DRY_RUN)
+        return;
+    if (mode != ub_offload_mode)
+        ub_loops_count += mode == UB_OFFLOAD_DRY_RUN ? UB_LOOPS_OF_LOCKS : -UB_LOOPS_OF_LOCKS;
+    ub_offload_mode = mode;
 }
 
 /* ---- the callback ---------------------------------------------------------------------- */

@@ -32,6 +32,10 @@ static inline uint32_t ub_offload_now(void)
  * only. */
 void ub_offload_start(uint32_t mode, bool steps);
 
+/* Entering: OFF or DRY_RUN, while no hook is set. Where the program was started with a mode that moves calls, that one
+ * stays. */
+void ub_offload_attach(uint32_t mode);
+
 /*
  * The verdict on call `id` with the values that common/calls.def names, made from where `sp` points, which
  * blocks or has just done so. Slow path only; signal-safe; leaves errno alone.

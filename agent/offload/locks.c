@@ -57,6 +57,15 @@ static struct held *mine(bool make)
     return h;
 }
 
+void ub_locks_forget(void)
+{
+    for (uint32_t i = 0; i < UB_SLOT_MAX; i++) {
+        if (held_by[i])
+            ub_raw2(SYS_munmap, held_by[i], sizeof(*held_by[i]));
+        held_by[i] = NULL;
+    }
+}
+
 bool ub_locks_held(uint64_t *ret_ra)
 {
     const struct held *h = mine(false);

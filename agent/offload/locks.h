@@ -13,6 +13,9 @@
 
 extern const struct ub_loop_ops ub_locks_libc, ub_locks_glib;
 
+/* The agent is about to be unloaded: gives back the memory. Nothing is hooked any more. */
+void ub_locks_forget(void);
+
 /* Whether the calling thread holds one; *ret_ra: where it took the last of them. Signal-safe. */
 bool ub_locks_held(uint64_t *ret_ra);
 

@@ -24,6 +24,8 @@
 static struct mine *mine_of[UB_SLOT_MAX];
 const struct ub_python *ub_pysteps_python;
 static unsigned long version; /* 0: none that is known, or it was looked for already */
+static unsigned long met;     /* the interpreter's; 0: there is none */
+static uint64_t beside;       /* entered: python_objects of struct ub_attach */
 static bool supported;        /* there is an object for this interpreter */
 
 #define python ub_pysteps_python
@@ -505,16 +507,35 @@ static void look_for_python(void)
     }
 }
 
-void ub_pysteps_found(unsigned long which)
+/* A file that was brought in lies nowhere: who did that tells what lies beside it. */
+static bool has_object(void)
 {
     char path[PATH];
 
-    supported = ub_offload_mode != UB_OFFLOAD_OFF && object_path(which, path) &&
-                ub_raw4(SYS_faccessat, AT_FDCWD, path, R_OK, 0) == 0;
+    if (ub_module_is_injected((const void *)has_object))
+        return beside >> (met >> 16 & 63) & 1;
+    return object_path(met, path) && ub_raw4(SYS_faccessat, AT_FDCWD, path, R_OK, 0) == 0;
+}
+
+static void judge_interpreter(void)
+{
+    supported = ub_offload_mode != UB_OFFLOAD_OFF && met && has_object();
     if (supported && ub_process->arena)
-        __atomic_fetch_or(&ub_process->arena->h.python_steps, 1ull << (which >> 16 & 63), __ATOMIC_RELAXED);
+        __atomic_fetch_or(&ub_process->arena->h.python_steps, 1ull << (met >> 16 & 63), __ATOMIC_RELAXED);
+}
+
+void ub_pysteps_found(unsigned long which)
+{
+    met = which;
+    judge_interpreter();
     if (supported && ub_offload_mode > UB_OFFLOAD_DRY_RUN)
         version = which;
+}
+
+void ub_pysteps_attach(uint64_t objects)
+{
+    beside = objects;
+    judge_interpreter();
 }
 
 enum ub_pin ub_pysteps_judge_process(void)

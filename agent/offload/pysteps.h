@@ -33,6 +33,9 @@ void ub_pysteps_settle_numbers(unsigned first, unsigned last);
 /* The interpreter is of this version (Py_Version): its object is looked for when the first step comes. */
 void ub_pysteps_found(unsigned long version);
 
+/* Entering, when the process has its arena: `objects` as in struct ub_attach. */
+void ub_pysteps_attach(uint64_t objects);
+
 /* What the calling thread takes now is this one's; NULL: it runs no steps. Signal-safe. */
 struct ub_holder *ub_pysteps_holder(void);
 

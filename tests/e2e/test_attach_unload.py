@@ -194,8 +194,7 @@ def test_kept(tmp_path, keeper, where, why):
 
 
 @pytest.mark.parametrize("variable, value, why", [("inherited", 1, "somebody else has entered the process meanwhile"),
-                                                  ("coming_or_going", 1, "another thread of it is just entering or leaving"),
-                                                  ("ub_offload_mode", 1, "it was started with --offload")])
+                                                  ("coming_or_going", 1, "another thread of it is just entering or leaving")])
 def test_each_refusal_has_its_own_reason(tmp_path, variable, value, why):
     """These last for moments, or come about by other ways than attach: they are written into the agent's own variables."""
     with Target(0) as target:

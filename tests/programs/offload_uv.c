@@ -2,7 +2,7 @@
  * One callback of libuv that blocks, beside a timer that ticks each 10 ms: offload_uv CASE [MS]
  *
  * Prints {"case", "result", "errno", "max_gap_ms" of the ticks while it blocked, "inside": ticks while it
- * blocked, "order": what happened in which order}. The first cases may be moved; the others must stay.
+ * blocked, "order": what happened in which order}. With OFFLOAD_AFTER=FILE it ticks until that is there. The first cases may be moved; the others must stay.
  */
 // libs: -luv
 #include "measure.h"
@@ -47,7 +47,7 @@ static GMainLoop *loop;
 static uv_loop_t *loop;
 static uv_timer_t ticker, victim;
 #endif
-static const char *name;
+static const char *name, *after; /* a file that is waited for */
 static uint64_t ms = 200, last_tick, max_gap, begun_ns, ended_ns;
 static int ticks, inside, done, pair[2];
 static long result;
@@ -504,7 +504,9 @@ static void tick(void)
     if (begun_ns && !(ended_ns && done && ticks > done + 1) && now - last_tick > max_gap)
         max_gap = now - last_tick;
     last_tick = now;
-    if (++ticks == 20)
+    if (++ticks == 20 && after && access(after, F_OK) != 0)
+        ticks = 0;
+    if (ticks == 20)
         start();
     if (done && ticks > done + 20)
         stop();
@@ -564,6 +566,7 @@ int main(int argc, char **argv)
     name = argc > 1 ? argv[1] : "nanosleep";
     if (argc > 2)
         ms = strtoull(argv[2], NULL, 10);
+    after = getenv("OFFLOAD_AFTER");
     prepare_case();
     run();
     if (child)
