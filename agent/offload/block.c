@@ -16,6 +16,7 @@
 #include <semaphore.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -41,6 +42,8 @@ enum what {
     PATH,   /* names in folders */
     SEM,
     POLL,
+    SELECT,
+    EPOLL,
 };
 
 /* clang-format off */
@@ -67,6 +70,8 @@ static const uint8_t what_of[UB_BLOCK_CALLS] = {
     ONE(PATH, stat) ONE(PATH, stat64) ONE(PATH, lstat) ONE(PATH, lstat64)
     ONE(PATH, unlink) ONE(PATH, rename)
     ONE(POLL, poll) ONE(POLL, __poll_chk)
+    ONE(SELECT, select) ONE(SELECT, __select)
+    ONE(EPOLL, epoll_wait)
     [UB_BLOCK_SEM_WAIT] = SEM,
 };
 /* clang-format on */
@@ -95,7 +100,14 @@ static const struct {
     [PATH] = {UB_DIRECTION_CHANGE, UB_DIRECTION_CHANGE, UB_LANE_WAIT, false},
     [SEM] = {0, 0, UB_LANE_WAIT, false},
     [POLL] = {0, 0, UB_LANE_WAIT, false},
+    [SELECT] = {0, 0, UB_LANE_WAIT, false},
+    [EPOLL] = {0, 0, UB_LANE_WAIT, false},
 };
+
+static bool is_for_several(enum what what)
+{
+    return what == POLL || what == SELECT || what == EPOLL;
+}
 
 void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *ret)
 {
@@ -113,7 +125,7 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
     ret->libc_lock = what == NAME;
     if (what == PATH)
         ret->fd = UB_BLOCK_PATHS; /* which of them name the same thing nobody can tell beforehand */
-    else if (what != SLEEP && what != WAITS && what != NAME && what != SEM && what != POLL)
+    else if (what != SLEEP && what != WAITS && what != NAME && what != SEM && !is_for_several(what))
         ret->fd = (int)word[0];
 }
 
@@ -384,21 +396,90 @@ static bool read_polled(const uint64_t *word, struct pollfd *ret)
     return ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0) == (long)sizeof(*ret);
 }
 
-/* What is ready makes it return at once; `revents` is written again by the call itself. A single descriptor is known by
- * its number, so that closing it waits. */
-static bool poll_blocks(const uint64_t *word, struct ub_block *b)
+/* Who calls select asks for a copy of its sets here: they are its result as well. */
+static bool is_any_selected(const uint64_t *word)
 {
-    uint64_t least_ms = ub_load_relaxed(&ub_process->arena->h.offload_least_us) / 1000;
-    int timeout = (int)word[2];
+    fd_set sets[3], *asked[3];
+    size_t size = ((word[0] & 0xffffffff) + 63) / 64 * 8;
+    long r;
+
+    if (size > sizeof(sets[0]))
+        return true; /* the call's own affair */
+    for (int i = 0; i < 3; i++) {
+        asked[i] = word[i + 1] ? &sets[i] : NULL;
+        if (asked[i] && !copy(asked[i], word[i + 1], size))
+            return true;
+    }
+    do {
+        struct timespec none = {0, 0};
+
+        r = ub_raw6(SYS_pselect6, (int)word[0], (long)asked[0], (long)asked[1], (long)asked[2], (long)&none, 0);
+    } while (r == -EINTR);
+    return r != 0;
+}
+
+static bool is_any_ready(enum what what, const uint64_t *word)
+{
+    if (what == SELECT)
+        return is_any_selected(word);
+    return what == EPOLL ? is_ready((int)word[0], POLLIN) : count_ready(word[0], word[1]) != 0;
+}
+
+/* How long it waits for descriptors, in ns; UINT64_MAX: for ever. */
+static uint64_t limit_of(enum what what, const uint64_t *word)
+{
+    int ms = (int)word[what == EPOLL ? 3 : 2];
+    struct timeval time;
+
+    if (what != SELECT)
+        return ms < 0 ? UINT64_MAX : (uint64_t)ms * 1000000u;
+    if (!word[4])
+        return UINT64_MAX;
+    if (!copy(&time, word[4], sizeof(time)) || time.tv_sec < 0 || time.tv_usec < 0 || time.tv_sec > 1000000000)
+        return 0;
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_usec * 1000u;
+}
+
+/* What is ready makes it return at once; its result is written again by the call itself. A single descriptor is known
+ * by its number, so that closing it waits. */
+static bool set_blocks(enum what what, const uint64_t *word, struct ub_block *b)
+{
+    uint64_t least = ub_load_relaxed(&ub_process->arena->h.offload_least_us) / 1000 * 1000000ull;
     struct pollfd one;
 
-    if (word[1] == 0 || (timeout >= 0 && (uint64_t)timeout < least_ms) || !read_polled(word, &one))
+    if (limit_of(what, word) < least || (what == POLL && (word[1] == 0 || !read_polled(word, &one))))
         return false;
-    if (word[1] == 1) {
+    if (what == POLL && word[1] == 1) {
         b->fd = one.fd < 0 ? -1 : one.fd;
         b->events = one.events;
     }
-    return count_ready(word[0], word[1]) == 0;
+    if (what == EPOLL) {
+        b->fd = (int)word[0];
+        b->events = POLLIN;
+    }
+    return !is_any_ready(what, word);
+}
+
+int64_t ub_block_rest(uint32_t id, const uint64_t word[UB_POOL_WORDS], uint64_t until_ns)
+{
+    uint64_t now = ub_clock_monotonic_ns(), left = until_ns > now ? until_ns - now : 0;
+    struct timespec t = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
+    long r;
+
+    switch ((enum what)what_of[id]) {
+    case SELECT:
+        r = ub_raw6(SYS_pselect6, (int)word[0], (long)word[1], (long)word[2], (long)word[3], (long)&t, 0);
+        break;
+    case EPOLL:
+        r = ub_raw6(SYS_epoll_pwait, (int)word[0], (long)word[1], (int)word[2], (long)((left + 999999) / 1000000), 0,
+                    0);
+        break;
+    default:
+        r = ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&t, 0, 0, 0);
+    }
+    if (r < 0)
+        errno = (int)-r;
+    return r < 0 ? -1 : r;
 }
 
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
@@ -423,7 +504,9 @@ bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_
     case SEM:
         return sem_blocks(word, b, ret);
     case POLL:
-        return poll_blocks(word, b);
+    case SELECT:
+    case EPOLL:
+        return set_blocks((enum what)what_of[id], word, b);
     default: /* nobody says beforehand what has to be written, fetched or asked for */
         return false;
     }
@@ -474,22 +557,23 @@ bool ub_block_is_awaited(uint32_t id)
     enum what what = (enum what)what_of[id];
 
     return what == READS || what == WRITES || what == SENDS || what == FLOCK || what == FCNTL || what == WAITS ||
-           what == SEM || what == POLL;
+           what == SEM || is_for_several(what);
 }
 
 uint64_t ub_block_until(uint32_t id, const uint64_t word[UB_POOL_WORDS])
 {
-    int timeout = what_of[id] == POLL ? (int)word[2] : -1;
+    enum what what = (enum what)what_of[id];
+    uint64_t limit = is_for_several(what) ? limit_of(what, word) : UINT64_MAX;
 
-    return timeout < 0 ? 0 : ub_clock_monotonic_ns() + (uint64_t)timeout * 1000000u;
+    return limit == UINT64_MAX ? 0 : ub_clock_monotonic_ns() + limit;
 }
 
 int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events)
 {
     enum what what = (enum what)what_of[id];
 
-    *ret_events = what == POLL ? b->events : what == READS ? POLLIN : POLLOUT;
-    return what == READS || what == WRITES || what == SENDS || what == POLL ? b->fd : -1;
+    *ret_events = is_for_several(what) ? b->events : what == READS ? POLLIN : POLLOUT;
+    return what == READS || what == WRITES || what == SENDS || is_for_several(what) ? b->fd : -1;
 }
 
 /* Some more of what ub_ready_send_rest is for. */
@@ -513,8 +597,8 @@ bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_b
         return false;
     if (b->function)
         return send_waits(b, ret);
-    if (what_of[id] == POLL)
-        return count_ready(word[0], word[1]) == 0;
+    if (is_for_several((enum what)what_of[id]))
+        return !is_any_ready((enum what)what_of[id], word);
     return ub_block_is_awaited(id) && ub_block_proven(id, word, b, ret);
 }
 

@@ -22,7 +22,7 @@ struct ub_block {
     bool any_sleep;     /* also one below the threshold: one of many */
     bool libc_lock;     /* libc may hold a lock of its own meanwhile */
     int fd;             /* -1 */
-    short events;       /* of a poll for that one descriptor */
+    short events;       /* of a wait for that one descriptor */
     uint32_t direction; /* enum ub_direction: what it does */
     uint32_t holds_up;  /* what must not overtake it, on the same object */
     uint32_t lane;      /* enum ub_lane */
@@ -54,6 +54,9 @@ bool ub_block_is_awaited(uint32_t id);
 
 /* When it ends by itself (CLOCK_MONOTONIC), as of now; 0: at no time. */
 uint64_t ub_block_until(uint32_t id, const uint64_t word[UB_POOL_WORDS]);
+
+/* Of one that has an end: what is left of it, without hooks. With errno. */
+int64_t ub_block_rest(uint32_t id, const uint64_t word[UB_POOL_WORDS], uint64_t until_ns);
 
 /* The descriptor that says when to ask again, -1: none does. */
 int ub_block_ready_on(uint32_t id, const struct ub_block *b, short *ret_events);

@@ -140,6 +140,19 @@ static bool is_kept(int fd)
 KEPT(close)
 KEPT(__close)
 
+static bool is_anybody_suspended(void)
+{
+    return ub_drive_concerned() || ub_pysteps_concerned();
+}
+
+static void drive_all(void)
+{
+    if (ub_pysteps_concerned())
+        ub_pysteps_drive_ready();
+    else
+        ub_drive_all();
+}
+
 /*
  * Calls that stay and wait for somebody, in ways that cannot be asked about beforehand: what is suspended, and may be
  * that somebody, comes first. The last column: whether it waits at all.
@@ -147,9 +160,23 @@ KEPT(__close)
 #define STAYED(type, name, params, args, waits)                                                                        \
     static type stayed_##name params                                                                                   \
     {                                                                                                                  \
-        if (ub_unlikely(ub_thread.start != 0) && ub_drive_concerned() && (waits))                                      \
-            ub_drive_all();                                                                                            \
+        if (ub_unlikely(ub_thread.start != 0) && is_anybody_suspended() && (waits))                                    \
+            drive_all();                                                                                               \
         return direct.name args;                                                                                       \
+    }
+
+/* Likewise, but of a task of asyncio's such a call can be asked about, and left: it is no loop's wait there. */
+#define ASKED(type, name, params, args, waits)                                                                         \
+    static type asked_##name params                                                                                    \
+    {                                                                                                                  \
+        uint64_t word[UB_POOL_WORDS] = {0};                                                                            \
+        uint32_t n_ = 0;                                                                                               \
+        int64_t ret;                                                                                                   \
+                                                                                                                       \
+        if (ub_likely(ub_thread.start == 0))                                                                           \
+            return direct.name args;                                                                                   \
+        WORDS args if (!ub_pysteps_concerned()) return stayed_##name args;                                             \
+        return ub_pysteps_call(UB_CALL_ID_##name, (void *)direct.name, word, &ret) ? (type)ret : direct.name args;     \
     }
 
 static bool is_some(const struct timespec *time)
@@ -187,11 +214,8 @@ static bool is_awaited(FILE *stream)
     X(int, mq_send, (mqd_t queue, const char *buf, size_t n, unsigned int priority), (queue, buf, n, priority), true) \
     X(int, lockf, (int fd, int command, off_t n), (fd, command, n), command == F_LOCK) \
     X(int, lockf64, (int fd, int command, off64_t n), (fd, command, n), command == F_LOCK) \
-    X(int, select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
-    X(int, __select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
     X(int, pselect, (int count, fd_set *r, fd_set *w, fd_set *e, const struct timespec *timeout, const sigset_t *mask), (count, r, w, e, timeout, mask), is_some(timeout)) \
     X(int, ppoll, (struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask), (fds, count, timeout, mask), is_some(timeout)) \
-    X(int, epoll_wait, (int epfd, struct epoll_event *events, int max, int timeout), (epfd, events, max, timeout), timeout != 0) \
     X(int, epoll_pwait, (int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask), (epfd, events, max, timeout, mask), timeout != 0) \
     X(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), !(flags & MSG_DONTWAIT) && ub_block_would(fd, POLLOUT)) \
     X(ssize_t, sendto, (int fd, const void *buf, size_t n, int flags, UB_ADDRESS_ARG address, socklen_t len), (fd, buf, n, flags, address, len), !(flags & MSG_DONTWAIT) && ub_block_would(fd, POLLOUT)) \
@@ -201,8 +225,14 @@ static bool is_awaited(FILE *stream)
     X(ssize_t, getline, (char **line, size_t *n, FILE *stream), (line, n, stream), is_awaited(stream)) \
     X(ssize_t, getdelim, (char **line, size_t *n, int end, FILE *stream), (line, n, end, stream), is_awaited(stream)) \
     X(ssize_t, __getdelim, (char **line, size_t *n, int end, FILE *stream), (line, n, end, stream), is_awaited(stream))
+#define ASKS(X) \
+    X(int, select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
+    X(int, __select, (int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout), (count, r, w, e, timeout), is_some_time(timeout)) \
+    X(int, epoll_wait, (int epfd, struct epoll_event *events, int max, int timeout), (epfd, events, max, timeout), timeout != 0)
 /* clang-format on */
 STAYS(STAYED)
+ASKS(STAYED)
+ASKS(ASKED)
 
 void ub_moves_start(void)
 {
@@ -213,4 +243,6 @@ void ub_moves_start(void)
     ub_real.__close = kept___close;
 #define LEAVE_THERE(type, name, ...) ub_real.name = stayed_##name;
     STAYS(LEAVE_THERE)
+#define ASK(type, name, ...) ub_real.name = asked_##name;
+    ASKS(ASK)
 }

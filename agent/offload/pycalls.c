@@ -123,18 +123,6 @@ void ub_pysteps_settle_numbers(unsigned first, unsigned last)
     }
 }
 
-/* A poll that has waited for a while, to its end. Not by its hook, which would begin anew. */
-static int64_t poll_on(const uint64_t *word, uint64_t until_ns)
-{
-    uint64_t now = ub_clock_monotonic_ns(), left = until_ns > now ? until_ns - now : 0;
-    struct timespec t = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
-    long r = ub_raw6(SYS_ppoll, (long)word[0], (long)word[1], (long)&t, 0, 0, 0);
-
-    if (r < 0)
-        errno = (int)-r;
-    return r < 0 ? -1 : r;
-}
-
 /* Suspended steps go on until this call, which stays here, no longer blocks. True: it was made, or interrupted. */
 static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
@@ -156,7 +144,7 @@ static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct 
         waits = ub_block_proven(id, word, b, ret); /* it no longer does, or nothing proves it */
     }
     if (until)
-        *ret = poll_on(word, until);
+        *ret = ub_block_rest(id, word, until); /* not by its hook, which would begin anew */
     return b->made || until;
 }
 
@@ -187,6 +175,16 @@ static bool let_another_go_on(struct mine *m, uint32_t id, int64_t *ret)
     if (*ret < 0)
         errno = EINTR;
     return true;
+}
+
+void ub_pysteps_drive_ready(void)
+{
+    struct mine *m = ub_pysteps_mine(false);
+    int saved = errno;
+
+    while (m && may_drive(m, false) && ub_pydrive_has_some(m) && ub_pydrive_once(m, false, -1, 0, 0) == 0)
+        continue;
+    errno = saved;
 }
 
 /*

@@ -5,6 +5,7 @@ import contextvars
 import http.server as http_server
 import os
 import signal
+import select
 import socket
 import subprocess
 import sys
@@ -231,6 +232,32 @@ async def timeouts():
             return str(e)
     with a, b:
         return await wait()
+
+
+async def selects():
+    """select and epoll say the same, with and without a limit, from where it is over as well as from where it is not."""
+    r, w = os.pipe()
+    said = []
+
+    async def wait(ask):
+        """What is there is taken by whoever sees it."""
+        said.append(ask())
+        if said[-1]:
+            os.read(r, 1)
+    with select.epoll() as epoll:
+        epoll.register(r, select.EPOLLIN)
+        for ask in (lambda: len(select.select([r], [], [])[0]), lambda: len(select.select([r], [], [], 20)[0]),
+                    lambda: len(epoll.poll()), lambda: len(epoll.poll(20))):
+            threading.Timer(0.12, os.write, (w, b"x")).start()
+            await wait(ask)
+        await wait(lambda: len(select.select([r], [], [], 0.12)[0]))
+        await wait(lambda: len(epoll.poll(0.12)))
+        os.write(w, b"xx")
+        await wait(lambda: len(select.select([r], [w], [r], 20)[1]))
+        await wait(lambda: len(epoll.poll(20)))
+    os.close(r)
+    os.close(w)
+    return said
 
 
 async def run(case):

@@ -229,6 +229,8 @@ class Things:
         self.file = tempfile.NamedTemporaryFile()
         self.same_file = open(self.file.name)
         self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.pipe, self.other_end = os.pipe()
 
     def computes(self):
         with self.lock, self.again:
@@ -242,6 +244,8 @@ class Things:
         self.few.release()
         self.other_socket.send(b"sent")
         self.child.stdin.close()
+        os.write(self.other_end, b"written")
+        socket.create_connection(self.listening.getsockname()).close()
 
     def events(self): return self.there.wait()
     def conditions(self):
@@ -259,6 +263,18 @@ class Things:
         while not self.there.is_set():
             time.sleep(0.004)
         return "slept"
+    def accepts(self): return self.listening.accept()[0].close()
+    def reads(self): return os.read(self.pipe, 10)
+    def selects(self): return len(select.select([self.pipe], [], [])[0])
+    def waits_for_events(self):
+        with select.epoll() as epoll:
+            epoll.register(self.pipe, select.EPOLLIN)
+            return len(epoll.poll())
+    def systems(self): return os.system(f"head -c 7 /proc/{os.getpid()}/fd/{self.pipe} >/dev/null")
+    def joins(self):
+        thread = threading.Thread(target=self.there.wait)
+        thread.start()
+        return thread.join()
     def polls(self):
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
@@ -267,12 +283,15 @@ class Things:
         return "polled"
 
     def end(self):
-        for one in self.socket, self.other_socket, self.file, self.same_file:
+        for one in self.socket, self.other_socket, self.file, self.same_file, self.listening:
             one.close()
+        os.close(self.pipe)
+        os.close(self.other_end)
         self.child.wait()
 
 
-WAYS = ("events", "conditions", "queues", "semaphores", "receives", "receives_in_time", "flocks", "waits_for_child", "sleeps", "polls")
+WAYS = ("events", "conditions", "queues", "semaphores", "receives", "receives_in_time", "flocks", "waits_for_child", "sleeps", "polls",
+        "accepts", "reads", "selects", "waits_for_events", "joins", "systems")
 
 
 async def waits():
