@@ -607,6 +607,11 @@ bool ub_block_is_sleep(uint32_t id)
     return what_of[id] == SLEEP;
 }
 
+bool ub_block_is_child(uint32_t id)
+{
+    return what_of[id] == WAITS;
+}
+
 bool ub_block_is_listed(uint32_t id)
 {
     return id < UB_BLOCK_CALLS && what_of[id] != OTHER && what_of[id] != CLOSE;

@@ -66,6 +66,9 @@ bool ub_block_waits(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_b
 
 bool ub_block_is_sleep(uint32_t id);
 
+/* It waits for a child: its first argument says which. */
+bool ub_block_is_child(uint32_t id);
+
 /* Whether any mode moves this call. */
 bool ub_block_is_listed(uint32_t id);
 

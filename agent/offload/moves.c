@@ -4,6 +4,7 @@
 #include "../raw.h"
 #include "../real.h"
 #include "block.h"
+#include "children.h"
 #include "drive.h"
 #include "fds.h"
 #include "pysteps.h"
@@ -234,6 +235,30 @@ STAYS(STAYED)
 ASKS(STAYED)
 ASKS(ASKED)
 
+/* Those that ask for any child. */
+#define REAPED(name, made, params, args)                                                                               \
+    static pid_t reaped_##name params                                                                                  \
+    {                                                                                                                  \
+        return ub_thread.start != 0 && ub_children_none(&pid, flags) ? 0 : made##_##name args;                         \
+    }
+REAPED(waitpid, moved, (pid_t pid, int *status, int flags), (pid, status, flags))
+REAPED(__waitpid, moved, (pid_t pid, int *status, int flags), (pid, status, flags))
+REAPED(wait4, stayed, (pid_t pid, int *status, int flags, struct rusage *usage), (pid, status, flags, usage))
+
+static pid_t reaped_wait3(int *status, int flags, struct rusage *usage)
+{
+    return reaped_wait4(-1, status, flags, usage);
+}
+
+static int reaped_waitid(idtype_t what, id_t id, siginfo_t *info, int flags)
+{
+    pid_t pid = -1;
+
+    if (what == P_ALL && ub_thread.start != 0 && !ub_children_none(&pid, flags) && pid > 0)
+        return stayed_waitid(P_PID, (id_t)pid, info, flags);
+    return stayed_waitid(what, id, info, flags);
+}
+
 void ub_moves_start(void)
 {
     direct = ub_real;
@@ -245,4 +270,6 @@ void ub_moves_start(void)
     STAYS(LEAVE_THERE)
 #define ASK(type, name, ...) ub_real.name = asked_##name;
     ASKS(ASK)
+#define REAP(name) ub_real.name = reaped_##name;
+    REAP(waitpid) REAP(__waitpid) REAP(wait3) REAP(wait4) REAP(waitid)
 }

@@ -829,9 +829,11 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     task->direction = block->direction;
     task->holds_up = block->holds_up;
     task->deadline_ns = block->deadline_ns;
+    task->for_child = ub_block_is_child(id);
     if (!block->deadline_ns)
         task->own_fd = ub_ready_prepare(id, &task->job, ub_fds_keep(&task->job, task->fd));
     wait_for_call(task);
+    task->for_child = false;
     ub_sites_end(task->site);
     ub_fds_close(task->own_fd);
     *ret = block->deadline_ns ? 0 : task->job.result;

@@ -44,6 +44,7 @@ struct ub_task {
     uint32_t direction;          /* of it: enum ub_direction */
     uint32_t holds_up;           /* likewise */
     bool started, done;          /* the call */
+    bool for_child;              /* it is waitpid, or its like */
     bool driven;                 /* it was resumed above what waits in its place (drive.h) */
     bool left;                   /* it has been suspended before */
     bool muted, freed;           /* its handle: kept from firing; to be freed when this is over */

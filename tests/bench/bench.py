@@ -62,6 +62,7 @@ SECTIONS = {
     "uvloop": services.uvloop,
     "moved": moved.aiohttp,
     "hops": moved.hops,
+    "tickers": moved.tickers,
     "yield": computing.yields,
     "functions": computing.elsewhere,
     "checkpoint": computing.checkpoints,

@@ -1,13 +1,16 @@
 """aiohttp with calls moved (`--offload=eager`): handlers that sleep for 50 ms, 50 connections at once, beside the same server with
 run_in_executor written by hand, and beside `await asyncio.sleep`, which is the most that this machine lets such a server answer
 (1000 requests/s where it has CPUs to spare); and handlers that do not block, beside a server that nobody watches. Also what a
-call that is moved costs, and a function that a policy calls in a thread, beside run_in_executor."""
+call that is moved costs, a function that a policy calls in a thread, beside run_in_executor, and what is left of blocking calls of half a second
+for a ticker beside them, on each event-loop library."""
 
 import json
 import re
 import signal
 import socket
 import subprocess
+import tempfile
+from pathlib import Path
 
 import computing
 import helpers
@@ -15,6 +18,7 @@ import micro
 import pairs
 import peers
 import servers
+import tickers as ticking
 from watcher import cpu_ns
 
 CONNECTIONS, SECONDS, IDEAL = 50, 2, 50 / 0.05
@@ -128,3 +132,34 @@ def hops(quick):
                          "limit": 2, "judged": ratio[0]})
         raw[name] = [waits, calls]
     return rows, raw
+
+
+def tickers(quick):
+    """Each call on each library: the gaps of a 10 ms ticker, idle and beside the calls, of all runs together."""
+    rows, raw = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        them = ticking.Tickers(Path(folder))
+        try:
+            for library in ticking.PROGRAMS:
+                alone = ticking.log(them.run(library)[0], ticks=False)
+                for mode in ("eager", "policy"):
+                    runs = [them.run(library, mode) for _ in range(1 if quick else 3)]
+                    assert all(ticking.log(said, ticks=False) == alone for said, _ in runs), f"{library}, {mode}: it said something else"
+                    assert all(set(ticking.moved(r)) == set(ticking.CALLS.values()) for _, r in runs), f"{library}, {mode}: not all moved"
+                    raw[f"{library} {mode}"] = [said for said, _ in runs]
+                    rows += rows_of_gaps(f"{library}, {mode}", raw[f"{library} {mode}"])
+        finally:
+            them.end()
+    return rows, raw
+
+
+def rows_of_gaps(which, runs):
+    cases = [case for said in runs for case in said]
+    idle = [gap / 1000 for case in cases for gap in case["idle_us"]]
+    beside = [gap / 1000 for case in cases for gap in case["gaps_us"]]
+    worst = max(cases, key=lambda case: max(case["gaps_us"]))
+    p99, idle_p99, longest = pairs.percentile(beside, 0.99), pairs.percentile(idle, 0.99), max(beside)
+    return [{"what": f"{which}: ticker of 10 ms beside calls of {ticking.BLOCK_MS}, p99 gap", "limit": idle_p99 + 2, "judged": p99, "unit": " ms",
+             "ours": f"{p99:.1f} ms of {len(beside)}; idle {idle_p99:.1f}, longest {max(idle):.1f}"},
+            {"what": f"{which}: longest gap", "limit": ticking.BLOCK_MS * 0.2, "judged": longest, "unit": " ms",
+             "ours": f"{longest:.1f} ms ({worst['case']})"}]

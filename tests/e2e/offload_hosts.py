@@ -1,12 +1,13 @@
 """What the tests of offload on each event loop have in common: a program's run with calls moved beside its run alone."""
 
 import json
+import os
 import subprocess
 
 import helpers
+import oracle
 import pytest
 from test_offload_eager import SLOW
-from test_offload_event import both
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +19,21 @@ def slow(tmp_path_factory):
     return {"LD_PRELOAD": str(folder / "slow.so")}
 
 
+def both(tmp_path, *command, status=0, **env):
+    """What the program says alone, and with its calls moved; the recording of that."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}) as alone:
+        done, recording = helpers.record(tmp_path, *command, threshold="40ms", options=("--offload=eager",), timeout=60,
+                                         env=helpers.clean_environment(**env))
+        said = alone.communicate(timeout=60)[0]
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+    return said, done.stdout, recording
+
+
 def check_matrix(tmp_path, request, program, case, stays):
     """The same result, errno and order; meanwhile the ticker went on, or not: `stays`, why."""
     env = request.getfixturevalue("slow") if case in ("fsync", "getaddrinfo") else {}
-    said, moved, recording = both(tmp_path, helpers.program(program), case, "300", **env)
+    with oracle.Sentinel() as sentinel:
+        said, moved, recording = both(tmp_path, helpers.program(program), case, "300", **env)
     alone, truth = json.loads(said), json.loads(moved)
     assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
     assert truth["order"].replace("tick ", "") == alone["order"]
@@ -30,6 +42,8 @@ def check_matrix(tmp_path, request, program, case, stays):
         assert [line["pinned"] for line in recording.of("offload")] == [{stays: 1}]
     else:
         assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+        starved_ms = sum(b - a for a, b in sentinel.late) / 1e6
+        assert truth["max_gap_ms"] - starved_ms < 150, (truth, starved_ms)  # half of the block; bench, tickers, has the gate
 
 
 def check_moved(recording, least):

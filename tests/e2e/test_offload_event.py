@@ -6,17 +6,17 @@ does with each of these taken out: the muting of an event that stays added ("rea
 ("rearm"), the held event_free ("free"), the wait of another thread ("other_thread").
 """
 
-import json
 import os
 import subprocess
 
 import helpers
 import pytest
-from test_offload_eager import SLOW
+from offload_hosts import both, check_matrix, slow  # noqa: F401
 
 MOVES = ["nanosleep", "io", "persist", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait", "fsync",
          "connect", "getaddrinfo"]
-STAYS = ["locked", "rwlocked", "handler", "nested", "context"]
+# Why it must stay: the pin of the run.
+STAYS = {"locked": "lock", "rwlocked": "lock", "handler": "signal", "nested": "nested", "context": "stack"}
 
 PROGRAM = r"""
 #include <event2/buffer.h>
@@ -360,7 +360,7 @@ HAZARDS = {"rearm": 3, "timer": 3, "deleted": 1, "free": 1, "own": 1, "own_free"
 
 # What `make check` has no time for is run by `make check-offload`.
 if not os.environ.get("UNBLOCK_SOAK"):
-    MOVES, STAYS = ["nanosleep", "persist"], []
+    MOVES, STAYS = ["nanosleep", "persist"], {}
     HAZARDS = {case: HAZARDS[case] for case in ("rearm", "dispatch", "direct", "http_gone")}
 
 
@@ -373,35 +373,15 @@ FREE = {"fork", "fork_loop", "fork_freed", "dispatch", "loop"}
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("event")
-    (folder / "slow.c").write_text(SLOW)
     (folder / "hazards.c").write_text(PROGRAM)
-    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
     subprocess.run(["cc", "-g", "-w", folder / "hazards.c", "-o", folder / "hazards", "-levent", "-levent_pthreads",
                     "-lpthread"], check=True)
     return folder
 
 
-def both(tmp_path, *command, status=0, **env):
-    """What the program says alone, and with its calls moved; the recording of that."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}) as alone:
-        done, recording = helpers.record(tmp_path, *command, threshold="40ms", options=("--offload=eager",), timeout=60,
-                                         env=helpers.clean_environment(**env))
-        said = alone.communicate(timeout=60)[0]
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    return said, done.stdout, recording
-
-
 @pytest.mark.parametrize("case", [*MOVES, *STAYS])
-def test_matrix(tmp_path, built, case):
-    env = {"LD_PRELOAD": str(built / "slow.so")} if case in ("fsync", "getaddrinfo") else {}
-    said, moved, recording = both(tmp_path, helpers.program("offload_event"), case, "300", **env)
-    alone, truth = json.loads(said), json.loads(moved)
-    assert (truth["result"], truth["errno"]) == (alone["result"], alone["errno"])
-    assert truth["order"].replace("tick ", "") == alone["order"]
-    if case in STAYS:
-        assert truth["inside"] == 0 and recording.end["offload"]["moved"] == 0
-    else:
-        assert recording.end["offload"]["moved"] >= 1 and truth["inside"] >= 5, truth
+def test_matrix(tmp_path, request, case):
+    check_matrix(tmp_path, request, "offload_event", case, STAYS.get(case))
 
 
 @pytest.mark.parametrize("case", HAZARDS)

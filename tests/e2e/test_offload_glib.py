@@ -12,8 +12,7 @@ import os
 
 import helpers
 import pytest
-from offload_hosts import check_matrix, check_moved, slow  # noqa: F401
-from test_offload_event import both
+from offload_hosts import both, check_matrix, check_moved, slow  # noqa: F401
 
 MOVES = ["nanosleep", "io", "channel", "idle", "child", "signal", "unlocked", "pipe_read", "recv", "send", "flock", "waitpid", "sem_wait",
          "fsync", "connect", "getaddrinfo"]

@@ -30,8 +30,6 @@ static void nested(void)
 
 static void once(void)
 {
-    static int entered;
-
     if (entered++)
         note("AGAIN ");
     on_block();
@@ -95,28 +93,28 @@ static void start(void)
     static ev_prepare preparer;
     pid_t pid;
 
-    if (!strcmp(name, "io")) {
+    if (is("io")) {
         if (pipe(ready) || write(ready[1], "x", 1) != 1)
             abort();
         ev_io_init(&io, on_ready, ready[0], EV_READ);
         ev_io_start(loop, &io);
-    } else if (!strcmp(name, "periodic")) {
+    } else if (is("periodic")) {
         ev_periodic_init(&periodic, on_periodic, ev_now(loop) + 0.001, 0, NULL);
         ev_periodic_start(loop, &periodic);
-    } else if (!strcmp(name, "async")) {
+    } else if (is("async")) {
         ev_async_init(&async, on_async);
         ev_async_start(loop, &async);
         ev_async_send(loop, &async);
-    } else if (!strcmp(name, "child")) {
+    } else if (is("child")) {
         pid = fork();
         if (pid == 0)
             _exit(0);
         ev_child_init(&child_watcher, on_child, pid, 0);
         ev_child_start(loop, &child_watcher);
-    } else if (!strcmp(name, "idle")) {
+    } else if (is("idle")) {
         ev_idle_init(&idle, on_idle);
         ev_idle_start(loop, &idle);
-    } else if (!strcmp(name, "prepare")) {
+    } else if (is("prepare")) {
         ev_prepare_init(&preparer, on_prepare);
         ev_prepare_start(loop, &preparer);
     } else {

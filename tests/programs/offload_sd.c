@@ -30,8 +30,6 @@ static void nested(void)
 /* It would come again and again, were it not off while it is suspended. */
 static void once(sd_event_source *s)
 {
-    static int entered;
-
     if (entered++)
         note("AGAIN ");
     on_block();
@@ -81,19 +79,19 @@ static void start(void)
     sd_event_source *s;
     pid_t pid;
 
-    if (!strcmp(name, "io") || !strcmp(name, "edge")) {
+    if (is("io") || is("edge")) {
         if (pipe(ready) || write(ready[1], "x", 1) != 1)
             abort();
         sd_event_add_io(loop, &s, ready[0], EPOLLIN | (name[0] == 'e' ? EPOLLET : 0), on_ready, NULL);
-    } else if (!strcmp(name, "defer")) {
+    } else if (is("defer")) {
         sd_event_add_defer(loop, &s, on_defer, NULL);
         sd_event_source_set_enabled(s, SD_EVENT_ON);
-    } else if (!strcmp(name, "post")) {
+    } else if (is("post")) {
         sd_event_add_post(loop, &s, on_defer, NULL);
-    } else if (!strcmp(name, "signal")) {
+    } else if (is("signal")) {
         sd_event_add_signal(loop, &s, SIGUSR2, on_signal, NULL);
         kill(getpid(), SIGUSR2);
-    } else if (!strcmp(name, "child")) {
+    } else if (is("child")) {
         pid = fork();
         if (pid == 0)
             _exit(0);

@@ -1,26 +1,18 @@
 /*
- * One callback of libuv that blocks, beside a timer that ticks each 10 ms: offload_uv CASE [MS]
+ * Callbacks of libuv that block, one after the other, beside a timer that ticks each 10 ms: offload_uv CASE[,CASE...]
+ * [MS [IDLE]]
  *
- * Prints {"case", "result", "errno", "max_gap_ms" of the ticks while it blocked, "inside": ticks while it
- * blocked, "order": what happened in which order}. With OFFLOAD_AFTER=FILE it ticks until that is there. The first cases may be moved; the others must stay.
+ * Prints of each {"case", "result", "errno", "max_gap_ms" of the ticks while it blocked, "inside": ticks while it
+ * blocked, "order": what happened in which order}; with IDLE, so many ticks before the first case, also the us between
+ * ticks, "idle_us" of those and "gaps_us" while it blocked. With OFFLOAD_AFTER=FILE it
+ * ticks until that is there. The cases of offload_cases.h may be moved; the others must stay.
  */
 // libs: -luv
-#include "measure.h"
+#include "offload_cases.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <ucontext.h>
-#include <unistd.h>
 #if defined(LIBEVENT)
 #include <event2/event.h>
 #include <event2/thread.h>
@@ -47,122 +39,8 @@ static GMainLoop *loop;
 static uv_loop_t *loop;
 static uv_timer_t ticker, victim;
 #endif
-static const char *name, *after; /* a file that is waited for */
-static uint64_t ms = 200, last_tick, max_gap, begun_ns, ended_ns;
-static int ticks, inside, done, pair[2];
-static long result;
-static int error;
-static char order[256];
-
-static void note(const char *what)
-{
-    strncat(order, what, sizeof(order) - strlen(order) - 1);
-}
-
-static void sleep_ms(void)
-{
-    struct timespec ts = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-
-    result = nanosleep(&ts, NULL);
-}
-
-/* ---- who lets the call end ------------------------------------------------------------- */
-
-static void *later(void *what)
-{
-    char buf[65536];
-
-    usleep((useconds_t)ms * 1000);
-    if (!strcmp(what, "write")) {
-        if (write(pair[1], "hello", 5) != 5)
-            abort();
-    } else if (!strcmp(what, "accept")) {
-        for (int i = 0; i < 2; i++)
-            accept(pair[0], NULL, NULL);
-    } else if (!strcmp(what, "post")) {
-        sem_post((sem_t *)pair);
-    } else if (!strcmp(what, "drain")) {
-        for (long n = 0, all = 0; all < 4 << 20 && (n = read(pair[1], buf, sizeof(buf))) > 0; all += n)
-            ;
-    }
-    return NULL;
-}
-
-static void help(const char *what)
-{
-    pthread_t thread;
-
-    pthread_create(&thread, NULL, later, (void *)what);
-    pthread_detach(thread);
-}
-
-static pid_t hold_lock(const char *path)
-{
-    int told[2];
-    char c;
-    pid_t pid;
-
-    if (pipe(told))
-        abort();
-    pid = fork();
-    if (pid == 0) {
-        int fd = open(path, O_RDWR);
-
-        flock(fd, LOCK_EX);
-        if (write(told[1], "x", 1) != 1)
-            _exit(1);
-        usleep((useconds_t)ms * 1000);
-        _exit(0);
-    }
-    if (read(told[0], &c, 1) != 1)
-        abort();
-    close(told[0]);
-    close(told[1]);
-    return pid;
-}
-
-/* ---- what blocks ------------------------------------------------------------------------- */
-
-static char path[] = "/tmp/unblock-offload-XXXXXX";
-static pid_t child;
-static int file = -1;
-
-static struct sockaddr_in silent = {.sin_family = AF_INET};
-
-/* A listener whose queue is full: the next connection gets no answer before somebody is accepted. */
-static void listen_in_silence(void)
-{
-    socklen_t len = sizeof(silent);
-
-    silent.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    pair[0] = socket(AF_INET, SOCK_STREAM, 0);
-    if (bind(pair[0], (struct sockaddr *)&silent, len) || listen(pair[0], 0) ||
-        getsockname(pair[0], (struct sockaddr *)&silent, &len))
-        abort();
-    pair[1] = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(pair[1], (struct sockaddr *)&silent, len))
-        abort();
-}
-
-/* Before the loop runs. */
-static void prepare_case(void)
-{
-    if ((!strcmp(name, "pipe_read") || !strcmp(name, "signal")) && pipe(pair))
-        abort();
-    if ((!strcmp(name, "recv") || !strcmp(name, "send")) && socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
-        abort();
-    if (!strcmp(name, "flock"))
-        file = mkstemp(path);
-    if (!strcmp(name, "fsync")) {
-        file = mkstemp(path);
-        if (write(file, "dirty", 5) != 5)
-            abort();
-    }
-    if (!strcmp(name, "connect"))
-        listen_in_silence();
-    if (!strcmp(name, "sem_wait"))
-        sem_init((sem_t *)pair, 0, 0);
-}
+static uint64_t last_tick, max_gap, begun_ns, ended_ns;
+static int ticks, inside, done, error, entered;
 
 static void on_handler(int sig)
 {
@@ -250,70 +128,30 @@ static NOINLINE void take_the_lock(void)
 
 static NOINLINE void block(void)
 {
-    char buf[16] = "";
-
     errno = 0;
-    if (!strcmp(name, "nanosleep")) {
-        sleep_ms();
-    } else if (!strcmp(name, "unlocked")) { /* a lock that is free again keeps nothing */
+    if (block_in_call()) {
+        /* it may be moved */
+    } else if (is("unlocked")) { /* a lock that is free again keeps nothing */
         take_the_lock();
         pthread_mutex_unlock(&mutex);
         sleep_ms();
-    } else if (!strcmp(name, "pipe_read") || !strcmp(name, "recv") || !strcmp(name, "signal")) {
-        help("write");
-        result = name[0] != 'r' ? read(pair[0], buf, sizeof(buf)) : recv(pair[0], buf, sizeof(buf), 0);
-        note(buf);
-    } else if (!strcmp(name, "send")) {
-        char *much = malloc(4 << 20);
-
-        help("drain");
-        result = send(pair[0], memset(much, 'x', 4 << 20), 4 << 20, 0);
-        free(much);
-    } else if (!strcmp(name, "flock")) {
-        child = hold_lock(path);
-        result = flock(file, LOCK_EX);
-    } else if (!strcmp(name, "waitpid")) {
-        int status = 0;
-
-        child = fork();
-        if (child == 0) {
-            usleep((useconds_t)ms * 1000);
-            _exit(7);
-        }
-        result = waitpid(child, &status, 0) == child ? WEXITSTATUS(status) : -1;
-    } else if (!strcmp(name, "fsync")) {
-        result = fsync(file);
-    } else if (!strcmp(name, "getaddrinfo")) {
-        struct addrinfo *list = NULL;
-
-        result = getaddrinfo("localhost", "80", NULL, &list);
-        note(list ? " some" : " none");
-        freeaddrinfo(list);
-    } else if (!strcmp(name, "connect")) {
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-        help("accept");
-        result = connect(fd, (struct sockaddr *)&silent, sizeof(silent));
-    } else if (!strcmp(name, "sem_wait")) {
-        help("post");
-        result = sem_wait((sem_t *)pair);
-    } else if (!strcmp(name, "locked")) {
+    } else if (is("locked")) {
         take_the_lock();
         sleep_ms();
         pthread_mutex_unlock(&mutex);
-    } else if (!strcmp(name, "rwlocked")) {
+    } else if (is("rwlocked")) {
         pthread_rwlock_rdlock(&rwlock);
         sleep_ms();
         pthread_rwlock_unlock(&rwlock);
-    } else if (!strcmp(name, "handler")) {
+    } else if (is("handler")) {
         signal(SIGUSR1, on_handler);
         raise(SIGUSR1);
-    } else if (!strcmp(name, "nested")) {
+    } else if (is("nested")) {
         nested();
-    } else if (!strcmp(name, "context")) {
+    } else if (is("context")) {
         context();
 #ifdef GLIB
-    } else if (!strcmp(name, "pushed")) { /* the thread's own, until it is set back */
+    } else if (is("pushed")) { /* the thread's own, until it is set back */
         GMainContext *own = g_main_context_new();
 
         g_main_context_push_thread_default(own);
@@ -345,14 +183,13 @@ static int ready[2];
 /* Its descriptor stays ready: it would come again and again, while it is suspended. */
 static void on_event(int fd, short what, void *arg)
 {
-    static int entered;
     char c;
 
     if (entered++)
         note("AGAIN ");
     if (fd >= 0) {
         event_del(victim);
-        if (!strcmp(name, "persist"))
+        if (is("persist"))
             event_add(victim, NULL);
     }
     on_block();
@@ -367,7 +204,7 @@ static void start(void)
 {
     struct timeval soon = {0, 1000};
 
-    if (!strcmp(name, "io") || !strcmp(name, "persist")) {
+    if (is("io") || is("persist")) {
         if (pipe(ready) || write(ready[1], "x", 1) != 1)
             abort();
         victim = event_new(loop, ready[0], EV_READ | EV_PERSIST, on_event, NULL);
@@ -394,7 +231,6 @@ static int on_victim(void *arg)
 /* Its descriptor stays ready: it would come again and again, while it is suspended. */
 static int on_ready(int fd, GIOCondition what, void *arg)
 {
-    static int entered;
     char c;
 
     if (entered++)
@@ -422,24 +258,24 @@ static void start(void)
 {
     pid_t pid;
 
-    if (!strcmp(name, "io") || !strcmp(name, "channel")) {
+    if (is("io") || is("channel")) {
         if (pipe(ready) || write(ready[1], "x", 1) != 1)
             abort();
         if (name[0] == 'i')
             g_unix_fd_add(ready[0], G_IO_IN, on_ready, NULL);
         else
             g_io_add_watch(g_io_channel_unix_new(ready[0]), G_IO_IN, on_channel, NULL);
-    } else if (!strcmp(name, "idle")) {
+    } else if (is("idle")) {
         g_idle_add(on_victim, NULL);
-    } else if (!strcmp(name, "signal")) {
+    } else if (is("signal")) {
         g_unix_signal_add(SIGUSR2, on_victim, NULL);
         raise(SIGUSR2);
-    } else if (!strcmp(name, "child")) {
+    } else if (is("child")) {
         pid = fork();
         if (pid == 0)
             _exit(0);
         g_child_watch_add(pid, on_child, NULL);
-    } else if (!strcmp(name, "recurse")) {
+    } else if (is("recurse")) {
         GSource *s = g_timeout_source_new(1);
 
         g_source_set_can_recurse(s, TRUE);
@@ -476,10 +312,10 @@ static void start(void)
     static uv_prepare_t preparer;
     static uv_idle_t closed;
 
-    if (!strcmp(name, "prepare")) {
+    if (is("prepare")) {
         uv_prepare_init(loop, &preparer);
         uv_prepare_start(&preparer, on_prepare);
-    } else if (!strcmp(name, "close")) {
+    } else if (is("close")) {
         uv_idle_init(loop, &closed);
         uv_close((uv_handle_t *)&closed, on_close);
     } else {
@@ -493,6 +329,61 @@ static void stop(void)
 }
 #endif
 
+/* ---- the ticker ----------------------------------------------------------------------------- */
+
+#define WARM  20 /* ticks until the loop is known, and after a case */
+#define PAUSE 5  /* between two cases */
+
+/* us between two ticks: before anything blocks; from the beginning of a case to two ticks after its end. */
+struct gaps {
+    unsigned us[4096];
+    size_t n;
+};
+
+static struct gaps idle, beside;
+static int idle_ticks, start_at = WARM;
+static char *more_cases;
+static const char *after; /* a file that is waited for */
+
+static void measured(struct gaps *g, uint64_t gap_ns)
+{
+    if (g->n < sizeof(g->us) / sizeof(*g->us))
+        g->us[g->n++] = (unsigned)(gap_ns / 1000);
+}
+
+static void say_gaps(const char *what, const struct gaps *g)
+{
+    printf(", \"%s\": [", what);
+    for (size_t i = 0; i < g->n; i++)
+        printf("%s%u", i ? ", " : "", g->us[i]);
+    printf("]");
+}
+
+static void report(void)
+{
+    printf("{\"case\": \"%s\", \"result\": %ld, \"errno\": %d, \"max_gap_ms\": %.1f, \"inside\": %d, \"order\": \"%s\"",
+           name, result, error, (double)max_gap / 1e6, inside, order);
+    if (idle_ticks) {
+        say_gaps("idle_us", &idle); /* those of the first case */
+        say_gaps("gaps_us", &beside);
+    }
+    printf("}\n");
+}
+
+static int next_case(void)
+{
+    name = strtok_r(more_cases, ",", &more_cases);
+    if (!name)
+        return 0;
+    begun_ns = ended_ns = max_gap = 0;
+    done = inside = entered = error = 0;
+    result = 0;
+    order[0] = 0;
+    idle.n = beside.n = 0;
+    prepare_case();
+    return 1;
+}
+
 static void tick(void)
 {
     uint64_t now = now_ns();
@@ -501,14 +392,25 @@ static void tick(void)
         if (inside++ == 0)
             note("tick ");
     }
-    if (begun_ns && !(ended_ns && done && ticks > done + 1) && now - last_tick > max_gap)
-        max_gap = now - last_tick;
+    if (begun_ns && !(ended_ns && done && ticks > done + 1)) {
+        if (now - last_tick > max_gap)
+            max_gap = now - last_tick;
+        measured(&beside, now - last_tick);
+    } else if (ticks > WARM && ticks < WARM + idle_ticks) {
+        measured(&idle, now - last_tick);
+    }
     last_tick = now;
-    if (++ticks == 20 && after && access(after, F_OK) != 0)
+    if (++ticks == WARM && after && access(after, F_OK) != 0)
         ticks = 0;
-    if (ticks == 20)
+    if (ticks == start_at)
         start();
-    if (done && ticks > done + 20)
+    if (!done || ticks <= done + (idle_ticks ? PAUSE : WARM))
+        return;
+    report();
+    clean_up();
+    if (next_case())
+        start_at = ticks + PAUSE;
+    else
         stop();
 }
 
@@ -563,18 +465,13 @@ static void run(void)
 
 int main(int argc, char **argv)
 {
-    name = argc > 1 ? argv[1] : "nanosleep";
+    more_cases = argc > 1 ? argv[1] : (char[]){"nanosleep"};
     if (argc > 2)
         ms = strtoull(argv[2], NULL, 10);
     after = getenv("OFFLOAD_AFTER");
-    prepare_case();
+    idle_ticks = argc > 3 ? atoi(argv[3]) : 0;
+    start_at += idle_ticks;
+    next_case();
     run();
-    if (child)
-        waitpid(child, NULL, 0);
-    if (file >= 0)
-        unlink(path);
-    printf(
-        "{\"case\": \"%s\", \"result\": %ld, \"errno\": %d, \"max_gap_ms\": %.1f, \"inside\": %d, \"order\": \"%s\"}\n",
-        name, result, error, (double)max_gap / 1e6, inside, order);
     return 0;
 }

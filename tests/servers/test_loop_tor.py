@@ -6,58 +6,15 @@ program has it in a resolv.conf of its own, in a mount namespace.
 Checked that it can fail: with a resolver that answers at once there is no record.
 """
 
-import os
-import socket
-import struct
-import threading
-import time
-
 import pytest
 
 from loop_libraries import kinds, slow_one, SLOW_MS
+from resolver import asking_it, Resolver
 from servers import Server, tool
-
-ADDRESS = "127.7.7.7"
-
-
-class Resolver:
-    """Every name is 127.0.0.1, after `delay` seconds."""
-
-    def __init__(self):
-        self.delay, self.asked = 0, []
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            self.socket.bind((ADDRESS, 53))
-        except OSError as error:
-            self.socket.close()
-            pytest.skip(f"a resolver on {ADDRESS}, port 53: {error.strerror}")
-        self.thread = threading.Thread(target=self.serve, daemon=True)
-        self.thread.start()
-
-    def serve(self):
-        while True:
-            query, client = self.socket.recvfrom(512)
-            if not query:
-                return
-            end = query.index(b"\0", 12) + 5  # of the question: the name, its type and class
-            kind = struct.unpack(">H", query[end - 4:end - 2])[0]
-            self.asked.append(query[12:end - 5])
-            time.sleep(self.delay)
-            answer = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 0, 4) + bytes([127, 0, 0, 1]) if kind == 1 else b""
-            self.socket.sendto(query[:2] + struct.pack(">HHHHH", 0x8180, 1, bool(answer), 0, 0) + query[12:end] + answer,
-                               client)
-
-    def end(self):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.sendto(b"", (ADDRESS, 53))
-        self.thread.join()
-        self.socket.close()
 
 
 @pytest.fixture
 def resolver():
-    if os.getuid() != 0:
-        pytest.skip("a resolver of our own needs root")
     running = Resolver()
     yield running
     running.end()
@@ -67,12 +24,9 @@ class Tor(Server):
     def command(self):
         data = self.folder / "data"
         data.mkdir(mode=0o700)
-        (self.folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n")
         (self.folder / "torrc").write_text(f"DataDirectory {data}\nControlPort 127.0.0.1:{self.port}\nSocksPort 0\n"
                                            "DisableNetwork 1\nLog err stderr\n")
-        # Its own resolv.conf; then it is tor itself, under the same pid.
-        return [tool("unshare"), "-m", "sh", "-c", 'mount --bind "$0/resolv.conf" /etc/resolv.conf && exec "$@"',
-                self.folder, tool("tor"), "-f", self.folder / "torrc", "--defaults-torrc", "/dev/null", "--quiet"]
+        return asking_it(self.folder, tool("tor"), "-f", self.folder / "torrc", "--defaults-torrc", "/dev/null", "--quiet")
 
     def ask(self, connection, *lines):
         said = []
