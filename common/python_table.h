@@ -28,7 +28,9 @@
     X(RULE, "rule")       /* a rule (`function`: its pattern) fits this many functions */                              \
     X(NEAREST, "nearest") /* ... fits none by now; `text` is near */                                                   \
     X(REFUSED, "refused") /* ... fits something that cannot be called elsewhere, since `text` */                       \
-    X(NOTE, "note")       /* `text` says it all */
+    X(NOTE, "note")       /* `text` says it all */                                                                     \
+    X(WOULD,                                                                                                           \
+      "would-move") /* of a dry run, by the tracer: a function would run elsewhere (`place`, or "yield") so often */
 
 enum ub_python_kind {
 #define X(name, text) UB_PYTHON_##name,

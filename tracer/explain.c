@@ -399,6 +399,7 @@ static void on_finish(struct ub_explain *x, const struct ub_event *e)
     tell_what_was_not_seen(x);
     ub_explain_policy_tell(x);
     ub_offload_finish(x);
+    ub_elsewhere_finish(x);
     ub_python_finish(x);
     line = json_pack("{s:s, s:I, s:{s:I, s:I, s:I, s:i}}", "type", "end", "slow", x->last_slow, "lost", "ring",
                      (json_int_t)x->w->lost, "rate_limited", (json_int_t)x->w->rate_limited, "queue",

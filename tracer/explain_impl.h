@@ -22,6 +22,16 @@ struct ub_explained_look {
     json_t *sample; /* an entry of `samples` */
 };
 
+/* What a task computed, by some looks at a stall. */
+struct ub_elsewhere {
+    uint32_t looks; /* 0: none */
+    enum { UB_ELSEWHERE_FORK, UB_ELSEWHERE_FUNCTION, UB_ELSEWHERE_COROUTINE } how;
+    char name[200];  /* dotted: of a function, or of the coroutine itself */
+    char called[80]; /* the function of C that the coroutine is in, "" */
+    int32_t offset;  /* where the innermost frame stood */
+    bool large;      /* the data that it works on */
+};
+
 /* The turn of a slot that is being explained. */
 struct ub_stall {
     uint64_t start; /* ticks; 0: none */
@@ -51,8 +61,10 @@ struct ub_stall {
     struct ub_python_request request;            /* of the first look that found one */
     json_t *holder;                              /* owned; who held the GIL while this thread waited for it, NULL */
     uint32_t gil_held, gil_released, gil_waited; /* looks */
-    bool has_python;                             /* callback and site come from a look with Python frames */
-    bool has_stack;                              /* callback and site come from a look with a stack */
+    struct ub_elsewhere elsewhere[4];
+    uint32_t python_looks; /* with frames */
+    bool has_python;       /* callback and site come from a look with Python frames */
+    bool has_stack;        /* callback and site come from a look with a stack */
     uint32_t blocked_looks;
     struct ub_uv_pool_now
         uv_pool; /* the fullest that a look found the program's own pool; all 0: nothing waited in it */
@@ -61,6 +73,7 @@ struct ub_stall {
 /* Stalls alike of which some could leave the loop. */
 struct ub_lag_stall {
     uint64_t duration_ns, saved_ns, count;
+    bool function; /* by a rule for a function */
 };
 
 struct ub_lag {
@@ -113,6 +126,7 @@ struct ub_explain {
     uint32_t policy_version;
     uint64_t moved_told; /* by the last `executor` line */
     json_t *offload;     /* owned; `offload` lines by site, NULL before the first */
+    json_t *elsewhere;   /* owned; `python` lines by function, of a dry run; NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -191,6 +205,13 @@ void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into
 
 /* The watcher was told to switch. */
 void ub_offload_switch(struct ub_explain *x, struct ub_event *e);
+
+/* explain_elsewhere.c: one look at a stall (NULL is fine); `elsewhere` of its line, NULL: nothing is known. */
+void ub_elsewhere_look(struct ub_stall *s, const struct ub_python_look *look);
+json_t *ub_elsewhere_json(const struct ub_stall *s, const char *cause, uint64_t duration_ns);
+/* In a dry run: a stall that is over; the `python` lines. */
+void ub_elsewhere_count(struct ub_explain *x, const json_t *line);
+void ub_elsewhere_finish(struct ub_explain *x);
 
 /* explain_lag.c: a `slow` line of the thread that is over; `lag` of its `stats` line, NULL: offload is off. */
 void ub_lag_keep(struct ub_thread_record *t, const json_t *slow);

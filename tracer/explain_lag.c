@@ -23,20 +23,17 @@ struct turns {
     uint32_t count, size;
 };
 
-void ub_lag_keep(struct ub_thread_record *t, const json_t *slow)
+static void keep(struct ub_lag *lag, uint64_t duration, uint64_t saved, bool function)
 {
-    uint64_t saved = (uint64_t)json_integer_value(json_object_get(json_object_get(slow, "offload"), "saved_ns"));
-    uint64_t duration = (uint64_t)json_integer_value(json_object_get(slow, "duration_ns"));
-    struct ub_lag *lag = &t->lag;
     struct ub_lag_stall *all;
 
-    if (saved == 0 || json_object_get(slow, "ongoing") || json_object_get(slow, "unclear"))
+    if (saved == 0)
         return;
     saved = saved < duration ? saved : duration;
     for (uint32_t i = 0; i < lag->count; i++) {
         struct ub_lag_stall *s = &lag->stall[i];
 
-        if (ub_histogram_index(s->duration_ns) == ub_histogram_index(duration) &&
+        if (s->function == function && ub_histogram_index(s->duration_ns) == ub_histogram_index(duration) &&
             ub_histogram_index(s->duration_ns - s->saved_ns) == ub_histogram_index(duration - saved)) {
             s->count++;
             return;
@@ -47,7 +44,22 @@ void ub_lag_keep(struct ub_thread_record *t, const json_t *slow)
     if (!all)
         return;
     lag->stall = all;
-    all[lag->count++] = (struct ub_lag_stall){duration, saved, 1};
+    all[lag->count++] = (struct ub_lag_stall){duration, saved, 1, function};
+}
+
+static uint64_t number(const json_t *o, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(o, key));
+}
+
+void ub_lag_keep(struct ub_thread_record *t, const json_t *slow)
+{
+    uint64_t duration = number(slow, "duration_ns");
+
+    if (json_object_get(slow, "ongoing") || json_object_get(slow, "unclear"))
+        return;
+    keep(&t->lag, duration, number(json_object_get(slow, "offload"), "saved_ns"), false);
+    keep(&t->lag, duration, number(json_object_get(slow, "elsewhere"), "saved_ns"), true);
 }
 
 void ub_lag_clear(struct ub_lag *lag)
@@ -123,6 +135,20 @@ static bool shorten(struct turns *t, const struct ub_lag_stall *s)
     return true;
 }
 
+/* By what calls, or functions elsewhere, would have saved. False: there were none. */
+static bool shorten_by(struct turns *t, const struct ub_lag *lag, bool function, bool *fits)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; *fits && i < lag->count; i++) {
+        if (lag->stall[i].function != function)
+            continue;
+        any = true;
+        *fits = shorten(t, &lag->stall[i]);
+    }
+    return any && *fits;
+}
+
 /* ---- the lag --------------------------------------------------------------------------------- */
 
 static uint64_t longest(const struct turns *t)
@@ -172,10 +198,11 @@ json_t *ub_lag_json(const struct ub_explain *x, const struct ub_thread_record *t
     fits = read_turns(s, &turns);
     if (fits)
         o = figures(&turns, now - t->since_ns);
-    for (uint32_t i = 0; fits && i < t->lag.count; i++)
-        fits = shorten(&turns, &t->lag.stall[i]);
-    if (fits && x->w->offload == UB_OFFLOAD_DRY_RUN && t->lag.count && !t->lag.incomplete)
+    fits = fits && x->w->offload == UB_OFFLOAD_DRY_RUN && !t->lag.incomplete;
+    if (fits && shorten_by(&turns, &t->lag, false, &fits))
         json_object_set_new(o, "predicted", figures(&turns, now - t->since_ns));
+    if (fits && shorten_by(&turns, &t->lag, true, &fits))
+        json_object_set_new(o, "predicted_policy", figures(&turns, now - t->since_ns));
     free(turns.turn);
     return o;
 }

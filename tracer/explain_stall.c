@@ -265,6 +265,7 @@ static bool keep_look(struct ub_explain *x, struct ub_stall *s, const struct ub_
     represent(x, s, e, stack);
     ub_stall_python_gil(x, s, e->pid, e->python);
     ub_stall_python_waiting(s, e->python);
+    ub_elsewhere_look(s, e->python);
     if (s->count == UB_LOOKS_KEPT)
         return true;
     look = place_for(s, c->at_ns);
@@ -522,6 +523,7 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         json_object_set(line, "calls", s->calls);
     json_object_set_new(line, "offload",
                         ub_offload_json(x, e, s, *ret_cause, duration, shares.known ? shares.blocked_ns : duration));
+    json_object_set_new(line, "elsewhere", ub_elsewhere_json(s, *ret_cause, duration));
     if (s->uv_pool.queued)
         json_object_set_new(line, "pool", ub_uv_pool_now_json(&s->uv_pool));
     set_shares(line, &shares, duration);
@@ -618,6 +620,7 @@ static void finish_line(struct ub_explain *x, struct ub_thread_record *t, struct
     json_object_set_new(line, "seen", json_integer(count_site(x, s->site)));
     count_slow(x, line, json_string_value(json_object_get(line, "cause")));
     ub_offload_count(x, line);
+    ub_elsewhere_count(x, line);
     ub_lag_keep(t, line);
     ub_explain_emit(x, line);
 }

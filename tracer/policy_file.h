@@ -101,6 +101,15 @@ struct ub_policy_names {
 /* Whether a rule's `place` is this one. */
 bool ub_policy_fits_place(const struct ub_policy_rule *rule, const struct ub_policy_names *names);
 
+/*
+ * The dotted name of a function of Python's, "jobs.is_prime" of is_prime in /srv/jobs.py, as a pattern that fits it.
+ * False: it has none that a rule could say.
+ */
+bool ub_policy_dotted(const char *file, const char *function, char *ret, size_t size);
+
+/* A name as a pattern: what would be read as something else fits as any character. Added to `to`, of `size` bytes. */
+void ub_policy_put_name(char *to, size_t size, const char *name);
+
 /* Whether a dotted name fits a rule of [python], [yield] or [except]. */
 bool ub_policy_fits_dotted(const struct ub_policy_rule *rule, const char *dotted);
 

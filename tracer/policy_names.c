@@ -5,12 +5,14 @@
 
 #include "../common/units.h"
 
+#include <ctype.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define DOTTED_MAX 512
+#define NAME_MAX_  160u
 
 /* Those of which the agent has hooks that move (agent/offload/moves.c); a test compares the lists. */
 static const char *const movable[] = {
@@ -120,6 +122,48 @@ static const char *base(const char *path)
     const char *slash = strrchr(path, '/');
 
     return slash ? slash + 1 : path;
+}
+
+void ub_policy_put_name(char *to, size_t size, const char *name)
+{
+    size_t used = strlen(to), i;
+
+    for (i = 0; name[i] && i < NAME_MAX_ && used + 2 < size; i++) {
+        bool plain = (unsigned char)name[i] >= ' ' && (unsigned char)name[i] != 0x7f && !strchr("[]\\*?=#", name[i]);
+
+        to[used++] = plain ? name[i] : '?';
+    }
+    if (name[i] && used + 1 < size)
+        to[used++] = '*';
+    to[used] = '\0';
+}
+
+bool ub_policy_dotted(const char *file, const char *function, char *ret, size_t size)
+{
+    const char *name, *slash;
+    char module[128];
+
+    *ret = '\0';
+    if (!file || !function || *function == '<')
+        return false;
+    name = base(file);
+    if (strcmp(name, "__init__.py") == 0 && name > file + 1) { /* the package's name */
+        for (slash = name - 2; slash > file && slash[-1] != '/'; slash--)
+            ;
+        snprintf(module, sizeof(module), "%.*s", (int)(name - 1 - slash), slash);
+    } else {
+        snprintf(module, sizeof(module), "%.*s", (int)strcspn(name, "."), name);
+    }
+    for (const unsigned char *c = (const unsigned char *)module; *c; c++) {
+        if (!isalnum(*c) && *c != '_' && *c < 0x80)
+            return false; /* "<stdin>", "a-script": no module */
+    }
+    ub_policy_put_name(ret, size, module);
+    if (!*ret || strlen(ret) + 2 >= size)
+        return false;
+    strncat(ret, ".", size - strlen(ret) - 1);
+    ub_policy_put_name(ret, size, function);
+    return !strpbrk(ret, " :/(") && !strstr(ret, "..");
 }
 
 /* Paths by their last part, unless the pattern has folders. */

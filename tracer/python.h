@@ -110,6 +110,8 @@ struct ub_python_look {
     struct ub_python_waiting waiting; /* ub_python_see_waiting */
     struct ub_python_pool pool;       /* likewise */
     struct ub_python_request request; /* ub_python_see_request */
+    char called[80];                  /* ub_python_see_work */
+    uint64_t data;                    /* likewise */
     uint32_t count;                   /* frames, innermost first */
     struct ub_python_frame frame[UB_PYTHON_FRAMES_MAX];
 };
@@ -157,6 +159,14 @@ void ub_python_see_waiting(struct ub_python *py, uint64_t now_ns, struct ub_pyth
 
 /* Adds to a look the request that the thread serves. */
 void ub_python_see_request(struct ub_python *py, struct ub_python_look *look);
+
+/*
+ * Adds to a look what it computes with. `called`: a function of a module written in C that the innermost frame may be
+ * in
+ * ("pickle.dump"), and is, if it has stood at one instruction for long; "": none. `data`: about how many objects the
+ * variables of one frame hold, of those that the innermost coroutine has called.
+ */
+void ub_python_see_work(struct ub_python *py, struct ub_python_look *look);
 
 #define UB_PYTHON_CHAIN_MAX 32
 

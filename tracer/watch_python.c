@@ -139,5 +139,6 @@ void ub_watch_python_more(struct ub_watch *w, struct ub_watched *t, struct ub_py
     if (!py)
         return;
     ub_python_see_request(py, look);
+    ub_python_see_work(py, look);
     ub_python_see_waiting(py, ub_clock_monotonic_ns(), look);
 }

@@ -123,7 +123,7 @@ static int write_policy(struct policy_settings *s)
     ub_policy_write(s->in.model, s->file[0], out.file, false, &told);
     if (told.rules == 0 && told.comments == 0)
         ub_say("policy", "nothing in %s blocked a loop in a call", s->file[0]);
-    else if (told.judged == 0)
+    else if (told.calls > 0 && told.judged == 0)
         ub_say("policy", "nobody has judged these calls: record with --offload to know which of them may move");
     return ub_output_close(&out) < 0 ? UB_EXIT_USAGE : 0;
 }

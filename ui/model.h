@@ -207,7 +207,7 @@ struct ub_loop {
     uint64_t max_ns;
     uint64_t observed_ns;              /* 0: not known, so there is no busy share */
     struct ub_distribution duration;   /* of callbacks or turns */
-    struct ub_loop_lag lag, predicted; /* predicted: if what may move had */
+    struct ub_loop_lag lag, predicted, predicted_policy; /* if calls had moved that may; and functions, too */
     struct ub_kinds kinds;             /* empty: its callbacks are not timed by themselves */
 };
 

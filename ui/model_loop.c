@@ -146,6 +146,7 @@ static void read_figures(struct ub_model *m, struct ub_loop_entry *entry, const 
         ub_add_saturated(entry->base_busy_ns, ub_json_u64_or(record, "busy_ns", ub_json_u64_or(record, "total_ns", 0)));
     loop->lag = ub_model_lag(json_object_get(record, "lag"));
     loop->predicted = ub_model_lag(json_object_get(json_object_get(record, "lag"), "predicted"));
+    loop->predicted_policy = ub_model_lag(json_object_get(json_object_get(record, "lag"), "predicted_policy"));
     loop->has_stats = true;
 }
 

@@ -8,14 +8,12 @@
 
 #include "../tracer/policy_file.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
 #define KEY_MAX     UB_POLICY_KEY_MAX
 #define WHY_MAX     300u
 #define RULES_MAX   500u
-#define NAME_MAX_   160u
 #define GIVE_WAY    "5ms"
 #define RULE_COLUMN 48
 
@@ -37,50 +35,6 @@ struct writer {
 
 /* ---- names -------------------------------------------------------------------------------- */
 
-/* What would be read as something else in a rule fits as any character. */
-static void put_name(char *to, size_t size, const char *name)
-{
-    size_t used = strlen(to), i;
-
-    for (i = 0; name[i] && i < NAME_MAX_ && used + 2 < size; i++) {
-        bool plain = (unsigned char)name[i] >= ' ' && (unsigned char)name[i] != 0x7f && !strchr("[]\\*?=#", name[i]);
-
-        to[used++] = plain ? name[i] : '?';
-    }
-    if (name[i] && used + 1 < size)
-        to[used++] = '*';
-    to[used] = '\0';
-}
-
-/* Of Python: "jobs.is_prime" of is_prime in /srv/jobs.py. False: it has no name. */
-static bool dotted_name(const json_t *place, char *ret, size_t size)
-{
-    const char *file = ub_json_string(place, "file"), *function = ub_json_string(place, "function"), *base, *slash;
-    char module[128];
-
-    *ret = '\0';
-    if (!file || !function || *function == '<')
-        return false;
-    base = ub_path_base(file);
-    if (strcmp(base, "__init__.py") == 0 && base > file + 1) { /* the package's name */
-        for (slash = base - 2; slash > file && slash[-1] != '/'; slash--)
-            ;
-        snprintf(module, sizeof(module), "%.*s", (int)(base - 1 - slash), slash);
-    } else {
-        snprintf(module, sizeof(module), "%.*s", (int)strcspn(base, "."), base);
-    }
-    for (const unsigned char *c = (const unsigned char *)module; *c; c++) {
-        if (!isalnum(*c) && *c != '_' && *c < 0x80)
-            return false; /* "<stdin>", "a-script": no module */
-    }
-    put_name(ret, size, module);
-    if (!*ret || strlen(ret) + 2 >= size)
-        return false;
-    strncat(ret, ".", size - strlen(ret) - 1);
-    put_name(ret, size, function);
-    return !strpbrk(ret, " :/(") && !strstr(ret, "..");
-}
-
 static bool is_python(const json_t *place)
 {
     const char *file = ub_json_string(place, "file");
@@ -99,13 +53,13 @@ static bool place_name(const json_t *place, char *ret, size_t size)
     if (!function)
         return false;
     if (is_python(place))
-        return dotted_name(place, ret, size);
+        return ub_policy_dotted(file, function, ret, size);
     ub_text_frame_plain(function, plain, sizeof(plain));
     if (file && !strchr(ub_path_base(file), ':') && !strchr(ub_path_base(file), ' ')) {
-        put_name(ret, size, ub_path_base(file));
+        ub_policy_put_name(ret, size, ub_path_base(file));
         strncat(ret, ":", size - strlen(ret) - 1);
     }
-    put_name(ret, size, plain);
+    ub_policy_put_name(ret, size, plain);
     return *plain != '\0';
 }
 
@@ -196,6 +150,7 @@ static void add_call(struct writer *w, const struct ub_site *site, const char *c
     char key[KEY_MAX], where[200];
     struct rule *r;
 
+    w->told->calls++;
     w->told->judged += state != NULL;
     if (!call_key(call, caller_of(site), key))
         return;
@@ -219,83 +174,31 @@ static void add_call(struct writer *w, const struct ub_site *site, const char *c
 
 /* ---- functions of Python ---------------------------------------------------------------------- */
 
-/* The function that the innermost coroutine has called, or NULL: it computes itself, *ret_coroutine. */
-static const json_t *function_of(const struct ub_site *site, const json_t **ret_coroutine)
-{
-    const json_t *await = json_object_get(json_object_get(site->worst, "task"), "await"), *frame, *inner = NULL;
-    const char *coroutine = ub_json_string(json_array_get(await, json_array_size(await) - 1), "function");
-    size_t i;
+static const struct {
+    const char *how, *why;
+} ways[] = {
+    {"thread", "computes with the GIL released"},
+    {"process", "computes with the GIL held: arguments and result must be small, and be pickled"},
+    {"fork", "serialises live data: a fork has a consistent snapshot"},
+    {"yield", "computes with the GIL held, on large data or in the coroutine itself"},
+};
 
-    *ret_coroutine = NULL;
-    if (site->stacks == 0 || !coroutine)
-        return NULL;
-    json_array_foreach (site->stack[0].frames, i, frame) {
-        if (!ub_json_is(frame, "language", "python"))
+bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret)
+{
+    const json_t *elsewhere = json_object_get(site->worst, "elsewhere");
+    const char *function = ub_json_string(elsewhere, "function");
+
+    *ret = (struct ub_policy_proposal){.saved_ns = ub_json_u64_or(elsewhere, "saved_ns", 0)};
+    for (size_t i = 0; function && i < UB_ARRAY_LEN(ways); i++) {
+        if (!ub_json_is(elsewhere, "how", ways[i].how))
             continue;
-        if (ub_json_is(frame, "function", coroutine)) {
-            *ret_coroutine = frame;
-            return inner;
-        }
-        inner = frame;
+        ret->yields = strcmp(ways[i].how, "yield") == 0;
+        ret->action = ret->yields ? GIVE_WAY : ways[i].how;
+        ret->why = ways[i].why;
+        snprintf(ret->name, sizeof(ret->name), "%s", function);
+        return true;
     }
-    return NULL;
-}
-
-/* pickle and its like: what they write is large, or they would not be here. "pickle.dump*", or NULL. */
-static const char *serialiser(const struct ub_site *site)
-{
-    static const struct {
-        const char *file, *module, *function, *name;
-    } known[] = {
-        {"json/__init__.py", NULL, "dump", "json.dump*"}, {"pickle.py", NULL, "dump", "pickle.dump*"},
-        {NULL, "_pickle.", "dump", "pickle.dump*"},       {"copy.py", NULL, "deepcopy", "copy.deepcopy"},
-        {"json/encoder.py", NULL, "", "json.dump*"},
-    };
-    const json_t *frame;
-    size_t i;
-
-    if (site->stacks == 0)
-        return NULL;
-    json_array_foreach (site->stack[0].frames, i, frame) {
-        const char *file = ub_json_string(frame, "file"), *module = ub_json_string(frame, "module");
-        const char *function = ub_json_string(frame, "function");
-
-        for (size_t k = 0; function && k < UB_ARRAY_LEN(known); k++) {
-            size_t len = known[k].file ? strlen(known[k].file) : 0;
-
-            if (known[k].file ? file && strlen(file) >= len && strcmp(file + strlen(file) - len, known[k].file) == 0
-                              : module && strncmp(ub_path_base(module), known[k].module, strlen(known[k].module)) == 0)
-                if (!known[k].file || strncmp(function, known[k].function, strlen(known[k].function)) == 0)
-                    return known[k].name;
-        }
-    }
-    return NULL;
-}
-
-/* What would let the loop go on where a site computed. False: nothing is known. */
-static bool propose(const struct ub_site *site, struct ub_policy_proposal *ret)
-{
-    const json_t *gil = json_object_get(site->worst, "gil"), *coroutine, *function = function_of(site, &coroutine);
-    uint64_t held = ub_json_u64_or(gil, "held", 0), released = ub_json_u64_or(gil, "released", 0);
-    const char *fork = serialiser(site);
-
-    *ret = (struct ub_policy_proposal){.action = ""};
-    if (held + released == 0)
-        return false;
-    if (fork) {
-        snprintf(ret->name, sizeof(ret->name), "%s", fork);
-        ret->action = "fork";
-        ret->why = "serialises live data: a fork has a consistent snapshot";
-    } else if (function && dotted_name(function, ret->name, sizeof(ret->name))) {
-        ret->action = released > held ? "thread" : "process";
-        ret->why = released > held ? "computes with the GIL released"
-                                   : "computes with the GIL held: arguments and result must be small, and be pickled";
-    } else if (!function && coroutine && dotted_name(coroutine, ret->name, sizeof(ret->name))) {
-        ret->yields = true;
-        ret->action = GIVE_WAY;
-        ret->why = "computes in the coroutine itself";
-    }
-    return *ret->action != '\0';
+    return false;
 }
 
 /* Also where it wanted to, and the machine had no CPU for it. */
@@ -306,17 +209,12 @@ static bool computes(const struct ub_site *site)
     return cause == UB_CAUSE_CPU || cause == UB_CAUSE_RUNQUEUE;
 }
 
-bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret)
-{
-    return computes(site) && propose(site, ret);
-}
-
 static void add_function(struct writer *w, const struct ub_site *site)
 {
     struct ub_policy_proposal p;
     struct rule *r;
 
-    if (!propose(site, &p))
+    if (!ub_policy_propose(site, &p))
         return;
     r = add(w, p.yields ? UB_POLICY_YIELD : UB_POLICY_PYTHON, p.name, p.action, site->durations.count,
             site->durations.total_ns, site->durations.max_ns);
@@ -362,15 +260,18 @@ static void put_time(FILE *out, const char *key, uint64_t ns, uint64_t was_ns)
 }
 
 /* What whoever follows it is told beside the lag that there was then. */
-static void put_predicted(const struct writer *w, FILE *out)
+static void put_predicted(const struct writer *w, FILE *out, bool calls_only)
 {
     const struct ub_loop *loop = ub_model_slowest_loop(w->m);
+    const struct ub_loop_lag *lag = loop && !calls_only && loop->predicted_policy.known ? &loop->predicted_policy
+                                    : loop                                              ? &loop->predicted
+                                                                                        : NULL;
 
-    if (!loop || !loop->predicted.known)
+    if (!lag || !lag->known)
         return;
     fprintf(out, "\n[%s]\n", ub_policy_section_names[UB_POLICY_PREDICTED]);
-    put_time(out, "p99", loop->predicted.p99_ns, loop->lag.p99_ns);
-    put_time(out, "longest", loop->predicted.longest_ns, loop->lag.longest_ns);
+    put_time(out, "p99", lag->p99_ns, loop->lag.p99_ns);
+    put_time(out, "longest", lag->longest_ns, loop->lag.longest_ns);
 }
 
 static void collect(struct writer *w, bool calls_only)
@@ -419,6 +320,6 @@ void ub_policy_write(const struct ub_model *m, const char *name, FILE *out, bool
         ret->rules += w.rule[i].action != NULL;
         ret->comments += w.rule[i].action == NULL;
     }
-    put_predicted(&w, out);
+    put_predicted(&w, out, calls_only);
     free(w.rule);
 }

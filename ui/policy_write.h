@@ -8,6 +8,7 @@
 
 struct ub_policy_written {
     uint32_t rules, comments; /* that count, and that only tell why not */
+    uint32_t calls;           /* places where calls blocked */
     uint32_t judged;          /* call sites that offload was asked about; 0: the recording was made without */
 };
 
@@ -25,6 +26,7 @@ struct ub_policy_proposal {
     char name[UB_POLICY_KEY_MAX]; /* dotted */
     const char *action;           /* "process", "thread", "fork", or how long a slice is */
     const char *why;
+    uint64_t saved_ns; /* of its worst stall, about */
     bool yields;
 };
 bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret);

@@ -119,7 +119,9 @@ void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *sit
     else
         fprintf(view->pen.out, "would go to a %s: ", p.action);
     ub_escape_put(view->pen.out, p.name, UB_TEXT_NAME_COLUMNS);
-    fprintf(view->pen.out, " = %s (a rule that unblock policy writes)\n", p.action);
+    fprintf(view->pen.out, " = %s, saves ", p.action);
+    ub_text_put_duration(view, UB_INK_GOOD, p.saved_ns);
+    fputs(" (a rule that unblock policy writes)\n", view->pen.out);
 }
 
 /* ---- a run --------------------------------------------------------------------------------- */
@@ -227,12 +229,17 @@ static void put_lag(const struct ub_text_view *view, const struct ub_run *run, c
     if (!loop)
         return;
     fprintf(view->pen.out, "%s  the loop's lag: ", prefix);
-    put_lag_pair(view, &loop->lag, loop->predicted.known ? UB_INK_STALL : UB_INK_PLAIN);
+    put_lag_pair(view, &loop->lag, loop->predicted.known || loop->predicted_policy.known ? UB_INK_STALL : UB_INK_PLAIN);
     if (loop->predicted.known) {
         fputs("; about ", view->pen.out);
         put_lag_pair(view, &loop->predicted, UB_INK_GOOD);
         fputs(" if they move", view->pen.out);
-    } else if (predicted.known) {
+    }
+    if (loop->predicted_policy.known) {
+        fputs("; about ", view->pen.out);
+        put_lag_pair(view, &loop->predicted_policy, UB_INK_GOOD);
+        fputs(" with the rules for functions that unblock policy writes", view->pen.out);
+    } else if (!loop->predicted.known && predicted.known) {
         fputs("; predicted ", view->pen.out);
         put_lag_pair(view, &predicted, UB_INK_PLAIN);
         fputs(" (", view->pen.out);
@@ -319,6 +326,13 @@ static void put_moved(const struct ub_text_view *view, const struct ub_run *run,
     json_decref(s.reasons);
 }
 
+static bool predicted_policy(const struct ub_model *m)
+{
+    const struct ub_loop *loop = ub_model_slowest_loop(m);
+
+    return loop && loop->predicted_policy.known;
+}
+
 /* One line: "dry run: 3 stalls would have moved from 2 call sites, 900 ms off the loop; 2 pinned (lock 2), 600 ms" */
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
 {
@@ -345,7 +359,7 @@ bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix)
     }
     put_pins(view, &s);
     fputc('\n', view->pen.out);
-    if (s.moves > 0)
+    if (s.moves > 0 || predicted_policy(view->m))
         put_lag(view, run, prefix);
     json_decref(s.reasons);
     return true;

@@ -114,20 +114,38 @@ static void put_note(const struct ub_text_view *view, const json_t *line)
     ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_LINE_COLUMNS);
 }
 
+/* "pyseeds.is_prime would run in a process 1 time, 806 ms off the loop, the longest 806 ms" */
+static void put_would(const struct ub_text_view *view, const json_t *line)
+{
+    const char *name = ub_json_string(line, "function");
+    bool yields = ub_json_is(line, "place", "yield");
+
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, name ? name : "?", UB_TEXT_NAME_COLUMNS);
+    fputs(yields ? " would " : " would run in a ", view->pen.out);
+    put_where(view, line);
+    fputc(' ', view->pen.out);
+    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(line, "count", 0), "time", "times");
+    fputs(", saves ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(line, "ns", 0));
+    fputs(", the longest ", view->pen.out);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "longest_ns", 0));
+}
+
 /* One line of sums, and each below it. */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
 {
     static void (*const put[UB_PYTHON_KINDS])(const struct ub_text_view *, const json_t *) = {
-        [UB_PYTHON_YIELD] = put_yield,     [UB_PYTHON_HELD] = put_held,
-        [UB_PYTHON_MOVED] = put_moved,     [UB_PYTHON_STAYED] = put_stayed,
-        [UB_PYTHON_REFUSED] = put_refused, [UB_PYTHON_NOTE] = put_note}; /* NULL: not told */
+        [UB_PYTHON_YIELD] = put_yield,   [UB_PYTHON_HELD] = put_held,       [UB_PYTHON_MOVED] = put_moved,
+        [UB_PYTHON_STAYED] = put_stayed, [UB_PYTHON_REFUSED] = put_refused, [UB_PYTHON_NOTE] = put_note,
+        [UB_PYTHON_WOULD] = put_would}; /* NULL: not told */
     static const char *const kinds[] = {
 #define X(name, text) text,
         UB_PYTHON_KIND_LIST(X)
 #undef X
     };
     uint64_t yielding, yields = sum_of(view, "yield", "count", &yielding), moving, rules, near;
-    uint64_t moved = sum_of(view, "moved", "count", &moving);
+    uint64_t moved = sum_of(view, "moved", "count", &moving), could,
+             stalls = sum_of(view, "would-move", "count", &could);
     const json_t *line;
     size_t i;
 
@@ -147,6 +165,13 @@ bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
         ub_text_count(view, UB_INK_PLAIN, moved, "call", "calls");
         fputs(" of ", view->pen.out);
         ub_text_count(view, UB_INK_PLAIN, moving, "function elsewhere", "functions elsewhere");
+    }
+    if (could) {
+        fputc(' ', view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, stalls, "stall", "stalls");
+        fputs(" of ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, could, "function", "functions");
+        fputs(" that rules of a policy would move", view->pen.out);
     }
     fputc('\n', view->pen.out);
     for (size_t kind = 0; kind < UB_ARRAY_LEN(kinds); kind++) {

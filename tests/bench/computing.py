@@ -1,18 +1,12 @@
 """What computes, alone, with --yield and by a policy in threads and processes: the longest gap of a ticker beside it, and what that costs."""
 
-import http.client
 import json
-import pickle
-import signal
-import socket
-import subprocess
-import threading
-import time
 
 import helpers
 import micro
 import pairs
 import pythons
+from checkpoint import Checkpoint
 
 PROGRAM = helpers.ROOT / "tests/programs/pyburn.py"
 COUNT = 20_000_000
@@ -93,73 +87,15 @@ def elsewhere(quick):
     return rows, raw
 
 
-class Checkpoint:
-    """pycheckpoint.py, and what a client sees while it writes its state down."""
-
-    def __init__(self, folder, megabytes, rules):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        command = [helpers.PYTHON, helpers.ROOT / "tests/programs/pycheckpoint.py", self.port, folder, megabytes]
-        if rules:
-            (folder / "app.policy").write_text(rules)
-            command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "50ms", "-o", folder / "r.jsonl",
-                       f"--offload={folder / 'app.policy'}", "--", *command]
-        self.folder = folder
-        self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, env=helpers.clean_environment())
-        helpers.wait_until(self.answers, what="the server to listen")
-
-    def answers(self):
-        assert self.process.poll() is None, "the server ended"
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def ask(self, connection, method, path):
-        connection.request(method, path)
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.status
-        return answer.read()
-
-    def saves(self, times):
-        """(the latencies of requests meanwhile in ms, what the saves said)"""
-        took, over = [], threading.Event()
-
-        def hits():
-            connection = http.client.HTTPConnection("127.0.0.1", self.port)
-            while not over.is_set():
-                begun = time.monotonic()
-                self.ask(connection, "GET", "/hit")
-                took.append((time.monotonic() - begun) * 1e3)
-                time.sleep(0.001)
-        thread = threading.Thread(target=hits)
-        thread.start()
-        connection, said = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60), []
-        time.sleep(0.3)
-        for _ in range(times):
-            said.append(json.loads(self.ask(connection, "POST", "/save")))
-            with open(self.folder / "state.pickle", "rb") as file:
-                state = pickle.load(file)
-            assert all(len(queue) == 90 for queue in state.values()), "half a change was written"
-        over.set()
-        thread.join()
-        return sorted(took), said
-
-    def end(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(helpers.PATIENCE)
-
-
 def checkpoints(quick):
     """A service with 100 MB of live state that writes it down by pickle.dump: what its other requests see, alone and with a fork."""
     rows, raw = [], {}
     for name, rules in (("alone", None), ("pickle.dump = fork", "[python]\npickle.dump = fork\n")):
         folder = micro.OUT / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        server = Checkpoint(folder, 100, rules)
-        try:
+        (folder / "app.policy").write_text(rules or "")
+        with Checkpoint(folder, 100, *([f"--offload={folder / 'app.policy'}"] if rules else [])) as server:
             took, said = server.saves(2 if quick else 5)
-        finally:
-            server.end()
         saved = sorted(one["ms"] for one in said)[len(said) // 2]
         rows.append({"what": f"aiohttp, a checkpoint of {said[0]['bytes'] / 1e6:.0f} MB, {name}",
                      "ours": f"other requests p50 {took[len(took) // 2]:.1f}, p99 {took[len(took) * 99 // 100]:.1f}, "

@@ -188,7 +188,7 @@ def test_written_from_a_recording_and_followed(tmp_path, python):
     done, recording = helpers.record(tmp_path, python, *counts, options=("-q", "--offload"), threshold="50ms", env=env)
     assert done.returncode == 0, done.stderr
     report = helpers.unblock("report", recording.path).stdout
-    assert "would go to a process: pywork.counts_down = process (a rule that unblock policy writes)" in report, report
+    assert "would go to a process: pywork.counts_down = process, saves " in report, report
     policy = tmp_path / "written.policy"
     assert helpers.unblock("policy", recording.path, "-o", policy).returncode == 0
     assert "pywork.counts_down = process " in policy.read_text()

@@ -11,6 +11,7 @@ statements were taken for connections.
 import os
 import subprocess
 
+import checkpoint
 import helpers
 import oracle
 import pythons
@@ -32,6 +33,12 @@ POLICIES = {
     "sqlite": {"[python]\npyseeds.chain = thread\n": "in a thread"},
     "walks": {"[python]\njson.loads = fork\n[yield]\npyseeds.* = 5ms\n": "yields"},
 }
+
+
+# What a dry run has `unblock policy` write for each, and what is left of the gap then.
+WRITTEN = {"counts": ("[python]", "pyseeds.counts_down = process ", 0.5), "primes": ("[python]", "pyseeds.is_prime = process ", 0.5),
+           "sqlite": ("[python]", "pyseeds.chain = thread ", 0.5), "odbc": ("[python]", "pyseeds.asks = thread ", 0.5),
+           "walks": ("[yield]", "pyseeds.walk = 5ms ", 0.7)}
 
 
 def interpreters():
@@ -94,3 +101,41 @@ def test_computing(tmp_path, python, case, policy):
     both = Both(tmp_path, python, [case], f"--offload={tmp_path / 'app.policy'}", at_once=False)
     both.check_gap(case, 0.5)
     assert POLICIES[case][policy].split()[-1] in both.said, both.said
+
+
+@pytest.mark.parametrize("python", interpreters())
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case == "walks" else ON_FIRST) for case in WRITTEN])
+def test_written_from_a_recording_and_followed(tmp_path, python, case):
+    """Thread where the GIL is released, process for small data, yield for large: as is written, and it mends the stall."""
+    dry = Both(tmp_path, python, [case], "--offload", at_once=False)
+    section, rule, part = WRITTEN[case]
+    path = tmp_path / "written.policy"
+    assert helpers.unblock("policy", dry.path, "-o", path).returncode == 0
+    written = path.read_text()
+    assert f"\n{rule}" in written.split(section)[1].split("\n[")[0], (written, dry.said)
+    name = rule.split()[0]
+    told = [line for line in helpers.Recording(dry.path).of("python") if line["kind"] == "would-move" and line["function"] == name]
+    assert told and told[0]["ns"] > 0 and f"{name} would " in dry.said, dry.said
+    assert "with the rules for functions that unblock policy writes" in dry.said and "[predicted]" in written
+    assert "fitted nothing" not in (both := Both(tmp_path, python, [case], f"--offload={path}", at_once=False)).said
+    both.check_gap(case, part)
+    assert "; predicted p99 " in both.said, both.said
+
+
+def test_checkpoint(tmp_path):
+    """An aiohttp service writes 25 MB (100) of live state down by pickle while its requests change it: a fork is written for it,
+    what it writes is whole, and the longest wait of its other requests is a part of what it was."""
+    if not pythons.ask(helpers.PYTHON, "import aiohttp; print(1)"):
+        pytest.skip("no aiohttp")
+    policy, waits = tmp_path / "written.policy", []
+    for option in "--offload", f"--offload={policy}":
+        with oracle.Sentinel() as sentinel, checkpoint.Checkpoint(tmp_path, 100 if ALL else 25, option) as server:
+            took, _ = server.saves(1)
+        waits.append(took[-1])
+        if option == "--offload":
+            assert helpers.unblock("policy", server.path, "-o", policy).returncode == 0
+            assert "\npickle.dump* = fork " in policy.read_text(), policy.read_text()
+    moved = [line for line in helpers.Recording(server.path).of("python") if line["kind"] == "moved"]
+    assert [(line["function"], line["place"], line["count"]) for line in moved] == [("pickle.dump", "fork", 1)], moved
+    if sum(b - a for a, b in sentinel.late) < 50_000_000:
+        assert waits[1] < waits[0] / 2, waits
