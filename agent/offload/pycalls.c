@@ -376,13 +376,20 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
 
 /* ---- locks --------------------------------------------------------------------------------- */
 
-/* What a suspended step has it may let go of only if this one is left; else mode and policy have the word. */
+/*
+ * What a suspended step has, or the place above which this one goes on, is let go of only if this one is left, also
+ * where no calls move (--yield); else mode and policy have the word.
+ */
 static bool lock_may_leave(const struct mine *m)
 {
     uint32_t mode = ub_offload_now();
     struct ub_sites_say say;
 
-    if (m->suspended || mode == UB_OFFLOAD_FLAGGED || mode == UB_OFFLOAD_EAGER)
+    if (m->suspended || m->here)
+        return true;
+    if (!ub_offload_moves)
+        return false;
+    if (mode == UB_OFFLOAD_FLAGGED || mode == UB_OFFLOAD_EAGER)
         return true;
     ub_sites_ask(&ub_thread, UB_BLOCK_SEM_WAIT, &say);
     return ub_sites_may_leave(&say) && ub_sites_leave(&ub_thread, UB_BLOCK_SEM_WAIT, &say, true);
@@ -394,9 +401,10 @@ static int leave_for(struct mine *m, const struct ub_lock_wait *what, uint64_t d
     struct step *s = m->current;
     struct ub_policy_site *site;
     int saved = errno;
-    uint64_t begun;
+    uint64_t begun, ra;
 
-    if (!may_leave(m, (uintptr_t)__builtin_frame_address(0), gil) || !lock_may_leave(m))
+    if (ub_pysteps_judge_place(m, (uintptr_t)__builtin_frame_address(0), gil, &ra) != UB_PIN_MOVABLE ||
+        !lock_may_leave(m))
         return -2;
     s->wait = *what;
     s->wait.holder = &s->holder;

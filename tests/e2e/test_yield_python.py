@@ -6,7 +6,8 @@ Seen to fail: `imports` where steps yield while they import, `callbacks` where w
 the reservation of the signal nothing yields. `waits` hung where a call whose place is not known yet was just made, and where who
 sleeps or polls again and again let nobody go on. `gathers` hung where a step was set aside (or left, in a call) in what asyncio's
 debug mode calls in the midst of its functions: the `locks` of `-X dev` did so in one run of 30 on a busy machine. `overtaken` hung
-where nobody asked whose turn it is after one whose turn had come was over already.
+where nobody asked whose turn it is after one whose turn had come was over already; `slept_on` where who wanted a lock above the one
+that slept with it was not left.
 """
 
 import os
@@ -24,8 +25,8 @@ PATIENCE = 90
 ALL = "UNBLOCK_SOAK" in os.environ
 
 CASES = ("one", "many", "raises", "contexts", "cancelled", "timed", "locks", "imports", "generators", "deep", "callbacks",
-         "pairs", "waits", "gathers", "overtaken", "collects", "handled", "handlers", "forks", "held")
-SHORT = ("many", "raises", "locks", "imports", "callbacks", "gathers", "overtaken")
+         "pairs", "waits", "gathers", "overtaken", "slept_on", "collects", "handled", "handlers", "forks", "held")
+SHORT = ("many", "raises", "locks", "imports", "callbacks", "gathers", "overtaken", "slept_on")
 # Of these the whole computing can be left: their longest gap is a part of what it is alone.
 FREE = ("one", "many", "raises", "contexts", "cancelled", "generators", "deep", "collects", "handled", "handlers")
 

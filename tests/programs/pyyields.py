@@ -200,6 +200,25 @@ async def overtaken():
     return await second, await first
 
 
+async def slept_on():
+    """Who sleeps with a lock lets others go on above it, that want it."""
+    lock, again, seen = threading.Lock(), threading.RLock(), []
+
+    async def computes(which, i):
+        spin(N // 4)
+        with which:
+            seen.append(i)
+
+    async def sleeps(which, i):
+        with which:
+            for _ in range(3):
+                time.sleep(0.005)
+            seen.append(i)
+    await asyncio.gather(*[each(which, i) for i, (each, which) in enumerate(
+        ((computes, lock), (computes, again), (sleeps, lock), (sleeps, again), (computes, lock)))])
+    return sorted(seen)
+
+
 async def sets_late(event):
     spin()
     event.set()
