@@ -8,6 +8,7 @@
 
 #include "../tracer/policy_file.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -189,13 +190,19 @@ bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *re
     const char *function = ub_json_string(elsewhere, "function");
 
     *ret = (struct ub_policy_proposal){.saved_ns = ub_json_u64_or(elsewhere, "saved_ns", 0)};
-    for (size_t i = 0; function && i < UB_ARRAY_LEN(ways); i++) {
+    if (!function || !strchr(function, '.') || *function == '.' || function[strlen(function) - 1] == '.')
+        return false;
+    for (size_t i = 0; i < UB_ARRAY_LEN(ways); i++) {
         if (!ub_json_is(elsewhere, "how", ways[i].how))
             continue;
         ret->yields = strcmp(ways[i].how, "yield") == 0;
         ret->action = ret->yields ? GIVE_WAY : ways[i].how;
         ret->why = ways[i].why;
         snprintf(ret->name, sizeof(ret->name), "%s", function);
+        for (char *c = ret->name; *c; c++) { /* a stranger's recording may say anything */
+            if (!isalnum((unsigned char)*c) && !strchr("_.*<>", *c) && (unsigned char)*c < 0x80)
+                *c = '?';
+        }
         return true;
     }
     return false;

@@ -363,17 +363,16 @@ SLOW_LINE = """
 """
 MAIN = {"function": "main", "file": "/srv/app.py", "language": "python"}
 CRUNCH = {"function": "is_prime", "file": "/srv/jobs.py", "language": "python"}
-PICKLE = {"function": "save", "file": "x.c", "module": "/usr/lib/python3/_pickle.cpython-311.so"}
-TASK = '"task":{"await":[{"function":"main"}]},'
-HELD, RELEASED = '"gil":{"held":3,"released":0},', '"gil":{"held":0,"released":3},'
+ELSEWHERE = '"elsewhere":{"function":"%s","how":"%s","saved_ns":300000000},'
 FSYNC = '"call":{"name":"fsync"},"offload":{"state":"pinned","reason":"lock","lock":{"function":"txn","file":"db.c"}},'
 
 
 @pytest.mark.parametrize("frames,cause,more,line", [
-    ([CRUNCH, MAIN], "cpu", TASK + HELD, "jobs.is_prime = process "),
-    ([CRUNCH, MAIN], "cpu", TASK + RELEASED, "jobs.is_prime = thread "),
-    ([PICKLE, MAIN], "cpu", TASK + HELD, "pickle.dump* = fork "),
-    ([MAIN], "cpu", TASK + HELD, "app.main = 5ms "),
+    ([CRUNCH, MAIN], "cpu", ELSEWHERE % ("jobs.is_prime", "process"), "jobs.is_prime = process "),
+    ([CRUNCH, MAIN], "runqueue", ELSEWHERE % ("jobs.is_prime", "thread"), "jobs.is_prime = thread "),
+    ([MAIN], "cpu", ELSEWHERE % ("pickle.dump*", "fork"), "pickle.dump* = fork "),
+    ([MAIN], "cpu", ELSEWHERE % ("app.main", "yield"), "app.main = 5ms "),
+    ([MAIN], "cpu", ELSEWHERE % ("a. b\\n[yield]#", "process"), "a.?b??yield?? = process "),
     ([{"function": "fsync", "module": "/lib/libc.so.6"}, {"function": "flush", "file": "/s/wal.c", "module": "/srv/c"}],
      "call", FSYNC, "# fsync in wal.c:flush = inline "),
     ([{"function": "fsync", "module": "/lib/libc.so.6"},

@@ -129,6 +129,26 @@ static void what_is_not_over_or_not_one_is_not_counted(void **state)
     json_decref(lag);
 }
 
+/* Those by rules for functions come off what the calls have left, in a figure of their own. */
+static void functions_come_off_the_rest(void **state)
+{
+    json_t *line = json_pack("{s:I, s:{s:I}}", "duration_ns", (json_int_t)(500 * MS), "elsewhere", "saved_ns",
+                             (json_int_t)(450 * MS)),
+           *lag;
+
+    turns(1, 500);
+    turns(1, 300);
+    ub_lag_keep(&thread, line);
+    json_decref(line);
+    lag = ub_lag_json(x, &thread, &stats);
+    assert_null(json_object_get(lag, "predicted"));
+    json_decref(lag);
+    is("predicted_policy", "longest_ns", 300);
+    stalls(1, 300, 280, NULL);
+    is("predicted", "longest_ns", 500);
+    is("predicted_policy", "longest_ns", 50);
+}
+
 /* More kinds of stalls than are kept: half a prediction is none. */
 static void too_many_kinds(void **state)
 {
@@ -169,6 +189,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(several_stalls_of_one_turn, begin, finish),
         cmocka_unit_test_setup_teardown(a_longer_turn_stays, begin, finish),
         cmocka_unit_test_setup_teardown(what_is_not_over_or_not_one_is_not_counted, begin, finish),
+        cmocka_unit_test_setup_teardown(functions_come_off_the_rest, begin, finish),
         cmocka_unit_test_setup_teardown(too_many_kinds, begin, finish),
         cmocka_unit_test_setup_teardown(told_where_offload_is_on, begin, finish),
     };
