@@ -18,7 +18,7 @@ import attaching
 import helpers
 
 MS = 200
-CASES = {"nanosleep": ("would-move", "timer"), "pipe_read": ("would-move", "wait"), "locked": ("pinned", "lock"),
+CASES = {"nanosleep": ("would-move", "timer"), "pipe_read": ("would-move", "readiness"), "locked": ("pinned", "lock"),
          "nested": ("pinned", "nested")}
 
 
@@ -38,7 +38,7 @@ class Blocked:
 
 
 def stall(path):
-    found = [s for s in helpers.Recording(path).slow if s["duration_ns"] >= MS * 1_000_000]
+    found = [s for s in helpers.Recording(path).slow if s["duration_ns"] >= MS * 900_000]
     assert len(found) == 1, found
     return found[0]
 
@@ -91,6 +91,7 @@ async def main():
     print("ready", flush=True)
     while not os.path.exists(sys.argv[1]):
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # until all modules are hooked
     time.sleep(0.2)
 asyncio.run(main())
 """
