@@ -490,7 +490,7 @@ bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_
     case READS:
         if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE))
             return false;
-        return may_block(b->fd) && !is_ready(b->fd, POLLIN);
+        return !is_ready(b->fd, POLLIN) && may_block(b->fd); /* in this order: most have something to read */
     case WRITES:
         return write_blocks(id, word, b, ret);
     case SENDS:

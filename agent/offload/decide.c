@@ -14,6 +14,7 @@
 #include "pylocks.h"
 #include "pysteps.h"
 #include "sdhost.h"
+#include "signals.h"
 #include "waits.h"
 
 #include <errno.h>
@@ -48,6 +49,7 @@ void ub_offload_start(uint32_t mode, bool steps)
     ub_fds_start();
     ub_waits_start();
     ub_moves_start();
+    ub_signals_start();
 }
 
 void ub_offload_attach(uint32_t mode)
@@ -135,21 +137,13 @@ static enum ub_pin judge_callback(const struct ub_spans *s)
 #define STACK_FAR  (8ul << 20)
 #define SCAN_BYTES 2048ul
 
-/* The kernel's own layout. */
-struct kernel_sigaction {
-    uintptr_t handler;
-    unsigned long flags;
-    uintptr_t restorer;
-    uint64_t mask;
-};
-
 /* Where libc has every handler return to: the word at the top of each signal frame. 0: no handler is installed. */
 static uintptr_t restorer(void)
 {
     static uintptr_t known;
 
     for (int sig = 1; !ub_load_relaxed(&known) && sig <= 64; sig++) {
-        struct kernel_sigaction act = {0};
+        struct ub_sigaction act = {0};
 
         if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1)
             ub_store_relaxed(&known, act.restorer);
@@ -304,42 +298,6 @@ static bool waits_for_descriptors(uint32_t id)
     return id == UB_CALL_ID_poll || id == UB_CALL_ID___poll_chk;
 }
 
-/* ---- interruption ------------------------------------------------------------------------------ */
-
-/*
- * A program that wants its calls interrupted: by a handler without SA_RESTART, by an alarm while it sleeps; and where
- * the call is one that no flag restarts (sleeps, sockets with a time limit), by any handler. Where the call is made
- * elsewhere nothing interrupts it. Handlers of the program's own faults are for its end, not for its calls.
- */
-#define SIGNAL(name) (1ull << (SIG##name - 1))
-static const uint64_t faults =
-    SIGNAL(SEGV) | SIGNAL(BUS) | SIGNAL(FPE) | SIGNAL(ILL) | SIGNAL(TRAP) | SIGNAL(ABRT) | SIGNAL(SYS);
-
-/* Whose ends are told by SIGCHLD, which libraries handle in any case. */
-static bool has_children(void)
-{
-    siginfo_t info = {0};
-
-    return ub_raw6(SYS_waitid, P_ALL, 0, (long)&info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0, 0) != -ECHILD;
-}
-
-static bool is_interrupted(bool never_restarted)
-{
-    struct itimerval alarm = {0};
-
-    for (int sig = 1; sig <= 64; sig++) {
-        struct kernel_sigaction act = {0};
-
-        if (sig == 32 || sig == 33 || faults >> (sig - 1) & 1 ||
-            (sig == SIGURG && ub_process->sampler)) /* libc's own; ours */
-            continue;
-        if (ub_raw4(SYS_rt_sigaction, sig, 0, &act, sizeof(act.mask)) == 0 && act.handler > 1 &&
-            (never_restarted || !(act.flags & SA_RESTART)) && (sig != SIGCHLD || has_children()))
-            return true;
-    }
-    return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);
-}
-
 /* ---- all of it ------------------------------------------------------------------------------ */
 
 static enum ub_pin judge(const struct ub_thread *t, uint32_t id, const uint64_t *value, uintptr_t sp, uintptr_t end,
@@ -369,7 +327,7 @@ bool ub_decide_shape_moves(const struct ub_shape *shape)
 
 bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value)
 {
-    return has_limit(id, value) || is_interrupted(false);
+    return has_limit(id, value) || ub_signals_interrupt(false);
 }
 
 bool ub_decide_call_moves(uint32_t id)
@@ -391,9 +349,10 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
     else if (python) /* it calls again what a signal has interrupted */
-        ret->pin = ret->executor == UB_EXECUTOR_TIMER || ub_identity_is_the_pools() ? UB_PIN_MOVABLE : UB_PIN_IDENTITY;
-    else if (is_interrupted(ret->executor == UB_EXECUTOR_TIMER || has_limit(id, value)))
+        ret->pin =
+            ret->executor == UB_EXECUTOR_TIMER || ub_identity_is_the_pools(true) ? UB_PIN_MOVABLE : UB_PIN_IDENTITY;
+    else if (ub_signals_interrupt(ret->executor == UB_EXECUTOR_TIMER || has_limit(id, value)))
         ret->pin = UB_PIN_EINTR;
-    else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools())
+    else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools(id == UB_CALL_ID_getaddrinfo))
         ret->pin = UB_PIN_IDENTITY;
 }

@@ -3,6 +3,7 @@
 #include "../raw.h"
 #include "block.h"
 #include "pysteps.h"
+#include "signals.h"
 #include "suspend.h"
 
 #include <fcntl.h>
@@ -117,6 +118,7 @@ enum {
     ID___res_state,
     ID___res_init,
     ID_res_init,
+    ID_siginterrupt,
     IDS,
 };
 static void *original[IDS][UB_LOOP_COPIES];
@@ -217,6 +219,14 @@ static int hook_res_init(void)
     return ((int (*)(void))original[ID_res_init][0])();
 }
 
+static int hook_siginterrupt(int sig, int flag)
+{
+    int ret = ((int (*)(int, int))original[ID_siginterrupt][0])(sig, flag);
+
+    ub_signals_changed();
+    return ret;
+}
+
 static const struct ub_loop_hook hooks[] = {
     {"dup2", {(void *)hook_dup2, NULL}, UB_HOOK_OTHERS},
     {"dup3", {(void *)hook_dup3, NULL}, UB_HOOK_OTHERS},
@@ -225,6 +235,7 @@ static const struct ub_loop_hook hooks[] = {
     {"__res_state", {(void *)hook_res_state, NULL}, UB_HOOK_OTHERS},
     {"__res_init", {(void *)hook___res_init, NULL}, UB_HOOK_OTHERS},
     {"res_init", {(void *)hook_res_init, NULL}, UB_HOOK_OTHERS},
+    {"siginterrupt", {(void *)hook_siginterrupt, NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 

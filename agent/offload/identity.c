@@ -15,7 +15,6 @@
 struct identity {
     long fsuid, fsgid;
     uint32_t capabilities[6];
-    uint64_t mounts, network;
 };
 
 static uint64_t inode(const char *path)
@@ -36,20 +35,31 @@ static void ask(struct identity *ret)
     ret->fsuid = ub_raw1(SYS_setfsuid, -1); /* sets nothing, and says what is set */
     ret->fsgid = ub_raw1(SYS_setfsgid, -1);
     ub_raw2(SYS_capget, &header, ret->capabilities);
-    ret->mounts = inode("/proc/thread-self/ns/mnt");
-    ret->network = inode("/proc/thread-self/ns/net");
 }
 
-static bool shares(int32_t tid, int what)
+enum { SAME, OTHER, UNKNOWN };
+
+static int compare(int32_t tid, int what)
 {
     long r = ub_raw6(SYS_kcmp, ub_raw0(SYS_gettid), tid, what, 0, 0, 0);
 
-    return r == 0 || r == -ENOSYS || r == -EPERM; /* a kernel that cannot say */
+    return r == 0 ? SAME : r == -ENOSYS || r == -EPERM ? UNKNOWN : OTHER; /* a kernel that cannot say */
 }
 
-bool ub_identity_is_the_pools(void)
+/* A thread with mounts of its own has a folder of its own, too: the kernel does not give it the one without the other.
+ */
+static bool has_its_files(int32_t worker, uint64_t mounts)
+{
+    int folder = compare(worker, KCMP_FS);
+
+    return folder != OTHER && compare(worker, KCMP_FILES) != OTHER &&
+           (folder == SAME || inode("/proc/thread-self/ns/mnt") == mounts);
+}
+
+bool ub_identity_is_the_pools(bool makes_sockets)
 {
     static struct identity first;
+    static uint64_t mounts, network;
     static int32_t of; /* the process: a forked child's pool is new */
     int32_t worker = ub_pool_thread();
     struct identity now;
@@ -57,8 +67,10 @@ bool ub_identity_is_the_pools(void)
     ask(&now);
     if (of != ub_process->pid) {
         first = now;
+        mounts = inode("/proc/thread-self/ns/mnt");
+        network = inode("/proc/thread-self/ns/net");
         of = ub_process->pid;
     }
-    return memcmp(&first, &now, sizeof(now)) == 0 &&
-           (!worker || (shares(worker, KCMP_FS) && shares(worker, KCMP_FILES)));
+    return memcmp(&first, &now, sizeof(now)) == 0 && (!makes_sockets || inode("/proc/thread-self/ns/net") == network) &&
+           (!worker || has_its_files(worker, mounts));
 }

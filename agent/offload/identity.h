@@ -9,8 +9,9 @@
 
 /*
  * Whether the threads of the pool are what the calling thread is. Some system calls: asked when a call is about to be
- * moved to a thread. The first to ask is the one the others are compared with: it starts the first of those threads.
+ * moved to a thread. `makes_sockets`: the call does, and so depends on the network namespace. The first to ask is the
+ * one the others are compared with: it starts the first of those threads.
  */
-bool ub_identity_is_the_pools(void);
+bool ub_identity_is_the_pools(bool makes_sockets);
 
 #endif

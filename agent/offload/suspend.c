@@ -909,7 +909,7 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         task = NULL;
     if (!task && !m->suspended)
         return false;
-    p = (struct place){block.fd, object_of(block.fd, block.direction), block.direction};
+    p = (struct place){block.fd, m->suspended ? object_of(block.fd, block.direction) : 0, block.direction};
     earlier = busy_host(m, p);
     if (!earlier && (!task || !block.may_move))
         return stay(id, function, word, value, &block, ret);
@@ -926,6 +926,8 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         settle(earlier, p);
         return stay(id, function, word, value, &block, ret);
     }
+    if (!p.object)
+        p.object = object_of(block.fd, block.direction);
     leave(task, id, function, word, &block, p, ret);
     return true;
 }

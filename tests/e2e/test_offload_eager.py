@@ -152,6 +152,24 @@ static void on_unshare(uv_timer_t *t) { if (unshare(CLONE_FS)) abort(); on_read(
 // ---- restart: a sleep is cut short by any handler, SA_RESTART or not
 static void *kicker(void *) { usleep(60000); pthread_kill(main_thread, SIGUSR2); return nullptr; }
 static void on_cut(uv_timer_t *t) { int r = rest(300); say("cut " + std::to_string(r) + " " + std::to_string(errno == EINTR)); }
+// ---- installed: a handler that is installed between two calls, the first of which has moved
+static void on_alarm(int);
+static void *feed_and_kick(void *)
+{
+    usleep(3000); if (write(p[1], "a", 1) != 1) abort();
+    usleep(100000); pthread_kill(main_thread, SIGUSR2);
+    usleep(300000); if (write(p[1], "b", 1) != 1) abort();
+    return nullptr;
+}
+static void on_installed(uv_timer_t *t)
+{
+    pthread_t helper; struct sigaction act = {}; char c;
+    pthread_create(&helper, nullptr, feed_and_kick, nullptr);
+    if (read(p[0], &c, 1) != 1) abort();
+    act.sa_handler = on_alarm; sigaction(SIGUSR2, &act, nullptr);
+    ssize_t r = read(p[0], &c, 1);
+    say("installed " + std::to_string(r) + " " + std::to_string(errno == EINTR));
+}
 // ---- records: a moved fsync leaves the process's record locks on the file alone
 static void on_records(uv_timer_t *t)
 {
@@ -319,6 +337,7 @@ static void begin()
     if (is("unshared")) { pthread_create(&helper, nullptr, feeder, nullptr); start(&c, on_sync, 1, 0); start(&a, on_read, 2, 0); start(&b, on_unshare, 130, 0); }
     if (is("faults")) { struct sigaction sa = {}; sa.sa_handler = on_alarm; sigaction(SIGSEGV, &sa, nullptr); start(&a, on_last, 1, 0); }
     if (is("restart")) { signal(SIGUSR2, on_alarm); pthread_create(&helper, nullptr, kicker, nullptr); start(&a, on_cut, 1, 0); }
+    if (is("installed")) start(&a, on_installed, 1, 0);
     if (is("records")) start(&a, on_records, 1, 0);
     if (is("reuse")) { number = fcntl(p[0], F_DUPFD, 800); pthread_create(&helper, nullptr, reuser, nullptr); start(&a, on_read_number, 1, 0); start(&b, on_read_number, 2, 0); }
     if (is("eof")) { pthread_create(&drain, nullptr, drainer, nullptr); start(&a, on_full, 1, 0); start(&b, on_fork_holder, 40, 0); }
@@ -363,7 +382,7 @@ int main(int, char **argv)
 """
 
 MOVES = {"queue": 4, "stopped": 1, "close": 3, "self": 1, "alive": 1, "stop": 1, "catch": 2, "throw": 2, "jump": 2, "fork": 1,
-         "reads": 3, "dup2": 2, "dup3": 2, "close_range": 2, "closefrom": 2, "unshared": 2, "closefd": 1, "sigpipe": 1, "lost": 1, "big": 1, "errno": 1, "async": 2, "work": 2, "many": 2000, "exit": 0, "once": 1,
+         "reads": 3, "dup2": 2, "dup3": 2, "close_range": 2, "closefrom": 2, "unshared": 2, "installed": 1, "closefd": 1, "sigpipe": 1, "lost": 1, "big": 1, "errno": 1, "async": 2, "work": 2, "many": 2000, "exit": 0, "once": 1,
          "faults": 1, "records": 1, "reuse": 2, "eof": 1, "semaphore": 2, "own": 1}
 STAYS = ["alarm", "handler", "restart"]
 
