@@ -56,7 +56,7 @@ FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
 .PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-offload-suites \
-        check-aarch64 check-attach \
+        check-aarch64 check-attach check-sanitizers \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -73,6 +73,7 @@ help:
 ## make check-servers  the same tests on redis, nginx, memcached, node, aiohttp
 ## make check-offload  calls moved: asyncio's, on every CPython that is here, and uvloop; libevent's, GLib's, sd-event's, libev's, real programs
 ## make check-offload-suites  CPython's own tests with calls moved: what differs is explained
+## make check-sanitizers  calls moved in programs with ASan and UBSan in them, by an agent with UBSan; the executor under ASan, UBSan and TSan
 ## make check-aarch64  stacks of our own on that CPU, under QEMU
 ## make check-attach   into running servers and out again, 50 times each under load
 ## make check-exports  each export format in the tool it is for; the HTML report in a browser
@@ -218,6 +219,20 @@ check-offload-suites: all
 check-aarch64: all
 	$(Q)tests/deps.sh aarch64
 	$(Q)$(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/aarch64
+
+# The agent with UBSan's checks, which end the program; told of each switch, ASan can follow programs whose calls move (that is only done
+# here, where no locks are taken: those it takes past our hooks). No timings: instrumented programs are slow.
+SANITIZED     := $(BUILD)/sanitized
+SANITIZE      := -O1 -g -DUB_SANITIZED -fsanitize=undefined -fsanitize-undefined-trap-on-error
+SANITIZE_POOL := $(CC) $(STD) -O1 -g -fno-sanitize-recover=all tests/unit/test_pool_tsan.c -lcmocka -lpthread
+check-sanitizers:
+	$(Q)tests/deps.sh fuzz
+	$(Q)$(MAKE) BUILD=$(SANITIZED) CFLAGS="$(SANITIZE)" all programs
+	$(Q)$(SANITIZE_POOL) -fsanitize=address,undefined -o $(SANITIZED)/test_pool_asan && $(SANITIZED)/test_pool_asan
+	$(Q)$(SANITIZE_POOL) -fsanitize=thread -o $(SANITIZED)/test_pool_tsan && $(SANITIZED)/test_pool_tsan
+	$(Q)UNBLOCK_SANITIZED=1 UNBLOCK_SOAK=1 UNBLOCK_BUILD=$(abspath $(SANITIZED)) UNBLOCK_BIN=$(abspath $(SANITIZED)/bin/unblock) \
+	    $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_stress.py tests/e2e/test_offload_ready.py \
+	    -k "reordered or same_as_without"
 
 check-attach: all programs
 	$(Q)tests/deps.sh servers

@@ -726,17 +726,28 @@ struct ub_fiber_exceptions *(*ub_runtime_exceptions)(void);
 /* Interpreters, virtual machines, collectors: by a function that each of them exports, wherever it is linked to. */
 static void look_for_runtime(const struct module *m)
 {
+    static const char told[] = "__asan_init"; /* sanitizers: they take locks past our hooks */
     static const char *const names[] = {
-        "Py_Initialize",           "lua_newstate",   "perl_alloc",       "ruby_init",
-        "Tcl_CreateInterp",        "GC_init",        "JNI_CreateJavaVM", "mono_jit_init",
-        "JS_NewContext",           "scm_init_guile", "php_embed_init",   "coreclr_initialize",
-        "_ZN2v82V810InitializeEi", "__asan_init",    "__tsan_init", /* sanitizers: they want to be told of each switch
-                                                                     */
+        "Py_Initialize",
+        "lua_newstate",
+        "perl_alloc",
+        "ruby_init",
+        "Tcl_CreateInterp",
+        "GC_init",
+        "JNI_CreateJavaVM",
+        "mono_jit_init",
+        "JS_NewContext",
+        "scm_init_guile",
+        "php_embed_init",
+        "coreclr_initialize",
+        "_ZN2v82V810InitializeEi",
+        told,
+        "__tsan_init",
     };
     void *exceptions = defined(m, "__cxa_get_globals"), *python;
 
     for (uint32_t i = 0; i < UB_ARRAY_LEN(names); i++) {
-        if (!defined(m, names[i]))
+        if (!defined(m, names[i]) || (names[i] == told && ub_fiber_tells()))
             continue;
         python = i == 0 && !patch.complete ? defined(m, "Py_IsInitialized") : NULL; /* later ones may be unloaded */
         if (python)

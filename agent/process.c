@@ -175,7 +175,7 @@ static bool find_watcher(const char *address, char **environment)
     return inherited.tree;
 }
 
-static bool is_the_programs(const void *function)
+bool ub_process_has_its_own(const void *function)
 {
     const char *name = ub_module_name(function);
     const ElfW(Sym) *symbol = NULL;
@@ -195,7 +195,7 @@ static bool is_the_programs(const void *function)
  */
 static bool has_thread_sanitizer(void)
 {
-    return is_the_programs((const void *)strlen) && is_the_programs((const void *)pthread_spin_lock);
+    return ub_process_has_its_own((const void *)strlen) && ub_process_has_its_own((const void *)pthread_spin_lock);
 }
 
 /*

@@ -76,6 +76,9 @@ bool ub_process_enter(struct ub_thread *t);
 /* A seccomp filter is about to come: what must be undone is undone now, then no system call any more. Signal-safe. */
 void ub_process_hush(void);
 
+/* Whether the program itself defines this function of libc's: it calls that past our hooks. By the loader only. */
+bool ub_process_has_its_own(const void *function);
+
 /* enum ub_quiet, known as well in a forked child that is not yet watched again. Signal-safe. */
 uint32_t ub_process_quiet(void);
 

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -41,6 +42,8 @@ void ub_offload_start(uint32_t mode, bool steps)
     ub_offload_moves = moves && mode > UB_OFFLOAD_DRY_RUN;
     if (mode == UB_OFFLOAD_OFF)
         return;
+    if (ub_process_has_its_own((const void *)pthread_mutex_lock) && !ub_fiber_tells())
+        ub_patch_runtime = ub_patch_stacks = true; /* AddressSanitizer's: it takes locks that we do not see */
     ub_loops_count += UB_LOOPS_OF_LOCKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;

@@ -175,10 +175,22 @@ void ub_fiber_main(struct ub_fiber *f)
 {
     void *gone;
 
+    if (ub_fiber_tells())
+        __sanitizer_finish_switch_fiber(NULL, &f->resumer.low, &f->resumer.size);
     f->result = f->function(f->word[0], f->word[1], f->word[2], f->word[3], f->word[4], f->word[5]);
     f->state = UB_FIBER_DONE;
+    if (ub_fiber_tells()) /* it does not come back */
+        __sanitizer_start_switch_fiber(NULL, f->resumer.low, f->resumer.size);
     ub_fiber_switch(&gone, f->caller);
     __builtin_unreachable();
+}
+
+void ub_fiber_tell_left(struct ub_fiber *f)
+{
+    if (!ub_fiber_tells())
+        return;
+    __sanitizer_start_switch_fiber(NULL, f->resumer.low, f->resumer.size);
+    __sanitizer_finish_switch_fiber(f->resumer.fake, NULL, NULL);
 }
 
 /*
@@ -195,6 +207,7 @@ int ub_fiber_personality(int version, int actions, uint64_t class, void *excepti
     if (!(actions & CLEANUP_PHASE) || !f)
         return CONTINUE_UNWIND;
     f->state = UB_FIBER_LEFT;
+    ub_fiber_tell_left(f);
     if (f->thread) {
         f->thread->caught = f->callers.caught;
         f->thread->uncaught += f->callers.uncaught;

@@ -35,6 +35,13 @@ struct ub_fiber_exceptions {
     unsigned int uncaught;
 };
 
+/* What AddressSanitizer is told, and tells, of a stack that is left. */
+struct ub_fiber_told {
+    void *fake;
+    const void *low;
+    size_t size;
+};
+
 struct ub_fiber {
     void *sp;     /* its registers are there while it does not run */
     void *caller; /* those of who resumed it, while it runs: the way down for unwinders. NULL otherwise */
@@ -46,6 +53,8 @@ struct ub_fiber {
     uintptr_t high;                              /* one past its highest: the root's frame */
     struct ub_fiber_exceptions exceptions;       /* its own, while it does not run */
     struct ub_fiber_exceptions *thread, callers; /* while it does: where they are now, and its resumer's */
+    struct ub_fiber_told resumer;                /* AddressSanitizer's view of who resumed it */
+    void *fake;                                  /* its own fake stack, while it does not run */
     struct ub_fiber *next;                       /* free */
     struct ub_fiber *older;                      /* of all the pool's */
 };
@@ -73,6 +82,26 @@ void ub_fiber_give(struct ub_fiber_pool *pool, struct ub_fiber *f);
 /* READY. */
 void ub_fiber_start(struct ub_fiber *f, ub_fiber_function *function, const uint64_t word[UB_FIBER_WORDS]);
 
+/* AddressSanitizer's. */
+extern void __sanitizer_start_switch_fiber(void **fake, const void *low, size_t size) __attribute__((weak));
+extern void __sanitizer_finish_switch_fiber(void *fake, const void **low, size_t *size) __attribute__((weak));
+
+/*
+ * Whether it is told of each switch: in the build for `make check-sanitizers` only. Elsewhere nothing moves in a
+ * program with a sanitizer, whose locks are taken past our hooks (ub_offload_start). Signal-safe.
+ */
+static inline bool ub_fiber_tells(void)
+{
+#ifdef UB_SANITIZED
+    return __sanitizer_start_switch_fiber && __sanitizer_finish_switch_fiber;
+#else
+    return false;
+#endif
+}
+
+/* It was left by a longjmp, which told nobody: the caller is on the stack of who resumed it. */
+void ub_fiber_tell_left(struct ub_fiber *f);
+
 /* fiber_x86_64.S, fiber_aarch64.S */
 void ub_fiber_switch(void **save, void *load);
 
@@ -92,7 +121,11 @@ static inline enum ub_fiber_state ub_fiber_resume(struct ub_fiber *f, struct ub_
         f->callers = *exceptions;
         *exceptions = f->exceptions;
     }
+    if (ub_fiber_tells())
+        __sanitizer_start_switch_fiber(&f->resumer.fake, (const void *)f->low, f->high - f->low);
     ub_fiber_switch(&f->caller, f->sp);
+    if (ub_fiber_tells())
+        __sanitizer_finish_switch_fiber(f->resumer.fake, NULL, NULL);
     if (exceptions) {
         f->exceptions = *exceptions;
         *exceptions = f->callers;
@@ -105,7 +138,11 @@ static inline enum ub_fiber_state ub_fiber_resume(struct ub_fiber *f, struct ub_
 static inline void ub_fiber_suspend(struct ub_fiber *f)
 {
     f->state = UB_FIBER_SUSPENDED;
+    if (ub_fiber_tells())
+        __sanitizer_start_switch_fiber(&f->fake, f->resumer.low, f->resumer.size);
     ub_fiber_switch(&f->sp, f->caller);
+    if (ub_fiber_tells())
+        __sanitizer_finish_switch_fiber(f->fake, &f->resumer.low, &f->resumer.size);
 }
 
 /* Whether an address is on its stack. */

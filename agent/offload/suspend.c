@@ -474,6 +474,8 @@ static void abandon(struct mine *m, uintptr_t sp)
     for (; task && !ub_fiber_contains(&task->fiber, sp); task = outer) {
         outer = task->outer;
         m->current = outer;
+        if (task->fiber.state == UB_FIBER_RUNNING)
+            ub_fiber_tell_left(&task->fiber);
         if (m->exceptions && task->fiber.state == UB_FIBER_RUNNING)
             *m->exceptions = task->fiber.callers;
         finish(m, task);

@@ -29,6 +29,12 @@ PYTHON = "/usr/bin/python3"
 PATIENCE = 30.0
 
 
+# `make check-sanitizers`: programs that are built by a test have AddressSanitizer and UndefinedBehaviorSanitizer in them.
+SANITIZED = "UNBLOCK_SANITIZED" in os.environ
+COMPILER = ["clang++", "-DSANITIZED", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"] if SANITIZED \
+    else ["g++"]
+
+
 def program(name):
     """Path of a program of tests/programs; `make programs` builds them."""
     path = PROGRAMS / name

@@ -29,7 +29,7 @@ def build(tmp_path_factory):
             includes = subprocess.run(["pkg-config", "--cflags", "glib-2.0"], capture_output=True, text=True).stdout.split()
             made[library, flags] = path = folder / f"stress{len(made)}"
             source = helpers.ROOT / "tests/programs/stress.cc"
-            subprocess.run(["g++", "-std=c++17", "-O1" if LONG else "-O0", "-g", "-Wall", *includes, source, "-o", path, *LIBRARIES[library], *flags,
+            subprocess.run([*helpers.COMPILER, "-std=c++17", "-O1" if LONG else "-O0", "-g", "-Wall", *includes, source, "-o", path, *LIBRARIES[library], *flags,
                             "-lpthread"], check=True)
         return made[library, flags]
 

@@ -219,7 +219,7 @@ static void do_recv()
         return bad("socketpair: %s", strerror(errno));
     later(soon_us(), [=] { put(s[1], token); });
     errno = KEPT_ERRNO;
-    if (recv(s[0], &got, sizeof(got), MSG_WAITALL) != sizeof(got) || got != token)
+    if (recv(s[0], &got, sizeof(got), dice(2) ? MSG_WAITALL : 0) != sizeof(got) || got != token)
         bad("recv: %llu for %llu", (unsigned long long)got, (unsigned long long)token);
     check_errno();
     close(s[0]);
@@ -416,6 +416,7 @@ static void do_unwind()
     }
 }
 
+#ifndef SANITIZED
 /* Stays; what is suspended goes on above it. */
 static std::mutex held;
 
@@ -425,6 +426,7 @@ static void do_locked()
 
     dice(4) ? do_sleep() : do_pipe();
 }
+#endif
 
 static const struct {
     const char *name;
@@ -435,7 +437,9 @@ static const struct {
     {"recv", 10, do_recv},     {"send", 4, do_send},      {"flock", 6, do_flock},      {"lock", 6, do_record_lock},
     {"file", 5, do_file},      {"child", 3, do_child},    {"semaphore", 8, do_semaphore},
     {"connect", 4, do_connect}, {"name", 2, do_name},     {"throw", 6, do_throw},      {"unwind", 4, do_unwind},
+#ifndef SANITIZED /* there they are taken past our hooks, for which reason nothing moves in such programs else */
     {"locked", 1, do_locked},
+#endif
 };
 
 static void do_something()
@@ -951,7 +955,12 @@ int main(int argc, char **argv)
         bad("%llu sent, %llu asked for", (unsigned long long)shared_sent, (unsigned long long)shared_asked);
     if (late.descriptors != early.descriptors)
         bad("descriptors: %zu, later %zu", early.descriptors, late.descriptors);
-    if (late.mappings > early.mappings + 6)
+#ifdef SANITIZED
+    const size_t more = 64; /* a thread that is late has more of them */
+#else
+    const size_t more = 6;
+#endif
+    if (late.mappings > early.mappings + more)
         bad("mappings: %zu, later %zu", early.mappings, late.mappings);
     if (late.memory > early.memory + (64 << 10))
         bad("memory: %zu, later %zu", early.memory, late.memory);
