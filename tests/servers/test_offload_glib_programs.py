@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lags import DRY_RUN, EAGER, shorter
 from test_loop_glib import Dconf, SlowDconf
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
@@ -16,7 +17,6 @@ from test_suites import compare  # noqa: E402
 
 pytestmark = pytest.mark.skipif("UNBLOCK_SOAK" not in os.environ, reason="run by make check-offload")
 
-EAGER = ("--offload=eager",)
 SLOW_MS = 400
 
 
@@ -45,11 +45,14 @@ def write_slowly(dconf):
 
 
 def test_dconf_on_a_slow_disk(server):
-    alone = write_slowly(server(SlowDconf, watched=False))
+    watched = server(SlowDconf, options=DRY_RUN)
+    alone = write_slowly(watched)
     dconf = server(SlowDconf, options=EAGER)
     assert write_slowly(dconf) == alone and alone[0] == "102\n"
-    calls = {line["call"]: line["moved"] for line in dconf.stop().of("offload")}
+    recording = dconf.stop()
+    calls = {line["call"]: line["moved"] for line in recording.of("offload")}
     assert calls.get("fsync", 0) >= 3, calls
+    assert shorter(watched.stop(), recording, SLOW_MS)
 
 
 def test_glibs_own_tests():

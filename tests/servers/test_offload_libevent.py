@@ -9,13 +9,13 @@ matters; why is in agent/offload/README.md. Part of `make check-offload`, not of
 import os
 import socket
 import struct
-import threading
 import time
 
 import pytest
 
 import helpers
 import servers
+from lags import DRY_RUN, EAGER, meanwhile, shorter
 from servers import Server, tool
 from test_loop_libevent import Seed, SlowTransmission
 from test_loop_tor import Tor, name_proxy, resolver  # noqa: F401: a fixture
@@ -23,7 +23,6 @@ from test_memcached import Memcached, ask
 
 pytestmark = pytest.mark.skipif("UNBLOCK_SOAK" not in os.environ, reason="run by make check-offload")
 
-EAGER = ("--offload=eager",)
 PAUSE = 0.15  # between two lines of who controls it
 
 
@@ -78,32 +77,17 @@ def dns(kind=socket.SOCK_DGRAM):
 
 def control_slowly(unbound):
     """Who asks, all the while: (all that was said, how long each answer took)."""
-    took, done = [], threading.Event()
-
-    def poll():
-        with dns() as s:
-            while not done.is_set():
-                begun = time.monotonic()
-                unbound.query(s, "a.here.test")
-                took.append(time.monotonic() - begun)
-                time.sleep(0.01)
-
     with dns() as s:
         for _ in range(15):
             unbound.query(s, "a.here.test")
-        thread = threading.Thread(target=poll)
-        thread.start()
-        try:
-            said = [unbound.told("local_datas", [f"n{i}.here.test. A 10.0.1.{i}" for i in range(8)])]
-        finally:
-            done.set()
-            thread.join()
-        said += [unbound.query(s, f"n{i}.here.test") for i in range(8)]
-    return said, took
+        told, took = meanwhile(lambda: unbound.query(s, "a.here.test"),
+                               lambda: unbound.told("local_datas", [f"n{i}.here.test. A 10.0.1.{i}" for i in range(8)]))
+        return [told, *(unbound.query(s, f"n{i}.here.test") for i in range(8))], took
 
 
 def test_unbound_answers_while_it_is_told(server):
-    alone, held_up = control_slowly(server(Unbound, watched=False))
+    watched = server(Unbound, options=DRY_RUN)
+    alone, held_up = control_slowly(watched)
     unbound = server(Unbound, options=EAGER)
     with_us, took = control_slowly(unbound)
     assert with_us == alone and alone[0] == b"added 8 datas\n"
@@ -113,6 +97,7 @@ def test_unbound_answers_while_it_is_told(server):
     recording = unbound.stop()
     moved = [line for line in recording.of("offload") if line["moved"]]
     assert {line["call"] for line in moved} == {"recv"} and sum(line["moved"] for line in moved) >= 7, moved
+    assert shorter(watched.stop(), recording, 8 * PAUSE * 1000)
 
 
 def test_memcached(either):
