@@ -25,6 +25,7 @@ import callbacks  # noqa: E402
 import computing  # noqa: E402
 import entering  # noqa: E402
 import helpers  # noqa: E402
+import hopping  # noqa: E402
 import kernel  # noqa: E402
 import micro  # noqa: E402
 import moved  # noqa: E402
@@ -62,6 +63,9 @@ SECTIONS = {
     "uvloop": services.uvloop,
     "moved": moved.aiohttp,
     "hops": moved.hops,
+    "hops-uv": hopping.hops,
+    "inline": hopping.inline,
+    "suspensions": hopping.suspensions,
     "tickers": moved.tickers,
     "yield": computing.yields,
     "functions": computing.elsewhere,

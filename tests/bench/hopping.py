@@ -1,0 +1,61 @@
+"""Calls that libuv's callbacks make, moved: tests/programs/hop_uv.c, beside the same work by libuv's own pool and by a program rewritten by
+hand; calls that do not block and stay; what many suspended callbacks take up."""
+
+import json
+
+import helpers
+import micro
+import pairs
+
+COUNT = 3000
+SLEEPERS = 1000
+INLINE = ("read", "recv", "flock", "sem")
+
+
+def said(what, count, moved=False, **env):
+    command = [helpers.program("hop_uv"), what, count]
+    recording = micro.OUT / "hopping.jsonl"
+    if moved:
+        command = [helpers.UNBLOCK, "run", "-q", "--force", "-t", "20ms", "-o", recording, "--offload=eager", "--", *command]
+    answer = json.loads(micro.run(command, env))
+    assert answer["count"] == count, answer
+    if moved:
+        calls = helpers.Recording(recording).end["offload"]["moved"]
+        assert calls >= count * 0.99 if what in ("call", "sleepers") else calls == 0, f"{what}: {calls} moved of {count}"
+    return answer
+
+
+def hops(quick):
+    """From the call to its result, p50 of each run: a hop through the pool."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    values = pairs.interleave(("call", "work", "hand"), lambda what: said(what, COUNT, what == "call")["p50_ns"] / 1000, pairs.rounds(quick))
+    median, low, high = pairs.interval(values["call"])
+    return [{"what": "libuv: a call that is moved to the pool, p50", "ours": f"{median:.1f} us [{low:.1f}, {high:.1f}]", "limit": 20, "judged": median,
+             "unit": " us", "peer": f"uv_queue_work {pairs.interval(values['work'])[0]:.1f}, by hand {pairs.interval(values['hand'])[0]:.1f}"}], values
+
+
+def inline(quick):
+    """What a call that does not block costs more in a program whose calls move."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    rows, raw = [], {}
+    for what in INLINE:
+        values = pairs.interleave(("none", "armed"), lambda variant, w=what: said(w, 20000, variant == "armed")["ns"], pairs.rounds(quick))
+        median, low, high = pairs.interval(pairs.differences(values, "armed", "none"))
+        rows.append({"what": f"libuv: {what} that does not block stays", "ours": f"{median:+.0f} ns [{low:+.0f}, {high:+.0f}] on "
+                     f"{pairs.interval(values['none'])[0]:.0f}", "limit": 150, "judged": median, "unit": " ns"})
+        raw[what] = values
+    return rows, raw
+
+
+def suspensions(quick):
+    """What the process has more while a thousand sleep."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    raw = {"callbacks of ours": said("sleepers", SLEEPERS, True), "uv_queue_work": said("threads", SLEEPERS, UV_THREADPOOL_SIZE=str(SLEEPERS)),
+           "by hand, a timer each": said("timers", SLEEPERS)}
+    told = {}
+    for name, usage in raw.items():
+        assert usage["at_once"] == usage["check"] == SLEEPERS, usage
+        told[name] = (f"{usage['resident_kb'] / 1024:.1f} MB resident, {usage['mapped_kb'] / (1 << 20):.1f} GB of addresses, "
+                      f"{usage['maps']} mappings")
+    ours = told.pop("callbacks of ours")
+    return [{"what": f"libuv: {SLEEPERS} callbacks suspended", "ours": ours, "peer": "; ".join(f"{n}: {t}" for n, t in told.items())}], raw
