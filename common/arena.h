@@ -76,6 +76,7 @@ struct ub_arena_header {
     uint64_t stack_deepest; /* bytes of the stacks that callbacks ran on */
     uint64_t pool_queued;   /* most calls that waited for a thread at once */
     uint64_t pool_threads;  /* most threads of one process */
+    uint64_t away;          /* calls that have left and are not back. A process that dies leaves its own */
 };
 _Static_assert(sizeof(struct ub_arena_header) == 4 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 

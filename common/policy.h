@@ -53,9 +53,10 @@ struct ub_policy_site {
     uint16_t limit;                  /* so many at once of one process, 0: any number; */
     uint32_t rule;                   /* counted together by this number */
     uint32_t waited;                 /* a call has waited for the answer: no other does */
+    uint64_t beside, beside_most;    /* callbacks that ran while such calls were away: all, and in one */
     uint64_t reserved[1];
 };
-_Static_assert(sizeof(struct ub_policy_site) == 128, "policy: agent and tracer agree on it");
+_Static_assert(sizeof(struct ub_policy_site) == 144, "policy: agent and tracer agree on it");
 
 struct ub_policy {
     uint32_t full;  /* sites that found no room: their calls are not told of, and are moved only where that is proven */

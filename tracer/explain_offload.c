@@ -255,12 +255,13 @@ static void tell_site(struct ub_explain *x, uint32_t i)
     json_t *o;
 
     site_name(x->site[i], call, hash);
-    o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "type", "offload", "site", hash, "call", call,
-                  "moved", (json_int_t)ub_load_relaxed(&site->moved), "saved_ns",
-                  (json_int_t)ub_load_relaxed(&site->moved_ns), "longest_ns",
-                  (json_int_t)ub_load_relaxed(&site->longest_ns), "wait_ns",
-                  (json_int_t)ub_load_relaxed(&site->pool_ns), "first", (json_int_t)ub_load_relaxed(&site->blocked),
-                  "first_ns", (json_int_t)ub_ticks_span_to_ns(ub_load_relaxed(&site->blocked_ticks)));
+    o = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "type", "offload", "site", hash, "call", call,
+        "moved", (json_int_t)ub_load_relaxed(&site->moved), "saved_ns", (json_int_t)ub_load_relaxed(&site->moved_ns),
+        "longest_ns", (json_int_t)ub_load_relaxed(&site->longest_ns), "wait_ns",
+        (json_int_t)ub_load_relaxed(&site->pool_ns), "beside", (json_int_t)ub_load_relaxed(&site->beside), "beside_max",
+        (json_int_t)ub_load_relaxed(&site->beside_most), "first", (json_int_t)ub_load_relaxed(&site->blocked),
+        "first_ns", (json_int_t)ub_ticks_span_to_ns(ub_load_relaxed(&site->blocked_ticks)));
     json_object_update_missing(o, x->site[i]);
     ub_explain_emit(x, o);
 }
@@ -302,26 +303,30 @@ void ub_offload_switch(struct ub_explain *x, struct ub_event *e)
 static json_t *executor_json(const struct ub_explain *x)
 {
     const struct ub_arena_header *h = &x->w->arena->h;
-    uint64_t wait_ns = 0;
+    uint64_t wait_ns = 0, beside = 0;
 
-    for (uint32_t i = 0; i < UB_POLICY_SITES; i++)
+    for (uint32_t i = 0; i < UB_POLICY_SITES; i++) {
         wait_ns += ub_load_relaxed(&x->w->arena->policy.site[i].pool_ns);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
+        beside += ub_load_relaxed(&x->w->arena->policy.site[i].beside);
+    }
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
                      (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns, "stack_bytes",
                      (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
                      (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
-                     (json_int_t)ub_load_relaxed(&h->pool_queued));
+                     (json_int_t)ub_load_relaxed(&h->pool_queued), "beside", (json_int_t)beside);
 }
 
 void ub_offload_progress(struct ub_explain *x)
 {
-    uint64_t moved = ub_load_relaxed(&x->w->arena->h.moved);
+    uint64_t moved = ub_load_relaxed(&x->w->arena->h.moved), away = ub_load_relaxed(&x->w->arena->h.away);
     json_t *line;
 
-    if (x->w->offload <= UB_OFFLOAD_DRY_RUN || moved == x->moved_told)
+    if (x->w->offload <= UB_OFFLOAD_DRY_RUN || (moved == x->moved_told && away == x->away_told))
         return;
     x->moved_told = moved;
+    x->away_told = away;
     line = executor_json(x);
+    json_object_set_new(line, "away", json_integer((json_int_t)away));
     json_object_set_new(line, "type", json_string("executor"));
     ub_explain_emit(x, line);
 }

@@ -165,6 +165,9 @@ static void put_moved(FILE *out, const struct ub_figures_offload *o)
          "Of that, until a thread took a call up, and from its end until its callback went on.");
     fputs("unblock_offload_wait_seconds_total ", out);
     put_seconds(out, o->wait_ns);
+    head(out, "unblock_offload_beside_total", "counter", "Callbacks that ran while calls were off their loop.");
+    fprintf(out, "unblock_offload_beside_total %" PRIu64 "\n", o->beside);
+    put_most(out, "unblock_offload_away", "Calls that are off their loop now.", o->away);
     put_most(out, "unblock_offload_threads_max", "Most threads of the executor of one process.", o->threads);
     put_most(out, "unblock_offload_queued_max", "Most calls that waited for a thread at once.", o->queued);
     put_most(out, "unblock_offload_stack_bytes_max", "Deepest that a callback's own stack was used.", o->stack_bytes);

@@ -54,6 +54,8 @@ bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret
         ret->wait_ns = ub_add_saturated(ret->wait_ns, ub_json_u64_or(o, "wait_ns", 0));
         raise_to(&ret->threads, ub_json_u64_or(o, "threads", 0));
         raise_to(&ret->queued, ub_json_u64_or(o, "queued_max", 0));
+        ret->beside = ub_add_saturated(ret->beside, ub_json_u64_or(o, "beside", 0));
+        ret->away = ub_add_saturated(ret->away, ub_json_u64_or(o, "away", 0));
         raise_to(&ret->stack_bytes, ub_json_u64_or(o, "stack_bytes", 0));
     }
     return any;

@@ -28,7 +28,7 @@ uint64_t ub_figures_lost(const struct ub_model *m, const char *loss);
  */
 struct ub_figures_offload {
     uint64_t moved, saved_ns, wait_ns;
-    uint64_t threads, queued, stack_bytes;
+    uint64_t threads, queued, stack_bytes, beside, away;
 };
 bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret);
 

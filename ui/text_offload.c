@@ -190,7 +190,7 @@ static void put_name(const struct ub_text_view *view, const json_t *place)
 /* "  nanosleep in on_timer() (app.c:12): 3 moved, 450 ms, the longest 150 ms; 1 first, 151 ms" */
 static void put_site(const struct ub_text_view *view, const json_t *line, const char *prefix)
 {
-    uint64_t first = ub_json_u64_or(line, "first", 0);
+    uint64_t first = ub_json_u64_or(line, "first", 0), beside = ub_json_u64_or(line, "beside", 0);
 
     fprintf(view->pen.out, "%s  ", prefix);
     ub_escape_put(view->pen.out, ub_json_string(line, "call"), UB_TEXT_NAME_COLUMNS);
@@ -200,6 +200,11 @@ static void put_site(const struct ub_text_view *view, const json_t *line, const 
     ub_text_put_duration(view, UB_INK_GOOD, ub_json_u64_or(line, "saved_ns", 0));
     fputs(", the longest ", view->pen.out);
     ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "longest_ns", 0));
+    if (beside) {
+        fputs("; meanwhile ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, beside, "callback", "callbacks");
+        fprintf(view->pen.out, " ran, %" PRIu64 " at most", ub_json_u64_or(line, "beside_max", 0));
+    }
     if (first) {
         fprintf(view->pen.out, "; %" PRIu64 " before that, ", first);
         ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "first_ns", 0));
@@ -252,11 +257,13 @@ static void put_lag(const struct ub_text_view *view, const struct ub_run *run, c
 /* "  executor: 3 threads, 2 calls queued at most; 1.2 ms of waiting for a thread or the loop; stacks up to 14 kB" */
 static void put_executor(const struct ub_text_view *view, const json_t *end, const char *prefix)
 {
-    uint64_t threads = ub_json_u64_or(end, "threads", 0), stack = ub_json_u64_or(end, "stack_bytes", 0);
+    uint64_t threads = ub_json_u64_or(end, "threads", 0), stack = ub_json_u64_or(end, "stack_bytes", 0), away;
 
     if (threads == 0 && stack == 0)
         return;
     fprintf(view->pen.out, "%s  executor: ", prefix);
+    if (ub_json_u64(end, "away", &away))
+        fprintf(view->pen.out, "%" PRIu64 " away now; ", away);
     if (threads > 0) {
         ub_text_count(view, UB_INK_PLAIN, threads, "thread", "threads");
         fputs(", ", view->pen.out);

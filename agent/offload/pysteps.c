@@ -608,7 +608,8 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     void *loop = NULL, *future = s->future;
     struct host *h;
     int saved = errno;
-    uint64_t begun;
+    uint64_t begun, ran;
+    bool counted;
 
     if (!python->begin_wait(gil, s->wait.lock != NULL, &loop, &future))
         return false;
@@ -634,11 +635,18 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     if ((s->wait.lock && !ub_lock_park(&s->wait)) || (s->awaits && !ub_pyfunctions_park(s->awaits, &s->job)))
         s->done = true;
     __atomic_fetch_add(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED); /* who locks a connection's mutex asks */
+    ran = m->ran;
+    counted = ub_process->arena && !s->yields && !s->calls;
+    if (counted)
+        __atomic_fetch_add(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
     ub_fiber_suspend(&s->fiber);
+    if (counted)
+        __atomic_fetch_sub(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
+    s->beside = m->ran - ran - 1; /* this one does again */
     __atomic_fetch_sub(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;
-    if (ub_process->arena && !s->yields && !s->calls) {
+    if (counted) {
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, ub_clock_monotonic_ns() - begun, __ATOMIC_RELAXED);
     }

@@ -48,6 +48,7 @@ struct step {
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
     const void *unit[UB_STEP_UNITS]; /* connections that its whole calls have used (pyunits.c), and their mutexes */
     uint32_t units;                  /* so many; more than there is room for: it is not left any more */
+    uint64_t beside;                 /* steps that ran while it was left, last */
     uint64_t left_ns;                /* CLOCK_MONOTONIC: when it was, last */
     bool over;                       /* it has ended while its task could not be told: `fiber.result` and `result` */
     bool yields;                     /* it waits for its turn only (pyyield.c) */

@@ -197,11 +197,14 @@ void ub_sites_blocked(const struct ub_thread *t, uint32_t id, uint64_t spent)
     ub_store_relaxed(&site->learned, 1);
 }
 
-void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns)
+void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, uint64_t beside)
 {
     __atomic_fetch_add(&site->moved, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&site->moved_ns, ns, __ATOMIC_RELAXED);
     __atomic_fetch_add(&site->pool_ns, pool_ns, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&site->beside, beside, __ATOMIC_RELAXED);
+    if (beside > ub_load_relaxed(&site->beside_most))
+        ub_store_relaxed(&site->beside_most, beside);
     if (ns > ub_load_relaxed(&site->longest_ns))
         ub_store_relaxed(&site->longest_ns, ns); /* two threads at once: either is right enough */
 }

@@ -37,7 +37,8 @@ void ub_sites_end(struct ub_policy_site *site);
 /* A call that might have left has blocked for so many ticks: the next one from there will. Signal-safe. */
 void ub_sites_blocked(const struct ub_thread *t, uint32_t id, uint64_t spent);
 
-/* One has left, and is back; `pool_ns` of it went by before a thread took it up, and after it was done. */
-void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns);
+/* One has left, and is back; `pool_ns` of it went by before a thread took it up, and after it was done; so many other
+ * callbacks ran `beside` it, each that went on counted once more. */
+void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, uint64_t beside);
 
 #endif

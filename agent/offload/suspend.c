@@ -419,6 +419,7 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
 void ub_suspend_run_here(struct mine *m, struct ub_task *task)
 {
     take_out(m, task);
+    m->ran++;
     if (!run(m, task))
         return;
     task->over = task->done = true;
@@ -590,6 +591,7 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     if (!m || !ub_offload_moves || ub_patch_has_runtime() ||
         ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
+    m->ran++;
     abandon(m, sp);
     if (m->current) { /* a loop inside a callback: nothing moves there */
         uintptr_t outer = m->current->nested_sp;
@@ -657,6 +659,7 @@ static void resume_done(struct mine *m, struct ub_host *h)
         }
         take_out(m, task);
         task->driven = false;
+        m->ran++;
         if (task->over || run(m, task))
             finish(m, task);
         task = h->suspended; /* anything may have changed */
@@ -754,18 +757,28 @@ static uint64_t overhead_ns(const struct ub_task *task, uint64_t begun, uint64_t
     return job->begun_ns < begun || job->ended_ns > now ? 0 : job->begun_ns - begun + (now - job->ended_ns);
 }
 
+static void count_away(int by)
+{
+    if (ub_process->arena)
+        __atomic_fetch_add(&ub_process->arena->h.away, (uint64_t)by, __ATOMIC_RELAXED);
+}
+
 /* The program is left here, and comes back here. */
 static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
 {
-    uint64_t begun = now_ns();
+    const struct mine *m = ub_suspend_mine(false);
+    uint64_t begun = now_ns(), ran = m->ran;
 
     task->started = task->done = false;
+    count_away(1);
     ub_fiber_suspend(&task->fiber);
+    count_away(-1);
     if (ub_process->arena) {
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, now_ns() - begun, __ATOMIC_RELAXED);
         if (task->site)
-            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()));
+            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()),
+                           m->ran - ran - 1); /* this one does again */
     }
     if (task->job.signal)
         ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);

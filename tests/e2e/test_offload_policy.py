@@ -349,6 +349,7 @@ def test_written_from_a_dry_run_and_followed(tmp_path, built):
         assert "the loop's lag: p99 " in done.stderr and f"/{choice.name})" in done.stderr, done.stderr
         metrics = helpers.unblock("report", "--format", "prometheus", recording.path).stdout
         assert f"unblock_offload_moved_total {recording.end['offload']['moved']}\n" in metrics
+        assert f"unblock_offload_beside_total {recording.end['offload']['beside']}\n" in metrics
         assert "unblock_loop_lag_p99_seconds{" in metrics
 
 

@@ -7,6 +7,7 @@ wait for what a socket has no room for left to the kernel (sends).
 """
 
 import json
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,8 @@ import pytest
 
 # Threads of the executor that may be made; the CPU time, in ms, that no wait comes near unless it turns.
 CASES = {"many": 0, "kinds": 1, "children": 0, "reaped": 0, "limits": 0, "sends": 0, "broken": 0, "same": 0, "over": 0, "closes": 0, "error": 1}
+if "UNBLOCK_SOAK" in os.environ:
+    CASES["long"] = 0  # longer than it takes until figures are recorded
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,12 @@ def test_the_same_as_without_and_no_thread(said, case):
     assert offload["threads"] <= CASES[case], offload
     assert offload["moved"] >= (200 if case == "many" else 1), offload
     assert truth["threads"] <= 2 + CASES[case], truth  # the program's own two
+    if case == "children":  # each began while the first was away, and in the end all of them went on but itself
+        sites = [line for line in recording.of("offload") if line["call"] == "waitpid"]
+        assert sum(line["beside"] for line in sites) == offload["beside"] >= 50 * 49 / 2, sites
+        assert 49 <= max(line["beside_max"] for line in sites) <= 2 * 49, sites
+    if case == "long":
+        assert max(line["away"] for line in recording.of("executor")) == 1, recording.of("executor")
     assert truth["cpu_ms"] < 250, truth  # a wait that turned would take all of its 300 ms
 
 
@@ -57,3 +66,17 @@ def test_steps_take_no_thread(tmp_path, python):
     assert recording.end["offload"]["moved"] >= 200, recording.end
     assert recording.end["offload"]["threads"] == 0, recording.end
     assert json.loads(moved.stderr.splitlines()[-1])["threads"] <= 2
+
+
+def test_what_is_away_is_shown(tmp_path):
+    """Of a run that goes on; when it is over nothing is."""
+    path = tmp_path / "now.jsonl"
+    _, recording = helpers.record(tmp_path, helpers.program("ready_uv"), "same", threshold="1ms", options=("--offload=eager", "-q"))
+    lines = [line for line in recording.lines if line["type"] in ("header", "process")]
+    lines.append({"type": "executor", "moved": 5, "saved_ns": 7, "wait_ns": 1, "stack_bytes": 4096, "threads": 1, "queued_max": 2, "beside": 9, "away": 3})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "executor: 3 away now; 1 thread" in helpers.unblock("top", "--once", path).stdout
+    assert "unblock_offload_away 3\n" in helpers.unblock("report", "--format", "prometheus", path).stdout
+    text = helpers.unblock("report", recording.path).stdout
+    assert f"; meanwhile {recording.end['offload']['beside']} callbacks ran, " in text and "away now" not in text, text
+    assert "unblock_offload_away 0\n" in helpers.unblock("report", "--format", "prometheus", recording.path).stdout

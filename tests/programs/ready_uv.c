@@ -247,9 +247,9 @@ static void child_of(int status)
     }
 }
 
-static void limited(struct one *o, int option)
+static void limited(struct one *o, int option, int ms)
 {
-    struct timeval limit = {.tv_usec = 150000};
+    struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 
     setsockopt(o->fd, SOL_SOCKET, option, &limit, sizeof(limit));
 }
@@ -279,11 +279,14 @@ static void prepare(const char *name)
         signal(SIGCHLD, SIG_IGN);
         child_of(3);
     } else if (strcmp(name, "limits") == 0) {
-        limited(pair(recvs, SOCK_STREAM), SO_RCVTIMEO);
-        limited(pair(sends_some, SOCK_STREAM), SO_SNDTIMEO);
-        limited(add(accepts, inet(SOCK_STREAM, &(struct sockaddr_in){0}), -1), SO_RCVTIMEO);
+        limited(pair(recvs, SOCK_STREAM), SO_RCVTIMEO, 150);
+        limited(pair(sends_some, SOCK_STREAM), SO_SNDTIMEO, 150);
+        limited(add(accepts, inet(SOCK_STREAM, &(struct sockaddr_in){0}), -1), SO_RCVTIMEO, 150);
         for (int i = 0; i < count; i++)
             one[i].other = -1;
+    } else if (strcmp(name, "long") == 0) {
+        limited(pair(recvs, SOCK_STREAM), SO_RCVTIMEO, 12000);
+        one[0].other = -1;
     } else if (strcmp(name, "sends") == 0) {
         pair(sends, SOCK_STREAM);
         pair(writes, SOCK_STREAM);
