@@ -279,7 +279,7 @@ static void add_again(struct ub_task *task)
  * It was added again meanwhile, by another callback, and its descriptor is ready: whether it still is when this
  * callback is over is seen then.
  */
-static bool again(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS])
+static bool again(struct ub_task *task, const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS])
 {
     bool activated = task->own[OWN_STATE] & ACTIVATED;
 

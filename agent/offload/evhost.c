@@ -148,10 +148,12 @@ static void start_again(struct ub_task *task)
     call(ID_io_start, task->host->loop, w);
 }
 
-/* Started anew meanwhile, and ready: whether it still is when this callback is over is seen then. */
-static bool again(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS])
+/* Started anew meanwhile, and ready: whether it still is when this callback is over is seen then. Not so what the
+ * program feeds it: that is told once. */
+static bool again(struct ub_task *task, const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS])
 {
-    if (!has_fd(task) || task->muted || !task->own[OWN_ACTIVE] || word[2] & ~(uint64_t)READY)
+    if (!has_fd(task) || task->muted || !task->own[OWN_ACTIVE] || shape->kind != UB_CALLBACK_IO ||
+        word[2] & ~(uint64_t)READY)
         return false;
     mute(task);
     return true;

@@ -329,7 +329,7 @@ static void back(struct ub_task *task)
 }
 
 /* It cannot be dispatched meanwhile; if the program has seen to it that it is, it will be again. */
-static bool again(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS])
+static bool again(struct ub_task *task, const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS])
 {
     return true;
 }

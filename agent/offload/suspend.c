@@ -547,7 +547,7 @@ static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t func
         earlier->held_close = function;
         return true;
     }
-    if (earlier && ((h->ops->again && h->ops->again(earlier, word)) || put_off(h, key, function, shape, word)))
+    if (earlier && ((h->ops->again && h->ops->again(earlier, shape, word)) || put_off(h, key, function, shape, word)))
         return true;
     while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
         wait_for_timer(h);

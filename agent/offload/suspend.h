@@ -72,7 +72,7 @@ struct ub_host_ops {
      */
     void (*mute)(struct ub_task *task);
     /* One more is due of its handle. True: it will be when this one is over, if it still is; else it is put off. */
-    bool (*again)(struct ub_task *task, const uint64_t word[UB_FIBER_WORDS]);
+    bool (*again)(struct ub_task *task, const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS]);
     /* Whether this callback is told that the descriptor is ready, and would be told again if it still is. */
     bool (*is_told_ready)(const struct ub_task *task, int fd);
     /* It is over, having been suspended. `muted`: and the program has left the handle alone; `freed`: it wanted to free

@@ -1,6 +1,6 @@
 /*
- * offload_uv.c on libev: the same cases, "io", "async" and "periodic": other kinds of watchers; "child", "idle" and
- * "prepare", which must stay.
+ * offload_uv.c on libev: the same cases, "io", "async" and "periodic": other kinds of watchers; "child", "stat",
+ * "idle", "prepare" and "check", which must stay.
  */
 // libs: -lev
 #define OTHER_LOOP 1
@@ -82,6 +82,31 @@ static void on_prepare(struct ev_loop *l, ev_prepare *w, int what)
     once();
 }
 
+static void on_check(struct ev_loop *l, ev_check *w, int what)
+{
+    ev_check_stop(l, w);
+    once();
+}
+
+static void on_stat(struct ev_loop *l, ev_stat *w, int what)
+{
+    ev_stat_stop(l, w);
+    once();
+    unlink(w->path);
+}
+
+static void start_stat(ev_stat *w)
+{
+    static char path[] = "/tmp/unblock-stat-XXXXXX";
+    int fd = mkstemp(path);
+
+    ev_stat_init(w, on_stat, path, 0.1);
+    ev_stat_start(loop, w);
+    if (write(fd, "x", 1) != 1)
+        abort();
+    close(fd);
+}
+
 static void start(void)
 {
     static ev_io io;
@@ -91,6 +116,8 @@ static void start(void)
     static ev_child child_watcher;
     static ev_idle idle;
     static ev_prepare preparer;
+    static ev_check checker;
+    static ev_stat file;
     pid_t pid;
 
     if (is("io")) {
@@ -117,6 +144,11 @@ static void start(void)
     } else if (is("prepare")) {
         ev_prepare_init(&preparer, on_prepare);
         ev_prepare_start(loop, &preparer);
+    } else if (!strcmp(name, "check")) {
+        ev_check_init(&checker, on_check);
+        ev_check_start(loop, &checker);
+    } else if (!strcmp(name, "stat")) {
+        start_stat(&file);
     } else {
         ev_timer_init(&timer, on_timer, 0.001, 0);
         ev_timer_start(loop, &timer);
