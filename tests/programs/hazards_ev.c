@@ -201,7 +201,7 @@ static void on_kept(struct ev_loop *l, ev_io *w, int what)
         _exit(7);
     if (fired++)
         return;
-    rest(200);
+    rest(500);
     ev_io_stop(l, w);
     say("kept");
 }
@@ -301,7 +301,7 @@ static void begin(void)
         put(p[1], "a");
         add_fd(on_kept);
         in(50, &other, on_fork_freed);
-        in(900, &end, on_end);
+        in(1200, &end, on_end);
     } else if (is("once")) {
         put(p[1], "a");
         ev_once(loop, p[0], EV_READ, 1.0, on_once, &loop);
@@ -314,6 +314,6 @@ static void begin(void)
         put(p[1], "a");
         add_fd(on_kept);
         in(50, &other, on_fork);
-        in(900, &end, on_end);
+        in(1200, &end, on_end);
     }
 }
