@@ -1,4 +1,4 @@
-"""Random blocking calls of random callbacks, all of which are checked (tests/programs/stress.cc): libuv, libevent, GLib, with one, two and
+"""Random blocking calls of random callbacks, all of which are checked (tests/programs/stress.cc): the five loops, with one, two and
 32 threads in the executor. Nothing may be lost, reordered, doubled or leaked. Some hundred callbacks in `make check`, 10,000 suspensions each in `make check-offload`,
 UNBLOCK_STRESS of them in `make soak`.
 
@@ -14,7 +14,8 @@ import subprocess
 import helpers
 import pytest
 
-LIBRARIES = {"uv": ["-luv"], "event": ["-DLIBEVENT", "-levent_core", "-levent_pthreads"], "glib": ["-DGLIB", "-lglib-2.0"]}
+LIBRARIES = {"uv": ["-luv"], "event": ["-DLIBEVENT", "-levent_core", "-levent_pthreads"], "glib": ["-DGLIB", "-lglib-2.0"], "ev": ["-DLIBEV", "-lev"],
+             "sd": ["-DSD_EVENT", "-lsystemd"]}
 LONG = "UNBLOCK_SOAK" in os.environ
 CALLBACKS = int(os.environ.get("UNBLOCK_STRESS", 10000 if LONG else 160))
 

@@ -201,7 +201,7 @@ static void on_kept(struct ev_loop *l, ev_io *w, int what)
         _exit(7);
     if (fired++)
         return;
-    rest(500);
+    rest(is("fork") ? 500 : 200);
     ev_io_stop(l, w);
     say("kept");
 }

@@ -1,12 +1,12 @@
 /*
  * Callbacks that do random things which block, and check all that comes back: stress CALLBACKS [SEED [ACTORS]]
  *
- * Each actor is one handle of the loop library (-DLIBEVENT, -DGLIB, else libuv) whose callback makes one random call,
- * while others stop it, close it, free it or fork. Of every call it is known what must come back (a number that was
- * sent to it alone, or to the k-th caller), of every callback that it runs alone on its handle and not after it was
- * stopped, of every handle that nothing uses it once it is said to be closed. Ends with one line "done ..." and status
- * 0; anything wrong is a line "BAD ..." and status 1. Descriptors, mappings and memory are counted twice at
- * rest: what grew in between is a leak.
+ * Each actor is one handle of the loop library (-DLIBEVENT, -DGLIB, -DLIBEV, -DSD_EVENT, else libuv) whose callback
+ * makes one random call, while others stop it, close it, free it or fork. Of every call it is known what must come back
+ * (a number that was sent to it alone, or to the k-th caller), of every callback that it runs alone on its handle and
+ * not after it was stopped, of every handle that nothing uses it once it is said to be closed. Ends with one line "done
+ * ..." and status 0; anything wrong is a line "BAD ..." and status 1. Descriptors, mappings and memory are counted twice
+ * at rest: what grew in between is a leak.
  *
  * Built by tests/e2e/test_offload_stress.py, as it is and with sanitizers. Longer than most: it is one experiment.
  */
@@ -44,6 +44,10 @@
 #elif defined(GLIB)
 #include <glib-unix.h>
 #include <glib.h>
+#elif defined(LIBEV)
+#include <ev.h>
+#elif defined(SD_EVENT)
+#include <systemd/sd-event.h>
 #else
 #include <uv.h>
 #endif
@@ -472,6 +476,16 @@ struct Actor {
     event *handle = nullptr;
 #elif defined(GLIB)
     GSource *handle = nullptr;
+#elif defined(SD_EVENT)
+    sd_event_source *handle = nullptr;
+#elif defined(LIBEV)
+    union {
+        ev_watcher any;
+        ev_timer timer;
+        ev_periodic periodic;
+        ev_async async;
+        ev_io io;
+    } h;
 #else
     union {
         uv_timer_t timer;
@@ -766,6 +780,191 @@ static void run(std::function<bool()> tick)
 }
 
 static void init() { loop = g_main_loop_new(nullptr, FALSE); }
+#elif defined(LIBEV)
+static struct ev_loop *loop;
+enum { ONCE, REPEATED, PERIODIC, ASYNC, READABLE, KINDS };
+
+static void fire(Actor *a)
+{
+    bool again = act(a);
+    char c;
+
+    if (a->gone) /* it is stopped, and its memory is ours alone */
+        return replace(a);
+    if (a->kind == READABLE && read(a->p[0], &c, 1) != 1)
+        bad("its own byte is gone");
+    if (again && a->kind != REPEATED)
+        arm(a);
+}
+
+static void on_timer(struct ev_loop *, ev_timer *w, int) { fire((Actor *)w->data); }
+static void on_periodic(struct ev_loop *, ev_periodic *w, int) { fire((Actor *)w->data); }
+static void on_async(struct ev_loop *, ev_async *w, int) { fire((Actor *)w->data); }
+
+static void on_io(struct ev_loop *, ev_io *w, int)
+{
+    if (!ev_is_active(w))
+        bad("a watcher that is not active is ready");
+    fire((Actor *)w->data);
+}
+
+static void open_it(Actor *a)
+{
+    a->kind = (int)dice(KINDS);
+    if (a->kind == READABLE && pipe2(a->p, O_CLOEXEC | O_NONBLOCK))
+        abort();
+    if (a->kind == READABLE)
+        ev_io_init(&a->h.io, on_io, a->p[0], EV_READ);
+    else if (a->kind == ASYNC)
+        ev_async_init(&a->h.async, on_async);
+    else if (a->kind == PERIODIC)
+        ev_periodic_init(&a->h.periodic, on_periodic, 0, 0, nullptr);
+    else
+        ev_timer_init(&a->h.timer, on_timer, 0, 0);
+    a->h.any.data = a;
+}
+
+static void arm(Actor *a)
+{
+    double after = (1 + dice(3)) / 1e3;
+    char c;
+
+    if (a->kind == READABLE) {
+        ev_io_start(loop, &a->h.io);
+        if ((read(a->p[0], &c, 1) != 1 && errno != EAGAIN) || write(a->p[1], "x", 1) != 1)
+            bad("its own pipe: %s", strerror(errno));
+    } else if (a->kind == ASYNC) {
+        ev_async_start(loop, &a->h.async);
+        ev_async_send(loop, &a->h.async);
+    } else if (a->kind == PERIODIC) {
+        ev_periodic_set(&a->h.periodic, ev_time() + after, 0, nullptr);
+        ev_periodic_start(loop, &a->h.periodic);
+    } else {
+        ev_timer_set(&a->h.timer, after, a->kind == REPEATED ? 0.002 : 0);
+        ev_timer_start(loop, &a->h.timer);
+    }
+}
+
+static void disarm(Actor *a)
+{
+    if (a->kind == READABLE)
+        ev_io_stop(loop, &a->h.io);
+    else if (a->kind == ASYNC)
+        ev_async_stop(loop, &a->h.async);
+    else if (a->kind == PERIODIC)
+        ev_periodic_stop(loop, &a->h.periodic);
+    else
+        ev_timer_stop(loop, &a->h.timer);
+}
+
+static bool may_be_stopped(const Actor *) { return true; }
+static bool may_be_closed(const Actor *) { return true; }
+
+static void close_it(Actor *a)
+{
+    disarm(a);
+    if (!a->inside)
+        replace(a);
+}
+
+static void quit() { ev_break(loop, EVBREAK_ALL); }
+
+static void run(std::function<bool()> tick)
+{
+    static ev_timer t;
+
+    ev_timer_init(&t, [](struct ev_loop *, ev_timer *w, int) { (*(std::function<bool()> *)w->data)(); }, 0.001, 0.001);
+    t.data = &tick;
+    ev_timer_start(loop, &t);
+    ev_run(loop, 0);
+}
+
+static void init() { loop = ev_loop_new(0); }
+#elif defined(SD_EVENT)
+static sd_event *loop;
+enum { TIME, DEFER, KEPT, READABLE, KINDS };
+
+static int fire(Actor *a)
+{
+    bool again = act(a);
+    char c;
+
+    if (a->gone)
+        return 0;
+    if (a->kind == READABLE && read(a->p[0], &c, 1) != 1)
+        bad("its own byte is gone");
+    if (again && dice(16) == 0) { /* that switches it off */
+        a->halted = true;
+        return -EIO;
+    }
+    if (!again && a->kind == KEPT)
+        disarm(a);
+    if (again && a->kind != KEPT)
+        arm(a);
+    return 0;
+}
+
+static int on_time(sd_event_source *, uint64_t, void *a) { return fire((Actor *)a); }
+static int on_defer(sd_event_source *, void *a) { return fire((Actor *)a); }
+static int on_io(sd_event_source *, int, uint32_t, void *a) { return fire((Actor *)a); }
+static void on_gone(void *a) { replace((Actor *)a); }
+
+static void open_it(Actor *a)
+{
+    int r;
+
+    a->kind = (int)dice(KINDS);
+    if (a->kind == READABLE && pipe2(a->p, O_CLOEXEC | O_NONBLOCK))
+        abort();
+    r = a->kind == READABLE ? sd_event_add_io(loop, &a->handle, a->p[0], EPOLLIN, on_io, a)
+        : a->kind == TIME   ? sd_event_add_time(loop, &a->handle, CLOCK_MONOTONIC, 0, 1, on_time, a)
+                            : sd_event_add_defer(loop, &a->handle, on_defer, a);
+    if (r < 0)
+        bad("sd-event: %s", strerror(-r));
+    sd_event_source_set_enabled(a->handle, SD_EVENT_OFF);
+    sd_event_source_set_destroy_callback(a->handle, on_gone);
+}
+
+static void arm(Actor *a)
+{
+    bool on = a->kind == READABLE || a->kind == KEPT;
+    char c;
+
+    if (a->kind == READABLE && ((read(a->p[0], &c, 1) != 1 && errno != EAGAIN) || write(a->p[1], "x", 1) != 1))
+        bad("its own pipe: %s", strerror(errno));
+    if (a->kind == TIME)
+        sd_event_source_set_time_relative(a->handle, (1 + dice(3)) * 1000);
+    sd_event_source_set_enabled(a->handle, on ? SD_EVENT_ON : SD_EVENT_ONESHOT);
+    if (sd_event_source_get_enabled(a->handle, nullptr) != 1)
+        bad("a source that was switched on is not");
+}
+
+static void disarm(Actor *a)
+{
+    sd_event_source_set_enabled(a->handle, SD_EVENT_OFF);
+    if (sd_event_source_get_enabled(a->handle, nullptr) != 0)
+        bad("a source that was switched off is not");
+}
+
+static bool may_be_stopped(const Actor *) { return true; }
+static bool may_be_closed(const Actor *) { return true; }
+static void close_it(Actor *a) { sd_event_source_disable_unref(a->handle); }
+static void quit() { sd_event_exit(loop, 0); }
+
+static int on_tick(sd_event_source *s, uint64_t, void *tick)
+{
+    (*(std::function<bool()> *)tick)();
+    sd_event_source_set_time_relative(s, 1000);
+    return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+static void run(std::function<bool()> tick)
+{
+    sd_event_add_time_relative(loop, nullptr, CLOCK_MONOTONIC, 1000, 1, on_tick, &tick);
+    sd_event_loop(loop);
+}
+
+static void init() { sd_event_new(&loop); }
 #else
 static uv_loop_t *loop;
 enum { ONCE, REPEATED, ASYNC, FS, WORK, KINDS };
