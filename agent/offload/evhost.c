@@ -18,7 +18,6 @@
 #include <string.h>
 
 #define READ          1 /* EV_READ */
-#define READY         3 /* and EV_WRITE */
 #define BEAT_S        0.05
 #define HIGHEST       2 /* EV_MAXPRI of the default build */
 #define WATCHER_WORDS 8u
@@ -148,15 +147,15 @@ static void start_again(struct ub_task *task)
     call(ID_io_start, task->host->loop, w);
 }
 
-/* Started anew meanwhile, and ready: whether it still is when this callback is over is seen then. Not so what the
- * program feeds it: that is told once. */
+/*
+ * Started anew meanwhile, and ready: whether it still is when this callback is over is seen then. (What is told of one
+ * that is not active, or by the program, is told once, and put off.)
+ */
 static bool again(struct ub_task *task, const struct ub_shape *shape, const uint64_t word[UB_FIBER_WORDS])
 {
-    if (!has_fd(task) || task->muted || !task->own[OWN_ACTIVE] || shape->kind != UB_CALLBACK_IO ||
-        word[2] & ~(uint64_t)READY)
-        return false;
-    mute(task);
-    return true;
+    if (shape->kind == UB_CALLBACK_IO)
+        mute(task);
+    return shape->kind == UB_CALLBACK_IO && task->muted;
 }
 
 static bool is_told_ready(const struct ub_task *task, int fd)

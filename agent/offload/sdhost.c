@@ -341,7 +341,7 @@ static int hook_now(void *e, int clock, uint64_t *ret)
 {
     const struct ub_task *task = ub_suspend_current();
 
-    if (task && task->left && !task->nested_sp && task->host->ops == &ops && task->host->loop == resolved(e) && ret) {
+    if (task && task->left && task->host->ops == &ops && task->host->loop == resolved(e) && ret) {
         for (uint32_t i = 0; i < UB_ARRAY_LEN(clocks); i++) {
             if (clocks[i] == clock) {
                 *ret = task->own[OWN_NOW + i];

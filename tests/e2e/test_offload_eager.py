@@ -16,6 +16,7 @@ import pytest
 
 import helpers
 import oracle
+from offload_hosts import slow  # noqa: F401
 
 PROGRAM = r"""
 #include <uv.h>
@@ -466,34 +467,6 @@ def test_the_same_as_without(tmp_path, hazards, mode):
 CASES = {"nanosleep": 1, "unlocked": 1, "pipe_read": 1, "recv": 1, "send": 1, "flock": 1, "waitpid": 1, "sem_wait": 1,
          "fsync": 1, "connect": 1, "getaddrinfo": 1,
          "locked": 0, "rwlocked": 0, "handler": 0, "nested": 0, "context": 0, "prepare": 0, "close": 0}
-
-
-# A disk and a resolver that are slow, wherever the test runs. The wait itself is nothing that the agent hooks.
-SLOW = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/syscall.h>
-static void wait_(void)
-{
-    struct { long s, ns; } ts = {0, 300000000};
-    long r;
-    __asm__ volatile("syscall" : "=a"(r) : "a"(SYS_nanosleep), "D"(&ts), "S"(0) : "rcx", "r11", "memory");
-}
-int fsync(int fd) { wait_(); return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd); }
-int getaddrinfo(const char *a, const char *b, const void *c, void *d)
-{
-    wait_();
-    return ((int (*)(const char *, const char *, const void *, void *))dlsym(RTLD_NEXT, "getaddrinfo"))(a, b, c, d);
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slow")
-    (folder / "slow.c").write_text(SLOW)
-    subprocess.run(["cc", "-shared", "-fPIC", folder / "slow.c", "-o", folder / "slow.so"], check=True)
-    return {"LD_PRELOAD": str(folder / "slow.so")}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -20,7 +20,7 @@ STAYS = {"locked": "lock", "rwlocked": "lock", "handler": "signal", "nested": "n
 
 # At least so many calls are moved; none: it must stay.
 HAZARDS = {"rearm": 3, "rearm_select": 3, "rearm_poll": 3, "stopped": 1, "own_before": 1, "own_after": 1, "anew": 2, "fed": 1, "fed_own": 1,
-           "fed_anew": 1, "cleared": 2, "killed": 1, "once": 1, "direct": 1, "fork": 1, "fork_freed": 1}
+           "fed_anew": 1, "cleared": 2, "killed": 1, "resting": 4, "reused": 1, "once": 1, "direct": 1, "fork": 1, "fork_freed": 1}
 KINDS = {"repeat": 1, "repeat_stopped": 1, "repeat_again": 1, "once_more": 1, "periodic": 1, "periodic_stopped": 1, "periodic_again": 1, "async": 2,
          "async_stopped": 1, "signal": 1, "signal_stopped": 1, "fed_timer": 2, "new_callback": 1, "child": 0, "invoke": 1, "invoke_pending": 0,
          "important": 1, "inner": 2, "closed": 1, "prompt": 16, "cleanup": 0, "last": 1, "broken": 1}

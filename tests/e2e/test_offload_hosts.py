@@ -1,4 +1,7 @@
-"""Offload: what holds on all five loops alike, and is asked of each.
+"""Offload: what holds on all loops alike, and is asked of each.
+
+The modes, with a callback that sleeps three times: the dry run moves nothing, says what would move and what that would save; `flagged` leaves
+the first where it is; a policy moves what it names and nothing else. The program says the same in each as alone.
 
 A loop may be destroyed by another thread than the one that ran it (tests/programs/elsewhere.h): what we had for it goes with it. Without
 that (hosts.c, ub_suspend_gone looks at the calling thread's hosts only) libuv, libevent and libev fail, in `there` as well as `ended`;
@@ -8,6 +11,7 @@ threads (ub_suspend_lose), and where their hosts are not used again. libevent's 
 
 import json
 import os
+import subprocess
 
 import helpers
 import pytest
@@ -24,3 +28,43 @@ def test_loops_that_another_thread_destroys(tmp_path, loop, how):
     assert recording.end["offload"]["moved"] >= 60, recording.end["offload"]
     grown = {what: late - early for what, (early, late) in said.items()}
     assert (grown["descriptors"], grown["allocated"]) == (0, 0) and grown["pages"] < 150, said  # a host has 18
+
+
+SLEEPS = {"ev": "hazards_ev", "sd": "hazards_sd"}  # their case "rearm": three callbacks, each sleeps 60 ms
+
+
+def in_mode(tmp_path, loop, mode, **policy):
+    program = helpers.program(SLEEPS[loop])
+    alone = subprocess.run([program, "rearm"], capture_output=True, text=True, timeout=60, check=True)
+    if policy:
+        mode = tmp_path / "policy.ini"
+        mode.write_text(policy["rules"])
+    done, recording = helpers.record(tmp_path, program, "rearm", threshold="40ms", options=(f"--offload={mode}",), timeout=60)
+    assert (done.returncode, done.stdout) == (0, alone.stdout), done.stderr
+    sites = [line for line in recording.of("offload") if line["call"].endswith("nanosleep")]
+    return recording, recording.end.get("offload"), sites, done.stderr
+
+
+@pytest.mark.parametrize("loop", SLEEPS if LONG else ["sd"])
+def test_dry_run(tmp_path, loop):
+    recording, end, sites, told = in_mode(tmp_path, loop, "dry-run")
+    assert end is None and [sum(site[what] for site in sites) for what in ("moved", "would_move")] == [0, 3], (end, sites)
+    assert sum(site["saved_ns"] for site in sites) >= 170e6, sites
+    lag = recording.of("stats")[-1]["lag"]
+    assert lag["longest_ns"] >= 59e6 and lag["predicted"]["longest_ns"] <= lag["longest_ns"] - 40e6, lag
+    assert "offload dry run: 3 stalls would have moved from " in told, told
+
+
+@pytest.mark.parametrize("loop", SLEEPS if LONG else ["ev"])
+def test_flagged(tmp_path, loop):
+    _, end, sites, _ = in_mode(tmp_path, loop, "flagged")
+    assert end["moved"] == 2 and sum(site.get("first", 0) for site in sites) == 1, (end, sites)
+
+
+@pytest.mark.parametrize("loop", SLEEPS if LONG else ["ev"])
+@pytest.mark.parametrize("rule, moves", [("rest* = move", True), ("rest* = inline", False), ("other = move", False)] if LONG else [("rest* = move", True)])
+def test_policy(tmp_path, loop, rule, moves):
+    """On a machine without a free CPU the answer may come after the first call."""
+    _, end, sites, _ = in_mode(tmp_path, loop, None, rules=f"[offload]\nnanosleep in {rule}\n")
+    assert end["moved"] >= 2 if moves else end["moved"] == 0, (end, sites)
+    assert moves or sum(site["pinned"]["policy"] for site in sites) == 3, sites

@@ -68,7 +68,7 @@ static void on_own(struct ev_loop *l, ev_io *w, int what)
 static void on_anew(struct ev_loop *l, ev_io *w, int what)
 {
     enter();
-    rest(120);
+    rest_quietly(120);
     say(w->fd == q[0] ? "new" : "OLD");
     inside--;
     if (fired++) {
@@ -149,6 +149,39 @@ static void on_killed(struct ev_loop *l, ev_io *w, int what)
 static void on_lose(struct ev_loop *l, ev_timer *w, int what)
 {
     close(p[0]);
+}
+
+/* Left more than once: the loop still counts it as one. */
+static void on_resting(struct ev_loop *l, ev_io *w, int what)
+{
+    for (int i = 0; i < 4; i++)
+        rest(30);
+    ev_io_stop(l, w);
+    say("rested");
+}
+
+/* A timer that is over before its callback is: another callback makes a descriptor's watcher in its place. */
+static union {
+    ev_timer timer;
+    ev_io io;
+} place;
+
+static void on_over(struct ev_loop *l, ev_timer *w, int what)
+{
+    rest_quietly(200);
+    say("over");
+}
+
+static void on_ready(struct ev_loop *l, ev_io *w, int what)
+{
+    say(ev_is_active(w) ? "ready" : "NOT ACTIVE");
+    get(w->fd);
+}
+
+static void on_reuse(struct ev_loop *l, ev_timer *w, int what)
+{
+    ev_io_init(&place.io, on_ready, p[0], EV_READ);
+    ev_io_start(l, &place.io);
 }
 
 /* What is due of it is dropped; it stays active, and comes again. */
@@ -283,6 +316,15 @@ static void begin(void)
         add_fd(on_fed_anew);
         in(50, &other, on_feed_anew);
         in(600, &end, on_end);
+    } else if (is("resting")) {
+        put(p[1], "a");
+        add_fd(on_resting);
+        in(300, &end, on_end);
+    } else if (is("reused")) {
+        put(p[1], "ab");
+        in(1, &place.timer, on_over);
+        in(50, &other, on_reuse);
+        in(400, &end, on_end);
     } else if (is("cleared")) {
         put(p[1], "ab");
         add_fd(on_cleared);

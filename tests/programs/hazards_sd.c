@@ -36,7 +36,8 @@ static void say_enabled(const char *text, sd_event_source *s)
     int enabled, r = sd_event_source_get_enabled(s, &enabled);
 
     say(text);
-    say((r > 0) == (enabled != SD_EVENT_OFF) ? word[enabled + 1] : "MIXED UP");
+    say((r > 0) == (enabled != SD_EVENT_OFF) && sd_event_source_get_enabled(s, NULL) == r ? word[enabled + 1]
+                                                                                          : "MIXED UP");
 }
 
 /* Three bytes, one each time: it has to come again, one at a time, until they are read. */
@@ -93,6 +94,8 @@ static int on_enabled(sd_event_source *s, int fd, uint32_t what, void *arg)
 {
     sd_event_source_set_enabled(s, fired ? SD_EVENT_OFF : SD_EVENT_ON);
     rest(60);
+    if (sd_event_source_set_enabled(s, 7) != -EINVAL)
+        say("TAKEN");
     say_enabled("is", s);
     sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
     say_enabled("is", s);
@@ -110,6 +113,8 @@ static void on_destroy(void *arg)
 static int on_dropped(sd_event_source *s, int fd, uint32_t what, void *arg)
 {
     enter();
+    if (is("dropped_kept"))
+        sd_event_source_ref(s);
     rest(150);
     say(sd_event_source_get_io_fd(s) == fd ? "there" : "GONE");
     inside--;
@@ -127,6 +132,8 @@ static int on_drop(sd_event_source *s, uint64_t at, void *arg)
     int fresh[2];
 
     victim = sd_event_source_disable_unref(victim);
+    if (is("dropped_kept"))
+        return 0;
     close(p[0]);
     if (pipe(fresh) || fresh[0] != p[0])
         abort();
@@ -234,7 +241,8 @@ static int on_now_default(sd_event_source *s, uint64_t at, void *arg)
 /* Its turn's time is what it sets its next time by. */
 static int on_now(sd_event_source *s, uint64_t at, void *arg)
 {
-    uint64_t before, after, real[2];
+    uint64_t before, after, real[2], own;
+    sd_event *another;
 
     sd_event_now(loop, CLOCK_MONOTONIC, &before);
     sd_event_now(loop, CLOCK_REALTIME, &real[0]);
@@ -243,6 +251,12 @@ static int on_now(sd_event_source *s, uint64_t at, void *arg)
     sd_event_now(loop, CLOCK_MONOTONIC, &after);
     sd_event_now(loop, CLOCK_REALTIME, &real[1]);
     say(before == after && real[0] == real[1] ? "same" : "LATER");
+    sd_event_new(&another);
+    sd_event_now(another, CLOCK_MONOTONIC, &own);
+    sd_event_unref(another);
+    say(own >= before + 60000 ? "later" : "NOT ITS OWN");
+    if (sd_event_now(loop, CLOCK_MONOTONIC, NULL) != -EINVAL)
+        say("TAKEN");
     if (fired == 2)
         return sd_event_exit(loop, 0);
     sd_event_source_set_time(s, after + 110000);
@@ -310,6 +324,34 @@ static int on_meek(sd_event_source *s, uint64_t at, void *arg)
     return 0;
 }
 
+/* A loop inside a callback: what began before is over by then; afterwards the outer one goes on as before. */
+static int on_before(sd_event_source *s, uint64_t at, void *arg)
+{
+    rest(100);
+    say(fired++ ? "outer" : "before");
+    return 0;
+}
+
+static int on_inner(sd_event_source *s, uint64_t at, void *own)
+{
+    say(fired ? "after" : "TOO EARLY");
+    return sd_event_exit(own, 0);
+}
+
+static int on_nest(sd_event_source *s, uint64_t at, void *arg)
+{
+    sd_event *own;
+
+    sd_event_new(&own);
+    sd_event_add_time(own, NULL, CLOCK_MONOTONIC, 0, 1, on_inner, own);
+    if (is("inner"))
+        sd_event_loop(own);
+    else
+        sd_event_run(own, UINT64_MAX);
+    sd_event_unref(own);
+    return 0;
+}
+
 /* A loop that the program turns by itself returns when a callback is over. */
 static int on_by_hand(sd_event_source *s, int fd, uint32_t what, void *arg)
 {
@@ -319,26 +361,64 @@ static int on_by_hand(sd_event_source *s, int fd, uint32_t what, void *arg)
     return 0;
 }
 
-static void turn(void)
+static void turn(sd_event *e)
 {
     if (is("run")) {
-        sd_event_run(loop, UINT64_MAX);
-    } else if (sd_event_prepare(loop) > 0 || sd_event_wait(loop, UINT64_MAX) > 0) {
-        sd_event_dispatch(loop);
+        sd_event_run(e, UINT64_MAX);
+    } else if (sd_event_prepare(e) > 0 || sd_event_wait(e, UINT64_MAX) > 0) {
+        sd_event_dispatch(e);
     }
 }
 
-static void by_hand(void)
+static void by_hand(sd_event *e)
 {
-    add_fd(on_by_hand, SD_EVENT_ON);
+    sd_event_add_io(e, NULL, p[0], EPOLLIN, on_by_hand, NULL);
     for (int i = 0; i < 3; i++) {
         put(p[1], "x");
         while (fired == i) {
             inside = 0;
-            turn();
+            turn(e);
         }
         say("turned");
     }
+}
+
+/* Left more than once; what is done goes on at once, not at the next heartbeat: that would take twice the time. */
+static int on_sleeps(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    for (int i = 0; i < 16 && !fired; i++)
+        rest(25);
+    get(fd);
+    say(fired++ ? "again" : "prompt");
+    return 0;
+}
+
+/* The program closes all that it does not know; one whose call takes longer than a heartbeat, and again. */
+static int on_closed(sd_event_source *s, uint64_t at, void *arg)
+{
+    for (int i = 0; i < 3; i++)
+        rest(80);
+    say("over");
+    return 0;
+}
+
+static int on_close(sd_event_source *s, uint64_t at, void *arg)
+{
+    if (close_range(64, ~0u, 0))
+        abort();
+    return 0;
+}
+
+/* In a callback that is never left, of a loop that does run. */
+static int on_edge(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    sd_event *own;
+
+    sd_event_source_set_enabled(s, SD_EVENT_OFF);
+    sd_event_new(&own);
+    by_hand(own);
+    sd_event_unref(own);
+    return 0;
 }
 
 /* In a forked child nothing of the loop can be used. */
@@ -415,7 +495,7 @@ static void begin(void)
         put(p[1], "a");
         add_fd(on_enabled, SD_EVENT_ON);
         in(400, on_end);
-    } else if (is("dropped")) {
+    } else if (is("dropped") || is("dropped_kept")) {
         put(p[1], "a");
         add_fd(on_dropped, SD_EVENT_ON);
         sd_event_source_set_destroy_callback(victim, on_destroy);
@@ -463,6 +543,23 @@ static void begin(void)
     } else if (is("priority")) {
         in(1, on_meek);
         in(1500, on_end);
+    } else if (is("inner") || is("inner_run")) {
+        in(1, on_before);
+        in(40, on_nest);
+        in(200, on_before);
+        in(500, on_end);
+    } else if (is("dispatch_inside")) {
+        put(q[1], "x");
+        sd_event_add_io(loop, NULL, q[0], EPOLLIN | EPOLLET, on_edge, NULL);
+        in(600, on_end);
+    } else if (is("prompt")) {
+        put(p[1], "ab");
+        add_fd(on_sleeps, SD_EVENT_ON);
+        in(660, on_end);
+    } else if (is("closed")) {
+        in(1, on_closed);
+        in(40, on_close);
+        in(600, on_end);
     } else if (is("fork")) {
         put(p[1], "a");
         add_fd(on_disabled, SD_EVENT_ONESHOT);
@@ -501,13 +598,17 @@ int main(int argc, char **argv)
     if (is("threads")) {
         threads();
     } else if (is("run") || is("dispatch")) {
-        by_hand();
+        by_hand(loop);
     } else {
         in(2, on_warm);
         r = sd_event_loop(is("now_default") ? SD_EVENT_DEFAULT : loop);
         printf("%d ", r);
     }
+    if (is("exit_default"))
+        sd_event_source_unref(victim);
     sd_event_unref(loop);
+    if (sd_event_default(NULL) > 0)
+        say("KEPT");
     puts(said);
     return 0;
 }
