@@ -210,7 +210,7 @@ check-offload: all programs
 	$(Q)tests/deps.sh offload
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py \
 	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_ev.py tests/e2e/test_offload_hosts.py tests/e2e/test_offload_stress.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
-	    tests/servers/test_offload_tickers.py tests/servers/test_offload_libuv.py tests/servers/test_offload_libevent.py tests/servers/test_offload_glib_programs.py tests/servers/test_offload_databases.py
+	    tests/servers/test_offload_tickers.py tests/servers/test_offload_libuv.py tests/servers/test_offload_libevent.py tests/servers/test_offload_libev.py tests/servers/test_offload_sd_event.py tests/servers/test_offload_glib_programs.py tests/servers/test_offload_databases.py
 
 check-offload-suites: all
 	$(Q)tests/deps.sh peers

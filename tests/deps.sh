@@ -93,6 +93,7 @@ servers  curl                   cmd:curl
 servers  libfuse3-dev           h:fuse3/fuse_opt.h
 servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events
 
+offload  systemd-container       none
 offload  python3-aiohttp         py:aiohttp
 offload  python3-uvloop          py:uvloop
 offload  python3-aiofiles        py:aiofiles

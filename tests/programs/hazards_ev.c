@@ -155,7 +155,7 @@ static void on_lose(struct ev_loop *l, ev_timer *w, int what)
 static void on_resting(struct ev_loop *l, ev_io *w, int what)
 {
     for (int i = 0; i < 4; i++)
-        rest(30);
+        rest(50);
     ev_io_stop(l, w);
     say("rested");
 }
@@ -319,7 +319,7 @@ static void begin(void)
     } else if (is("resting")) {
         put(p[1], "a");
         add_fd(on_resting);
-        in(300, &end, on_end);
+        in(500, &end, on_end);
     } else if (is("reused")) {
         put(p[1], "ab");
         in(1, &place.timer, on_over);

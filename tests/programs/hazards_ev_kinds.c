@@ -225,10 +225,9 @@ static void on_inner(struct ev_loop *l, ev_timer *w, int what)
 }
 
 /* What is done goes on at once, not at the next heartbeat: that would take twice the time. */
-static void on_sleeps(struct ev_loop *l, ev_timer *w, int what)
+static void on_asking(struct ev_loop *l, ev_timer *w, int what)
 {
-    for (int i = 0; i < 16; i++)
-        rest(25);
+    ask_and_wait();
     say("prompt");
 }
 
@@ -287,6 +286,8 @@ static void begin_kind(void)
 
 static void begin(void)
 {
+    pthread_t t;
+
     if (is("fed_timer")) {
         start_timer(on_fed_timer, 0.1, 0.1);
         ev_feed_event(loop, &timer, EV_READ);
@@ -326,7 +327,8 @@ static void begin(void)
         in(40, &other, on_close);
         in(400, &end, on_end);
     } else if (is("prompt")) {
-        in(1, &timer, on_sleeps);
+        in(1, &timer, on_asking);
+        pthread_create(&t, NULL, answerer, NULL);
         in(660, &end, on_end);
     } else if (is("cleanup")) {
         ev_cleanup_init(&cleaner, on_cleanup);

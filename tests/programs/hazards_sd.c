@@ -384,10 +384,10 @@ static void by_hand(sd_event *e)
 }
 
 /* Left more than once; what is done goes on at once, not at the next heartbeat: that would take twice the time. */
-static int on_sleeps(sd_event_source *s, int fd, uint32_t what, void *arg)
+static int on_asking(sd_event_source *s, int fd, uint32_t what, void *arg)
 {
-    for (int i = 0; i < 16 && !fired; i++)
-        rest(25);
+    if (!fired)
+        ask_and_wait();
     get(fd);
     say(fired++ ? "again" : "prompt");
     return 0;
@@ -554,7 +554,8 @@ static void begin(void)
         in(600, on_end);
     } else if (is("prompt")) {
         put(p[1], "ab");
-        add_fd(on_sleeps, SD_EVENT_ON);
+        add_fd(on_asking, SD_EVENT_ON);
+        pthread_create(&t, NULL, answerer, NULL);
         in(660, on_end);
     } else if (is("closed")) {
         in(1, on_closed);

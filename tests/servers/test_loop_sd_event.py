@@ -31,9 +31,9 @@ class JournalRemote(Server):
             pytest.skip("systemd-journal-remote is not installed")
         return [program, f"--listen-http=127.0.0.1:{self.port}", "--split-mode=host", "-o", journals]
 
-    def send(self, first, count):
+    def send(self, first, count, more=""):
         entries = "".join(f"__REALTIME_TIMESTAMP={1700000000000000 + i}\n__MONOTONIC_TIMESTAMP={i + 1}\n"
-                          f"_BOOT_ID=11111111111111111111111111111111\nMESSAGE=entry {i}\nPRIORITY=6\n\n"
+                          f"_BOOT_ID=11111111111111111111111111111111\nMESSAGE=entry {i}{more}\nPRIORITY=6\n\n"
                           for i in range(first, first + count))
         path = self.folder / "entries"
         path.write_text(entries)
@@ -44,7 +44,7 @@ class JournalRemote(Server):
         return output(tool("curl"), "-s", f"http://127.0.0.1:{self.port}/browse")
 
     def entries(self):
-        lines = output(tool("journalctl"), "-q", f"--file={self.journal}", "-o", "json").splitlines()
+        lines = output(tool("journalctl"), "-qa", f"--file={self.journal}", "-o", "json").splitlines()
         return [(e["MESSAGE"], e["__REALTIME_TIMESTAMP"]) for e in map(json.loads, lines)]
 
 
