@@ -2,7 +2,13 @@
 run by `make check-offload`, a few cases by `make check`.
 
 Every case says the same as alone, or what it would say if it did not block (EXPECTED). Each rule of agent/offload/evhost.c was
-taken out; what failed then: RULES
+taken out; what failed then: our watchers' priority ("important"), the heartbeat ("closed") and what is done being noticed at once ("prompt"); that one which is not active, or
+muted already, is left alone ("killed", "own_before", "resting"), stopping it, starting it again and that it says it is active ("rearm"), what its own callback fed ("fed_own"); one started anew,
+which is muted ("anew", "reused") unless the program feeds it ("fed_anew"); others of its descriptor ("direct"), the callback that it has by then ("new_callback"), a forked child ("fork",
+"fork_freed"); what comes of one whose kind is not moved ("fed", "fed_timer"), loops inside callbacks, before and after ("inner"), the drain ("broken"), what the program
+invokes itself ("invoke", "invoke_pending"); what it says by ev_io_stop ("stopped", "own_after", "once"), ev_io_start ("anew"), ev_clear_pending ("cleared"), and the six functions that
+stop or restart other kinds ("repeat_stopped" ... "signal_stopped"); a loop's end (test_offload_hosts.py). Not so: that what is told of a watcher which libev has stopped does not wait for
+others of its descriptor, the reason that is told where ev_run does not run the loop, and ub_running_gone.
 """
 
 import json

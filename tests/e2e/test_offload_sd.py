@@ -1,11 +1,14 @@
 """Offload on sd-event: a ticker beside a source that blocks, and what may happen to a source whose callback is suspended. The whole of it is
 run by `make check-offload`, a few cases by `make check`.
 
-Every case says the same as alone, or what it would say if it did not block (EXPECTED). Checked that it can fail; its case does with each of
-these taken out of agent/offload/sdhost.c: switching the source off and on again
-("rearm"), holding it ("dropped"), what the program says of it meanwhile ("disabled", "enabled"), what its callback returns ("failure"), the wait before
-the loop's end and that nothing is left after it ("exit"), the turn's time ("now"), a dropped source that stays ("drop_before"), loops that are
-turned by hand ("run"), the second one of a descriptor ("direct", "direct_once"), before all others ("priority"), a loop that is gone ("threads").
+Every case says the same as alone, or what it would say if it did not block (EXPECTED). Each rule of agent/offload/sdhost.c was taken out; what failed then: the
+heartbeat ("closed") and what is done being noticed at once ("prompt"), before all others ("priority"), our sources being the loop's own ("rearm"), a loop that is gone ("threads"); switching the
+source off and on again ("rearm", "direct_once"), once only ("prompt"), holding it ("dropped", "once_more") and letting it go ("dropped", "drop_after"), its turn's times ("now"), what its callback returns
+("failure", "failure_exits"); others of its descriptor ("direct"), edges ("edge"), a dropped source that stays ("drop_before"), what comes after the loop's end ("exit"), the wait before that ("exit", "exit_default"),
+the default loop by its other name ("exit_default", "now_default") and that it is not held ("exit_default"); holding the loop ("last" and others), loops inside callbacks, before ("inner", "inner_run") and after
+("inner"); what the program says of it meanwhile ("disabled", "enabled"), of what is not running ("oneshot"), of nothing ("enabled"), sd_event_now of another loop and of nothing ("now"). Not so, since something else
+catches it: that our sources are off at first, the drain after the loop (nothing is left once sd_event_exit was called), that a loop turned by hand inside another one's callback is not that one ("dispatch_inside" is pinned
+without it, too), what a callback that never began is taken to return, and ub_running_gone.
 """
 
 import os
