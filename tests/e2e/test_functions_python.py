@@ -154,6 +154,32 @@ def test_interrupted(tmp_path, python):
     assert status == 0 and printed == expected[0], said
 
 
+@pytest.mark.parametrize("how", ["process", "fork"])
+def test_ends_with_the_program(tmp_path, how):
+    """What computes for a program that is killed ends."""
+    (tmp_path / "app.py").write_text(
+        "import asyncio, os, time\n"
+        "def spins():\n    print(os.getppid(), os.getpid(), flush=True)\n    until = time.time() + 60\n"
+        "    while time.time() < until: pass\n"
+        "async def main():\n    for _ in range(40):\n        await asyncio.sleep(0.001)\n    spins()\n"
+        "if __name__ == '__main__':\n    asyncio.run(main())\n")
+    (tmp_path / "app.policy").write_text(f"[python]\napp.spins = {how}\n")
+    run = helpers.start("run", "--force", "-q", "-o", tmp_path / "r.jsonl", f"--offload={tmp_path / 'app.policy'}", "--",
+                        interpreters()[0], tmp_path / "app.py", env=environment(tmp_path))
+    program, other = map(int, run.stdout.readline().split())
+    try:
+        assert helpers.process_state(other) and program != run.pid
+        os.kill(program, signal.SIGKILL)
+        helpers.wait_until(lambda: helpers.process_state(other) in (None, "Z"), what=f"the {how} to end")
+    finally:
+        for pid in program, other:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        run.communicate()
+
+
 @ON_FIRST
 def test_fork_that_hangs(tmp_path):
     """Of a lock that another thread had nobody lets go in the fork: it is ended, and that is told."""

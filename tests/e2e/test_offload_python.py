@@ -7,7 +7,7 @@ interpreter; `make check-offload` every one that is here, and uvloop.
 Seen to fail without its mend: the child of vfork (spawns), multiprocessing's lock (shared_rlock), our own code that leaves
 (most of them, under load), a finalizer that is run while a step begins to wait (collected; found by the stress), a collection
 that 3.12 had put off (scheduled: hung), descriptors of threads that had ended (ends_threads), a number that the program had closed
-(closes_all), locks that were looked at every 50 ms (bounded).
+(closes_all), locks that were looked at every 50 ms (bounded), locks of who sleeps below (the stress with --yield).
 """
 
 import os
@@ -21,6 +21,7 @@ import pytest
 
 PATIENCE = 60
 ALL = "UNBLOCK_SOAK" in os.environ
+ON_FIRST = pytest.mark.skipif(not ALL, reason="takes long: make check-offload")
 
 # The longest that the ticker may be kept waiting, in ms: half of what it is alone, or less. None: it is kept waiting,
 # by what stays where it is; the case is there for what it prints.
@@ -233,14 +234,22 @@ def test_greenlet(tmp_path, python):
     assert {slow["offload"].get("reason") for slow in recording.slow if slow.get("offload")} == {"runtime"}
 
 
+@pytest.mark.parametrize("options", [pytest.param(["--offload=eager"], id="eager"),
+                                     pytest.param(["--offload=eager", "--yield"], id="both", marks=ON_FIRST),
+                                     pytest.param(["--yield"], id="yield", marks=ON_FIRST)])
 @pytest.mark.parametrize("python", interpreters())
-def test_stress(tmp_path, python):
-    """200 tasks do 30 random things each, of 20 kinds: none is lost, doubled or seen half done. `make check`: once; else for a minute."""
+def test_stress(tmp_path, python, options):
+    """200 tasks do 30 random things each, of 20 kinds: none is lost, doubled or seen half done. `make check`: once; else for a minute
+    (with `--yield`, too, 100 tasks once)."""
     python, *loop = python.split()
-    done, recording = helpers.record(tmp_path, python, "-X", "dev", helpers.ROOT / "tests/programs/pystress.py", "200", "30",
-                                     "60" if ALL else "0", threshold="2ms", options=("--force", "--offload=eager", "-q"),
+    tasks, seconds = ("200", "60" if ALL else "0") if "--yield" not in options else ("100", "0")
+    done, recording = helpers.record(tmp_path, python, "-X", "dev", helpers.ROOT / "tests/programs/pystress.py", tasks, "30",
+                                     seconds, threshold="2ms", options=("--force", *options, "-q"),
                                      env={**environment(tmp_path), "LOOP": loop[0] if loop else ""}, timeout=400)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-3000:])
     assert done.stdout == "stress: all as it should be\n"
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr[-3000:]
-    assert recording.end["offload"]["moved"] > 1000
+    if "--offload=eager" in options:
+        assert recording.end["offload"]["moved"] > 1000
+    if "--yield" in options:
+        assert any(line["kind"] == "yield" for line in recording.of("python"))

@@ -16,9 +16,11 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define EXPORT      __attribute__((visibility("default")))
@@ -416,19 +418,31 @@ static PyObject *py_wait_fd(PyObject *self, PyObject *arguments)
     return PyBool_FromLong(ready);
 }
 
+/* The thread that waits for this child is the one that has forked it: when that ends, nobody wants the result. */
+static void die_with(pid_t parent)
+{
+    pid_t now;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    now = getppid();
+    if (now != parent && now != 0) /* it has ended before that; 0: it lives in another PID namespace */
+        _exit(1);
+}
+
 /*
  * os.fork would warn of threads. The child calls `in_child`, and ends: whatever is raised on the way there, a handler
  * of a signal's for instance, it never goes on as the program.
  */
 static PyObject *py_fork(PyObject *self, PyObject *in_child)
 {
-    pid_t pid;
+    pid_t pid, parent = getpid();
     int error;
 
     PyOS_BeforeFork();
     pid = fork();
     error = errno;
     if (pid == 0) {
+        die_with(parent);
         inside++;
         PyOS_AfterFork_Child();
         Py_XDECREF(PyObject_CallNoArgs(in_child));
