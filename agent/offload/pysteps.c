@@ -611,7 +611,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     uint64_t begun, ran;
     bool counted;
 
-    if (!python->begin_wait(gil, s->wait.lock != NULL, &loop, &future))
+    if (!python->begin_wait(s->coroutine, gil, s->wait.lock != NULL, &loop, &future))
         return false;
     h = s->future ? s->host : host_of(m, loop);
     python->drop(loop);

@@ -7,7 +7,8 @@ interpreter; `make check-offload` every one that is here, and uvloop.
 Seen to fail without its mend: the child of vfork (spawns), multiprocessing's lock (shared_rlock), our own code that leaves
 (most of them, under load), a finalizer that is run while a step begins to wait (collected; found by the stress), a collection
 that 3.12 had put off (scheduled: hung), descriptors of threads that had ended (ends_threads), a number that the program had closed
-(closes_all), locks that were looked at every 50 ms (bounded), locks of who sleeps below (the stress with --yield).
+(closes_all), locks that were looked at every 50 ms (bounded), locks of who sleeps below (the stress with --yield), a step that is left while it turns
+another loop (nested, with --yield on uvloop: test_nested_loops).
 """
 
 import os
@@ -169,6 +170,20 @@ def test_same_as_alone(runs, python, group):
         assert group in ENDS or run.line(run.printed, case), run.alone_said
         if most_ms and late < 50_000_000:
             assert int(run.line(run.said, case)[0].split()[1]) < most_ms, (case, run.said)
+
+
+@ON_FIRST
+@pytest.mark.parametrize("python", interpreters())
+def test_nested_loops(tmp_path, python):
+    """With --yield, too, by which a step could be left between two callbacks of a loop that it turns itself."""
+    python, *loop = python.split()
+    env = {**environment(tmp_path), "LOOP": loop[0] if loop else ""}
+    command = [python, "-X", "dev", "-W", "ignore", helpers.ROOT / "tests/programs/pyoffload.py", "nested", "nested_in_callback"]
+    alone = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE)
+    for _ in range(4):
+        done, _ = helpers.record(tmp_path, *command, threshold="50ms", options=("--force", "-q", "--offload=eager", "--yield"), env=env,
+                                 timeout=PATIENCE)
+        assert (done.returncode, done.stdout) == (0, alone.stdout), done.stderr[-3000:]
 
 
 # ---- what is told -----------------------------------------------------------------------------

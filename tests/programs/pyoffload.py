@@ -260,6 +260,78 @@ async def selects():
     return said
 
 
+async def sleeps_twice(said, name):
+    for i in range(2):
+        time.sleep(0.11)
+        said.append((name, i, asyncio.current_task() is not None))
+        await asyncio.sleep(0.01)
+    return name
+
+
+async def inside(said):
+    return await asyncio.gather(sleeps_twice(said, "a"), sleeps_twice(said, "b"))
+
+
+async def nested():
+    """Loops in a loop: one in a thread that a step waits for, one in a step, and the step's own turned once more, as nest_asyncio
+    does. A task that was suspended before goes on meanwhile, or after."""
+    said, loop, task = [], asyncio.get_running_loop(), asyncio.current_task()
+
+    async def other():
+        time.sleep(0.15)
+        return "other"
+    before = asyncio.create_task(other())
+    await asyncio.sleep(0.02)
+    thread = threading.Thread(target=lambda: said.append(asyncio.run(inside([]))))
+    thread.start()
+    thread.join()
+    asyncio._set_running_loop(None)
+    own = asyncio.new_event_loop()
+    try:
+        found = []
+        said.append((own.run_until_complete(inside(found)), sorted(found)))
+    finally:
+        own.close()
+        asyncio._set_running_loop(loop)
+    if hasattr(loop, "_run_once"):
+        found = []
+        again = loop.create_task(inside(found))
+        asyncio.tasks._leave_task(loop, task)
+        while not again.done():
+            loop._run_once()
+        asyncio.tasks._enter_task(loop, task)
+        for _ in range(100):
+            loop.call_soon(int)  # the turn that this one is in has counted its callbacks before
+        said.append((again.result(), sorted(found)))
+    time.sleep(0.11)
+    return said, await before, asyncio.current_task() is task
+
+
+async def nested_in_callback():
+    """The same in a callback that is no task's."""
+    done, said = asyncio.get_running_loop().create_future(), []
+
+    async def other():
+        time.sleep(0.15)
+        said.append("other")
+
+    def callback():
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            found = []
+            said.append((asyncio.run(inside(found)), sorted(found)))
+        finally:
+            asyncio._set_running_loop(loop)
+        done.set_result(None)
+    before = asyncio.create_task(other())
+    await asyncio.sleep(0.02)
+    asyncio.get_running_loop().call_soon(callback)
+    await done
+    await before
+    return sorted(map(str, said))
+
+
 async def run(case):
     """One case beside a ticker, whose longest gap is told."""
     gaps, last = [], time.monotonic()

@@ -65,7 +65,7 @@ struct ub_python {
      * On the fiber, for a `lock` or a call, with the GIL if `gil`: false, or with it and a future for the task to wait
      * for (or that which is there already), and a reference to the loop.
      */
-    bool (*begin_wait)(bool gil, bool lock, void **ret_loop, void **future);
+    bool (*begin_wait)(uintptr_t coroutine, bool gil, bool lock, void **ret_loop, void **future);
     /* On the fiber: lets go of the GIL unless `gil`. `future`: it came to nothing. */
     void (*end_wait)(bool gil, void *future);
     void *(*wait_again)(void *loop); /* one more future; NULL: an exception is set */

@@ -372,12 +372,30 @@ static bool is_half_done(PyThreadState *ts, PyObject *loop)
 }
 
 /* The future and its loop. */
-static bool make(PyThreadState *ts, void **loop, void **future)
+/*
+ * Whether the thread's loop runs this coroutine's task. It does not where the step turns a loop of its own, between two
+ * steps in that, or turns the same one once more.
+ */
+static bool is_its_task(PyObject *loop, uintptr_t coroutine)
+{
+    PyObject *task = current_task(loop), *of;
+    bool is;
+
+    if (task == Py_None)
+        return false;
+    of = PyObject_GetAttrString(task, "_coro");
+    is = !of || of == (PyObject *)coroutine; /* a task of the program's own kind may not have it */
+    Py_XDECREF(of);
+    PyErr_Clear();
+    return is;
+}
+
+static bool make(PyThreadState *ts, uintptr_t coroutine, void **loop, void **future)
 {
     bool may;
 
     *loop = PyObject_CallNoArgs(get_loop);
-    may = *loop && !is_half_done(ts, *loop);
+    may = *loop && is_its_task(*loop, coroutine) && !is_half_done(ts, *loop);
     if (may && !*future)
         *future = wait_again(*loop);
     if (may && *future)
@@ -406,7 +424,7 @@ static bool starts_thread(PyThreadState *ts)
     return found;
 }
 
-static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
+static bool begin_wait(uintptr_t coroutine, bool gil, bool lock, void **ret_loop, void **future)
 {
     PyThreadState *ts = PyGILState_GetThisThreadState();
     PyObject *type, *value, *traceback;
@@ -420,7 +438,8 @@ static bool begin_wait(bool gil, bool lock, void **ret_loop, void **future)
     PyErr_Fetch(&type, &value, &traceback);
     collects = ub_own_begins(agent->own);
     /* Tracers and profilers count on frames that end in order. */
-    ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ts, ret_loop, future);
+    ok =
+        !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ts, coroutine, ret_loop, future);
     ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
     if (!ok && !gil)
