@@ -9,6 +9,7 @@ statements were taken for connections.
 """
 
 import os
+import re
 import subprocess
 
 import checkpoint
@@ -120,6 +121,18 @@ def test_written_from_a_recording_and_followed(tmp_path, python, case):
     assert "fitted nothing" not in (both := Both(tmp_path, python, [case], f"--offload={path}", at_once=False)).said
     both.check_gap(case, part)
     assert "; predicted p99 " in both.said, both.said
+
+
+def test_recipes(tmp_path):
+    """The page has programs that are run here, and rules that are ones."""
+    page = (helpers.ROOT / "agent/offload/recipes.md").read_text()
+    assert set(re.findall(r"\(`(\w+)`\)", page)) == {*EAGER, *POLICIES} - {"transacts"}
+    rules = re.findall(r"`([a-z_]+\.[\w.*]+) = (\w+)`", page)
+    assert len(rules) >= 8
+    for name, what in rules:
+        (tmp_path / "one.policy").write_text(f"[{'yield' if what == '5ms' else 'python'}]\n{name} = {what}\n")
+        checked = helpers.unblock("policy", "--check", tmp_path / "one.policy")
+        assert checked.returncode == 0, checked.stderr
 
 
 def test_checkpoint(tmp_path):
