@@ -353,7 +353,8 @@ static bool is_asyncios(PyFrameObject *frame)
 
 /*
  * In debug mode each future and each handle looks at the stack, and reads files for it, in the midst of a function of
- * asyncio's: gather() would be told of tasks that it has not counted yet, and wait for ever.
+ * asyncio's: gather() would be told of tasks that it has not counted yet, and wait for ever. No lock is waited for in
+ * that; who waits for one in other functions of asyncio's (run_in_executor) is left, since who has it may be below.
  */
 static bool is_half_done(PyThreadState *ts, PyObject *loop)
 {
@@ -390,12 +391,12 @@ static bool is_its_task(PyObject *loop, uintptr_t coroutine)
     return is;
 }
 
-static bool make(PyThreadState *ts, uintptr_t coroutine, void **loop, void **future)
+static bool make(PyThreadState *ts, uintptr_t coroutine, bool lock, void **loop, void **future)
 {
     bool may;
 
     *loop = PyObject_CallNoArgs(get_loop);
-    may = *loop && is_its_task(*loop, coroutine) && !is_half_done(ts, *loop);
+    may = *loop && is_its_task(*loop, coroutine) && (lock || !is_half_done(ts, *loop));
     if (may && !*future)
         *future = wait_again(*loop);
     if (may && *future)
@@ -438,8 +439,8 @@ static bool begin_wait(uintptr_t coroutine, bool gil, bool lock, void **ret_loop
     PyErr_Fetch(&type, &value, &traceback);
     collects = ub_own_begins(agent->own);
     /* Tracers and profilers count on frames that end in order. */
-    ok =
-        !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) && make(ts, coroutine, ret_loop, future);
+    ok = !ts->c_tracefunc && !ts->c_profilefunc && !(lock && starts_thread(ts)) &&
+         make(ts, coroutine, lock, ret_loop, future);
     ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
     if (!ok && !gil)
