@@ -1,6 +1,7 @@
 /*
  * What may happen to an sd-event source while its callback is suspended: hazards_sd CASE. Prints what happened, in
- * order. Each case says the same whether its calls are moved or not, unless the test says otherwise.
+ * order. Each case says the same whether its calls are moved or not, unless the test says otherwise. Longer than most:
+ * the cases have callbacks in common.
  */
 // libs: -lsystemd
 #include "hazards.h"
