@@ -9,7 +9,6 @@ does with each of these taken out: the muting of an event that stays added ("rea
 import os
 import subprocess
 
-import helpers
 import pytest
 from offload_hosts import both, check_matrix, slow  # noqa: F401
 

@@ -64,7 +64,12 @@ def test_flagged(tmp_path, loop):
 @pytest.mark.parametrize("loop", SLEEPS if LONG else ["ev"])
 @pytest.mark.parametrize("rule, moves", [("rest* = move", True), ("rest* = inline", False), ("other = move", False)] if LONG else [("rest* = move", True)])
 def test_policy(tmp_path, loop, rule, moves):
-    """On a machine without a free CPU the answer may come after the first call."""
-    _, end, sites, _ = in_mode(tmp_path, loop, None, rules=f"[offload]\nnanosleep in {rule}\n")
-    assert end["moved"] >= 2 if moves else end["moved"] == 0, (end, sites)
-    assert moves or sum(site["pinned"]["policy"] for site in sites) == 3, sites
+    """On a machine without a free CPU the tracer's answer may come after the call, which then stays and is told as `first`: tried again."""
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        _, end, sites, _ = in_mode(folder, loop, None, rules=f"[offload]\nnanosleep in {rule}\n")
+        assert moves or end["moved"] == 0, (end, sites)
+        if end["moved"] >= 2 if moves else sum(site.get("pinned", {}).get("policy", 0) for site in sites) == 3:
+            return
+    raise AssertionError((end, sites))
