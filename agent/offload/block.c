@@ -482,6 +482,17 @@ int64_t ub_block_rest(uint32_t id, const uint64_t word[UB_POOL_WORDS], uint64_t 
     return r < 0 ? -1 : r;
 }
 
+bool ub_block_never(uint32_t id, const uint64_t word[UB_POOL_WORDS])
+{
+    enum what what = (enum what)what_of[id];
+    long flags;
+
+    if (what != READS && what != WRITES && what != SENDS)
+        return false;
+    flags = ub_raw3(SYS_fcntl, (int)word[0], F_GETFL, 0);
+    return flags >= 0 && flags & O_NONBLOCK;
+}
+
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret)
 {
     switch ((enum what)what_of[id]) {

@@ -34,6 +34,9 @@ struct ub_block {
 /* What it is about, by its arguments alone. */
 void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *ret);
 
+/* True: it does not wait whatever comes, by one question only. A loop's own sends are asked about at each request. */
+bool ub_block_never(uint32_t id, const uint64_t word[UB_POOL_WORDS]);
+
 /* True: it would block. False: it would not, as far as is known; `made` with *ret and errno, or to be made as it is. */
 bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *b, int64_t *ret);
 

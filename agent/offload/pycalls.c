@@ -345,13 +345,13 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     uintptr_t from;
     struct ub_block b;
 
-    if (!m || in_vfork_child())
+    if (!m)
         return false;
-    from = ub_thread.cold->spans.call_ra;
     ub_block_look(id, word, &b);
     earlier = ub_pysteps_busy(m, b.fd, b.direction, NULL) != NULL;
-    if (!earlier && !b.may_move)
+    if ((!earlier && (!b.may_move || ub_block_never(id, word))) || in_vfork_child())
         return false;
+    from = ub_thread.cold->spans.call_ra;
     if (m->current && ub_pysqlite_may_nap(m->current, id, from, &mutex)) {
         b.any_sleep = true;
         leaves = ub_offload_moves && judge_step(m, sp, false) == UB_PIN_MOVABLE;

@@ -21,9 +21,10 @@
 #include <string.h>
 #include <time.h>
 
-#define LEAST_NS    500000ull   /* even if a descriptor is ready */
-#define CAP_NS      20000000ull /* a loop that always has something to do lets one go on after so long */
+#define LEAST_NS    UB_PYTHON_YIELD_LEAST_NS /* even if a descriptor is ready */
+#define CAP_NS      20000000ull              /* a loop that always has something to do lets one go on after so long */
 #define AGAIN_NS    1000000ull
+#define SOON_NS     100000ull /* so often is looked whether the next step has begun, once one was asked or set aside */
 #define IDLE_ROUNDS 8u
 #define ASIDE       "no step yields: the program handles SIGURG itself"
 #define OTHER_BUILD "no step moves: python3.*.so is not of the agent's build"
@@ -40,6 +41,7 @@ static struct {
     uint64_t asked_cpu; /* what the thread had computed by then, ns */
     uint64_t turns;     /* of the loop, as `turn` was taken */
     uint64_t turn;      /* when that turn's first step began: the slice is the turn's */
+    uint32_t aside;     /* steps are, and go on soon */
     uint32_t tripped;   /* the interpreter was told */
     uint32_t wanted;    /* the signal is ours */
     uint32_t asleep;    /* futex */
@@ -119,7 +121,14 @@ static void sleep_deeply(void)
     __atomic_store_n(&beat.asleep, 0, __ATOMIC_SEQ_CST);
 }
 
-static void ask(int stat)
+/* The step that goes on next may have to be asked at once: an answer that is waited for comes in its midst. */
+static void wait_for_answer(uint64_t step)
+{
+    for (uint64_t ns = 0; ns < AGAIN_NS && __atomic_load_n(&beat.step, __ATOMIC_SEQ_CST) == step; ns += SOON_NS)
+        nap(SOON_NS);
+}
+
+static void ask(int stat, uint64_t step)
 {
     if (!ub_load_relaxed(&ub_process->sampler))
         ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", ASIDE);
@@ -129,7 +138,7 @@ static void ask(int stat)
     }
     ub_store_release(&beat.wanted, 1);
     ub_raw3(SYS_tgkill, beat.pid, beat.tid, UB_SAMPLE_SIGNAL);
-    nap(AGAIN_NS);
+    wait_for_answer(step);
 }
 
 static void *beats(void *unused)
@@ -143,6 +152,10 @@ static void *beats(void *unused)
     while (!ub_load_relaxed(&beat.quit)) {
         uint64_t step = __atomic_load_n(&beat.step, __ATOMIC_SEQ_CST), now, until, least, again;
 
+        if (!step && ub_load_relaxed(&beat.aside)) {
+            nap(SOON_NS);
+            continue;
+        }
         if (!step) {
             if (++idle > IDLE_ROUNDS)
                 sleep_deeply();
@@ -152,7 +165,7 @@ static void *beats(void *unused)
         }
         idle = 0;
         if (ub_load_acquire(&beat.tripped)) {
-            nap(AGAIN_NS);
+            wait_for_answer(step);
             continue;
         }
         now = ub_clock_monotonic_ns();
@@ -164,7 +177,7 @@ static void *beats(void *unused)
         if (now < until)
             wait_for_slice(now, least, until);
         if (__atomic_load_n(&beat.step, __ATOMIC_SEQ_CST) == step)
-            ask(stat);
+            ask(stat, step);
     }
     ub_raw1(SYS_close, stat);
     return NULL;
@@ -273,7 +286,12 @@ void ub_pyyield_begins(struct mine *m, struct step *s)
 /* Whoever yields has a turn after this one. */
 static void pump_all(struct mine *m)
 {
-    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+    uint32_t aside = 0;
+
+    for (uint32_t i = 0; i < HOSTS_MAX; i++)
+        aside += m->host[i].loop ? m->host[i].yielders : 0;
+    ub_store_relaxed(&beat.aside, aside);
+    for (uint32_t i = 0; i < HOSTS_MAX && aside; i++) {
         struct host *h = &m->host[i];
 
         if (!h->loop || h->yielders == h->picked || h->picked || h->pumping || h->stopping)

@@ -67,6 +67,8 @@ SECTIONS = {
     "inline": hopping.inline,
     "suspensions": hopping.suspensions,
     "tickers": moved.tickers,
+    "waits": moved.waits,
+    "echo": computing.echoes,
     "yield": computing.yields,
     "functions": computing.elsewhere,
     "checkpoint": computing.checkpoints,

@@ -48,6 +48,27 @@ def yields(quick):
     return rows, raw
 
 
+def answers(path, loop, pause_ms):
+    recording = micro.OUT / "echoes.jsonl"
+    said = json.loads(micro.run([helpers.UNBLOCK, "run", "-q", "-t", "50ms", "--force", "--yield", "-o", recording, "--",
+                                 path, helpers.ROOT / "tests/programs/pyecho.py", loop, 500, pause_ms, 2]))
+    assert said["check"] == 500 and said["rounds"] > 0, said
+    return said
+
+
+def echoes(quick):
+    """An echo server beside two tasks that never await, with --yield (alone it never answers): asked without a pause, and each 3 ms."""
+    micro.OUT.mkdir(parents=True, exist_ok=True)
+    rows, raw = [], {}
+    for path, loop, name in interpreters():
+        for pause in (0, 3):
+            raw[f"{name} {pause}"] = said = [answers(path, loop, pause) for _ in range(2 if quick else 5)]
+            p50, p99 = (pairs.interval([one[key] / 1000 for one in said]) for key in ("p50_us", "p99_us"))
+            rows.append({"what": f"{name}: echo beside two tasks that never await, {f'asked each {pause} ms' if pause else 'asked at once again'}",
+                         "ours": f"p50 {p50[0]:.2f} ms [{p50[1]:.2f}, {p50[2]:.2f}], p99 {p99[0]:.1f}", "peer": "design p50 0.06-0.17"})
+    return rows, raw
+
+
 DOWN = 50_000_000
 RULES = {"inline": None, "yield": "[yield]\npywork.* = 5ms\n", "thread": "[python]\npywork.counts_down = thread\n",
          "process": "[python]\npywork.counts_down = process\n"}

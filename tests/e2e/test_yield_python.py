@@ -130,6 +130,19 @@ def test_rules_of_a_policy(tmp_path, python, rules, who):
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])
+def test_functions_elsewhere_beside_tasks_that_yield(tmp_path, python):
+    """[yield] and [python] in one policy: one task's function runs in a thread, the other one is set aside."""
+    policy = tmp_path / "app.policy"
+    policy.write_text("[yield]\n*sorts = 5ms\n[python]\njson.loads = thread\n")
+    done, recording = helpers.record(tmp_path, python.split()[0], PROGRAM, "held", "many", options=("-q", f"--offload={policy}"),
+                                     env=environment(tmp_path, SPIN="1000000"))
+    assert done.stdout.splitlines()[0] == "held [20000, 166666]"
+    assert set(yielders(recording)) == {"__main__.held.<locals>.sorts"}
+    assert [(line["function"], line["place"], line["count"]) for line in recording.of("python") if line["kind"] == "moved"] == \
+        [("json.loads", "thread", 1)]
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
 def test_signal_of_the_programs_own(tmp_path, python):
     _, _, recording = both(tmp_path, python, "urgent", SPIN="1000000")
     assert [line["text"] for line in recording.of("python")] == ["no step yields: the program handles SIGURG itself"]

@@ -251,7 +251,7 @@ static PyObject *on_signal(PyObject *self, PyObject *arguments)
     slice = slice_here((PyFrameObject *)frame, &inner, &root);
     if (late > HELD_NS)
         count_held((PyFrameObject *)frame, &inner, late);
-    if (!slice || ran + 200000 < 500000) {
+    if (!slice || ran < UB_PYTHON_YIELD_LEAST_NS / 2) {
         agent->later(1000000);
         Py_RETURN_NONE;
     }

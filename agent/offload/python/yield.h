@@ -8,6 +8,9 @@
 #include "functions.h"
 #include "python.h"
 
+/* What computes may do so for so long, whatever else is to be done. */
+#define UB_PYTHON_YIELD_LEAST_NS 200000ull
+
 struct ub_python_yield_agent {
     struct ub_python_table *table;
     void (*own)(int by);      /* as in python.h */
