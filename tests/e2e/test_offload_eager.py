@@ -158,6 +158,7 @@ static void on_network(uv_timer_t *t)
     if (unshare(CLONE_NEWNET)) abort();
     int r = getaddrinfo("localhost", "80", nullptr, &list);
     say("found " + std::to_string(r) + std::to_string(list != nullptr));
+    if (list) freeaddrinfo(list);
 }
 // ---- restart: a sleep is cut short by any handler, SA_RESTART or not
 static void *kicker(void *) { usleep(60000); pthread_kill(main_thread, SIGUSR2); return nullptr; }
