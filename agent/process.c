@@ -616,7 +616,10 @@ int ub_process_attach(struct ub_attach *a, bool injected, uint64_t until_ns)
     }
     if (!take_turn(&coming_or_going))
         return -EAGAIN;
-    leave_some(UINT64_MAX); /* what is not put back yet: slots and the arena's place are wanted afresh */
+    if (!leave_some(UINT64_MAX)) { /* what is not put back yet: slots and the arena's place are wanted afresh */
+        ub_store_release(&coming_or_going, 0);
+        return -EAGAIN; /* another thread hooks just now */
+    }
     if (ub_process != &unwatched && ub_process != &dormant)
         page = ub_process; /* preloaded, and nobody has come so far */
     if (!page && !map_page(&page))

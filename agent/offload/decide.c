@@ -30,6 +30,13 @@
 uint32_t ub_offload_mode;
 bool ub_offload_moves;
 
+/* AddressSanitizer's, linked in: it takes locks that we do not see. */
+static void look_for_sanitizer(void)
+{
+    if (ub_process_has_its_own((const void *)pthread_mutex_lock) && !ub_fiber_tells())
+        ub_patch_runtime = ub_patch_stacks = true;
+}
+
 void ub_offload_start(uint32_t mode, bool steps)
 {
     bool moves = mode > UB_OFFLOAD_DRY_RUN;
@@ -42,8 +49,7 @@ void ub_offload_start(uint32_t mode, bool steps)
     ub_offload_moves = moves && mode > UB_OFFLOAD_DRY_RUN;
     if (mode == UB_OFFLOAD_OFF)
         return;
-    if (ub_process_has_its_own((const void *)pthread_mutex_lock) && !ub_fiber_tells())
-        ub_patch_runtime = ub_patch_stacks = true; /* AddressSanitizer's: it takes locks that we do not see */
+    look_for_sanitizer();
     ub_loops_count += UB_LOOPS_OF_LOCKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
@@ -62,6 +68,8 @@ void ub_offload_attach(uint32_t mode)
     if (mode != ub_offload_mode)
         ub_loops_count += mode == UB_OFFLOAD_DRY_RUN ? UB_LOOPS_OF_LOCKS : -UB_LOOPS_OF_LOCKS;
     ub_offload_mode = mode;
+    if (mode == UB_OFFLOAD_DRY_RUN)
+        look_for_sanitizer();
 }
 
 /* ---- the callback ---------------------------------------------------------------------- */

@@ -17,6 +17,8 @@
 /* What one thread holds, the last one last. Written by it alone. */
 struct held {
     int32_t tid; /* a slot may have gone to another thread */
+    uint32_t
+        generation; /* of the process: what was taken while another watch lasted may have been let go since, unseen */
     uint32_t count;
     uint64_t beyond; /* locks that found no room; as long as there are any, some lock is held */
     struct {
@@ -49,10 +51,11 @@ static struct held *mine(bool make)
             return NULL;
         h = held_by[index] = (struct held *)at;
     }
-    if (h->tid != t->slot->tid) {
+    if (h->tid != t->slot->tid || h->generation != process->generation) {
         h->count = 0;
         h->beyond = 0;
         h->tid = t->slot->tid;
+        h->generation = process->generation;
     }
     return h;
 }

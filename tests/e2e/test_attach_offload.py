@@ -1,7 +1,7 @@
 """`unblock attach --offload`: of a running program, what could be moved. Nothing is: that has to be there from its start.
 
 Checked that it can fail: without the mode in what the agent is asked all stalls have no `offload`; without the hooks of locks
-(agent/offload/decide.c) "locked" would move; with the mode kept over a second entry that does not ask for it, it judges there;
+(agent/offload/decide.c) "locked" would move; with the count of locks kept from one watch to the next "outlives" is pinned; with the mode kept over a second entry that does not ask for it, it judges there;
 without what lies beside the agent's file (tracer/inject.c) Python's sleep is pinned `library`. What is called for the first
 time after the entry was not hooked, so "nanosleep" was pinned `call`, until agent/patch_libc.c asked the program for libc's names.
 """
@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -72,6 +73,26 @@ def test_again_without(tmp_path):
     blocked.end()
     attached.communicate(timeout=helpers.PATIENCE)
     assert "offload" not in stall(path) and helpers.Recording(path).header["offload"] == "off"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_lock_that_outlives_a_watch(tmp_path, kept):
+    """Taken while one watch lasted, let go after it, unseen: the next one does not count it. In one watch it counts."""
+    lock = tmp_path / "go.lock"
+    blocked = Blocked(tmp_path, "offload_uv", "nanosleep")
+    pid, path = blocked.process.pid, tmp_path / "1.jsonl"
+    attached = attaching.enter(pid, path if kept else tmp_path / "0.jsonl", "--offload")
+    time.sleep(0.3)
+    lock.touch()
+    time.sleep(0.3)
+    if not kept:
+        attaching.leave(attached)
+        lock.unlink()
+        time.sleep(0.1)
+        attached = attaching.enter(pid, path, "--offload")
+    blocked.end()
+    attached.communicate(timeout=helpers.PATIENCE)
+    assert stall(path)["offload"].get("reason") == ("lock" if kept else None)
 
 
 def test_what_moves_is_refused(tmp_path):
