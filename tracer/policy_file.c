@@ -2,7 +2,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -282,16 +281,6 @@ static void cut_comment(char *text)
     }
 }
 
-/* The `=` with a space before it, since C++ has operator==; else the first one. */
-static char *equals_of(char *text)
-{
-    for (char *c = text; (c = strchr(c, '=')) != NULL; c++) {
-        if (c > text && (c[-1] == ' ' || c[-1] == '\t'))
-            return c;
-    }
-    return strchr(text, '=');
-}
-
 static int take_section(struct reader *r, char *text)
 {
     size_t len = strlen(text);
@@ -313,19 +302,12 @@ static int take_section(struct reader *r, char *text)
                    "[offload], [python], [yield], [except] and [predicted]");
 }
 
-static bool covers(const struct ub_policy_rule *first, const struct ub_policy_rule *rule)
-{
-    return first->section == rule->section &&
-           (!first->call || (rule->call && fnmatch(first->call, rule->call, 0) == 0)) &&
-           (!first->place || (rule->place && strcmp(first->place, rule->place) == 0));
-}
-
 static int check_reached(struct reader *r, const struct ub_policy_rule *rule)
 {
     for (uint32_t i = 0; i < r->file->count; i++) {
         const struct ub_policy_rule *first = &r->file->rule[i];
 
-        if (covers(first, rule))
+        if (ub_policy_covers(first, rule))
             return wrong(r, "'%.*s' is never reached: line %u fits all of it, and the first rule that fits counts",
                          SHOWN, rule->text, first->line);
     }
@@ -360,7 +342,7 @@ static int take_value(struct reader *r, struct ub_policy_rule *rule, char *value
 
 static int fill_rule(struct reader *r, struct ub_policy_rule *rule, char *text)
 {
-    char *equals = equals_of(text), *key, *value;
+    char *equals = ub_policy_equals(text), *key, *value;
     int e;
 
     rule->text = strdup(text);
@@ -427,7 +409,7 @@ static int take_line(struct reader *r, char *text, size_t len)
     text = trim(text);
     if (*text == '\0')
         return 0;
-    return *text == '[' && !equals_of(text) ? take_section(r, text) : take_rule(r, text);
+    return *text == '[' && !ub_policy_equals(text) ? take_section(r, text) : take_rule(r, text);
 }
 
 /* Into `ret`, cut; how long it is with its end. -1: there is no more. */
@@ -489,6 +471,18 @@ int ub_policy_read(const char *path, ub_policy_wrong *tell, void *self, struct u
     if (e < 0)
         ub_policy_clear(ret);
     return e;
+}
+
+bool ub_policy_takes(enum ub_policy_section section, const char *key, const char *action)
+{
+    char text[UB_POLICY_LINE_MAX + 1];
+    struct ub_policy_file file = {0};
+    struct reader r = {.section = section, .file = &file};
+    int len = snprintf(text, sizeof(text), "%s = %s", key, action);
+    bool takes = len > 0 && !strpbrk(key, "\r\n") && take_line(&r, text, (size_t)len) == 0 && file.count == 1;
+
+    ub_policy_clear(&file);
+    return takes;
 }
 
 void ub_policy_clear(struct ub_policy_file *p)

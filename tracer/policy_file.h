@@ -81,6 +81,9 @@ typedef void ub_policy_wrong(void *self, const char *path, uint32_t line, const 
 int ub_policy_read(const char *path, ub_policy_wrong *wrong, void *self, struct ub_policy_file *ret);
 void ub_policy_clear(struct ub_policy_file *p);
 
+/* Whether "key = action" in that section is a rule, as ub_policy_read has it. For who writes one. */
+bool ub_policy_takes(enum ub_policy_section section, const char *key, const char *action);
+
 /* How a call is named in rules: open for open64, __open_2; read for __read_chk. Into `ret`, at most `size` bytes. */
 void ub_policy_call_name(const char *name, char *ret, size_t size);
 

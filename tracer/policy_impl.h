@@ -12,6 +12,12 @@ const char *ub_policy_nearest_call(const char *call);
 /* Between file and function of a place; NULL: it names no file. */
 const char *ub_policy_colon(const char *place);
 
+/* Between name and action of a rule's line; NULL: there is none. */
+char *ub_policy_equals(char *text);
+
+/* Whether the second rule fits nothing that the first, which comes before it, does not. */
+bool ub_policy_covers(const struct ub_policy_rule *first, const struct ub_policy_rule *rule);
+
 /* "5ms", "0.2ms", "300us", "2s". */
 bool ub_policy_time(const char *text, double *ret_ns);
 

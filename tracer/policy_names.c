@@ -117,6 +117,16 @@ const char *ub_policy_colon(const char *place)
     return NULL;
 }
 
+/* The `=` with a space before it, since C++ has operator==; else the first one. */
+char *ub_policy_equals(char *text)
+{
+    for (char *c = text; (c = strchr(c, '=')) != NULL; c++) {
+        if (c > text && (c[-1] == ' ' || c[-1] == '\t'))
+            return c;
+    }
+    return strchr(text, '=');
+}
+
 static const char *base(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -229,6 +239,13 @@ bool ub_policy_fits_place(const struct ub_policy_rule *rule, const struct ub_pol
     }
     return fits_function(rule->place, n->function) || fits_path(rule->place, n->module) ||
            (n->python && fits_python(rule->place, n));
+}
+
+bool ub_policy_covers(const struct ub_policy_rule *first, const struct ub_policy_rule *rule)
+{
+    return first->section == rule->section &&
+           (!first->call || (rule->call && fnmatch(first->call, rule->call, 0) == 0)) &&
+           (!first->place || (rule->place && strcmp(first->place, rule->place) == 0));
 }
 
 bool ub_policy_fits_dotted(const struct ub_policy_rule *rule, const char *dotted)

@@ -113,14 +113,19 @@ static struct rule *add(struct writer *w, enum ub_policy_section section, const 
     return r;
 }
 
+/* "fsync in db.c:flush". False: a recording of a stranger's may say anything, and this is no call or place. */
 static bool call_key(const char *call, const json_t *place, char ret[KEY_MAX])
 {
-    char name[64], where[KEY_MAX - 80];
+    char name[64], plain[64] = "", where[KEY_MAX - 80];
 
     ub_policy_call_name(call, name, sizeof(name));
-    if (!place_name(place, where, sizeof(where)))
+    ub_policy_put_name(plain, sizeof(plain), name);
+    if (!*plain || strpbrk(plain, " ?*") || !place_name(place, where, sizeof(where)))
         return false;
-    snprintf(ret, KEY_MAX, "%s in %s", name, where);
+    snprintf(ret, KEY_MAX, "read in %s", where);
+    if (!ub_policy_takes(UB_POLICY_OFFLOAD, ret, "move"))
+        return false;
+    snprintf(ret, KEY_MAX, "%s in %s", plain, where);
     return true;
 }
 
@@ -184,13 +189,29 @@ static const struct {
     {"yield", "computes with the GIL held, on large data or in the coroutine itself"},
 };
 
+/* Of one function, or of some whose names begin alike ("pickle.dump*"): a recording of a stranger's may say anything.
+ */
+static bool is_name(const char *name)
+{
+    size_t len = strlen(name);
+
+    for (size_t i = 0; i < len; i++) {
+        bool last = i + 1 == len && i > 0 && name[i - 1] != '.';
+
+        if (!isalnum((unsigned char)name[i]) && !strchr("_.<>", name[i]) && (unsigned char)name[i] < 0x80 &&
+            !(name[i] == '*' && last))
+            return false;
+    }
+    return strchr(name, '.') && len < KEY_MAX;
+}
+
 bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *ret)
 {
     const json_t *elsewhere = json_object_get(site->worst, "elsewhere");
     const char *function = ub_json_string(elsewhere, "function");
 
     *ret = (struct ub_policy_proposal){.saved_ns = ub_json_u64_or(elsewhere, "saved_ns", 0)};
-    if (!function || !strchr(function, '.') || *function == '.' || function[strlen(function) - 1] == '.')
+    if (!function || !is_name(function))
         return false;
     for (size_t i = 0; i < UB_ARRAY_LEN(ways); i++) {
         if (!ub_json_is(elsewhere, "how", ways[i].how))
@@ -199,11 +220,7 @@ bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *re
         ret->action = ret->yields ? GIVE_WAY : ways[i].how;
         ret->why = ways[i].why;
         snprintf(ret->name, sizeof(ret->name), "%s", function);
-        for (char *c = ret->name; *c; c++) { /* a stranger's recording may say anything */
-            if (!isalnum((unsigned char)*c) && !strchr("_.*<>", *c) && (unsigned char)*c < 0x80)
-                *c = '?';
-        }
-        return true;
+        return ub_policy_takes(ret->yields ? UB_POLICY_YIELD : UB_POLICY_PYTHON, ret->name, ret->action);
     }
     return false;
 }
@@ -245,8 +262,11 @@ static int by_total(const void *a, const void *b)
 static void put_rule(FILE *out, const struct rule *r)
 {
     char longest[32];
-    int n = fprintf(out, "%s%s = %s", r->action ? "" : "# ", r->key, r->action ? r->action : "inline");
+    int n;
 
+    fputs(r->action ? "" : "# ", out);
+    n = (r->action ? 0 : 2) + (int)ub_escape_put(out, r->key, 0);
+    n += fprintf(out, " = %s", r->action ? r->action : "inline");
     ub_text_duration(r->max_ns, longest, sizeof(longest));
     fprintf(out, "%*s # %" PRIu64 " x, the longest %s", n < RULE_COLUMN ? RULE_COLUMN - n : 0, "", r->count, longest);
     if (*r->why) {

@@ -373,7 +373,6 @@ FSYNC = '"call":{"name":"fsync"},"offload":{"state":"pinned","reason":"lock","lo
     ([CRUNCH, MAIN], "runqueue", ELSEWHERE % ("jobs.is_prime", "thread"), "jobs.is_prime = thread "),
     ([MAIN], "cpu", ELSEWHERE % ("pickle.dump*", "fork"), "pickle.dump* = fork "),
     ([MAIN], "cpu", ELSEWHERE % ("app.main", "yield"), "app.main = 5ms "),
-    ([MAIN], "cpu", ELSEWHERE % ("a. b\\n[yield]#", "process"), "a.?b??yield?? = process "),
     ([{"function": "fsync", "module": "/lib/libc.so.6"}, {"function": "flush", "file": "/s/wal.c", "module": "/srv/c"}],
      "call", FSYNC, "# fsync in wal.c:flush = inline "),
     ([{"function": "fsync", "module": "/lib/libc.so.6"},
@@ -393,6 +392,29 @@ def test_what_is_proposed(tmp_path, frames, cause, more, line):
     written.write_text(done.stdout)
     checked = helpers.unblock("policy", "--check", written)
     assert checked.returncode == 0, (done.stdout, checked.stderr)
+
+
+def live(text):
+    """The lines of a policy that count."""
+    return [row for row in text.splitlines() if row and not row.startswith("#")]
+
+
+@pytest.mark.parametrize("frames,cause,more", [
+    *(([MAIN], "cpu", ELSEWHERE % (name, how)) for how in ("process", "thread", "fork", "yield")
+      for name in ("a. b\\n[yield]#", "a..b", "*.*", "*.f", "jobs.*", "j*.f", "????.????", "a.[b", "a.b=c", ".b", "a.")),
+    *(([CRUNCH, MAIN], "call", '"call":{"via":"%s","name":"%s"},"offload":{"state":"%s","reason":"call","saved_ns":1},' % (name, name, state))
+      for state in ("pinned", "would-move") for name in ("x\\n[offload]\\nread = move\\n#", "read in a = move #", "\\n", "*", "")),
+    *(([{"function": name, "module": "/srv/c"} | more], "call", '"call":{"name":"fsync"},"offload":{"state":"would-move","saved_ns":1},')
+      for name, more in ((" ", {}), ("0x4013f0", {}), ("12", {"file": "/s/db.c"}))),
+])
+def test_no_rule_from_names_that_are_none(tmp_path, frames, cause, more):
+    """A recording of a stranger's: what it calls functions and calls is no rule for others, nor a line or section of its own."""
+    text = (SLOW_LINE.strip() % (json.dumps(frames), cause, more)).replace("\n", "")
+    path, written = tmp_path / "r.jsonl", tmp_path / "p.ini"
+    path.write_text("".join(f'{{"type":{part}\n' for part in text.split('{"type":')[1:]))
+    assert helpers.unblock("policy", path, "-o", written).returncode in (0, 1)
+    assert [row for row in live(written.read_text()) if row != "[offload]"] == []
+    assert helpers.unblock("policy", "--check", written).returncode == 0
 
 
 def test_what_nobody_judged_is_no_rule(tmp_path):
