@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -90,8 +91,32 @@ static bool is_added(int to, int fd, uint32_t events)
     return fd >= 0 && ub_raw4(SYS_epoll_ctl, to, EPOLL_CTL_ADD, fd, &e) == 0;
 }
 
+/*
+ * In a forked child: what the epolls hold is registered in them by its parent, which shares them, and would be told
+ * here for ever once the parent is gone. The loop still watches the number: it finds an epoll that holds nothing.
+ */
+static void empty_in_child(void)
+{
+    long none = ub_raw1(SYS_epoll_create1, EPOLL_CLOEXEC);
+
+    for (uint32_t i = 0; none >= 0 && i < UB_ARRAY_LEN(ours); i++) {
+        for (uint64_t left = ours[i]; left; left &= left - 1)
+            ub_raw3(SYS_dup3, none, i * 64 + (uint32_t)__builtin_ctzll(left), O_CLOEXEC);
+    }
+    if (none >= 0)
+        ub_raw1(SYS_close, none);
+}
+
+static void see_inbox_forks(void)
+{
+    pthread_atfork(NULL, NULL, empty_in_child);
+}
+
 void ub_inbox_open(struct ub_inbox *inbox)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, see_inbox_forks);
     inbox->timer = high(ub_raw2(SYS_timerfd_create, CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     inbox->bell = high(ub_raw2(SYS_eventfd2, 1, EFD_CLOEXEC | EFD_NONBLOCK));
     inbox->fd = high(ub_raw1(SYS_epoll_create1, EPOLL_CLOEXEC));

@@ -149,7 +149,7 @@ static void arm_for(struct host *h, const struct step *s)
 
     if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox) && !h->inbox.limited)
         return;
-    h->armed_ns = next;
+    h->armed_ns = next = earlier(h->armed_ns, next);
     ub_inbox_arm(&h->inbox, next);
 }
 

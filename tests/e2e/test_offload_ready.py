@@ -3,7 +3,8 @@
 
 Seen to fail: with a thread for each call, without time limits (limits, which then never ended), without the look at what broke a socket
 (broken), without the way that is made for dup2 (over), with descriptors that close_range takes (closes), without a limit to vain attempts
-(error), with an errno that is an attempt's (kinds), with a callback counted beside itself (children).
+(error), with an errno that is an attempt's (kinds), with a callback counted beside itself (children), with a step's sleep forgotten for another one's time limit
+(pyready.py).
 """
 
 import json
@@ -53,6 +54,13 @@ def test_the_same_as_without_and_no_thread(said, case):
     if case == "long":
         assert max(line["away"] for line in recording.of("executor")) == 1, recording.of("executor")
     assert truth["cpu_ms"] < 250, truth  # a wait that turned would take all of its 300 ms
+
+
+def test_a_child_that_goes_on_in_the_loop_is_not_told_of_its_parents_calls(tmp_path):
+    """Seen to fail with the parent's registrations left in the child's inbox: the loop then turned without end."""
+    done, recording = helpers.record(tmp_path, helpers.program("ready_uv"), "daemon", threshold="1ms", options=("--offload=eager", "-q"), timeout=30)
+    assert recording.end["offload"]["moved"] >= 1, recording.end
+    assert done.stdout == "few turns\n"
 
 
 @pytest.mark.parametrize("python", pythons.moving(helpers.AGENT, False) or [pytest.param(None, marks=pytest.mark.skip(

@@ -38,6 +38,17 @@ async def waits(i, child):
     return i, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+async def naps(end):
+    time.sleep(0.3)
+    return end.send(b"slept")
+
+
+async def outlasts(end):
+    """Its time limit is a later one than the nap's end, and was asked for after it."""
+    end.settimeout(5)
+    return end.recv(100).decode()
+
+
 def child(status):
     pid = os.fork()
     if pid == 0:
@@ -65,6 +76,8 @@ async def main():
     got = await asyncio.gather(*(receives(i, a, 20 if i % 2 else None) for i, (a, _) in enumerate(pairs)),
                                *(waits(i, pid) for i, pid in enumerate(children)), *(expires(i, a) for i, (a, _) in enumerate(silent)))
     feeder.join()
+    one, other = socket.socketpair()
+    got += await asyncio.gather(naps(other), outlasts(one))
     print(json.dumps(got))
     print(json.dumps({"threads": most}), file=sys.stderr)
 

@@ -155,6 +155,42 @@ static long closes_high(struct one *o)
     return 0;
 }
 
+static uv_timer_t ticker;
+static uv_check_t checker;
+static int ticks, turns;
+
+static void on_turn(uv_check_t *c)
+{
+    turns++;
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    if (++ticks < 5)
+        return;
+    printf("%s turns\n", turns < 200 ? "few" : "many"); /* the timer's, and those of a heartbeat */
+    fflush(stdout);
+    _exit(0);
+}
+
+/* A daemon: the child goes on in the loop, and what the other callback waits for is over once the parent is gone. */
+static long becomes_daemon(struct one *o)
+{
+    struct timespec ts = {.tv_nsec = 50000000};
+
+    nanosleep(&ts, NULL); /* the other one is waiting by then */
+    if (fork() > 0)
+        _exit(0);
+    uv_loop_fork(uv_default_loop());
+    close(one[0].other);
+    rest(200);
+    uv_check_init(uv_default_loop(), &checker);
+    uv_check_start(&checker, on_turn);
+    uv_timer_init(uv_default_loop(), &ticker);
+    uv_timer_start(&ticker, on_tick, 100, 100);
+    return 0;
+}
+
 /* An error is told of the socket from now on, which is none of recv's. */
 static long brings_error(struct one *o)
 {
@@ -308,6 +344,10 @@ static void prepare(const char *name)
         pair(recvs, SOCK_STREAM);
         pair(reads, -1);
         add(strcmp(name, "over") == 0 ? dups_over : closes_high, -1, -1);
+    } else if (strcmp(name, "daemon") == 0) {
+        add(becomes_daemon, -1, -1);
+        pair(reads, -1);
+        one[0].other = one[1].other;
     } else if (strcmp(name, "error") == 0) {
         struct sockaddr_in there;
         int fd = inet(SOCK_DGRAM, &there), other = socket(AF_INET, SOCK_DGRAM, 0);
@@ -323,6 +363,8 @@ static void prepare(const char *name)
 static void *feed(void *name)
 {
     rest(300);
+    if (strcmp(name, "daemon") == 0)
+        return NULL;
     if (strcmp(name, "same") == 0) {
         for (const char *s = "aaaabbbbcccc"; *s; s += 4) {
             if (write(one[0].other, s, 4) != 4)
