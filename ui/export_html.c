@@ -13,6 +13,7 @@
 #include "export.h"
 #include "advice.h"
 #include "chain.h"
+#include "html_data.h"
 #include "html_page.h"
 #include "lost.h"
 #include "places.h"
@@ -29,36 +30,14 @@
 #define MARKS_MAX   20000 /* stalls drawn one by one: the longest; the others as sums of a time */
 #define BUCKETS     600
 #define TRACKS_MAX  200
-#define TEXT_MAX    400 /* columns of a name */
 #define EDGES_MAX   160 /* of a histogram */
 #define NOTES_SHOWN 100
 
 /* ---- text ------------------------------------------------------------- */
 
-static json_t *text_n(const char *text, size_t columns)
-{
-    char *safe = NULL;
-    size_t size;
-    FILE *out = open_memstream(&safe, &size);
-    json_t *s = NULL;
-
-    if (out) {
-        ub_escape_put(out, text ? text : "", columns);
-        if (fclose(out) == 0)
-            s = json_string(safe);
-        free(safe);
-    }
-    return s ? s : json_string("?");
-}
-
 static json_t *text(const char *s)
 {
-    return text_n(s, TEXT_MAX);
-}
-
-static json_t *number(uint64_t n)
-{
-    return json_integer(n > INT64_MAX ? INT64_MAX : (json_int_t)n);
+    return ub_html_text(s, UB_HTML_TEXT_MAX);
 }
 
 static void set(json_t *o, const char *key, json_t *value)
@@ -90,8 +69,8 @@ static int put_json(const char *bytes, size_t len, void *out)
 
 static json_t *totals_json(const struct ub_stall_totals *t)
 {
-    return json_pack("{s:o, s:o, s:o, s:o}", "n", number(t->count), "total", number(t->total_ns), "max",
-                     number(t->max_ns), "ongoing", number(t->ongoing));
+    return json_pack("{s:o, s:o, s:o, s:o}", "n", ub_html_number(t->count), "total", ub_html_number(t->total_ns), "max",
+                     ub_html_number(t->max_ns), "ongoing", ub_html_number(t->ongoing));
 }
 
 static void set_distribution(json_t *o, const struct ub_distribution *d)
@@ -104,7 +83,7 @@ static void set_distribution(json_t *o, const struct ub_distribution *d)
     uint32_t i, step = d->used / EDGES_MAX + 1;
 
     for (i = 0; i < UB_ARRAY_LEN(points); i++)
-        set(o, points[i].name, number(ub_distribution_percentile(d, points[i].permille)));
+        set(o, points[i].name, ub_html_number(ub_distribution_percentile(d, points[i].permille)));
     for (i = 0; i < d->used; i += step) {
         uint64_t count = 0, sum = 0;
         uint32_t k;
@@ -114,8 +93,8 @@ static void set_distribution(json_t *o, const struct ub_distribution *d)
             sum = ub_add_saturated(sum, d->bucket[k].sum_ns);
         }
         if (count > 0) {
-            json_array_append_new(edges, number(sum / count));
-            json_array_append_new(edges, number(count));
+            json_array_append_new(edges, ub_html_number(sum / count));
+            json_array_append_new(edges, ub_html_number(count));
         }
     }
     set(o, "hist", edges);
@@ -135,12 +114,12 @@ static json_t *runs_json(const struct ub_model *m)
 
         json_array_foreach (json_object_get(run->header, "command"), k, word)
             if (k < 12)
-                json_array_append_new(words, text_n(json_string_value(word), 100));
+                json_array_append_new(words, ub_html_text(json_string_value(word), 100));
         set(o, "command", words);
         set_text(o, "host", ub_json_string(run->header, "host"));
         set_text(o, "started", ub_json_string(run->header, "started"));
-        set(o, "threshold", number(ub_json_u64_or(run->header, "threshold_ns", 0)));
-        set(o, "length", number(run->last_ns > begin && begin > 0 ? run->last_ns - begin : 0));
+        set(o, "threshold", ub_html_number(ub_json_u64_or(run->header, "threshold_ns", 0)));
+        set(o, "length", ub_html_number(run->last_ns > begin && begin > 0 ? run->last_ns - begin : 0));
         set(o, "ended", json_boolean(run->end != NULL));
         if (json_is_integer(json_object_get(run->end, "exit")))
             json_object_set(o, "exit", json_object_get(run->end, "exit"));
@@ -164,13 +143,13 @@ static json_t *loops_json(const struct ub_model *m)
         set_text(o, "program", loop->program);
         set_text(o, "kind", loop->kind);
         set_text(o, "thread", loop->thread);
-        set(o, "pid", number(loop->pid));
-        set(o, "tid", number(loop->tid));
+        set(o, "pid", ub_html_number(loop->pid));
+        set(o, "tid", ub_html_number(loop->tid));
         if (loop->has_stats) {
-            set(o, "turns", number(loop->turns ? loop->turns : loop->callbacks));
-            set(o, "busy", number(loop->busy_ns));
-            set(o, "observed", number(loop->observed_ns));
-            set(o, "max", number(loop->max_ns));
+            set(o, "turns", ub_html_number(loop->turns ? loop->turns : loop->callbacks));
+            set(o, "busy", ub_html_number(loop->busy_ns));
+            set(o, "observed", ub_html_number(loop->observed_ns));
+            set(o, "max", ub_html_number(loop->max_ns));
             set_distribution(o, &loop->duration);
         }
         json_array_append_new(list, o);
@@ -198,8 +177,8 @@ static json_int_t frame_index(struct page *page, const json_t *frame, const char
     index = (json_int_t)json_array_size(page->frames);
     ub_places_add(&page->frame, frame, index);
     json_array_append_new(page->frames,
-                          json_pack("[o, o, i]", text_n(ub_lost_frame_name(frame, name, sizeof(name)), 120),
-                                    text_n(ub_text_frame_place(frame, place, sizeof(place)), 80),
+                          json_pack("[o, o, i]", ub_html_text(ub_lost_frame_name(frame, name, sizeof(name)), 120),
+                                    ub_html_text(ub_text_frame_place(frame, place, sizeof(place)), 80),
                                     ub_text_frame_class(frame, exe) == UB_SHOWN_USER));
     return index;
 }
@@ -213,7 +192,7 @@ static json_t *where_json(struct page *page, const struct ub_site *site)
     ub_chain_of_site(site, &chain);
     for (i = 0; i < chain.count; i++)
         json_array_append_new(list, json_pack("[I, o]", frame_index(page, chain.link[i].frame, site->exe),
-                                              number(chain.link[i].samples)));
+                                              ub_html_number(chain.link[i].samples)));
     return list;
 }
 
@@ -230,7 +209,7 @@ static void take_stack(void *self, const struct ub_lost_stack *stack)
     while (i-- > 0) /* outermost first */
         json_array_append_new(ids, json_integer(frame_index(page, json_array_get(stack->frames, i), stack->site->exe)));
     json_array_append_new(json_object_get(json_array_get(page->sites, (size_t)site), "stacks"),
-                          json_pack("[o, o]", number(stack->ns), ids));
+                          json_pack("[o, o]", ub_html_number(stack->ns), ids));
 }
 
 /* What the text report says behind a label, when it says anything; escaped already. */
@@ -277,19 +256,19 @@ static json_t *site_json(struct page *page, const struct ub_finding *f)
     char words[UB_ADVICE_WORDS_MAX];
     json_t *o = json_object();
 
-    set(o, "id", text_n(f->site->id, 64));
+    set(o, "id", ub_html_text(f->site->id, 64));
     set(o, "what", text(f->what));
     set(o, "why", text(f->why));
     set_text(o, "program", f->site->program);
     set_text(o, "loop", ub_json_string(f->site->worst, "loop"));
     set_text(o, "thread", ub_json_string(f->site->worst, "thread"));
     set(o, "cause", json_string(ub_model_cause_name(ub_model_site_cause(f->site))));
-    set(o, "n", number(f->site->durations.count));
-    set(o, "total", number(f->site->durations.total_ns));
-    set(o, "max", number(f->site->durations.max_ns));
-    set(o, "ongoing", number(f->site->ongoing));
+    set(o, "n", ub_html_number(f->site->durations.count));
+    set(o, "total", ub_html_number(f->site->durations.total_ns));
+    set(o, "max", ub_html_number(f->site->durations.max_ns));
+    set(o, "ongoing", ub_html_number(f->site->ongoing));
     set_distribution(o, &f->site->durations);
-    set(o, "samples", number(f->site->samples));
+    set(o, "samples", ub_html_number(f->site->samples));
     set(o, "where", where_json(page, f->site));
     set(o, "stacks", json_array());
     set_text(o, "do", ub_advice_site_words(f->site, words, sizeof(words)));
@@ -396,8 +375,8 @@ static void add_stall(struct page *page, struct track *track, const struct ub_ti
     struct bucket *bucket;
 
     if (site >= 0 && s->duration_ns >= edge) {
-        json_array_append_new(track->marks, number(at / 1000));
-        json_array_append_new(track->marks, number(s->duration_ns / 1000));
+        json_array_append_new(track->marks, ub_html_number(at / 1000));
+        json_array_append_new(track->marks, ub_html_number(s->duration_ns / 1000));
         json_array_append_new(track->marks, json_integer(site));
         return;
     }
@@ -417,13 +396,14 @@ static json_t *track_json(const struct page *page, const struct ub_timeline_loop
     set_text(o, "host", host);
     set_text(o, "kind", loop->kind);
     set_text(o, "thread", loop->thread);
-    set(o, "pid", number(loop->pid));
-    set(o, "tid", number(loop->tid));
+    set(o, "pid", ub_html_number(loop->pid));
+    set(o, "tid", ub_html_number(loop->tid));
     set(o, "marks", track->marks);
     for (i = 0; i < BUCKETS; i++)
         if (track->bucket[i].count > 0)
-            json_array_append_new(sums, json_pack("[i, o, o, o]", (int)i, number(track->bucket[i].count),
-                                                  number(track->bucket[i].total_ns), number(track->bucket[i].max_ns)));
+            json_array_append_new(sums, json_pack("[i, o, o, o]", (int)i, ub_html_number(track->bucket[i].count),
+                                                  ub_html_number(track->bucket[i].total_ns),
+                                                  ub_html_number(track->bucket[i].max_ns)));
     set(o, "sums", sums);
     return o;
 }
@@ -497,7 +477,7 @@ static json_t *page_json(const struct ub_export_job *job)
     struct page page = {.m = job->m, .frames = json_array(), .sites = json_array()};
     struct span span = whole_span(job->timeline);
     size_t sites = build_sites(&page);
-    json_t *o = json_object();
+    json_t *o = json_object(), *offload = ub_html_offload(job->m);
 
     set(o, "tool", json_string("unblock " UB_VERSION));
     set(o, "runs", runs_json(job->m));
@@ -511,11 +491,13 @@ static json_t *page_json(const struct ub_export_job *job)
     set(o, "length", json_integer(span.length_ns / 1000 + 1));
     set(o, "buckets", json_integer(BUCKETS));
     set(o, "tracks", tracks_json(&page, job->timeline, span));
-    set(o, "leftOut", number(job->timeline->left_out));
+    set(o, "leftOut", ub_html_number(job->timeline->left_out));
     set(o, "sites", page.sites);
-    set(o, "moreSites", number(sites > SITES_MAX ? sites - SITES_MAX : 0));
+    set(o, "moreSites", ub_html_number(sites > SITES_MAX ? sites - SITES_MAX : 0));
     set(o, "frames", page.frames);
     set(o, "lints", lints_json(job->m));
+    if (offload)
+        set(o, "offload", offload);
     set(o, "notes", notes_json(job->m));
     ub_places_clear(&page.frame);
     ub_places_clear(&page.site);

@@ -155,6 +155,69 @@ def test_html_has_the_habits(tmp_path):
     assert html_data(export("html"))["lints"] == []
 
 
+def offload_lines(name=""):
+    """What a run with moved calls, and stalls that were kept, ends with; `name` goes into every name."""
+    place = {"function": name + "on_timer", "file": f"/srv/{name}app.c", "line": 12}
+    lock = {"function": name + "txn_begin", "file": f"/srv/{name}db.c", "line": 70}
+    return [{"type": "offload", "site": "aa00aa00", "call": name + "fsync", "moved": 3, "saved_ns": 450_000_000, "longest_ns": 160_000_000,
+             "wait_ns": 2_000_000, "beside": 41, "beside_max": 20, "first": 1, "first_ns": 151_000_000, "caller": place, "callback": place},
+            {"type": "offload", "site": "0c11d2e4", "call": name + "fdatasync", "moved": 0, "would_move": 0, "saved_ns": 0,
+             "pinned": {"lock": 2, name + "kind": 1}, "pinned_ns": 92_000_000, "lock": lock}]
+
+
+def with_offload(tmp_path, lines, mode="eager", **header):
+    """The sample as if calls had moved in it."""
+    sample = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    total = {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "stack_bytes": 9000, "threads": 2, "queued_max": 5, "beside": 41}
+    for line in sample:
+        if line["type"] == "header":
+            line.update(offload=mode, **header)
+        elif line["type"] == "stats":
+            line["lag"] = {"p99_ns": 40_400, "longest_ns": 4_080_000}
+        elif line["type"] == "end":
+            line["offload"] = total
+    path = tmp_path / "offload.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*sample[:-1], *lines, sample[-1]]))
+    return path
+
+
+def test_html_has_what_moved(tmp_path):
+    path = with_offload(tmp_path, offload_lines(), predicted={"p99_ns": 22_000, "longest_ns": 1_080_000, "from": "pred.jsonl"})
+    got = html_data(export("html", path))["offload"]
+    assert got["mode"] == "eager" and got["would"] == [] and got["hidden"] == 0
+    assert got["total"] == {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "threads": 2, "queued": 5, "stack": 9000, "beside": 41}
+    assert got["moved"] == [{"call": "fsync", "at": ["on_timer()", "app.c:12"], "moved": 3, "saved_ns": 450_000_000,
+                             "longest_ns": 160_000_000, "wait_ns": 2_000_000, "beside": 41, "first": 1, "first_ns": 151_000_000}]
+    (pinned,) = got["pinned"]
+    assert (pinned["call"], pinned["site"], pinned["ns"], pinned["lock"]) == ("fdatasync", "0c11d2e4", 92_000_000, ["txn_begin()", "db.c:70"])
+    assert pinned["reasons"][0] == ["lock", "a lock is held", 2] and pinned["reasons"][1][0::2] == ["kind", 1]
+    assert got["lag"] == {"measured": [40_400, 4_080_000], "predicted": [22_000, 1_080_000], "from": "pred.jsonl"}
+    assert "offload" not in html_data(export("html")), "nothing is said where nothing was to move"
+
+
+def test_html_of_a_dry_run(tmp_path):
+    would = {"type": "offload", "site": "7f3a91c2", "call": "clock_nanosleep", "moved": 0, "would_move": 2, "saved_ns": 312_000_000}
+    many = [{**would, "site": f"{i:08x}"} for i in range(299)]
+    got = html_data(export("html", with_offload(tmp_path, [would, *many], "dry-run")))["offload"]
+    assert got["would"][0] == {"call": "clock_nanosleep", "site": "7f3a91c2", "n": 2, "saved_ns": 312_000_000}
+    assert (len(got["would"]), got["hidden"]) == (200, 100) and got["moved"] == got["pinned"] == []
+
+
+def test_html_of_hostile_names_that_moved(tmp_path):
+    text = export("html", with_offload(tmp_path, offload_lines("\x1b]0;x\x07 \u202e</script><b>"), "\u202e</script>",
+                                       predicted={"p99_ns": 1, "longest_ns": 1, "from": "\u202e</script>"}))
+    assert text.count("</script>") == 2 and not set("\x1b\x07\u202e") & set(text) and "<b>" not in text
+    assert "</script><b>fsync" in html_data(text)["offload"]["moved"][0]["call"]
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, -1, [None], {"a": []}])
+def test_html_of_wrong_types_that_moved(tmp_path, value):
+    for line in offload_lines():
+        lines = [{**line, key: value} for key in line if key != "type"]
+        data = html_data(export("html", with_offload(tmp_path, lines)))
+        assert len(data["offload"]["moved"] + data["offload"]["pinned"]) > 0
+
+
 def test_html_of_hostile_names(evil):
     text = export("html", evil)
     assert text.count("</script>") == 2 and "\u202e" not in text

@@ -40,8 +40,11 @@ def test_hostile_names(browser, export, tmp_path):
     note = json.dumps({"type": "note", "level": "warning", "text": "</script><b>" + "n" * 10000})
     lint = json.dumps({"type": "lint", "pid": 1, "tid": 1, "lint": "sleep0", "count": 5000, "total_ns": 5_000_000,
                        "callback": {"function": "</script><i>poll", "file": "/srv/app.py", "line": 7}})
+    place = {"function": "</script><i>kept", "file": "/srv/</script><i>.c", "line": 9}
+    moved = json.dumps({"type": "offload", "site": "</script><i>", "call": "</script><i>fsync", "moved": 2, "saved_ns": 60_000_000, "first": 0,
+                        "caller": place, "pinned": {"lock": 1, "</script><i>why": 2}, "pinned_ns": 5_000_000, "lock": place})
     path = tmp_path / "evil.jsonl"
-    path.write_text("".join(lines[:-1]) + json.dumps(long) + "\n" + note + "\n" + lint + "\n" + lines[-1])
+    path.write_text("".join(lines[:-1]) + json.dumps(long) + "\n" + note + "\n" + lint + "\n" + moved + "\n" + lines[-1])
     out = export("html", path)
     assert out.stat().st_size < 200_000, "names are cut"
     assert b"</script><script>window" not in out.read_bytes()
@@ -50,6 +53,8 @@ def test_hostile_names(browser, export, tmp_path):
     assert seen["scripts"] == 2 and seen["images"] == 0
     assert "\\u202e\\x1b[31m" in seen["body"] and "</script><script>" in seen["body"]
     assert "Habits that cost" in seen["body"] and "</script><i>poll() gave way by sleep(0) " in seen["body"]
+    moved = seen["body"][seen["body"].index("Moved off the loop"):]
+    assert "</script><i>fsync\t</script><i>kept()" in moved and "</script><i>why 2" in moved and "60 ms" in moved
     for raw in ("\u202e", "\x1b"):
         assert raw not in seen["body"]
     assert seen["overflow"] == 0

@@ -416,6 +416,37 @@ function lints() {
   $("lints").querySelector("ul").replaceChildren(...data.lints.map((text) => el("li", { text })));
 }
 
+/* ---- what left the loops ---- */
+function grid(title, columns, rows) {
+  if (!rows.length) return [];
+  const cells = (name, row) => el("tr", {}, ...row.map((text, c) => el(name, { class: columns[c][1] || false, text })));
+  return [el("p", { class: "soft", text: title }), el("div", { class: "scroll" }, el("table", { class: "grid" },
+    el("thead", {}, cells("th", columns.map((c) => c[0]))), el("tbody", {}, ...rows.map((r) => cells("td", r)))))];
+}
+const placed = ([name, place]) => name === undefined ? "" : name + (place ? "  " + place : "");
+function stood(id) { const s = data.sites.find((x) => x.id === id); return s ? [s.what, s.file].filter(Boolean).join("  ") : "site " + id; }
+function lagWords(lag) {
+  const pair = ([p99, longest]) => `p99 ${dur(p99)}, longest ${dur(longest)}`;
+  return lag.measured ? "The loop's lag: " + [pair(lag.measured), lag.moved && `about ${pair(lag.moved)} if they move`,
+    lag.policy && `about ${pair(lag.policy)} with the rules for functions that unblock policy writes`, lag.predicted && `predicted ${pair(lag.predicted)} (${lag.from})`].filter(Boolean).join("; ") + "." : "";
+}
+function offload() {
+  const o = data.offload, num = (n) => n.toLocaleString("en");
+  if (!o) return;
+  const t = o.total, none = (n, f) => n ? f(n) : "", lines = [`Mode: ${o.mode || "?"}. ` + (o.would.length ? "Nothing was moved."
+    : t.moved === undefined ? "" : `${count(t.moved, "call")} moved, ${dur(t.saved_ns)} off the loop, ${dur(t.wait_ns)} of it waiting for a thread or the loop; meanwhile ${count(t.beside, "callback")} ran.`)];
+  if (t.threads) lines.push(`Executor: ${count(t.threads, "thread")}, ${count(t.queued, "call")} queued at most.`);
+  if (t.stack) lines.push(`Stacks were used up to ${Math.ceil(t.stack / 1024)} kB.`);
+  lines.push(lagWords(o.lag));
+  $("offload").hidden = false;
+  $("offload").querySelector("div").replaceChildren(...lines.filter(Boolean).map((text) => el("p", { text })),
+    ...grid("What moved, by place:", [["call"], ["called in"], ["moved", "num"], ["off the loop", "num"], ["longest", "num"], ["waited", "num"], ["ran meanwhile", "num"], ["blocked before", "num"], ["for", "num"]],
+      o.moved.map((m) => [m.call, placed(m.at), num(m.moved), dur(m.saved_ns), dur(m.longest_ns), dur(m.wait_ns), num(m.beside), none(m.first, num), none(m.first, () => dur(m.first_ns))])),
+    ...grid("What would move:", [["call"], ["stall"], ["stalls", "num"], ["saves", "num"]], o.would.map((w) => [w.call, stood(w.site), num(w.n), dur(w.saved_ns)])),
+    ...grid("What stayed, and why:", [["call"], ["stall"], ["why"], ["lock taken in"], ["stalled", "num"]],
+      o.pinned.map((p) => [p.call, stood(p.site), p.reasons.map(([word, words, n]) => `${word} ${num(n)}: ${words}`).join("; "), placed(p.lock), dur(p.ns)])),
+    ...(o.hidden ? [el("p", { class: "hint", text: `and ${num(o.hidden)} more places` })] : []));
+}
 function notes() {
   $("notes").replaceChildren(...data.notes.map((n) => el("p", { class: n.level }, el("b", { text: (n.level === "info" ? "note" : n.level) + ": " }), n.text)), el("p", { class: "soft", text: "Made by " + data.tool }));
 }
@@ -452,6 +483,6 @@ addEventListener("keydown", (e) => {
   else return;
   e.preventDefault();
 });
-subject(); verdict(); readColours(); buildTimeline(); buildFlame(); buildLoops(); lints(); notes(); table(); drawAll();
+subject(); verdict(); readColours(); buildTimeline(); buildFlame(); buildLoops(); offload(); lints(); notes(); table(); drawAll();
 document.documentElement.dataset.ready = "1";
 })();
