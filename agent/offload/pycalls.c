@@ -482,10 +482,26 @@ int ub_pysteps_try(void *lock)
     return -1;
 }
 
+/* Who has the one has the other. */
+static bool covers(const void *unit, const void *other)
+{
+    return unit == other || (unit == UB_UNIT_ANY && (uintptr_t)other & 1);
+}
+
 static bool has_unit(const struct step *s, const void *connection)
 {
     for (uint32_t i = 0; i < s->units && i < UB_STEP_UNITS; i++) {
-        if (s->unit[i] == connection)
+        if (covers(s->unit[i], connection))
+            return true;
+    }
+    return false;
+}
+
+/* Has it, or what may be the same. */
+static bool may_have_unit(const struct step *s, const void *connection)
+{
+    for (uint32_t i = 0; i < s->units && i < UB_STEP_UNITS; i++) {
+        if (covers(s->unit[i], connection) || covers(connection, s->unit[i]))
             return true;
     }
     return false;
@@ -504,7 +520,7 @@ static const struct step *suspended_with(const struct mine *m, const void *conne
 {
     const struct step *s = m->suspended;
 
-    while (s && !has_unit(s, connection))
+    while (s && !may_have_unit(s, connection))
         s = s->next;
     return s;
 }
@@ -513,7 +529,7 @@ static const struct step *suspended_with(const struct mine *m, const void *conne
 static bool waits_for_current(const struct mine *m, const struct step *s)
 {
     for (uint32_t i = 0; i < UB_WAITS_MAX && m->current && s && s->queues; i++) {
-        if (has_unit(m->current, s->queues))
+        if (may_have_unit(m->current, s->queues))
             return true;
         s = suspended_with(m, s->queues);
     }
@@ -528,7 +544,7 @@ static const struct step *first_with(const struct mine *m, const void *mutex, ui
 {
     const struct step *s = m->suspended;
 
-    while (s && s->mutex != mutex && !(has_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
+    while (s && s->mutex != mutex && !(may_have_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
            !(s->queues == mutex && s->ticket < ticket))
         s = s->next;
     return s;

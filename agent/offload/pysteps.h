@@ -49,11 +49,12 @@ bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret);
 
 #define UB_UNIT_EAGER    1u
 #define UB_UNIT_CONNECTS 2u
+#define UB_UNIT_ANY      ((const void *)1) /* whichever of the odd connections: it has to be alone with all of them */
 
 /*
- * A whole call of a client library's on this connection (NULL: none yet). True: it was made, and this step left
- * meanwhile. `how`: UB_UNIT_EAGER: it is made for what takes its time; UB_UNIT_CONNECTS: under locks of libc's. Who
- * comes to a connection that a suspended step has used waits until that one is over.
+ * A whole call of a client library's on this connection (NULL: none yet; odd: UB_UNIT_ANY may be the same). True: it
+ * was made, and this step left meanwhile. `how`: UB_UNIT_EAGER: it is made for what takes its time; UB_UNIT_CONNECTS:
+ * under locks of libc's. Who comes to a connection that a suspended step has used waits until that one is over.
  */
 bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, uint32_t how,
                      int64_t *ret);

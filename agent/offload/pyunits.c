@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+#define SQL_HANDLE_DBC 2
+
 #define WORDS(X)                                                                                                       \
     X(uint64_t a), X(uint64_t b), X(uint64_t c), X(uint64_t d), X(uint64_t e), X(uint64_t f), X(uint64_t g),           \
         X(uint64_t h), X(uint64_t i), X(uint64_t j), X(uint64_t k)
@@ -43,17 +45,22 @@ static uint64_t call_here(uint32_t id, const struct unit *u)
     return ret;
 }
 
-/*
- * What nobody else may use before the step is over that does. ODBC's handles are of three kinds, and whose connection a
- * statement belongs to is not to be asked: all of its connections are as one.
- */
+/* ODBC's calls are made on a connection, on a statement of one, or end transactions of one or of all. */
+static const void *odbc_connection_of(uint32_t id, const struct unit *u)
+{
+    if (id == UB_UNIT_ID_SQLEndTran)
+        return (int16_t)u->word[0] == SQL_HANDLE_DBC ? ub_pyodbc_unit(u->word[1]) : UB_UNIT_ANY;
+    return id == UB_UNIT_ID_SQLDisconnect ? ub_pyodbc_unit(u->word[0]) : ub_pyodbc_connection(u->word[0]);
+}
+
+/* What nobody else may use before the step is over that does. */
 static const void *connection_of(uint32_t id, const struct unit *u)
 {
     if (id == UB_UNIT_ID_PQconnectdb || id == UB_UNIT_ID_PQcancel)
         return NULL;
     if (id == UB_UNIT_ID_SQLDriverConnect || id == UB_UNIT_ID_SQLDriverConnectW)
         return NULL;
-    return id >= UB_UNIT_ID_SQLDriverConnect && id <= UB_UNIT_ID_SQLDisconnect ? &ub_pyunits_odbc
+    return id >= UB_UNIT_ID_SQLDriverConnect && id <= UB_UNIT_ID_SQLDisconnect ? odbc_connection_of(id, u)
                                                                                : (const void *)u->word[0];
 }
 

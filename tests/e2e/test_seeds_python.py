@@ -5,7 +5,8 @@ functions moved as alone, and the ticker beside it goes on.
 uvloop, and what computes in its full length (50 million decrements).
 
 Seen to fail: `by_many` and `by_queue` (their gaps) while who had a lock of multiprocessing's was not left; `transacts` (no row) while
-statements were taken for connections.
+statements were taken for connections; `apart`, while all connections were as one (its time), or statements of which nothing is known
+as one of their own (what was read).
 """
 
 import os
@@ -22,7 +23,7 @@ PROGRAM = helpers.ROOT / "tests/programs/pyseeds.py"
 PATIENCE = 120
 ALL = "UNBLOCK_SOAK" in os.environ
 ON_FIRST = pytest.mark.skipif(not ALL, reason="takes long: make check-offload")
-DEBIANS = {"files": "aiofiles", "odbc": "pyodbc", "transacts": "pyodbc"}  # what a case imports
+DEBIANS = {"files": "aiofiles", "odbc": "pyodbc", "transacts": "pyodbc", "apart": "pyodbc"}  # what a case imports
 SIZE = 50 if ALL else 6
 
 # How each may be helped: the option, what it has to say of itself then, and the gap that is allowed, as a part of that alone.
@@ -91,6 +92,14 @@ def test_waiting(tmp_path, python):
         both.check_gap(case, EAGER[case])
     offload = helpers.Recording(both.path).end["offload"]
     assert offload["moved"] >= 5, offload
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_connections_apart(tmp_path, python):
+    """Two connections of ODBC wait at the same time, two statements of one connection do not."""
+    both = Both(tmp_path, python, ["apart"], "--offload=eager")
+    alone, moved = both.gap(both.alone[1], "apart_took"), both.gap(both.said, "apart_took")
+    assert moved < alone * 0.75, (alone, both.said)
 
 
 @pytest.mark.parametrize("python", interpreters())
