@@ -156,15 +156,21 @@ static bool is_brief(uint32_t id, const uint64_t *word, struct ub_block *b, int6
     return ub_block_until(id, word) && ub_block_waits(id, word, b, ret);
 }
 
+/* In an import, or a transaction, which nobody else is to see by half. */
+static bool is_half_done(struct mine *m)
+{
+    return ub_pysteps_holder_of(m)->importing || (m->current && ub_pysqlite_in_transaction(m, m->current));
+}
+
 /*
  * Short sleeps and polls are made again and again until somebody has done something, who may be suspended: one of
- * those goes on first. Not during an import, which is half done. True: a signal came.
+ * those goes on first. True: a signal came.
  */
 static bool let_another_go_on(struct mine *m, uint32_t id, int64_t *ret)
 {
     int saved = errno, r = 0;
 
-    if (ub_pysteps_holder_of(m)->importing || !may_drive(m, false))
+    if (is_half_done(m) || !may_drive(m, false))
         return false;
     if (ub_pydrive_has_some(m))
         r = ub_pydrive_once(m, false, -1, 0, 0);
@@ -182,6 +188,8 @@ void ub_pysteps_drive_ready(void)
     struct mine *m = ub_pysteps_mine(false);
     int saved = errno;
 
+    if (m && is_half_done(m))
+        return;
     while (m && may_drive(m, false) && ub_pydrive_has_some(m) && ub_pydrive_once(m, false, -1, 0, 0) == 0)
         continue;
     errno = saved;

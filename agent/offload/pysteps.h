@@ -28,7 +28,7 @@ bool ub_pysteps_concerned(void);
 bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], int64_t *ret);
 
 /* Suspended steps that can go on do so here, until none can. Others are not waited for: a call that is moved may take
- * for ever. Keeps errno. */
+ * for ever. Not in the midst of an import, or of a transaction of SQLite's. Keeps errno. */
 void ub_pysteps_drive_ready(void);
 
 /* As ub_suspend_settle_numbers. */

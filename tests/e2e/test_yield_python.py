@@ -7,7 +7,8 @@ the reservation of the signal nothing yields. `waits` hung where a call whose pl
 sleeps or polls again and again let nobody go on. `gathers` hung where a step was set aside (or left, in a call) in what asyncio's
 debug mode calls in the midst of its functions: the `locks` of `-X dev` did so in one run of 30 on a busy machine. `overtaken` hung
 where nobody asked whose turn it is after one whose turn had come was over already; `slept_on` where who wanted a lock above the one
-that slept with it was not left.
+that slept with it was not left; `half_done` printed a part of a module, and what was taken back, where a call that stays let others go
+on in an import or a transaction.
 """
 
 import os
@@ -25,8 +26,8 @@ PATIENCE = 90
 ALL = "UNBLOCK_SOAK" in os.environ
 
 CASES = ("one", "many", "raises", "contexts", "cancelled", "timed", "locks", "imports", "generators", "deep", "callbacks",
-         "pairs", "waits", "gathers", "overtaken", "slept_on", "collects", "handled", "handlers", "forks", "held")
-SHORT = ("many", "raises", "locks", "imports", "callbacks", "gathers", "overtaken", "slept_on")
+         "pairs", "waits", "half_done", "gathers", "overtaken", "slept_on", "collects", "handled", "handlers", "forks", "held")
+SHORT = ("many", "raises", "locks", "imports", "half_done", "callbacks", "gathers", "overtaken", "slept_on")
 # Of these the whole computing can be left: their longest gap is a part of what it is alone.
 FREE = ("one", "many", "raises", "contexts", "cancelled", "generators", "deep", "collects", "handled", "handlers")
 
@@ -38,6 +39,7 @@ def interpreters():
 
 def environment(folder, loop=(), **more):
     (folder / "computing_module.py").write_text("n = 1_000_000\nwhile n:\n    n -= 1\nVALUE = 7\n")
+    (folder / "calling_module.py").write_text("import os\nos.system('true')\nVALUE = 7\n")
     return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", LOOP="".join(loop), **more)
 
 

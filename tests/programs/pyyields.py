@@ -13,6 +13,7 @@ import random
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -122,6 +123,34 @@ async def imports():
         import computing_module
         return computing_module.VALUE
     return await asyncio.gather(*[gets() for _ in range(3)])
+
+
+async def half_done():
+    """Who was set aside does not go on above a call that stays where others would see a module by half, or stand in a transaction."""
+    async def gets():
+        import calling_module
+        return calling_module.VALUE
+
+    async def computes(then):
+        spin(2 * N)
+        return await then()
+    said = await asyncio.gather(computes(gets), gets(), return_exceptions=True)
+    for call in lambda: os.system("true"), lambda: time.sleep(0.002):
+        db = sqlite3.connect(":memory:")
+        db.execute("CREATE TABLE t(x)")
+
+        async def writes():
+            db.execute("INSERT INTO t VALUES ('kept')")
+            db.commit()
+
+        async def takes_back():
+            db.execute("INSERT INTO t VALUES ('taken back')")
+            call()
+            db.rollback()
+        await asyncio.gather(computes(writes), takes_back())
+        said.append([x for x, in db.execute("SELECT x FROM t")])
+        db.close()
+    return said
 
 
 async def generators():
