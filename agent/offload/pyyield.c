@@ -25,6 +25,7 @@
 #define CAP_NS      20000000ull              /* a loop that always has something to do lets one go on after so long */
 #define AGAIN_NS    1000000ull
 #define SOON_NS     100000ull /* so often is looked whether the next step has begun, once one was asked or set aside */
+#define SOON_ROUNDS 200u
 #define IDLE_ROUNDS 8u
 #define ASIDE       "no step yields: the program handles SIGURG itself"
 #define OTHER_BUILD "no step moves: python3.*.so is not of the agent's build"
@@ -152,12 +153,10 @@ static void *beats(void *unused)
     while (!ub_load_relaxed(&beat.quit)) {
         uint64_t step = __atomic_load_n(&beat.step, __ATOMIC_SEQ_CST), now, until, least, again;
 
-        if (!step && ub_load_relaxed(&beat.aside)) {
-            nap(SOON_NS);
-            continue;
-        }
         if (!step) {
-            if (++idle > IDLE_ROUNDS)
+            if (ub_load_relaxed(&beat.aside) && ++idle < SOON_ROUNDS) /* no more if its loop was left for good */
+                nap(SOON_NS);
+            else if (++idle > IDLE_ROUNDS)
                 sleep_deeply();
             else
                 nap(slice_ns() / 2);

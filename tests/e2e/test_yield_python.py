@@ -151,6 +151,12 @@ def test_signal_of_the_programs_own(tmp_path, python):
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])
+def test_thread_rests_where_the_loop_was_left(tmp_path, python):
+    """Seen to fail where the thread that asks looked every 100 us for as long as a step was set aside."""
+    both(tmp_path, python, "left", SPIN="100000")
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
 def test_object_of_another_build(tmp_path, python):
     """What an earlier build has left beside the agent is not called: what it calls the same may look otherwise."""
     version = pythons.ask(python.split()[0], "import sys; print('%d.%d' % sys.version_info[:2])")

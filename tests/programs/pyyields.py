@@ -10,6 +10,7 @@ import linecache
 import os
 import queue
 import random
+import resource
 import select
 import signal
 import socket
@@ -508,11 +509,40 @@ def urgent():
     print("urgent", got, flush=True)
 
 
+def is_quiet():
+    """Whether nobody in this process wakes up again and again while it computes."""
+    for _ in range(20):
+        before, end = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw, time.monotonic() + 0.2
+        while time.monotonic() < end:
+            pass
+        if resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before < 20:
+            return True
+    return False
+
+
+def left():
+    """A loop that an exception ends while a task is set aside, which nobody goes on with after that."""
+    tasks = []
+
+    async def ends():
+        for _ in range(12):
+            await asyncio.sleep(0.002)
+        tasks.append(asyncio.ensure_future(burn(100 * N)))
+        await asyncio.sleep(0.01)
+        raise SystemExit
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(ends())
+    except SystemExit:
+        print("left", is_quiet(), flush=True)
+    os._exit(0)
+
+
 if __name__ == "__main__":
     if os.environ.get("LOOP") == "uvloop":
         import uvloop
         uvloop.install()
-    if sys.argv[1] in ("interrupted", "urgent"):
+    if sys.argv[1] in ("interrupted", "urgent", "left"):
         globals()[sys.argv[1]]()
     else:
         asyncio.run(main([globals()[name] for name in sys.argv[1:]]))
