@@ -123,6 +123,7 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
     ret->lane = order_of[what].lane;
     ret->likely = order_of[what].likely;
     ret->libc_lock = what == NAME;
+    ret->stays = what == EPOLL;
     if (what == PATH)
         ret->fd = UB_BLOCK_PATHS; /* which of them name the same thing nobody can tell beforehand */
     else if (what != SLEEP && what != WAITS && what != NAME && what != SEM && !is_for_several(what))

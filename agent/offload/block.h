@@ -19,6 +19,7 @@ struct ub_block {
     bool may_move;
     bool made;          /* it did not block, and was made: the result is there */
     bool likely;        /* nothing proves beforehand that it blocks, and it is made for what takes its time */
+    bool stays;         /* asked about, but never left: a loop's own wait, in which no other one may be turned */
     bool any_sleep;     /* also one below the threshold: one of many */
     bool libc_lock;     /* libc may hold a lock of its own meanwhile */
     int fd;             /* -1 */

@@ -166,7 +166,7 @@ static void drive_all(void)
         return direct.name args;                                                                                       \
     }
 
-/* Likewise, but of a task of asyncio's such a call can be asked about, and left: it is no loop's wait there. */
+/* Likewise, but in a task of asyncio's such a call can be asked about; `select` may be left there. */
 #define ASKED(type, name, params, args, waits)                                                                         \
     static type asked_##name params                                                                                    \
     {                                                                                                                  \

@@ -8,7 +8,7 @@ Seen to fail without its mend: the child of vfork (spawns), multiprocessing's lo
 (most of them, under load), a finalizer that is run while a step begins to wait (collected; found by the stress), a collection
 that 3.12 had put off (scheduled: hung), descriptors of threads that had ended (ends_threads), a number that the program had closed
 (closes_all), locks that were looked at every 50 ms (bounded), locks of who sleeps below (the stress with --yield), a step that is left while it turns
-another loop (nested, with --yield on uvloop: test_nested_loops).
+another loop (nested, with --yield on uvloop: test_nested_loops), or a loop of another kind (other_loops).
 """
 
 import os
@@ -27,7 +27,7 @@ ON_FIRST = pytest.mark.skipif(not ALL, reason="takes long: make check-offload")
 # The longest that the ticker may be kept waiting, in ms: half of what it is alone, or less. None: it is kept waiting,
 # by what stays where it is; the case is there for what it prints.
 CALLS = {"states": 1200, "recv": 150, "one_socket": 150, "raises": 100, "cancel": 150, "generators": 180, "deep": 250,
-         "rlock": 150, "importing": None, "alarm": None, "http": 150, "https": 300, "children": 150, "spawns": 150, "timeouts": 80, "selects": 90}
+         "rlock": 150, "importing": None, "alarm": None, "http": 150, "https": 300, "children": 150, "spawns": 150, "timeouts": 80, "selects": 90, "epolls": None, "other_loops": None}
 LOCKS = {"event": 75, "queues": 150, "condition": 80, "fifo": 180, "handed_over": None, "rlock": 150,
          "shared_rlock": 150, "shared_lock": 120, "collected": None, "rlock_of_another": 75, "tries": 200, "timeouts": 120,
          "buffered": 75, "logs": 75, "joins": 150,
@@ -40,7 +40,7 @@ ENDS = {"exits": 3, "interrupted": 0, "drained": 0, "ends_threads": 0, "closes_a
 
 
 # What `make check` has of them.
-SHORT = ("states", "selects", "recv", "one_socket", "cancel", "http", "https", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "shared_lock",
+SHORT = ("states", "selects", "other_loops", "recv", "one_socket", "cancel", "http", "https", "spawns", "event", "queues", "fifo", "rlock", "shared_rlock", "shared_lock",
          "collected", "tries", "buffered", "plain_callback", "sockets_in_callback", "forked_on", "interrupted", "ends_threads", "closes_all", "bounded", "locked", "transaction", "reading", "shared")
 
 

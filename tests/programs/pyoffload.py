@@ -6,6 +6,7 @@ import http.server as http_server
 import os
 import signal
 import select
+import selectors
 import socket
 import subprocess
 import sys
@@ -235,29 +236,63 @@ async def timeouts():
 
 
 async def selects():
-    """select and epoll say the same, with and without a limit, from where it is over as well as from where it is not."""
+    """It says the same with and without a limit, from where it is over as well as from where it is not."""
     r, w = os.pipe()
-    said = []
-
-    async def wait(ask):
-        """What is there is taken by whoever sees it."""
-        said.append(ask())
-        if said[-1]:
-            os.read(r, 1)
-    with select.epoll() as epoll:
-        epoll.register(r, select.EPOLLIN)
-        for ask in (lambda: len(select.select([r], [], [])[0]), lambda: len(select.select([r], [], [], 20)[0]),
-                    lambda: len(epoll.poll()), lambda: len(epoll.poll(20))):
-            threading.Timer(0.12, os.write, (w, b"x")).start()
-            await wait(ask)
-        await wait(lambda: len(select.select([r], [], [], 0.12)[0]))
-        await wait(lambda: len(epoll.poll(0.12)))
-        os.write(w, b"xx")
-        await wait(lambda: len(select.select([r], [w], [r], 20)[1]))
-        await wait(lambda: len(epoll.poll(20)))
+    said = await asks(r, w, lambda *limit: len(select.select([r], [], [], *limit)[0]))
+    os.write(w, b"x")
+    said.append(len(select.select([r], [w], [r], 20)[1]))
     os.close(r)
     os.close(w)
     return said
+
+
+async def epolls():
+    """Likewise an epoll of the program's own, beside a task that is suspended."""
+    r, w = os.pipe()
+    sleeping = asyncio.create_task(nap())
+    await asyncio.sleep(0.01)
+    with select.epoll() as epoll:
+        epoll.register(r, select.EPOLLIN)
+        said = await asks(r, w, lambda *limit: len(epoll.poll(*limit)))
+    os.close(r)
+    os.close(w)
+    return said, await sleeping
+
+
+async def asks(r, w, ask):
+    said = []
+    for limit in ((), (20,)):
+        threading.Timer(0.12, os.write, (w, b"x")).start()
+        said.append(ask(*limit))
+        os.read(r, 1)
+    said.append(ask(0.12))
+    os.write(w, b"x")
+    said.append(ask(20))
+    os.read(r, 1)
+    return said
+
+
+async def nap():
+    time.sleep(0.2)
+    return "slept"
+
+
+async def other_loops():
+    """Each turns a loop of another kind, that knows by the thread whether one runs, as trio's does."""
+    running = threading.local()
+
+    async def turns():
+        if getattr(running, "one", False):
+            raise RuntimeError("from inside of a loop")
+        running.one = True
+        a, b = socket.socketpair()
+        with a, b, selectors.DefaultSelector() as selector:
+            selector.register(a, selectors.EVENT_READ)
+            threading.Timer(0.12, b.send, (b"x",)).start()
+            said = len(selector.select())
+        running.one = False
+        return said
+    return [str(one) for one in await asyncio.gather(turns(), turns(), return_exceptions=True)]
 
 
 async def sleeps_twice(said, name):
