@@ -20,7 +20,7 @@ static const char *const movable[] = {
     "accept4",     "send",    "flock",  "fcntl",       "sleep",    "usleep",   "nanosleep", "clock_nanosleep",
     "waitpid",     "connect", "fsync",  "getaddrinfo", "syncfs",   "pread",    "fdatasync", "pwrite",
     "ftruncate",   "open",    "openat", "fallocate",   "sem_wait", "stat",     "lstat",     "posix_fallocate",
-    "unlink",      "rename",  "poll",
+    "unlink",      "rename",  "poll",   "select",
 #define NAME(name, ...) #name,
     UB_UNITS(NAME)};
 

@@ -303,10 +303,20 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
     return UB_EXECUTOR_NONE;
 }
 
-/* With which Python waits on sockets with a timeout: left in a task's step only. */
-static bool waits_for_descriptors(uint32_t id)
+/* Waits for descriptors are left in a task's step only: of a callback they may be a loop's. An epoll's stays there,
+ * too. */
+static enum ub_executor judge_call_of_step(uint32_t id, const uint64_t *value)
 {
-    return id == UB_CALL_ID_poll || id == UB_CALL_ID___poll_chk;
+    switch (id) {
+    case UB_CALL_ID_poll:
+    case UB_CALL_ID___poll_chk:
+        return UB_EXECUTOR_READINESS;
+    case UB_CALL_ID_select:
+    case UB_CALL_ID___select:
+        return UB_EXECUTOR_WAIT;
+    default:
+        return judge_call(id, value);
+    }
 }
 
 /* ---- all of it ------------------------------------------------------------------------------ */
@@ -356,7 +366,7 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     if (ret->pin != UB_PIN_MOVABLE)
         return;
     python = t->cold->spans.level[0].callback.library == UB_LOOP_ASYNCIO;
-    ret->executor = (uint8_t)(python && waits_for_descriptors(id) ? UB_EXECUTOR_READINESS : judge_call(id, value));
+    ret->executor = (uint8_t)(python ? judge_call_of_step(id, value) : judge_call(id, value));
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
     else if (python) /* it calls again what a signal has interrupted */

@@ -364,8 +364,8 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         b.any_sleep = true;
         leaves = ub_offload_moves && judge_step(m, sp, false) == UB_PIN_MOVABLE;
     } else {
-        leaves = b.may_move && !b.stays && may_leave(m, sp, false) && is_the_interpreters(from) &&
-                 !has_openssl_error(from);
+        leaves =
+            b.may_move && !b.stays && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
     }
     blocks = earlier || ((leaves || m->suspended) && will_block(m, id, word, &b, &proven, &denied, &site, ret));
     if (blocks && leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) &&

@@ -103,7 +103,7 @@ class Both:
 
 
 def telling(folder, python, mode, *cases):
-    path = folder / f"{mode}.jsonl"
+    path = folder / "recording.jsonl"
     path.touch()
     return path, helpers.start("run", "--force", "-t", "50ms", "-o", path, f"--offload={mode}", "--live=full", "--", python,
                                helpers.ROOT / "tests/programs/pymoves.py", *cases, env=environment(folder))
@@ -122,7 +122,7 @@ def told(begun):
     return said, helpers.Recording(path)
 
 
-TOLD = {"dry-run": ("sleeps", "waits", "fetches", "imports", "in_callback"), "flagged": ("sleeps", "fetches", "in_callback")}
+TOLD = {"dry-run": ("sleeps", "waits", "fetches", "selects", "epolls", "imports", "in_callback"), "flagged": ("sleeps", "fetches", "in_callback")}
 
 
 @pytest.fixture(scope="module")
@@ -204,11 +204,11 @@ def test_dry_run(tellings, python):
             found.setdefault(name, set()).add(slow["offload"].get("reason") or slow["offload"]["state"])
             if slow["offload"]["state"] == "would-move":
                 assert slow["offload"]["saved_ns"] >= slow["blocked_ns"] / 2 > 0  # what it waited for a CPU is not saved
-    assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "imports": {"import"},
-                     "in_callback": {"kind"}}, recording.slow
+    assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
+                     "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}, recording.slow
     assert "move   would move to a timer, saves " in said
     assert "move   pinned: a module is being imported" in said
-    assert " would have moved from 3 call sites, " in said
+    assert " would have moved from 4 call sites, " in said
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])
@@ -225,6 +225,15 @@ def test_flagged(tellings, python):
               for slow in recording.slow if slow.get("offload") and slow["duration_ns"] >= 120_000_000}
     assert states == {"sleeps": "first", "fetches": "first", "in_callback": "kind"}
     assert "clock_nanosleep in nap() (pymoves.py:" in said
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_policy_has_what_the_modes_move(tmp_path, python):
+    """A rule for what the dry run told of is followed: from the first such call on, if the tracer answers in time."""
+    policy = tmp_path / "app.policy"
+    policy.write_text("[offload]\nselect in pymoves.selects = move\n")
+    _, recording = told(telling(tmp_path, python, policy, "selects", "sleeps"))
+    assert {place(line, "callback")[0] for line in recording.of("offload") if line["moved"]} == {"selects"}, recording.of("offload")
 
 
 GREENLET = """

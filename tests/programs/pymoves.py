@@ -1,6 +1,8 @@
 """What a dry run and a report of moved calls are told of: each case blocks in one way, twice, in a place of its own."""
 import asyncio
 import http.server
+import select
+import socket
 import sys
 import threading
 import time
@@ -35,6 +37,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 async def fetches():
     urllib.request.urlopen(URL).read()
+
+
+def sends_late():
+    a, b = socket.socketpair()
+    threading.Timer(SECONDS, b.send, (b"x",)).start()
+    return a, b
+
+
+async def selects():
+    a, b = sends_late()
+    with a, b:
+        assert select.select([a], [], [], 20)[0]
+
+
+async def epolls():
+    a, b = sends_late()
+    with a, b, select.epoll() as epoll:
+        epoll.register(a, select.EPOLLIN)
+        assert epoll.poll(20)
 
 
 async def imports():

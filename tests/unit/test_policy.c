@@ -139,7 +139,7 @@ static void test_what_is_wrong(void **state)
         {"[offload]\nfsync = move limit=", 2, {"limit", "1 to 1024"}},
         {"[offload]\nfsync = move limit=99999999999999999999", 2, {"1 to 1024"}},
         {"[offload]\nfsync = inline limit=3", 2, {"inline takes no options", "limit=3"}},
-        {"[offload]\nselect = move", 2, {"select is never moved"}},
+        {"[offload]\nepoll_wait = move", 2, {"epoll_wait is never moved"}},
         {"[offload]\nsqlite3_step = move unit", 2, {"sqlite3_step", "not moved yet"}},
         {"[offload]\nfsync on f = move", 2, {"fsync on f", "CALL in PLACE"}},
         {"[offload]\nfsync in db.c:120 = move", 2, {"db.c:120", "db.c:*"}},
@@ -328,7 +328,7 @@ static void test_verdicts(void **state)
     assert_int_equal(table[UB_CALL_ID_fsync], UB_POLICY_ALLOW);
     assert_int_equal(table[UB_CALL_ID___read_chk], UB_POLICY_WATCH);
     assert_int_equal(table[UB_CALL_ID_write], UB_POLICY_WATCH);
-    assert_int_equal(table[UB_CALL_ID_select], UB_POLICY_DENY);
+    assert_int_equal(table[UB_CALL_ID_epoll_wait], UB_POLICY_DENY);
     assert_int_equal(table[UB_CALL_IDS], UB_POLICY_WATCH);
     ub_policy_clear(&p);
 }
