@@ -101,6 +101,7 @@ int ub_fds_keep(struct ub_job *job, int fd)
     if (fd < 0 || ub_raw2(SYS_fstat, fd, &st) < 0)
         return -1;
     job->check = true;
+    job->named = fd;
     job->device = st.st_dev;
     job->inode = st.st_ino;
     if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))
@@ -130,30 +131,45 @@ static void settle(unsigned first, unsigned last)
     ub_pysteps_settle_numbers(first, last);
 }
 
-static void give_way(unsigned first, unsigned last)
+static bool is_ours(unsigned fd)
 {
+    return ub_fds_is_own((int)fd) || ub_inbox_owns((int)fd);
+}
+
+/* What is ours of them is the program's from now on. True: there was some, and `taken` is to be said afterwards. */
+static bool give_way(unsigned first, unsigned last)
+{
+    bool some = false;
+
     settle(first, last);
-    if (ub_raw0(SYS_getpid) == ub_process->pid) /* not a child of vfork's, whose table is its own */
-        ub_inbox_gives_up(first, last);
+    if (ub_raw0(SYS_getpid) != ub_process->pid) /* a child of vfork's, whose table is its own */
+        return false;
+    for (unsigned fd = first; fd <= last && fd < NUMBERS; fd++) {
+        some |= is_ours(fd);
+        give_up((int)fd);
+    }
+    ub_inbox_gives_up(first, last);
+    return some;
 }
 
 static int hook_dup2(int from, int to)
 {
-    if (from != to)
-        give_way((unsigned)to, (unsigned)to);
-    return ((int (*)(int, int))original[ID_dup2][0])(from, to);
+    bool some = from != to && give_way((unsigned)to, (unsigned)to);
+    int r = ((int (*)(int, int))original[ID_dup2][0])(from, to);
+
+    if (some)
+        ub_inbox_taken();
+    return r;
 }
 
 static int hook_dup3(int from, int to, int flags)
 {
-    if (from != to)
-        give_way((unsigned)to, (unsigned)to);
-    return ((int (*)(int, int, int))original[ID_dup3][0])(from, to, flags);
-}
+    bool some = from != to && give_way((unsigned)to, (unsigned)to);
+    int r = ((int (*)(int, int, int))original[ID_dup3][0])(from, to, flags);
 
-static bool is_ours(unsigned fd)
-{
-    return ub_fds_is_own((int)fd) || ub_inbox_owns((int)fd);
+    if (some)
+        ub_inbox_taken();
+    return r;
 }
 
 /*

@@ -18,8 +18,12 @@
 /* Told so often that its descriptor is ready, which it was not for this call: a thread may wait for what it is. */
 #define VAIN_MAX 16u
 
+/* What no descriptor tells is looked for so often while something is watched. */
+#define BEAT_NS 50000000u
+
 #define NUMBERS 4096u /* of higher ones it would not be known whose they are: not used */
 static uint64_t ours[NUMBERS / 64];
+static uint32_t takings;
 
 bool ub_inbox_owns(int fd)
 {
@@ -30,6 +34,11 @@ void ub_inbox_gives_up(unsigned first, unsigned last)
 {
     for (unsigned i = first; i < NUMBERS && i <= last; i++)
         __atomic_fetch_and(&ours[i / 64], ~(1ull << i % 64), __ATOMIC_RELAXED);
+}
+
+void ub_inbox_taken(void)
+{
+    __atomic_fetch_add(&takings, 1, __ATOMIC_RELEASE);
 }
 
 bool ub_inbox_is_whole(const struct ub_inbox *inbox)
@@ -121,6 +130,7 @@ void ub_inbox_open(struct ub_inbox *inbox)
     inbox->bell = high(ub_raw2(SYS_eventfd2, 1, EFD_CLOEXEC | EFD_NONBLOCK));
     inbox->fd = high(ub_raw1(SYS_epoll_create1, EPOLL_CLOEXEC));
     inbox->armed_ns = 0;
+    inbox->takings = __atomic_load_n(&takings, __ATOMIC_ACQUIRE);
     inbox->watched = NULL;
     inbox->limited = 0;
     if (!is_added(inbox->fd, inbox->timer, EPOLLIN) || !is_added(inbox->fd, inbox->bell, 0))
@@ -144,12 +154,31 @@ void ub_inbox_close(struct ub_inbox *inbox)
 
 /* ---- calls that wait for a descriptor ------------------------------------------------------ */
 
+/*
+ * It is told of once each time. Had its descriptor been closed behind our back, nobody could take it out any more: so
+ * it is not told of without end, and may still be there when the number is used again.
+ */
+static bool put(struct ub_job *job, int how)
+{
+    struct epoll_event e = {.events = job->wait_events | EPOLLONESHOT, .data.ptr = job};
+    long r = ub_raw4(SYS_epoll_ctl, job->inbox->fd, how, job->wait_fd, &e);
+
+    if (r == -EEXIST)
+        r = ub_raw4(SYS_epoll_ctl, job->inbox->fd, EPOLL_CTL_MOD, job->wait_fd, &e);
+    return r == 0;
+}
+
+/* The program may have taken our number before the call is begun. */
+static bool has_its_number(struct ub_job *job)
+{
+    return !job->check || (ub_pool_is_still_there(job) && (int)job->word[0] == job->wait_fd);
+}
+
 bool ub_inbox_watch(struct ub_job *job)
 {
     struct ub_inbox *inbox = job->inbox;
-    struct epoll_event e = {.events = job->wait_events, .data.ptr = job};
 
-    if (!ub_inbox_is_whole(inbox) || ub_raw4(SYS_epoll_ctl, inbox->fd, EPOLL_CTL_ADD, job->wait_fd, &e) < 0)
+    if (!ub_inbox_is_whole(inbox) || !has_its_number(job) || !put(job, EPOLL_CTL_ADD))
         return false; /* not for an epoll: a thread waits */
     job->queued_ns = job->begun_ns = ub_clock_monotonic_ns();
     job->until_ns = job->limit_ns ? job->begun_ns + job->limit_ns : 0;
@@ -160,6 +189,8 @@ bool ub_inbox_watch(struct ub_job *job)
     job->next = inbox->watched;
     if (job->next)
         job->next->previous = job;
+    else
+        inbox->beat_ns = job->begun_ns + BEAT_NS;
     inbox->watched = job;
     inbox->limited += job->until_ns != 0;
     return true;
@@ -193,16 +224,20 @@ static void hand_on(struct ub_job *job)
 
 void ub_inbox_move(struct ub_job *job, int fd)
 {
-    struct epoll_event e = {.events = job->wait_events, .data.ptr = job};
-
     ub_raw4(SYS_epoll_ctl, job->inbox->fd, EPOLL_CTL_DEL, job->wait_fd, 0);
     job->wait_fd = fd;
-    if (ub_raw4(SYS_epoll_ctl, job->inbox->fd, EPOLL_CTL_ADD, fd, &e) < 0)
+    if (!put(job, EPOLL_CTL_ADD))
         hand_on(job);
 }
 
-/* `last`: its time is over, and whatever it says now is the answer. True: it is over. */
-static bool try_now(struct ub_job *job, bool last)
+enum why {
+    TOLD,
+    UNTOLD,
+    LATE, /* its time is over, and whatever it says now is the answer */
+};
+
+/* True: it is over. */
+static bool try_now(struct ub_job *job, enum why why)
 {
     enum ub_attempt r;
 
@@ -213,9 +248,10 @@ static bool try_now(struct ub_job *job, bool last)
     } else {
         r = job->attempt(job);
     }
-    if (r == UB_ATTEMPT_NOT_YET && !last && ++job->vain < VAIN_MAX)
+    if (r == UB_ATTEMPT_NOT_YET &&
+        (why == UNTOLD || (why == TOLD && ++job->vain < VAIN_MAX && put(job, EPOLL_CTL_MOD))))
         return false;
-    if (r != UB_ATTEMPT_OVER && !last) {
+    if (r != UB_ATTEMPT_OVER && why != LATE) {
         hand_on(job);
         return false;
     }
@@ -227,9 +263,9 @@ static bool try_now(struct ub_job *job, bool last)
 }
 
 /* In front of what is there already. */
-static void try_one(struct ub_job *job, bool last, struct ub_job **list)
+static void try_one(struct ub_job *job, enum why why, struct ub_job **list)
 {
-    if (!try_now(job, last))
+    if (!try_now(job, why))
         return;
     job->next = *list;
     *list = job;
@@ -242,23 +278,6 @@ static void hand_all_on(struct ub_inbox *inbox)
         hand_on(inbox->watched);
 }
 
-/*
- * Something is told of a call that is over: its descriptor was closed behind our back, and nobody could take it out
- * any more. It would be told for ever, so the epoll is another one from now on.
- */
-static void begin_anew(struct ub_inbox *inbox)
-{
-    long fresh = ub_raw1(SYS_epoll_create1, EPOLL_CLOEXEC);
-
-    hand_all_on(inbox);
-    if (fresh < 0)
-        return;
-    ub_raw3(SYS_dup3, fresh, inbox->fd, O_CLOEXEC);
-    ub_raw1(SYS_close, fresh);
-    is_added(inbox->fd, inbox->timer, EPOLLIN);
-    is_added(inbox->fd, inbox->bell, 0);
-}
-
 static bool is_watched(const struct ub_inbox *inbox, const struct ub_job *job)
 {
     return job->watched && job->inbox == inbox;
@@ -269,7 +288,6 @@ static struct ub_job *look(struct ub_inbox *inbox)
 {
     struct epoll_event event[64];
     struct ub_job *done = NULL;
-    bool stale = false;
     long n;
 
     do {
@@ -278,32 +296,46 @@ static struct ub_job *look(struct ub_inbox *inbox)
             struct ub_job *job = event[i].data.ptr;
 
             if (job && is_watched(inbox, job))
-                try_one(job, false, &done);
-            else
-                stale |= job != NULL;
+                try_one(job, TOLD, &done);
         }
-    } while (n == (long)UB_ARRAY_LEN(event) && !stale);
-    if (stale)
-        begin_anew(inbox);
+    } while (n == (long)UB_ARRAY_LEN(event));
     return done;
 }
 
 /* Those whose own time is over. */
-static void end_late(struct ub_inbox *inbox, struct ub_job **list)
+static void end_late(struct ub_inbox *inbox, uint64_t now, struct ub_job **list)
 {
-    uint64_t now = inbox->limited ? ub_clock_monotonic_ns() : 0;
     struct ub_job *next;
 
     for (struct ub_job *job = inbox->limited ? inbox->watched : NULL; job; job = next) {
         next = job->next;
         if (job->until_ns && job->until_ns <= now)
-            try_one(job, true, list);
+            try_one(job, LATE, list);
     }
 }
 
-/* The earlier of that and of what the calls here have left. 0: none. */
+/* What is told by no descriptor, or by one whose number the program has taken. */
+static void on_beat(struct ub_inbox *inbox, uint64_t now, struct ub_job **list)
+{
+    uint32_t known = __atomic_load_n(&takings, __ATOMIC_ACQUIRE);
+    struct ub_job *next;
+
+    for (struct ub_job *job = inbox->watched; job; job = next) {
+        next = job->next;
+        if (known != inbox->takings && !put(job, EPOLL_CTL_MOD))
+            hand_on(job);
+        else if (job->unsure)
+            try_one(job, UNTOLD, list);
+    }
+    inbox->takings = known;
+    inbox->beat_ns = now + BEAT_NS;
+}
+
+/* The earlier of that, of what the calls here have left, and of the beat. 0: none. */
 static uint64_t first_limit(const struct ub_inbox *inbox, uint64_t next_ns)
 {
+    if (inbox->watched && (!next_ns || inbox->beat_ns < next_ns))
+        next_ns = inbox->beat_ns;
     for (const struct ub_job *job = inbox->limited ? inbox->watched : NULL; job; job = job->next) {
         if (job->until_ns && (!next_ns || job->until_ns < next_ns))
             next_ns = job->until_ns;
@@ -337,7 +369,13 @@ struct ub_job *ub_pool_collect(struct ub_inbox *inbox)
         list = look(inbox);
     if (inbox->watched && !ub_inbox_is_whole(inbox))
         hand_all_on(inbox);
-    end_late(inbox, &list);
+    if (inbox->watched) {
+        uint64_t now = ub_clock_monotonic_ns();
+
+        end_late(inbox, now, &list);
+        if (inbox->beat_ns <= now)
+            on_beat(inbox, now, &list);
+    }
     job = __atomic_exchange_n(&inbox->done, NULL, __ATOMIC_ACQUIRE);
     for (; job; job = next) {
         next = job->next;

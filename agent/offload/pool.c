@@ -76,12 +76,23 @@ void ub_pool_call_here(struct ub_job *job)
     job->error = errno;
 }
 
-/* Another thread of the program may have closed the descriptor since. */
-bool ub_pool_is_still_there(const struct ub_job *job)
+static bool is_its_file(const struct ub_job *job, int fd)
 {
     struct stat st = {0};
 
-    return ub_raw2(SYS_fstat, (int)job->word[0], &st) == 0 && st.st_dev == job->device && st.st_ino == job->inode;
+    return ub_raw2(SYS_fstat, fd, &st) == 0 && st.st_dev == job->device && st.st_ino == job->inode;
+}
+
+/* Another thread of the program may have closed the descriptor since, or have put another one in our duplicate's
+ * place. */
+bool ub_pool_is_still_there(struct ub_job *job)
+{
+    if (is_its_file(job, (int)job->word[0]))
+        return true;
+    if (!is_its_file(job, job->named))
+        return false;
+    job->word[0] = (uint64_t)job->named;
+    return true;
 }
 
 static void call(struct ub_job *job)

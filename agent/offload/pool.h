@@ -35,6 +35,8 @@ struct ub_inbox {
     uint64_t armed_ns;   /* when that expires, CLOCK_MONOTONIC; 0: at no time */
     struct ub_job *watched; /* calls whose descriptors are in `fd`; the loop's thread only */
     uint32_t limited;       /* so many of them have a time limit */
+    uint32_t takings;       /* of our numbers by the program, that it knows of */
+    uint64_t beat_ns;       /* CLOCK_MONOTONIC: when to look at them next, though nothing was told */
 };
 
 /* A call with all its arguments as words; int and pointer arguments only. */
@@ -60,6 +62,7 @@ struct ub_job {
     bool libc_lock; /* libc may hold a lock of its own meanwhile: a fork waits for it */
     bool check; /* word[0] has to be a descriptor of this file still: if not, the call is not made, and fails with EBADF
                  */
+    int named;  /* likewise: the program's own number of it, if word[0] is a duplicate */
     uint64_t device, inode;
     uint64_t queued_ns, begun_ns, ended_ns; /* CLOCK_MONOTONIC */
     /* Makes the call if it does not wait, with result, error and signal. Called by the loop's thread, on any stack of
@@ -71,6 +74,7 @@ struct ub_job {
     uint64_t until_ns;    /* CLOCK_MONOTONIC; while it is watched */
     uint32_t vain;        /* tried so often since it last got on */
     bool watched;
+    bool unsure; /* its descriptor does not tell of all that ends the call: it is tried at each beat, too */
 };
 
 /* 0; -EAGAIN: the lane is full, or no thread can be had. May start a thread (and so allocate). Not in signal handlers.
@@ -107,6 +111,9 @@ bool ub_inbox_is_whole(const struct ub_inbox *inbox);
 /* The program takes these numbers for itself (dup2, closefrom): they are its own from now on. Signal-safe. */
 void ub_inbox_gives_up(unsigned first, unsigned last);
 
+/* It has taken some of ours: who waits with one of them has to see to it. Any thread; signal-safe. */
+void ub_inbox_taken(void);
+
 /* It becomes readable at `next_ns` (CLOCK_MONOTONIC; 1: at once, 0: at no time), and at once if something is done. The
  * loop's thread only. */
 void ub_inbox_arm(struct ub_inbox *inbox, uint64_t next_ns);
@@ -117,8 +124,9 @@ bool ub_inbox_watch(struct ub_job *job);
 /* Of one that is `watched`: it waits for this duplicate of its descriptor instead. The loop's thread only. */
 void ub_inbox_move(struct ub_job *job, int fd);
 
-/* Whether its descriptor is of the same file as when it was begun (`check`). Signal-safe. */
-bool ub_pool_is_still_there(const struct ub_job *job);
+/* Whether its descriptor is of the same file as when it was begun (`check`): the duplicate, or else from now on the
+ * program's own number. By who has the job. Signal-safe. */
+bool ub_pool_is_still_there(struct ub_job *job);
 
 /* Makes the call here and now, as a thread of the pool would, but for signals. */
 void ub_pool_call_here(struct ub_job *job);

@@ -147,7 +147,7 @@ static void arm_for(struct host *h, const struct step *s)
 {
     uint64_t next = s->done ? 1 : earlier(s->deadline_ns, look_of(s));
 
-    if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox) && !h->inbox.limited)
+    if (h->armed_ns && (!next || h->armed_ns <= next) && !ub_pool_has_done(&h->inbox) && !h->inbox.watched)
         return;
     h->armed_ns = next = earlier(h->armed_ns, next);
     ub_inbox_arm(&h->inbox, next);

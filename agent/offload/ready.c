@@ -117,21 +117,26 @@ static enum ub_attempt poll_all_now(struct ub_job *job)
     return UB_ATTEMPT_NOT_YET;
 }
 
+/* Its tracer is told of a child's stops, too, which its pidfd is silent about. */
 static enum ub_attempt wait_now(struct ub_job *job)
 {
+    struct pollfd p = {.fd = job->wait_fd, .events = POLLIN};
+    bool ended = poll_now((uintptr_t)&p, 1) != 0; /* before the look: what ends in between is seen by that */
     long r = ub_raw4(SYS_wait4, (int)job->word[0], job->word[1], (int)job->word[2] | WNOHANG, 0);
 
-    return r == 0 ? UB_ATTEMPT_THREAD : answer(job, r);
+    if (r != 0)
+        return answer(job, r);
+    job->result = -1;
+    return ended ? UB_ATTEMPT_THREAD : UB_ATTEMPT_NOT_YET;
 }
 
-/* Why it is broken: who waits in a call is told that, who begins one not always. 0: no other reason is known. */
-static int error_of(int fd)
+/* An integer; -1: it is no socket. */
+static int option_of(int fd, int option)
 {
-    int error = 0;
-    socklen_t len = sizeof(error);
+    int value = -1;
+    socklen_t len = sizeof(value);
 
-    ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, (long)&error, (long)&len, 0);
-    return error;
+    return ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, option, (long)&value, (long)&len, 0) < 0 ? -1 : value;
 }
 
 /* What the program gets is what one call would have said: an error after a part has gone is the next call's. */
@@ -153,9 +158,10 @@ static enum ub_attempt send_now(struct ub_job *job)
         return UB_ATTEMPT_NOT_YET;
     if (w[4])
         return UB_ATTEMPT_OVER;
-    if (r == -EPIPE && (error = error_of((int)w[0])) != 0)
+    /* Who waits in a call is told why it is broken, who begins one not always; and of a local one without a signal. */
+    if (r == -EPIPE && (error = option_of((int)w[0], SO_ERROR)) > 0)
         return answer(job, -error);
-    if (r == -EPIPE && !((int)w[3] & MSG_NOSIGNAL))
+    if (r == -EPIPE && !((int)w[3] & MSG_NOSIGNAL) && option_of((int)w[0], SO_DOMAIN) != AF_UNIX)
         job->signal = SIGPIPE;
     return answer(job, r);
 }
@@ -186,10 +192,7 @@ static uint64_t limit_of(int fd, int option)
 /* A socket may be told to wait for more than the first byte: only a call that waits does. */
 static bool waits_for_more(int fd)
 {
-    int least = 0;
-    socklen_t len = sizeof(least);
-
-    return ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVLOWAT, (long)&least, (long)&len, 0) == 0 && least > 1;
+    return option_of(fd, SO_RCVLOWAT) > 1;
 }
 
 /* The program may ask for nothing: that waits for nothing, whatever the descriptor says. */
@@ -247,12 +250,9 @@ static int prepare_receive(uint32_t id, struct ub_job *job, int fd)
 /* Of a stream; `flags`: where write has none. */
 static int prepare_send(struct ub_job *job, int fd, uint64_t flags)
 {
-    int type = 0;
-    socklen_t len = sizeof(type);
-
-    if (ub_raw6(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len, 0) < 0 || type != SOCK_STREAM ||
-        !job->word[2] || (int)flags & ~SEND_FLAGS)
+    if (option_of(fd, SO_TYPE) != SOCK_STREAM || !job->word[2] || (int)flags & ~SEND_FLAGS)
         return fd;
+    job->unsure = option_of(fd, SO_DOMAIN) == AF_UNIX; /* full, it does not tell that the other side reads no more */
     if (job->function != ub_ready_send_rest) {
         job->function = ub_ready_send_rest;
         job->word[3] = flags;
@@ -273,6 +273,7 @@ static int prepare_wait(struct ub_job *job)
     job->wait_fd = ub_fds_adopt((int)fd);
     job->wait_events = EPOLLIN;
     job->attempt = job->wait_fd >= 0 ? wait_now : NULL;
+    job->unsure = true;
     return job->wait_fd;
 }
 

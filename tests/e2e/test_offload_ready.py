@@ -17,7 +17,8 @@ import pythons
 import pytest
 
 # Threads of the executor that may be made; the CPU time, in ms, that no wait comes near unless it turns.
-CASES = {"many": 0, "kinds": 1, "children": 0, "reaped": 0, "limits": 0, "sends": 0, "broken": 0, "same": 0, "over": 0, "closes": 0, "error": 1}
+CASES = {"many": 0, "kinds": 1, "children": 0, "reaped": 0, "limits": 0, "sends": 0, "broken": 0, "same": 0, "over": 0, "closes": 0, "error": 1, "shut": 0, "traced": 0,
+         "taken": 1, "kept": 1}
 if "UNBLOCK_SOAK" in os.environ:
     CASES["long"] = 0  # longer than it takes until figures are recorded
 
@@ -63,8 +64,10 @@ def test_a_child_that_goes_on_in_the_loop_is_not_told_of_its_parents_calls(tmp_p
     assert done.stdout == "few turns\n"
 
 
-@pytest.mark.parametrize("python", pythons.moving(helpers.AGENT, False) or [pytest.param(None, marks=pytest.mark.skip(
-    reason="no headers of CPython 3.11 to 3.13: not built"))])
+PYTHONS = pythons.moving(helpers.AGENT, False) or [pytest.param(None, marks=pytest.mark.skip(reason="no headers of CPython 3.11 to 3.13: not built"))]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
 def test_steps_take_no_thread(tmp_path, python):
     command = [python, helpers.ROOT / "tests/programs/pyready.py"]
     alone = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -74,6 +77,15 @@ def test_steps_take_no_thread(tmp_path, python):
     assert recording.end["offload"]["moved"] >= 200, recording.end
     assert recording.end["offload"]["threads"] == 0, recording.end
     assert json.loads(moved.stderr.splitlines()[-1])["threads"] <= 2
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_number_that_another_thread_takes(tmp_path, python):
+    """The step's own descriptor is as it was: so is what it gets, and the loop goes on being told of others."""
+    done, recording = helpers.record(tmp_path, python, helpers.ROOT / "tests/programs/pyready.py", "taken", threshold="1ms",
+                                     options=("--offload=eager", "-q"), timeout=60)
+    assert json.loads(done.stdout) == "tmore", done.stderr
+    assert recording.end["offload"]["moved"] >= 2, recording.end
 
 
 def test_what_is_away_is_shown(tmp_path):

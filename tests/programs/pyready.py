@@ -2,6 +2,7 @@
 threads there were at the most."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -82,4 +83,36 @@ async def main():
     print(json.dumps({"threads": most}), file=sys.stderr)
 
 
-asyncio.run(main())
+def takes(end):
+    """A number of ours for something else, in another thread."""
+    null = os.open("/dev/null", os.O_RDWR)
+    time.sleep(0.2)
+    for fd in range(600, 1000):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket"):
+                os.dup2(null, fd)
+    time.sleep(0.2)
+    end.send(b"two")
+
+
+async def twice(one, two):
+    """What the first leaves in its socket is there to be told of."""
+    got = one[0].recv(1)
+    thread = threading.Timer(0.2, two[1].send, (b"more",))
+    thread.start()
+    got += two[0].recv(100)
+    thread.join()
+    return got.decode()
+
+
+async def taken():
+    one, two = socket.socketpair(), socket.socketpair()
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    thread = threading.Thread(target=takes, args=(one[1],))
+    thread.start()
+    print(json.dumps(await asyncio.wait_for(twice(one, two), 10)))
+    thread.join()
+
+
+asyncio.run(taken() if sys.argv[1:] == ["taken"] else main())

@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdbool.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -39,6 +41,7 @@ struct one {
 
 static struct one one[MANY];
 static int count, warm, most_threads, signals;
+static bool is_over[1000];
 static uv_timer_t warmer;
 static char *big;
 static struct sockaddr_in listener;
@@ -114,6 +117,22 @@ static long waits(struct one *o)
     return pid < 0 ? -1 : (pid == o->child) * 1000 + WEXITSTATUS(status);
 }
 
+/* Without flags it tells its tracer of its stops, too. */
+static long waits_for_traced(struct one *o)
+{
+    int status = 0;
+    long stopped = waitpid(o->child, &status, 0) == o->child && WIFSTOPPED(status);
+
+    ptrace(PTRACE_CONT, o->child, 0, 0);
+    return stopped * 10000 + waits(o);
+}
+
+/* By a thread. */
+static long recvs_all(struct one *o)
+{
+    return recv(o->fd, o->text, 4, MSG_WAITALL);
+}
+
 /* All of it, though the other side takes it slowly. */
 static long sends(struct one *o)
 {
@@ -137,15 +156,28 @@ static long sends_some(struct one *o)
 static long dups_over(struct one *o)
 {
     int null = open("/dev/null", O_RDWR);
-    char path[32], to[32];
+    char path[32];
 
     rest(50);
     for (int i = 600; i < 1000; i++) {
+        char to[32] = "";
+
         snprintf(path, sizeof(path), "/proc/self/fd/%d", i);
-        if (readlink(path, to, sizeof(to)) > 6 && (memcmp(to, "socket", 6) == 0 || memcmp(to, "pipe", 4) == 0))
-            dup2(null, i);
+        if (readlink(path, to, sizeof(to)) > 6 &&
+            (memcmp(to, "socket", 6) == 0 || memcmp(to, "pipe", 4) == 0 || memcmp(to, "anon_inode:[pidfd", 17) == 0))
+            is_over[dup2(null, i)] = true;
     }
     return 0;
+}
+
+/* Of the numbers that the program has put something over. */
+static int lost(void)
+{
+    int n = 0;
+
+    for (int i = 0; i < 1000; i++)
+        n += is_over[i] && fcntl(i, F_GETFD) < 0;
+    return n;
 }
 
 static long closes_high(struct one *o)
@@ -283,6 +315,20 @@ static void child_of(int status)
     }
 }
 
+static void traced(void)
+{
+    struct one *o = add(waits_for_traced, -1, -1);
+
+    o->child = fork();
+    if (o->child == 0) {
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        rest(300);
+        raise(SIGSTOP);
+        rest(100);
+        _exit(3);
+    }
+}
+
 static void limited(struct one *o, int option, int ms)
 {
     struct timeval limit = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
@@ -335,6 +381,23 @@ static void prepare(const char *name)
         setsockopt(one[1].fd, SOL_SOCKET, SO_SNDBUF, &(int){4096}, sizeof(int));
         while (send(one[1].fd, big, 4096, MSG_DONTWAIT) > 0)
             ; /* not a byte of its own will go */
+    } else if (strcmp(name, "shut") == 0) {
+        struct sigaction act = {.sa_handler = on_pipe, .sa_flags = SA_RESTART};
+
+        sigaction(SIGPIPE, &act, NULL);
+        pair(sends, SOCK_STREAM);
+        pair(sends_some, SOCK_STREAM);
+        while (send(one[0].fd, big, 4096, MSG_DONTWAIT) > 0)
+            ; /* not a byte of its own will go */
+    } else if (strcmp(name, "traced") == 0) {
+        traced();
+    } else if (strcmp(name, "taken") == 0) {
+        pair(recvs, SOCK_STREAM);
+        pair(reads, -1);
+        child_of(3);
+    } else if (strcmp(name, "kept") == 0) {
+        pair(recvs_all, SOCK_STREAM);
+        add(dups_over, -1, -1);
     } else if (strcmp(name, "same") == 0) {
         struct one *o = pair(recvs, SOCK_STREAM);
 
@@ -373,6 +436,17 @@ static void *feed(void *name)
         }
         return NULL;
     }
+    if (strcmp(name, "shut") == 0) {
+        shutdown(one[0].other, SHUT_RD);
+        rest(50);
+        shutdown(one[1].other, SHUT_RD);
+        return NULL;
+    }
+    if (strcmp(name, "taken") == 0) {
+        dups_over(NULL);
+        write(one[0].other, "0000", 4); /* told at once; the other one's loss is seen */
+        rest(500);
+    }
     if (strcmp(name, "broken") == 0) {
         close(one[0].other);
         rest(50);
@@ -392,7 +466,7 @@ static void *feed(void *name)
 
             while (n < BIG && (r = read(one[i].other, got, sizeof(got))) > 0)
                 n += r;
-        } else if (one[i].other >= 0 && write(one[i].other, text, 4) != 4) {
+        } else if (one[i].other >= 0 && (i || strcmp(name, "taken")) && write(one[i].other, text, 4) != 4) {
             abort();
         }
     }
@@ -413,7 +487,7 @@ int main(int argc, char **argv)
     pthread_join(feeder, NULL);
     for (int i = 0; i < count; i++)
         printf("%ld %d %.4s\n", one[i].result, one[i].error, one[i].text);
-    printf("signals %d\n", signals);
+    printf("signals %d, lost %d\n", signals, lost());
     getrusage(RUSAGE_SELF, &usage);
     fprintf(stderr, "{\"threads\": %d, \"cpu_ms\": %ld}\n", most_threads,
             (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
