@@ -124,9 +124,9 @@ struct ub_explain {
     struct ub_site_names *names[UB_POLICY_SITES]; /* owned; likewise, for the policy */
     struct ub_policy_file *policy;                /* owned; NULL: none */
     uint32_t policy_version;
-    uint64_t moved_told, away_told; /* by the last `executor` line */
-    json_t *offload;                /* owned; `offload` lines by site, NULL before the first */
-    json_t *elsewhere;              /* owned; `python` lines by function, of a dry run; NULL before the first */
+    uint64_t moved_told, away_told, functions_told; /* by the last `executor` line */
+    json_t *offload;                                /* owned; `offload` lines by site, NULL before the first */
+    json_t *elsewhere; /* owned; `python` lines by function, of a dry run; NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;
     uint64_t rate_limited;
@@ -228,6 +228,8 @@ void ub_explain_policy_free(struct ub_explain *x);
 
 /* explain_rows.c: the `python` lines. */
 void ub_python_finish(struct ub_explain *x);
+json_t *ub_python_elsewhere(const struct ub_explain *x,
+                            uint64_t *ret_calls); /* functions so far; NULL: none; to the caller */
 
 void ub_stall_look(struct ub_explain *x, const struct ub_event *e);
 void ub_stall_end(struct ub_explain *x, const struct ub_event *e);

@@ -300,32 +300,40 @@ void ub_offload_switch(struct ub_explain *x, struct ub_event *e)
 }
 
 /* Totals of the run so far. */
-static json_t *executor_json(const struct ub_explain *x)
+static json_t *executor_json(const struct ub_explain *x, uint64_t *ret_calls)
 {
     const struct ub_arena_header *h = &x->w->arena->h;
+    json_t *functions = ub_python_elsewhere(x, ret_calls);
     uint64_t wait_ns = 0, beside = 0;
 
     for (uint32_t i = 0; i < UB_POLICY_SITES; i++) {
         wait_ns += ub_load_relaxed(&x->w->arena->policy.site[i].pool_ns);
         beside += ub_load_relaxed(&x->w->arena->policy.site[i].beside);
     }
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "moved", (json_int_t)ub_load_relaxed(&h->moved), "saved_ns",
-                     (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns, "stack_bytes",
-                     (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "moved", (json_int_t)ub_load_relaxed(&h->moved),
+                     "saved_ns", (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns,
+                     "stack_bytes", (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
                      (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
-                     (json_int_t)ub_load_relaxed(&h->pool_queued), "beside", (json_int_t)beside);
+                     (json_int_t)ub_load_relaxed(&h->pool_queued), "beside", (json_int_t)beside, "functions",
+                     functions);
 }
 
 void ub_offload_progress(struct ub_explain *x)
 {
     uint64_t moved = ub_load_relaxed(&x->w->arena->h.moved), away = ub_load_relaxed(&x->w->arena->h.away);
+    uint64_t calls;
     json_t *line;
 
-    if (x->w->offload <= UB_OFFLOAD_DRY_RUN || (moved == x->moved_told && away == x->away_told))
+    if (x->w->offload <= UB_OFFLOAD_DRY_RUN)
         return;
+    line = executor_json(x, &calls);
+    if (moved == x->moved_told && away == x->away_told && calls == x->functions_told) {
+        json_decref(line);
+        return;
+    }
     x->moved_told = moved;
     x->away_told = away;
-    line = executor_json(x);
+    x->functions_told = calls;
     json_object_set_new(line, "away", json_integer((json_int_t)away));
     json_object_set_new(line, "type", json_string("executor"));
     ub_explain_emit(x, line);
@@ -333,6 +341,8 @@ void ub_offload_progress(struct ub_explain *x)
 
 void ub_offload_end(struct ub_explain *x, json_t *line)
 {
+    uint64_t calls;
+
     if (x->w->offload > UB_OFFLOAD_DRY_RUN)
-        json_object_set_new(line, "offload", executor_json(x));
+        json_object_set_new(line, "offload", executor_json(x, &calls));
 }

@@ -1,5 +1,6 @@
 /*
- * The `python` lines at the end of a run: which coroutines yielded, what kept them from it. The agents have written
+ * The `python` lines at the end of a run: which coroutines yielded, what kept them from it; and, while it runs, the
+ * functions that are called elsewhere. The agents have written
  * them with the interpreter's names (common/python_table.h); nothing of it is trusted.
  */
 #include "explain_impl.h"
@@ -40,6 +41,26 @@ static json_t *row_json(const struct ub_python_row *row)
     json_object_set_new(o, "ns", json_integer((json_int_t)ub_load_relaxed(&row->ns)));
     json_object_set_new(o, "longest_ns", json_integer((json_int_t)ub_load_relaxed(&row->longest_ns)));
     return o;
+}
+
+json_t *ub_python_elsewhere(const struct ub_explain *x, uint64_t *ret_calls)
+{
+    const struct ub_python_table *t = &x->w->arena->python;
+    json_t *functions = NULL, *one;
+
+    *ret_calls = 0;
+    for (uint32_t i = 0; i < UB_PYTHON_ROWS; i++) {
+        if (ub_load_acquire(&t->row[i].state) != UB_PYTHON_LIVE || ub_load_relaxed(&t->row[i].kind) != UB_PYTHON_MOVED)
+            continue;
+        one = row_json(&t->row[i]);
+        json_object_del(one, "type");
+        json_object_del(one, "kind");
+        json_object_del(one, "text");
+        *ret_calls += (uint64_t)json_integer_value(json_object_get(one, "count"));
+        functions = functions ? functions : json_array();
+        json_array_append_new(functions, one);
+    }
+    return functions;
 }
 
 void ub_python_finish(struct ub_explain *x)

@@ -173,6 +173,40 @@ static void put_moved(FILE *out, const struct ub_figures_offload *o)
     put_most(out, "unblock_offload_stack_bytes_max", "Deepest that a callback's own stack was used.", o->stack_bytes);
 }
 
+static void put_function_labels(FILE *out, const char *name, const json_t *function)
+{
+    fputs(name, out);
+    put_label(out, "{", "function", ub_json_string(function, "function"));
+    put_label(out, ",", "place", ub_json_string(function, "place"));
+    fputs("} ", out);
+}
+
+static void put_functions(FILE *out, const struct ub_model *m)
+{
+    static const char calls[] = "unblock_offload_function_calls_total",
+                      seconds[] = "unblock_offload_function_seconds_total";
+    json_t *functions = ub_figures_functions(m), *function;
+    size_t i;
+
+    if (json_array_size(functions) > 0)
+        head(out, calls, "counter", "Calls of a Python function that ran elsewhere.");
+    json_array_foreach (functions, i, function) {
+        if (i == UB_FIGURES_SITES_MAX)
+            break;
+        put_function_labels(out, calls, function);
+        fprintf(out, "%" PRIu64 "\n", ub_json_u64_or(function, "count", 0));
+    }
+    if (json_array_size(functions) > 0)
+        head(out, seconds, "counter", "Time from these calls until their callers went on.");
+    json_array_foreach (functions, i, function) {
+        if (i == UB_FIGURES_SITES_MAX)
+            break;
+        put_function_labels(out, seconds, function);
+        put_seconds(out, ub_json_u64_or(function, "ns", 0));
+    }
+    json_decref(functions);
+}
+
 static void put_offload(FILE *out, const struct ub_model *m)
 {
     struct ub_figures_offload o;
@@ -180,6 +214,7 @@ static void put_offload(FILE *out, const struct ub_model *m)
     if (!ub_figures_offload(m, &o))
         return;
     put_moved(out, &o);
+    put_functions(out, m);
     put_lag(out, m);
 }
 

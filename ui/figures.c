@@ -39,6 +39,14 @@ static void raise_to(uint64_t *most, uint64_t n)
     *most = n > *most ? n : *most;
 }
 
+/* What is known of it so far, or was at its end. */
+static const json_t *offload_of(const struct ub_run *run)
+{
+    const json_t *end = json_object_get(run->end, "offload");
+
+    return end ? end : run->executor;
+}
+
 bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret)
 {
     bool any = false;
@@ -46,7 +54,7 @@ bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret
     *ret = (struct ub_figures_offload){0};
     for (uint32_t i = 0; i < ub_model_runs(m); i++) {
         const struct ub_run *run = ub_model_run(m, i);
-        const json_t *end = json_object_get(run->end, "offload"), *o = end ? end : run->executor;
+        const json_t *o = offload_of(run);
 
         any |= o != NULL;
         ret->moved = ub_add_saturated(ret->moved, ub_json_u64_or(o, "moved", 0));
@@ -59,4 +67,68 @@ bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret
         raise_to(&ret->stack_bytes, ub_json_u64_or(o, "stack_bytes", 0));
     }
     return any;
+}
+
+static void add_function(json_t *sums, const json_t *line)
+{
+    static const char *const added[] = {"count", "ns"};
+    const char *function = ub_json_string(line, "function"), *place = ub_json_string(line, "place");
+    uint64_t longest = ub_json_u64_or(line, "longest_ns", 0);
+    char key[512];
+    json_t *sum;
+
+    if (!function || !place)
+        return;
+    snprintf(key, sizeof(key), "%.300s\n%.200s", function, place);
+    sum = json_object_get(sums, key);
+    if (!sum) {
+        sum = json_pack("{s:s, s:s}", "function", function, "place", place);
+        json_object_set_new_nocheck(sums, key, sum);
+    }
+    for (size_t i = 0; i < UB_ARRAY_LEN(added); i++) {
+        uint64_t n = ub_add_saturated(ub_json_u64_or(sum, added[i], 0), ub_json_u64_or(line, added[i], 0));
+
+        json_object_set_new(sum, added[i], json_integer((json_int_t)n));
+    }
+    raise_to(&longest, ub_json_u64_or(sum, "longest_ns", 0));
+    json_object_set_new(sum, "longest_ns", json_integer((json_int_t)longest));
+}
+
+static int by_time(const void *a, const void *b)
+{
+    uint64_t of_a = ub_json_u64_or(*(json_t *const *)a, "ns", 0), of_b = ub_json_u64_or(*(json_t *const *)b, "ns", 0);
+
+    return (of_a < of_b) - (of_a > of_b);
+}
+
+/* The values of an object, in their order. */
+static json_t *sorted(json_t *sums)
+{
+    json_t *ret = json_array(), *one, **list = calloc(json_object_size(sums) + 1, sizeof(json_t *));
+    const char *key;
+    size_t n = 0;
+
+    json_object_foreach (sums, key, one)
+        if (list)
+            list[n++] = one;
+    if (n > 0)
+        qsort(list, n, sizeof(*list), by_time);
+    for (size_t i = 0; i < n; i++)
+        json_array_append(ret, list[i]);
+    free(list);
+    return ret;
+}
+
+json_t *ub_figures_functions(const struct ub_model *m)
+{
+    json_t *sums = json_object(), *ret;
+    const json_t *line;
+    size_t i;
+
+    for (uint32_t run = 0; run < ub_model_runs(m); run++)
+        json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), "functions"), i, line)
+            add_function(sums, line);
+    ret = sorted(sums);
+    json_decref(sums);
+    return ret;
 }

@@ -32,6 +32,10 @@ struct ub_figures_offload {
 };
 bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret);
 
+/* Functions that were called elsewhere, as in `executor` lines, all runs together, the longest away first. To the
+ * caller. */
+json_t *ub_figures_functions(const struct ub_model *m);
+
 /* Labels are memory in everything that takes them: the worst sites, the rest is in the totals. */
 #define UB_FIGURES_SITES_MAX 200
 

@@ -303,6 +303,7 @@ bool ub_text_offload_live(const struct ub_text_view *view)
     put_pins(view, &s);
     fputc('\n', view->pen.out);
     put_executor(view, now, "");
+    ub_text_python_live(view);
     json_decref(s.reasons);
     return true;
 }

@@ -88,6 +88,7 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow);
 const char *ub_text_offload_reason(const char *reason); /* a pin, in words */
 void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
 void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *site); /* a dry run's, where it computes */
+void ub_text_python_live(const struct ub_text_view *view);                          /* functions elsewhere, so far */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix);       /* text_python.c: likewise */
 bool ub_text_offload_run(const struct ub_text_view *view, const char *prefix);
 

@@ -1,4 +1,5 @@
 /* What became of a run's Python tasks: those that yielded, functions called elsewhere, and what kept them from it. */
+#include "figures.h"
 #include "text_private.h"
 #include "text_escape.h"
 
@@ -6,6 +7,8 @@
 
 #include <inttypes.h>
 #include <string.h>
+
+#define LIVE_MAX 3u /* the live view is for the loops and the call sites */
 
 /* How many lines of a kind there are, and the sum of a number of theirs. */
 static uint64_t sum_of(const struct ub_text_view *view, const char *kind, const char *key, uint64_t *ret_lines)
@@ -131,6 +134,40 @@ static void put_would(const struct ub_text_view *view, const json_t *line)
     ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(line, "longest_ns", 0));
 }
 
+/* "3 calls of 2 functions elsewhere" */
+static void put_elsewhere(const struct ub_text_view *view, uint64_t calls, uint64_t functions)
+{
+    ub_text_count(view, UB_INK_PLAIN, calls, "call", "calls");
+    fputs(" of ", view->pen.out);
+    ub_text_count(view, UB_INK_PLAIN, functions, "function elsewhere", "functions elsewhere");
+}
+
+void ub_text_python_live(const struct ub_text_view *view)
+{
+    json_t *functions = ub_figures_functions(view->m), *function;
+    uint64_t calls = 0;
+    size_t i, count = json_array_size(functions);
+
+    json_array_foreach (functions, i, function)
+        calls = ub_add_saturated(calls, ub_json_u64_or(function, "count", 0));
+    if (count > 0) {
+        fputs("python: ", view->pen.out);
+        put_elsewhere(view, calls, count);
+        fputc('\n', view->pen.out);
+    }
+    for (i = 0; i < count && i < LIVE_MAX; i++) {
+        fputs("  ", view->pen.out);
+        put_moved(view, json_array_get(functions, i));
+        fputc('\n', view->pen.out);
+    }
+    if (count > LIVE_MAX) {
+        fputs("  and ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, count - LIVE_MAX, "more function", "more functions");
+        fputc('\n', view->pen.out);
+    }
+    json_decref(functions);
+}
+
 /* One line of sums, and each below it. */
 bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
 {
@@ -162,9 +199,7 @@ bool ub_text_python_run(const struct ub_text_view *view, const char *prefix)
     }
     if (moving) {
         fputs(yielding ? ", " : " ", view->pen.out);
-        ub_text_count(view, UB_INK_PLAIN, moved, "call", "calls");
-        fputs(" of ", view->pen.out);
-        ub_text_count(view, UB_INK_PLAIN, moving, "function elsewhere", "functions elsewhere");
+        put_elsewhere(view, moved, moving);
     }
     if (could) {
         fputc(' ', view->pen.out);

@@ -106,6 +106,31 @@ def rows(recording, kind):
     return {line["function"]: line for line in recording.of("python") if line["kind"] == kind}
 
 
+def check_shown(folder, recording, moved):
+    """The live view and the metrics have what ran elsewhere, of a run that is over and of one that goes on."""
+    told = [line.get("functions", []) for line in (*recording.of("executor"), recording.end["offload"])]
+    same = "function", "place", "count", "ns", "longest_ns"
+    assert {name: {key: line[key] for key in same} for name, line in moved.items()} == {one["function"]: one for one in told[-1]}
+    counts = [sum(one["count"] for one in functions) for functions in told]
+    assert counts == sorted(counts) and counts[-2] > 0, "while it runs, too"
+    going_on = folder / "now.jsonl"
+    lines = {**recording.of("header")[0], "host": "another"}, *recording.of("process"), recording.of("executor")[-1]
+    going_on.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for path, functions in (recording.path, told[-1]), (going_on, told[-2]):
+        metrics = helpers.unblock("report", "--format", "prometheus", path).stdout.splitlines()
+        for one in functions:
+            labels = f'{{function="{one["function"]}",place="{one["place"]}"}}'
+            assert f"unblock_offload_function_calls_total{labels} {one['count']}" in metrics, metrics
+            assert f"unblock_offload_function_seconds_total{labels} {one['ns'] / 1e9:.9f}" in metrics, metrics
+        top = helpers.unblock("top", "--once", path).stdout
+        first, second = sorted(functions, key=lambda one: -one["ns"])[:2]
+        assert f"python: {sum(one['count'] for one in functions)} calls of {len(functions)} functions elsewhere\n  {first['function']} ran in" in top
+        assert f"\n  {second['function']} ran in" in top and f"\n  and {len(functions) - 3} more functions\n" in top, top
+    both = helpers.unblock("report", "--format", "prometheus", recording.path, going_on).stdout
+    twice = sum(one["count"] for functions in told[-2:] for one in functions if one["function"] == first["function"])
+    assert f'unblock_offload_function_calls_total{{function="{first["function"]}",place="{first["place"]}"}} {twice}\n' in both
+
+
 @pytest.mark.parametrize("python", interpreters())
 def test_same_as_alone(tmp_path, python):
     cases = tuple(CASES) if ALL else SHORT
@@ -119,6 +144,7 @@ def test_same_as_alone(tmp_path, python):
                       ("pickle.dump", "writes to a BytesIO, which is lost with the fork")}
     assert moved["pywork.nap"]["count"] >= 8 + 3 and moved["pywork.nap"]["longest_ns"] > 100_000_000
     assert not recording.of("lost")
+    check_shown(tmp_path, recording, moved)
 
 
 @pytest.mark.parametrize("python", interpreters())

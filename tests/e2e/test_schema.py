@@ -23,6 +23,7 @@ REQUIRED = {
     "thread": ["pid", "tid", "stack"],
     "offload": ["site", "call", "moved", "saved_ns"],
     "python": ["kind", "function", "count"],
+    "executor": ["moved", "saved_ns"],
     "lint": ["pid", "tid", "lint", "callback"],
     "note": ["level", "text"],
     "end": ["slow", "lost"],
@@ -34,6 +35,7 @@ MORE = [
      "call": {"name": "futex", "args": "0x1"}},
     {"type": "offload", "site": "ab", "call": "fsync", "moved": 3, "saved_ns": 1, "pinned": {"lock": 2}},
     {"type": "python", "kind": "held", "function": "app.f", "place": "app.py:3", "text": "sorted", "count": 1, "ns": 5},
+    {"type": "executor", "moved": 0, "saved_ns": 0, "functions": [{"function": "app.f", "place": "fork", "count": 2, "ns": 9, "longest_ns": 5}]},
     {"type": "lint", "pid": 1, "tid": 1, "lint": "sleep0", "callback": {"function": "f"}, "count": 3, "total_ns": 9},
 ]
 
