@@ -229,10 +229,10 @@ def test_flagged(tellings, python):
 
 @pytest.mark.parametrize("python", interpreters()[:1])
 def test_policy_has_what_the_modes_move(tmp_path, python):
-    """A rule for what the dry run told of is followed: from the first such call on, if the tracer answers in time."""
+    """A rule for what the dry run told of is followed: from the first such call on, if the tracer answers in time; so there are some."""
     policy = tmp_path / "app.policy"
     policy.write_text("[offload]\nselect in pymoves.selects = move\n")
-    _, recording = told(telling(tmp_path, python, policy, "selects", "sleeps"))
+    _, recording = told(telling(tmp_path, python, policy, *["selects"] * 6, "sleeps"))
     assert {place(line, "callback")[0] for line in recording.of("offload") if line["moved"]} == {"selects"}, recording.of("offload")
 
 
