@@ -69,7 +69,11 @@ static bool see(const struct ub_python_look *look, struct ub_elsewhere *ret)
 
     for (c = 0; c < look->count && !is_coroutine(&look->frame[c]); c++)
         ;
-    *ret = (struct ub_elsewhere){.looks = 1, .offset = look->frame[0].offset, .large = look->data > LARGE};
+    *ret = (struct ub_elsewhere){.looks = 1,
+                                 .code = look->frame[0].code,
+                                 .offset = look->frame[0].offset,
+                                 .locals = look->locals,
+                                 .large = look->data > LARGE};
     if (c == look->count)
         return false;
     fork = serialiser(look, c);
@@ -92,6 +96,12 @@ static bool see(const struct ub_python_look *look, struct ub_elsewhere *ret)
 _Static_assert(sizeof(((struct ub_elsewhere *)0)->called) == sizeof(((struct ub_python_look *)0)->called),
                "a whole name");
 
+/* Not in the same call of the same function. */
+static bool stands_elsewhere(const struct ub_elsewhere *a, const struct ub_elsewhere *b)
+{
+    return a->code != b->code || a->offset != b->offset || (a->locals && b->locals && a->locals != b->locals);
+}
+
 void ub_elsewhere_look(struct ub_stall *s, const struct ub_python_look *look)
 {
     struct ub_elsewhere found;
@@ -106,27 +116,32 @@ void ub_elsewhere_look(struct ub_stall *s, const struct ub_python_look *look)
 
         if (e->looks && (e->how != found.how || strcmp(e->name, found.name) != 0))
             continue;
-        if (e->looks && (e->offset != found.offset || strcmp(e->called, found.called) != 0))
-            e->called[0] = '\0'; /* not in one call all the time: what lies on its stack may be old */
+        if (e->looks) {
+            found.goes_on = e->goes_on || stands_elsewhere(e, &found);
+            if (found.goes_on || strcmp(e->called, found.called) != 0)
+                found.called[0] = '\0'; /* not in one call all the time: what lies on its stack may be old */
+        }
         found.looks += e->looks;
         found.large |= e->large;
-        if (e->looks && !e->called[0])
-            found.called[0] = '\0';
         *e = found;
         return;
     }
 }
 
-/* What would let the loop go on; NULL: nobody knows. */
+/*
+ * What would let the loop go on; "stays": nothing does; NULL: nobody knows. One call into C cannot yield, and it may
+ * change what it is called with (heapq.heapify), which a process would lose. One look cannot tell; to yield does no
+ * harm where it cannot be done.
+ */
 static const char *how(const struct ub_stall *s, const struct ub_elsewhere *e)
 {
-    bool released = s->gil_released > s->gil_held;
-
     if (e->how == UB_ELSEWHERE_FORK)
         return "fork";
-    if (e->how == UB_ELSEWHERE_FUNCTION || e->called[0])
-        return released ? "thread" : e->large ? "yield" : "process";
-    return released ? NULL : "yield";
+    if (s->gil_released > s->gil_held)
+        return e->how == UB_ELSEWHERE_FUNCTION || (e->called[0] && e->looks > 1) ? "thread" : NULL;
+    if (!e->goes_on)
+        return e->looks > 1 ? "stays" : e->called[0] || s->python_looks > 2 ? NULL : "yield";
+    return e->how == UB_ELSEWHERE_FUNCTION && !e->large ? "process" : "yield";
 }
 
 json_t *ub_elsewhere_json(const struct ub_stall *s, const char *cause, uint64_t duration_ns)
@@ -146,6 +161,8 @@ json_t *ub_elsewhere_json(const struct ub_stall *s, const char *cause, uint64_t 
     saved = duration_ns / s->python_looks * most->looks;
     if (strcmp(way, "yield") == 0)
         saved = saved > GIVE_NS ? saved - GIVE_NS : 0;
+    else if (strcmp(way, "stays") == 0)
+        saved = 0;
     return json_pack("{s:s, s:s, s:I}", "function", most->called[0] ? most->called : most->name, "how", way, "saved_ns",
                      (json_int_t)saved);
 }
@@ -164,7 +181,7 @@ void ub_elsewhere_count(struct ub_explain *x, const json_t *line)
     uint64_t saved = number(elsewhere, "saved_ns");
     json_t *o;
 
-    if (x->w->offload != UB_OFFLOAD_DRY_RUN || !function || json_object_get(line, "startup") ||
+    if (x->w->offload != UB_OFFLOAD_DRY_RUN || !function || saved == 0 || json_object_get(line, "startup") ||
         json_object_get(line, "unclear"))
         return;
     if (!x->elsewhere)

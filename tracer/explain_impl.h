@@ -26,10 +26,14 @@ struct ub_explained_look {
 struct ub_elsewhere {
     uint32_t looks; /* 0: none */
     enum { UB_ELSEWHERE_FORK, UB_ELSEWHERE_FUNCTION, UB_ELSEWHERE_COROUTINE } how;
-    char name[200];  /* dotted: of a function, or of the coroutine itself */
-    char called[80]; /* the function of C that the coroutine is in, "" */
-    int32_t offset;  /* where the innermost frame stood */
-    bool large;      /* the data that it works on */
+    char name[200];                    /* dotted: of a function, or of the coroutine itself */
+    char called[80];                   /* the function of C that the coroutine is in, "" */
+    const struct ub_python_code *code; /* where the innermost frame stood */
+    int32_t offset;
+    uint64_t locals;
+    bool
+        goes_on; /* some looks found it at another point, or with other variables: it is not in one call all the time */
+    bool large;  /* the data that it works on */
 };
 
 /* The turn of a slot that is being explained. */

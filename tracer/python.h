@@ -112,6 +112,7 @@ struct ub_python_look {
     struct ub_python_request request; /* ub_python_see_request */
     char called[80];                  /* ub_python_see_work */
     uint64_t data;                    /* likewise */
+    uint64_t locals;                  /* likewise */
     uint32_t count;                   /* frames, innermost first */
     struct ub_python_frame frame[UB_PYTHON_FRAMES_MAX];
 };
@@ -164,7 +165,8 @@ void ub_python_see_request(struct ub_python *py, struct ub_python_look *look);
  * Adds to a look what it computes with. `called`: a function of a module written in C that the innermost frame may be
  * in
  * ("pickle.dump"), and is, if it has stood at one instruction for long; "": none. `data`: about how many objects the
- * variables of one frame hold, of those that the innermost coroutine has called.
+ * variables of one frame hold, of those that the innermost coroutine has called. `locals`: another number where the
+ * innermost frame's variables are others; 0: not known.
  */
 void ub_python_see_work(struct ub_python *py, struct ub_python_look *look);
 

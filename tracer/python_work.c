@@ -165,6 +165,21 @@ static uint64_t weigh_locals(struct ub_python *py, const struct ub_python_frame 
     return weight;
 }
 
+/* Of what the innermost frame's first variables are. */
+static uint64_t mark_locals(struct ub_python *py, const struct ub_python_frame *f)
+{
+    uint64_t value[LOCALS_MAX], count, mark = 1;
+
+    if (!count_locals(py, f, &count))
+        return 0;
+    count = count < LOCALS_MAX ? count : LOCALS_MAX;
+    if (!read_values(py, f, 0, value, (uint32_t)count))
+        return 0;
+    for (uint32_t i = 0; i < count; i++)
+        mark = (mark ^ value[i]) * 0x9e3779b97f4a7c15ull;
+    return mark;
+}
+
 void ub_python_see_work(struct ub_python *py, struct ub_python_look *look)
 {
     uint32_t coroutine = 0;
@@ -172,6 +187,7 @@ void ub_python_see_work(struct ub_python *py, struct ub_python_look *look)
     if (look->count == 0 || look->gil == UB_PYTHON_GIL_WAITED || py->layout.frame_locals == UB_PYTHON_NONE)
         return;
     see_called(py, look);
+    look->locals = mark_locals(py, &look->frame[0]);
     while (coroutine < look->count && !(look->frame[coroutine].code->flags & UB_PYTHON_CO_COROUTINE))
         coroutine++;
     for (uint32_t i = coroutine; coroutine < look->count && i > 0 && coroutine - i < FRAMES_MAX; i--) {

@@ -187,6 +187,7 @@ static const struct {
     {"process", "computes with the GIL held: arguments and result must be small, and be pickled"},
     {"fork", "serialises live data: a fork has a consistent snapshot"},
     {"yield", "computes with the GIL held, on large data or in the coroutine itself"},
+    {"stays", "one call into C with the GIL held: it cannot yield, and what it changes a process would lose"},
 };
 
 /* Of one function, or of some whose names begin alike ("pickle.dump*"): a recording of a stranger's may say anything.
@@ -217,10 +218,11 @@ bool ub_policy_propose(const struct ub_site *site, struct ub_policy_proposal *re
         if (!ub_json_is(elsewhere, "how", ways[i].how))
             continue;
         ret->yields = strcmp(ways[i].how, "yield") == 0;
-        ret->action = ret->yields ? GIVE_WAY : ways[i].how;
+        ret->action = ret->yields ? GIVE_WAY : strcmp(ways[i].how, "stays") == 0 ? NULL : ways[i].how;
         ret->why = ways[i].why;
         snprintf(ret->name, sizeof(ret->name), "%s", function);
-        return ub_policy_takes(ret->yields ? UB_POLICY_YIELD : UB_POLICY_PYTHON, ret->name, ret->action);
+        return ub_policy_takes(ret->yields ? UB_POLICY_YIELD : UB_POLICY_PYTHON, ret->name,
+                               ret->action ? ret->action : "inline");
     }
     return false;
 }

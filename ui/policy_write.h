@@ -24,7 +24,7 @@ void ub_policy_write(const struct ub_model *m, const char *name, FILE *out, bool
 /* For a place that computes: a function to be called elsewhere, or a coroutine that is to yield. */
 struct ub_policy_proposal {
     char name[UB_POLICY_KEY_MAX]; /* dotted */
-    const char *action;           /* "process", "thread", "fork", or how long a slice is */
+    const char *action; /* "process", "thread", "fork", or how long a slice is; NULL: it stays, and that is all */
     const char *why;
     uint64_t saved_ns; /* of its worst stall, about */
     bool yields;

@@ -111,7 +111,7 @@ void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *sit
 {
     struct ub_policy_proposal p;
 
-    if (!is_dry_run(view->m) || !ub_policy_propose(site, &p))
+    if (!is_dry_run(view->m) || !ub_policy_propose(site, &p) || !p.action)
         return;
     ub_pen_label(&view->pen, "move");
     if (p.yields)

@@ -394,6 +394,42 @@ def test_what_is_proposed(tmp_path, frames, cause, more, line):
     assert checked.returncode == 0, (done.stdout, checked.stderr)
 
 
+IN_C = r"""
+import asyncio, heapq, sys
+h = list(range(3_000_000, 0, -1))
+big = [(i * 7919) % 1_000_003 for i in range(1_500_000)]
+
+def fixes():
+    heapq.heapify(h)
+def orders():
+    big.sort()
+async def in_itself(): heapq.heapify(h)
+async def in_function(): fixes()
+async def by_method(): orders()
+async def of_the_language(): sorted(big)
+async def main():
+    for _ in range(12):
+        await asyncio.sleep(0.01)
+    await asyncio.create_task(globals()[sys.argv[1]]())
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("case,name", [("in_itself", "heapq.heapify"), ("by_method", "app.orders"), pytest.param("in_function", "app.fixes", marks=soak),
+                                       pytest.param("of_the_language", "app.of_the_language", marks=soak)])
+def test_no_rule_for_one_call_into_c(tmp_path, case, name):
+    """It cannot yield, and a process would lose what it changes; nothing is predicted of it either."""
+    (tmp_path / "app.py").write_text(IN_C)
+    done, recording = helpers.record(tmp_path, helpers.PYTHON, tmp_path / "app.py", case, threshold="20ms", options=("--offload",))
+    assert done.returncode == 0 and any(s["cause"] in ("cpu", "runqueue") and s.get("task") for s in recording.slow), done.stderr
+    written = helpers.unblock("policy", recording.path).stdout
+    assert [row for row in live(written) if row != "[python]"] == []
+    told = [s["elsewhere"]["how"] for s in recording.slow if "elsewhere" in s]  # none: a starved machine had too few looks
+    assert not told or f"\n# {name} = inline " in written and "; one call into C " in written, written
+    assert [line for line in recording.of("python") if line["kind"] == "would-move"] == []
+    assert "a rule that unblock policy writes" not in helpers.unblock("report", recording.path).stdout
+
+
 def live(text):
     """The lines of a policy that count."""
     return [row for row in text.splitlines() if row and not row.startswith("#")]
