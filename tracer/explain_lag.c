@@ -27,9 +27,9 @@ static void keep(struct ub_lag *lag, uint64_t duration, uint64_t saved, bool fun
 {
     struct ub_lag_stall *all;
 
+    saved = saved < duration ? saved : duration;
     if (saved == 0)
         return;
-    saved = saved < duration ? saved : duration;
     for (uint32_t i = 0; i < lag->count; i++) {
         struct ub_lag_stall *s = &lag->stall[i];
 
@@ -54,12 +54,14 @@ static uint64_t number(const json_t *o, const char *key)
 
 void ub_lag_keep(struct ub_thread_record *t, const json_t *slow)
 {
-    uint64_t duration = number(slow, "duration_ns");
+    uint64_t duration = number(slow, "duration_ns"), calls;
 
     if (json_object_get(slow, "ongoing") || json_object_get(slow, "unclear"))
         return;
-    keep(&t->lag, duration, number(json_object_get(slow, "offload"), "saved_ns"), false);
-    keep(&t->lag, duration, number(json_object_get(slow, "elsewhere"), "saved_ns"), true);
+    calls = number(json_object_get(slow, "offload"), "saved_ns");
+    calls = calls < duration ? calls : duration;
+    keep(&t->lag, duration, calls, false);
+    keep(&t->lag, duration - calls, number(json_object_get(slow, "elsewhere"), "saved_ns"), true); /* off the rest */
 }
 
 void ub_lag_clear(struct ub_lag *lag)

@@ -149,6 +149,22 @@ static void functions_come_off_the_rest(void **state)
     is("predicted_policy", "longest_ns", 50);
 }
 
+/* Of one stall a call would have saved some and a function the rest: both off the same turn. */
+static void both_come_off_one_turn(void **state)
+{
+    json_t *line = json_pack("{s:I, s:{s:I}, s:{s:I}}", "duration_ns", (json_int_t)(500 * MS), "offload", "saved_ns",
+                             (json_int_t)(300 * MS), "elsewhere", "saved_ns", (json_int_t)(450 * MS));
+
+    turns(1, 500);
+    turns(1, 700);
+    ub_lag_keep(&thread, line);
+    json_decref(line);
+    is("predicted", "longest_ns", 700);
+    is("predicted_policy", "longest_ns", 700);
+    is("predicted", "p99_ns", 600);
+    is("predicted_policy", "p99_ns", 600);
+}
+
 /* More kinds of stalls than are kept: half a prediction is none. */
 static void too_many_kinds(void **state)
 {
@@ -190,6 +206,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_longer_turn_stays, begin, finish),
         cmocka_unit_test_setup_teardown(what_is_not_over_or_not_one_is_not_counted, begin, finish),
         cmocka_unit_test_setup_teardown(functions_come_off_the_rest, begin, finish),
+        cmocka_unit_test_setup_teardown(both_come_off_one_turn, begin, finish),
         cmocka_unit_test_setup_teardown(too_many_kinds, begin, finish),
         cmocka_unit_test_setup_teardown(told_where_offload_is_on, begin, finish),
     };
