@@ -12,14 +12,16 @@
 #include <sys/wait.h>
 
 #define BEAT_NS 1000000
-#define STATES  (WSTOPPED | WCONTINUED | __WALL | __WCLONE | __WNOTHREAD)
+#define LIVING  (WSTOPPED | WCONTINUED)
+#define WHICH   (__WALL | __WCLONE | __WNOTHREAD)
 
-/* One of those that are asked for which has ended, and stays as it is; 0: none has; negative: the call will say why. */
+/* One of those that are asked for which has ended (or is LIVING, as `flags` say), and stays as it is; 0: none has;
+ * negative: the call will say why. */
 static pid_t peek(pid_t asked, int flags)
 {
     siginfo_t info = {0};
     long r = ub_raw6(SYS_waitid, asked == -1 ? P_ALL : P_PGID, asked < -1 ? -asked : 0, (long)&info,
-                     WEXITED | WNOHANG | WNOWAIT | (flags & STATES), 0, 0);
+                     WEXITED | WNOHANG | WNOWAIT | (flags & (LIVING | WHICH)), 0, 0);
 
     return r < 0 ? (pid_t)r : info.si_pid;
 }
@@ -67,8 +69,10 @@ bool ub_children_none(pid_t *asked, int flags)
 
     if (!m || !m->suspended || *asked > 0 || !(flags & WNOHANG) || !awaiting(m, 0))
         return false;
-    while ((pid = peek(*asked, flags)) > 0 && (h = awaiting(m, pid)))
+    while ((pid = peek(*asked, flags & ~LIVING)) > 0 && (h = awaiting(m, pid)))
         wait_a_little(h, &d);
+    if (pid == 0 && flags & LIVING && (pid = peek(*asked, flags)) > 0 && awaiting(m, pid))
+        pid = 0; /* its call waits for the end, or is told of the stop itself */
     if (pid > 0)
         *asked = pid;
     return pid == 0;

@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     name = argv[1];
     if (pipe(p) || socketpair(AF_UNIX, SOCK_STREAM, 0, q))
         abort();
-    loop = is("child") ? ev_default_loop(0) : ev_loop_new(backend());
+    loop = is("child") || is("child_stopped") ? ev_default_loop(0) : ev_loop_new(backend());
     if (backend()) { /* what polls or selects one descriptor is no loop */
         ev_io_init(&never, on_never, q[0], EV_READ);
         ev_io_start(loop, &never);

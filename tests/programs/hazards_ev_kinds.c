@@ -160,6 +160,42 @@ static void on_child(struct ev_loop *l, ev_timer *w, int what)
     say(nanosleep(&ts, NULL) < 0 && errno == EINTR ? "interrupted" : "SLEPT ON");
 }
 
+static pid_t stopped;
+
+/* It is waited for until its end, however long it is stopped before. */
+static void on_stopped(struct ev_loop *l, ev_timer *w, int what)
+{
+    int status = 0;
+    pid_t pid;
+
+    stopped = fork();
+    if (stopped == 0) {
+        if (fork() == 0) {
+            rest(400);
+            kill(getppid(), SIGCONT);
+            _exit(0);
+        }
+        rest(50);
+        raise(SIGSTOP);
+        _exit(3);
+    }
+    pid = waitpid(stopped, &status, 0);
+    say(pid == stopped && WIFEXITED(status) && WEXITSTATUS(status) == 3 ? "over" : "NOT OVER");
+}
+
+static void on_look(struct ev_loop *l, ev_timer *w, int what)
+{
+    char path[32], text[64] = "";
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", stopped);
+    f = fopen(path, "r");
+    if (f && fgets(text, sizeof(text), f) && strstr(text, ") T"))
+        say("stopped");
+    if (f)
+        fclose(f);
+}
+
 /* There is a handler, so it may not sleep; it comes once for all that come meanwhile. */
 static void on_signal(struct ev_loop *l, ev_signal *w, int what)
 {
@@ -298,6 +334,10 @@ static void begin(void)
     } else if (is("child")) {
         in(1, &timer, on_child);
         in(600, &end, on_end);
+    } else if (is("child_stopped")) {
+        in(1, &timer, on_stopped);
+        in(200, &other, on_look);
+        in(700, &end, on_end);
     } else if (is("invoke")) {
         ev_prepare_init(&preparer, on_invoke);
         in(1, &timer, on_invoked);
