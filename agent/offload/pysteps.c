@@ -443,6 +443,7 @@ void ub_pysteps_run_here(struct mine *m, struct step *s)
     python->enter(&s->state);
     if (resume(m, s, UB_PYTHON_OVER_LATER)) {
         s->over = s->done = true;
+        s->units = 0; /* who waits for them may be this place, and the loop does not come until it is left */
         s->started = true;
         append(m, s);
         if (!s->told) {

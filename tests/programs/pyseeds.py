@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 
-if {"odbc", "transacts", "apart"} & set(sys.argv):
+if {"odbc", "transacts", "stays", "apart"} & set(sys.argv):
     import pyodbc
 if "files" in sys.argv:
     import aiofiles
@@ -129,9 +129,9 @@ async def sqlite():
     return [chain() for _ in range(2)]
 
 
-async def transacts():
+async def transacts(name="shared.db"):
     """Two tasks share a connection of ODBC: the second takes nothing back that the first has not committed yet."""
-    path = os.path.join(FOLDER, "shared.db")
+    path = os.path.join(FOLDER, name)
     connection, other = [pyodbc.connect(f"DRIVER=SQLite3;Database={path}", autocommit=False) for _ in range(2)]
     connection.execute("create table t(a)")
     connection.commit()
@@ -149,6 +149,15 @@ async def transacts():
     await takes_back()
     await writing
     return connection.execute("select count(*) from t").fetchone()[0]
+
+
+async def stays():
+    """The same, where the second is in a transaction of sqlite3's besides."""
+    own = sqlite3.connect(os.path.join(FOLDER, "own.db"), isolation_level=None)
+    own.execute("begin exclusive")
+    found = await transacts("stays.db")
+    own.close()
+    return found
 
 
 async def apart():
