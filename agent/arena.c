@@ -201,7 +201,7 @@ int ub_arena_map(const char *address, struct ub_arena **ret, pid_t *ret_watcher)
     ub_raw1(SYS_close, fd);
     if (r < 0)
         return r;
-    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h))
+    if (!ub_arena_is_known(&arena->h))
         r = -EINVAL;
     else if (arena->h.closed)
         r = -ENOENT;
@@ -268,7 +268,7 @@ static uint32_t best_clock(void)
 static void fill_header(struct ub_arena *arena, enum ub_arena_mode mode, uint32_t clock)
 {
     arena->h.version = UB_ARENA_VERSION;
-    arena->h.size = sizeof(arena->h);
+    arena->h.size = UB_ARENA_LAYOUT;
     arena->h.clock = clock;
     arena->h.starter_pid = (int32_t)ub_raw0(SYS_getpid);
     arena->h.mode = mode;
@@ -425,10 +425,10 @@ int ub_arena_join(const char *name, int32_t *told, uint64_t inode, struct ub_are
     ub_raw1(SYS_close, fd);
     if (r < 0)
         return r;
-    r = (*ret)->h.magic != UB_ARENA_MAGIC || (*ret)->h.version != UB_ARENA_VERSION ? -EINVAL
-        : ub_load_relaxed(&(*ret)->h.closed)                                       ? -ENOENT
-        : same_pid_namespace(*ret)                                                 ? 0
-                                                                                   : -EXDEV;
+    r = !ub_arena_is_known(&(*ret)->h)       ? -EINVAL
+        : ub_load_relaxed(&(*ret)->h.closed) ? -ENOENT
+        : same_pid_namespace(*ret)           ? 0
+                                             : -EXDEV;
     if (r < 0)
         ub_arena_leave(*ret);
     else

@@ -21,7 +21,7 @@
 #include "slot.h"
 
 #define UB_ARENA_MAGIC   0x314b434f4c424e55ull /* "UNBLOCK1", little-endian */
-#define UB_ARENA_VERSION 18u
+#define UB_ARENA_VERSION 19u
 #define UB_ARENA_NAME    "unblock-arena"
 #define UB_SLOT_MAX      1024u
 
@@ -34,7 +34,7 @@ enum ub_arena_mode {
 struct ub_arena_header {
     uint64_t magic;
     uint32_t version;
-    uint32_t size;  /* of this header: a second check that both sides were built from one layout */
+    uint32_t size;  /* UB_ARENA_LAYOUT: a second check that both sides were built from one layout */
     uint32_t clock; /* enum ub_clock */
     int32_t watcher_pid;
     uint64_t pid_namespace;    /* inode of /proc/self/ns/pid of who made this: pids in the slots are meant in it */
@@ -90,6 +90,15 @@ struct ub_arena {
     struct ub_python_table python;
     struct ub_slot_cold cold[UB_SLOT_MAX] __attribute__((aligned(4096)));
 };
+
+/* Changes with the size of any part, be the version forgotten: no padding to a page is in it. */
+#define UB_ARENA_LAYOUT                                                                                                \
+    ((uint32_t)(offsetof(struct ub_arena, python) + sizeof(struct ub_python_table) + sizeof(struct ub_slot_cold)))
+
+static inline bool ub_arena_is_known(const struct ub_arena_header *h)
+{
+    return h->magic == UB_ARENA_MAGIC && h->version == UB_ARENA_VERSION && h->size == UB_ARENA_LAYOUT;
+}
 
 /* What every process maps; an agent maps a cold part when a thread takes its slot. */
 #define UB_ARENA_HOT offsetof(struct ub_arena, cold)

@@ -143,7 +143,7 @@ static int create_arena(struct ub_watch *w)
         return error;
     }
     arena->h.version = UB_ARENA_VERSION;
-    arena->h.size = sizeof(arena->h);
+    arena->h.size = UB_ARENA_LAYOUT;
     arena->h.clock = ub_ticks_clock();
     arena->h.watcher_pid = getpid();
     arena->h.threshold = w->threshold;
@@ -179,8 +179,7 @@ static int adopt_arena(struct ub_watch *w, int fd)
     arena = mmap(NULL, sizeof(struct ub_arena), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (arena == MAP_FAILED)
         return -errno;
-    if (arena->h.magic != UB_ARENA_MAGIC || arena->h.version != UB_ARENA_VERSION || arena->h.size != sizeof(arena->h) ||
-        arena->h.mode != UB_ARENA_HELPER) {
+    if (!ub_arena_is_known(&arena->h) || arena->h.mode != UB_ARENA_HELPER) {
         munmap(arena, sizeof(*arena));
         return -EPROTO;
     }
