@@ -55,6 +55,7 @@ enum {
     ID_loop,
     ID_dispatch,
     ID_base_free,
+    ID_base_free_nofinalize,
     ID_num_events,
     ID_foreach,
     IDS,
@@ -441,13 +442,23 @@ static int hook_dispatch(void)
     return hook_loop(0);
 }
 
-static void hook_base_free(void *base)
+static void base_free(uint32_t id, void *base)
 {
     void *gone = base ? base : unnamed();
 
     ub_suspend_gone(gone);
     ub_running_gone(gone);
-    ((void (*)(void *))original[ID_base_free][0])(base);
+    ((void (*)(void *))original[id][0])(base);
+}
+
+static void hook_base_free(void *base)
+{
+    base_free(ID_base_free, base);
+}
+
+static void hook_base_free_nofinalize(void *base)
+{
+    base_free(ID_base_free_nofinalize, base);
 }
 
 /* The caller is promised that the callback does not run. True: it had to wait. */
@@ -659,6 +670,7 @@ static const struct ub_loop_hook hooks[] = {
     {"event_loop", {(void *)hook_loop, NULL}, UB_HOOK_OTHERS},
     {"event_dispatch", {(void *)hook_dispatch, NULL}, UB_HOOK_OTHERS},
     {"event_base_free", {(void *)hook_base_free, NULL}, UB_HOOK_OTHERS},
+    {"event_base_free_nofinalize", {(void *)hook_base_free_nofinalize, NULL}, UB_HOOK_OTHERS},
     {"event_base_get_num_events", {(void *)hook_num_events, NULL}, UB_HOOK_OTHERS},
     {"event_base_foreach_event", {(void *)hook_foreach, NULL}, UB_HOOK_OTHERS},
 };

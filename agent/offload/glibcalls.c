@@ -179,6 +179,7 @@ static const struct ub_loop_hook hooks[] = {
     {"g_source_unref", {NULL}, UB_HOOK_OTHERS},
     {"g_source_destroy", {NULL}, UB_HOOK_OTHERS},
     {"g_source_is_destroyed", {NULL}, UB_HOOK_OTHERS},
+    {"g_source_set_callback", {NULL}, UB_HOOK_OTHERS},
     {"g_source_set_priority", {NULL}, UB_HOOK_OTHERS},
     {"g_source_set_can_recurse", {NULL}, UB_HOOK_OTHERS},
     {"g_source_add_unix_fd", {NULL}, UB_HOOK_OTHERS},

@@ -31,6 +31,7 @@ enum { ROOM_SOURCE, ROOM_FRESH, ROOM_DESCRIPTOR, ROOM_APPLICATION, ROOM_DATA, RO
 struct waker {
     struct source source;
     struct ub_host *host;
+    void *loop; /* the host may be another loop's by the time it is asked */
 };
 
 static bool is_destroyed(struct source *s)
@@ -119,16 +120,25 @@ static int dispatch(struct waker *w, void *callback, void *data)
     return 1;
 }
 
-/* Its loop is gone. */
-static void finalize(struct waker *w)
+static int no_callback(void *arg)
 {
-    if (w->host)
-        ub_suspend_forget(w->host);
+    return 1;
+}
+
+/*
+ * Of the callback, which we have for this alone: its loop is being destroyed, and its memory not given back yet.
+ * `finalize` would come after that, when another thread may have a loop at the same address.
+ */
+static void on_destroy(void *arg)
+{
+    const struct waker *w = arg;
+
+    ub_suspend_gone(w->loop);
 }
 
 static struct {
     void *prepare, *check, *dispatch, *finalize, *closure[2];
-} table = {(void *)prepare, NULL, (void *)dispatch, (void *)finalize, {NULL, NULL}};
+} table = {(void *)prepare, NULL, (void *)dispatch, NULL, {NULL, NULL}};
 
 bool ub_glib_is_waker(const struct source *s)
 {
@@ -142,6 +152,14 @@ static struct waker *new_waker(struct ub_host *h)
     if (w)
         w->host = h;
     return w;
+}
+
+static void tell_of_end(struct waker *w)
+{
+    void (*set)(void *, void *, void *, void *) = ub_glib_original[ID_source_set_callback][0];
+
+    w->loop = w->host->loop;
+    set(w, (void *)no_callback, w, (void *)on_destroy);
 }
 
 static void *add_fd(struct waker *w, int fd)
@@ -170,6 +188,7 @@ static bool attach(struct ub_host *h)
         return false;
     set_priority(w, BEFORE_ALL);
     let_recurse(w);
+    tell_of_end(w);
     ((unsigned (*)(void *, void *))ub_glib_original[ID_source_attach][0])(w, h->loop);
     ub_glib_call(ID_source_unref, w);
     return true;

@@ -15,6 +15,7 @@ enum ub_glib_function {
     ID_source_unref,
     ID_source_destroy,
     ID_source_is_destroyed,
+    ID_source_set_callback,
     ID_source_set_priority,
     ID_source_set_can_recurse,
     ID_source_add_unix_fd,

@@ -81,11 +81,14 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
 void ub_suspend_lose(struct ub_host **host)
 {
     struct ub_host *h = *host;
+    void *loop = ub_load_acquire(&h->loop);
 
+    if (!loop || loop == BUSY) /* it is being ended, and can be used again here */
+        return;
     for (uint32_t i = 0; i < LOST_MAX; i++) {
         if (replace(&lost[i].loop, NULL, BUSY)) {
             lost[i].host = h;
-            ub_store_release(&lost[i].loop, ub_load_relaxed(&h->loop));
+            ub_store_release(&lost[i].loop, loop);
             break;
         }
     }
@@ -124,12 +127,4 @@ void ub_suspend_gone(void *loop)
     }
     for (uint32_t i = 0; loop && i < LOST_MAX; i++)
         end_lost(i, loop);
-}
-
-void ub_suspend_forget(struct ub_host *h)
-{
-    void *loop = ub_load_acquire(&h->loop);
-
-    ub_suspend_gone(loop);
-    end(h, loop);
 }

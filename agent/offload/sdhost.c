@@ -51,7 +51,7 @@ enum {
 };
 static void *original[IDS][UB_LOOP_COPIES];
 
-/* Of a host: our sources. */
+/* Of a host: those of our sources that it uses. */
 enum { ROOM_SOURCE, ROOM_BEAT };
 
 /* What a task keeps of its source: whether it is on, as far as the program can know; the times of its turn. */
@@ -109,13 +109,17 @@ static int on_beat(void *s, uint64_t at, void *host)
     return 0;
 }
 
-/* Its loop is gone. */
-static void on_gone(void *host)
+/* Never: it is there to be destroyed. */
+static int on_never(void *s, uint64_t at, void *loop)
 {
-    struct ub_host *h = host;
+    return 0;
+}
 
-    ub_running_gone(h->loop);
-    ub_suspend_forget(h);
+/* The loop goes, and its memory is not given back yet. By now the host may be another loop's. */
+static void on_gone(void *loop)
+{
+    ub_running_gone(loop);
+    ub_suspend_gone(loop);
 }
 
 /* Off, and the loop's own: it goes with the loop, and holds nothing. */
@@ -131,17 +135,19 @@ static bool attach(struct ub_host *h)
 {
     int (*add_io)(void *, void **, int, uint32_t, void *, void *) = original[ID_add_io][0];
     int (*add_time)(void *, void **, int, uint64_t, uint64_t, void *, void *) = original[ID_add_time][0];
-    void *source = NULL, *beat = NULL;
+    void *source = NULL, *beat = NULL, *end = NULL;
 
-    if (add_io(h->loop, &source, h->inbox.fd, EPOLLIN, (void *)on_wake, h) < 0)
-        return false;
-    if (add_time(h->loop, &beat, CLOCK_MONOTONIC, 0, BEAT_US, (void *)on_beat, h) < 0) {
+    if (add_io(h->loop, &source, h->inbox.fd, EPOLLIN, (void *)on_wake, h) < 0 ||
+        add_time(h->loop, &beat, CLOCK_MONOTONIC, 0, BEAT_US, (void *)on_beat, h) < 0 ||
+        add_time(h->loop, &end, CLOCK_MONOTONIC, 0, BEAT_US, (void *)on_never, h->loop) < 0) {
         call(ID_unref, source);
+        call(ID_unref, beat);
         return false;
     }
     give_to_loop(source);
     give_to_loop(beat);
-    ((int (*)(void *, void *))original[ID_set_destroy_callback][0])(source, (void *)on_gone);
+    ((int (*)(void *, void *))original[ID_set_destroy_callback][0])(end, (void *)on_gone);
+    give_to_loop(end);
     h->room[ROOM_SOURCE] = (uint64_t)(uintptr_t)source;
     h->room[ROOM_BEAT] = (uint64_t)(uintptr_t)beat;
     return true;

@@ -129,9 +129,6 @@ struct ub_host *ub_suspend_host(void *loop, const struct ub_host_ops *ops, bool 
 /* The loop is destroyed, by whatever thread: no thread has a host of it any more. Nothing may be suspended in it. */
 void ub_suspend_gone(void *loop);
 
-/* Likewise its loop's, and itself in any case. */
-void ub_suspend_forget(struct ub_host *h);
-
 /* A handle was stopped, started anew or closed: what is due of it is no longer. */
 void ub_suspend_touched(void *handle);
 

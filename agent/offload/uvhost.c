@@ -28,6 +28,7 @@ enum {
     ID_unref,
     ID_run,
     ID_loop_close,
+    ID_loop_delete,
     IDS,
 };
 static void *original[IDS][UB_LOOP_COPIES];
@@ -165,6 +166,13 @@ static int hook_loop_close(void *loop)
     return r;
 }
 
+/* Of uv_loop_new: it closes the loop itself. Not while something is in it, which libuv does not take. */
+static void hook_loop_delete(void *loop)
+{
+    ub_suspend_gone(loop);
+    ((void (*)(void *))original[ID_loop_delete][0])(loop);
+}
+
 static const struct ub_loop_hook hooks[] = {
     {"uv_version", {NULL}, false},
     {"uv_poll_init", {NULL}, false},
@@ -177,6 +185,7 @@ static const struct ub_loop_hook hooks[] = {
     {"uv_unref", {NULL}, false},
     {"uv_run", {(void *)hook_run, NULL}, false},
     {"uv_loop_close", {(void *)hook_loop_close, NULL}, false},
+    {"uv_loop_delete", {(void *)hook_loop_delete, NULL}, false},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 
