@@ -43,16 +43,18 @@ static int compare(int32_t tid, int what)
 {
     long r = ub_raw6(SYS_kcmp, ub_raw0(SYS_gettid), tid, what, 0, 0, 0);
 
-    return r == 0 ? SAME : r == -ENOSYS || r == -EPERM ? UNKNOWN : OTHER; /* a kernel that cannot say */
+    return r == 0                                       ? SAME
+           : r == -ENOSYS || r == -EPERM || r == -ESRCH ? UNKNOWN
+                                                        : OTHER; /* a kernel that cannot say; it has ended */
 }
 
 /* A thread with mounts of its own has a folder of its own, too: the kernel does not give it the one without the other.
  */
-static bool has_its_files(int32_t worker, uint64_t mounts)
+static bool has_files_of(int32_t tid, uint64_t mounts)
 {
-    int folder = compare(worker, KCMP_FS);
+    int folder = compare(tid, KCMP_FS);
 
-    return folder != OTHER && compare(worker, KCMP_FILES) != OTHER &&
+    return folder != OTHER && compare(tid, KCMP_FILES) != OTHER &&
            (folder == SAME || inode("/proc/thread-self/ns/mnt") == mounts);
 }
 
@@ -61,6 +63,7 @@ bool ub_identity_is_the_pools(bool makes_sockets)
     static struct identity first;
     static uint64_t mounts, network;
     static int32_t of; /* the process: a forked child's pool is new */
+    static int32_t asker;
     int32_t worker = ub_pool_thread();
     struct identity now;
 
@@ -69,8 +72,10 @@ bool ub_identity_is_the_pools(bool makes_sockets)
         first = now;
         mounts = inode("/proc/thread-self/ns/mnt");
         network = inode("/proc/thread-self/ns/net");
+        asker = (int32_t)ub_raw0(SYS_gettid);
         of = ub_process->pid;
     }
     return memcmp(&first, &now, sizeof(now)) == 0 && (!makes_sockets || inode("/proc/thread-self/ns/net") == network) &&
-           (!worker || has_its_files(worker, mounts));
+           has_files_of(worker ? worker : asker, mounts) &&
+           (worker || inode("/proc/thread-self/ns/mnt") == mounts); /* the first of them may be on its way */
 }
