@@ -381,7 +381,12 @@ static uint64_t call_directly(struct ub_thread *t, uint64_t function, const stru
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
     bool timed = t->start && t->generation == ub_process->generation && ub_span_begin(t, sp, function, shape, w);
-    uint64_t ret = ((ub_fiber_function *)function)(w[0], w[1], w[2], w[3], w[4], w[5]);
+    struct mine *m = ub_suspend_mine(false);
+    uint64_t ret;
+
+    if (m)
+        m->ran++;
+    ret = ((ub_fiber_function *)function)(w[0], w[1], w[2], w[3], w[4], w[5]);
 
     if (timed)
         ub_span_end(t, sp, shape);
@@ -399,6 +404,7 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
                  ub_span_begin(t, sp, task->function, task->shape, task->argument);
     enum ub_fiber_state state;
 
+    m->ran++;
     m->current = task;
     task->outer = outer;
     state = ub_fiber_resume(&task->fiber, m->exceptions);
@@ -419,7 +425,6 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
 void ub_suspend_run_here(struct mine *m, struct ub_task *task)
 {
     take_out(m, task);
-    m->ran++;
     if (!run(m, task))
         return;
     task->over = task->done = true;
@@ -591,7 +596,6 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
     if (!m || !ub_offload_moves || ub_patch_has_runtime() ||
         ub_process->quiet != UB_QUIET_NOT) /* nobody leaves there: a stack of our own is of no use */
         return false;
-    m->ran++;
     abandon(m, sp);
     if (m->current) { /* a loop inside a callback: nothing moves there */
         uintptr_t outer = m->current->nested_sp;
@@ -612,7 +616,10 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         h = ub_sd_host(shape, word, &key);
     if (!h)
         h = ub_ev_host(shape, word, &key);
-    return h && start(m, h, key, function, shape, word, ret);
+    if (h && start(m, h, key, function, shape, word, ret))
+        return true;
+    m->ran++; /* by the caller, on the thread's own stack */
+    return false;
 }
 
 static void raise_to(uint64_t *at, uint64_t value)
@@ -659,7 +666,6 @@ static void resume_done(struct mine *m, struct ub_host *h)
         }
         take_out(m, task);
         task->driven = false;
-        m->ran++;
         if (task->over || run(m, task))
             finish(m, task);
         task = h->suspended; /* anything may have changed */
