@@ -4,7 +4,8 @@
 Seen to fail: with a thread for each call, without time limits (limits, which then never ended), without the look at what broke a socket
 (broken), without the way that is made for dup2 (over), with descriptors that close_range takes (closes), without a limit to vain attempts
 (error), with an errno that is an attempt's (kinds), with a callback counted beside itself (children), with a step's sleep forgotten for another one's time limit
-(pyready.py).
+(pyready.py), without a look every 50 ms (shut, traced: these never ended), with a number closed that the program had taken (kept, taken), without a look at
+those that it took (taken).
 """
 
 import json

@@ -59,7 +59,7 @@ def child(status):
 
 
 def feed(ends):
-    time.sleep(0.4)
+    time.sleep(0.8)  # all have begun by then, on a busy machine, too
     order = list(enumerate(ends))
     random.shuffle(order)
     for i, end in order:
