@@ -165,6 +165,18 @@ static uint64_t weigh_locals(struct ub_python *py, const struct ub_python_frame 
     return weight;
 }
 
+/* Numbers by what they are: a loop that counts has the next where the last one was. */
+static uint64_t mark_object(struct ub_python *py, uint64_t object)
+{
+    uint64_t type, flags, number[2];
+
+    if (object && object % 8 == 0 && ub_python_read_pointer(py, object + UB_PYTHON_OBJECT_TYPE, &type) &&
+        ub_python_read_pointer(py, type + UB_PYTHON_TYPE_FLAGS, &flags) && (flags & IS_LONG) &&
+        ub_python_read(py, object + UB_PYTHON_VAR_SIZE, number, sizeof(number)))
+        return number[0] ^ number[1];
+    return object;
+}
+
 /* Of what the innermost frame's first variables are. */
 static uint64_t mark_locals(struct ub_python *py, const struct ub_python_frame *f)
 {
@@ -176,7 +188,7 @@ static uint64_t mark_locals(struct ub_python *py, const struct ub_python_frame *
     if (!read_values(py, f, 0, value, (uint32_t)count))
         return 0;
     for (uint32_t i = 0; i < count; i++)
-        mark = (mark ^ value[i]) * 0x9e3779b97f4a7c15ull;
+        mark = (mark ^ mark_object(py, value[i])) * 0x9e3779b97f4a7c15ull;
     return mark;
 }
 
