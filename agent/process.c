@@ -226,6 +226,8 @@ __attribute__((constructor)) static void start(int argc, char **argv, char **env
     off = variable(environment, "UNBLOCK_CALLBACKS");
     off = off && off[0] == '0' && off[1] == '\0' ? off : NULL;
     ub_pool_limit_to(variable(environment, "UNBLOCK_POOL"));
+    if (inherited.arena)
+        ub_pool_tell(&inherited.arena->h.pool);
     if (!off)
         ub_offload_start(inherited.arena ? inherited.arena->h.offload : UB_OFFLOAD_OFF,
                          inherited.arena && inherited.arena->h.python_wanted);

@@ -31,6 +31,12 @@ enum ub_arena_mode {
     UB_ARENA_ALONE = 2,  /* made by an agent that cannot have a watcher: it writes finished stalls itself */
 };
 
+/* What the threads of an executor count as they go: of all processes that share it. */
+struct ub_pool_now {
+    uint64_t queued;  /* calls that wait for a thread. A process that dies leaves its own */
+    uint64_t busy_ns; /* of threads, in calls that are over */
+};
+
 struct ub_arena_header {
     uint64_t magic;
     uint32_t version;
@@ -77,8 +83,10 @@ struct ub_arena_header {
     uint64_t pool_queued;   /* most calls that waited for a thread at once */
     uint64_t pool_threads;  /* most threads of one process */
     uint64_t away;          /* calls that have left and are not back. A process that dies leaves its own */
+
+    struct ub_pool_now pool __attribute__((aligned(UB_CACHE_LINE))); /* the executors', of all processes */
 };
-_Static_assert(sizeof(struct ub_arena_header) == 4 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
+_Static_assert(sizeof(struct ub_arena_header) == 5 * UB_CACHE_LINE, "arena header: agent and watcher agree on it");
 
 struct ub_arena {
     struct ub_arena_header h;

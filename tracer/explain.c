@@ -130,6 +130,7 @@ void ub_explain_free(struct ub_explain *x, struct ub_watch_totals *ret_totals)
     ub_frames_clear(&x->named);
     ub_unwinder_free(x->unwinder);
     json_decref(x->offload);
+    json_decref(x->pins);
     ub_explain_policy_free(x);
     free(x);
 }

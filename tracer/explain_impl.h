@@ -128,8 +128,10 @@ struct ub_explain {
     struct ub_site_names *names[UB_POLICY_SITES]; /* owned; likewise, for the policy */
     struct ub_policy_file *policy;                /* owned; NULL: none */
     uint32_t policy_version;
-    uint64_t moved_told, away_told, functions_told; /* by the last `executor` line */
-    json_t *offload;                                /* owned; `offload` lines by site, NULL before the first */
+    uint64_t moved_told, away_told, functions_told, pinned_told; /* by the last `executor` line */
+    uint64_t pinned;                                             /* stalls that were kept, of all `pins` */
+    json_t *offload;   /* owned; `offload` lines by site, NULL before the first */
+    json_t *pins;      /* owned; what kept stalls on their loops, by reason and lock; NULL before the first */
     json_t *elsewhere; /* owned; `python` lines by function, of a dry run; NULL before the first */
     json_int_t last_stack, last_slow;
     struct ub_watch_totals totals;

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PINS_MAX 64 /* places of locks that are told apart in `pins` */
+
 static const char *const pin_names[UB_PINS] = {
 #define X(name, text) [UB_PIN_##name] = text,
     UB_PIN_LIST(X)
@@ -140,8 +142,46 @@ static void add_u64(json_t *o, const char *name, uint64_t n)
     json_object_set_new(o, name, json_integer(json_integer_value(json_object_get(o, name)) + (json_int_t)n));
 }
 
+static const char *text_of(const json_t *o, const char *key)
+{
+    const char *text = json_string_value(json_object_get(o, key));
+
+    return text ? text : "";
+}
+
+/* One entry of `pins`. Where there are too many locks already this one's place is left out. */
+static json_t *pin_of(struct ub_explain *x, const char *reason, const json_t *lock)
+{
+    char key[512];
+    json_t *o;
+
+    if (!x->pins)
+        x->pins = json_object();
+    lock = json_object_size(x->pins) < PINS_MAX ? lock : NULL;
+    snprintf(key, sizeof(key), "%s %s %s:%lld", reason, text_of(lock, "function"), text_of(lock, "file"),
+             (long long)json_integer_value(json_object_get(lock, "line")));
+    o = json_object_get(x->pins, key);
+    if (o)
+        return o;
+    o = json_pack("{s:s, s:i, s:i}", "reason", reason, "count", 0, "total_ns", 0);
+    if (lock)
+        json_object_set(o, "lock", (json_t *)lock);
+    json_object_set_new(x->pins, key, o);
+    return o;
+}
+
+static void count_pin(struct ub_explain *x, const char *reason, const json_t *lock, uint64_t duration_ns)
+{
+    json_t *pin = pin_of(x, reason, lock);
+
+    x->pinned++;
+    add_u64(pin, "count", 1);
+    add_u64(pin, "total_ns", duration_ns);
+}
+
 void ub_offload_count(struct ub_explain *x, const json_t *line)
 {
+    uint64_t duration = (uint64_t)json_integer_value(json_object_get(line, "duration_ns"));
     const json_t *offload = json_object_get(line, "offload");
     const char *site = json_string_value(json_object_get(line, "site"));
     const char *state = json_string_value(json_object_get(offload, "state"));
@@ -168,7 +208,8 @@ void ub_offload_count(struct ub_explain *x, const json_t *line)
         if (!json_object_get(o, "pinned"))
             json_object_set_new(o, "pinned", json_object());
         add_u64(json_object_get(o, "pinned"), reason, 1);
-        add_u64(o, "pinned_ns", (uint64_t)json_integer_value(json_object_get(line, "duration_ns")));
+        add_u64(o, "pinned_ns", duration);
+        count_pin(x, reason, json_object_get(offload, "lock"), duration);
     }
     if (json_object_get(offload, "lock"))
         json_object_set(o, "lock", json_object_get(offload, "lock"));
@@ -299,42 +340,64 @@ void ub_offload_switch(struct ub_explain *x, struct ub_event *e)
     ub_explain_note(x, "info", text);
 }
 
+static json_t *pins_json(const struct ub_explain *x)
+{
+    json_t *list = json_array(), *pin;
+    const char *key;
+
+    json_object_foreach (x->pins, key, pin)
+        json_array_append_new(list, json_copy(pin)); /* goes on being counted */
+    return list;
+}
+
 /* Totals of the run so far. */
 static json_t *executor_json(const struct ub_explain *x, uint64_t *ret_calls)
 {
     const struct ub_arena_header *h = &x->w->arena->h;
     json_t *functions = ub_python_elsewhere(x, ret_calls);
     uint64_t wait_ns = 0, beside = 0;
+    json_t *o;
 
     for (uint32_t i = 0; i < UB_POLICY_SITES; i++) {
         wait_ns += ub_load_relaxed(&x->w->arena->policy.site[i].pool_ns);
         beside += ub_load_relaxed(&x->w->arena->policy.site[i].beside);
     }
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "moved", (json_int_t)ub_load_relaxed(&h->moved),
-                     "saved_ns", (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns,
-                     "stack_bytes", (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
-                     (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
-                     (json_int_t)ub_load_relaxed(&h->pool_queued), "beside", (json_int_t)beside, "functions",
-                     functions);
+    o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "moved", (json_int_t)ub_load_relaxed(&h->moved),
+                  "saved_ns", (json_int_t)ub_load_relaxed(&h->moved_ns), "wait_ns", (json_int_t)wait_ns, "stack_bytes",
+                  (json_int_t)ub_load_relaxed(&h->stack_deepest), "threads",
+                  (json_int_t)ub_load_relaxed(&h->pool_threads), "queued_max",
+                  (json_int_t)ub_load_relaxed(&h->pool_queued), "busy_ns",
+                  (json_int_t)ub_load_relaxed(&h->pool.busy_ns), "beside", (json_int_t)beside, "functions", functions);
+    if (x->pins)
+        json_object_set_new(o, "pins", pins_json(x));
+    return o;
+}
+
+/* Whether there is anything to tell: where calls may move, always; in a dry run, what would have stayed. */
+static bool has_executor(const struct ub_explain *x)
+{
+    return x->w->offload > UB_OFFLOAD_DRY_RUN || x->pins;
 }
 
 void ub_offload_progress(struct ub_explain *x)
 {
-    uint64_t moved = ub_load_relaxed(&x->w->arena->h.moved), away = ub_load_relaxed(&x->w->arena->h.away);
-    uint64_t calls;
+    const struct ub_arena_header *h = &x->w->arena->h;
+    uint64_t moved = ub_load_relaxed(&h->moved), away = ub_load_relaxed(&h->away), calls;
     json_t *line;
 
-    if (x->w->offload <= UB_OFFLOAD_DRY_RUN)
+    if (!has_executor(x))
         return;
     line = executor_json(x, &calls);
-    if (moved == x->moved_told && away == x->away_told && calls == x->functions_told) {
+    if (moved == x->moved_told && away == x->away_told && calls == x->functions_told && x->pinned == x->pinned_told) {
         json_decref(line);
         return;
     }
     x->moved_told = moved;
     x->away_told = away;
     x->functions_told = calls;
+    x->pinned_told = x->pinned;
     json_object_set_new(line, "away", json_integer((json_int_t)away));
+    json_object_set_new(line, "queued", json_integer((json_int_t)ub_load_relaxed(&h->pool.queued)));
     json_object_set_new(line, "type", json_string("executor"));
     ub_explain_emit(x, line);
 }
@@ -343,6 +406,6 @@ void ub_offload_end(struct ub_explain *x, json_t *line)
 {
     uint64_t calls;
 
-    if (x->w->offload > UB_OFFLOAD_DRY_RUN)
+    if (has_executor(x))
         json_object_set_new(line, "offload", executor_json(x, &calls));
 }

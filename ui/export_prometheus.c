@@ -167,6 +167,10 @@ static void put_moved(FILE *out, const struct ub_figures_offload *o)
     put_seconds(out, o->wait_ns);
     head(out, "unblock_offload_beside_total", "counter", "Callbacks that ran while calls were off their loop.");
     fprintf(out, "unblock_offload_beside_total %" PRIu64 "\n", o->beside);
+    head(out, "unblock_offload_busy_seconds_total", "counter", "Time that threads of the executor were in calls.");
+    fputs("unblock_offload_busy_seconds_total ", out);
+    put_seconds(out, o->busy_ns);
+    put_most(out, "unblock_offload_queued", "Calls that wait for a thread now.", o->queued_now);
     put_most(out, "unblock_offload_away", "Calls that are off their loop now.", o->away);
     put_most(out, "unblock_offload_threads_max", "Most threads of the executor of one process.", o->threads);
     put_most(out, "unblock_offload_queued_max", "Most calls that waited for a thread at once.", o->queued);
@@ -207,6 +211,35 @@ static void put_functions(FILE *out, const struct ub_model *m)
     json_decref(functions);
 }
 
+static void put_pin_labels(FILE *out, const json_t *pin)
+{
+    put_label(out, "{", "reason", ub_json_string(pin, "reason"));
+    put_label(out, ",", "lock", ub_json_string(pin, "lock"));
+    fputs("} ", out);
+}
+
+static void put_pins(FILE *out, const struct ub_model *m)
+{
+    json_t *pins = ub_figures_pins(m);
+    const json_t *pin;
+    size_t i;
+
+    head(out, "unblock_offload_pinned_total", "counter",
+         "Stalls whose calls stayed on their loop, by reason and by where the lock was taken.");
+    json_array_foreach (pins, i, pin) {
+        fputs("unblock_offload_pinned_total", out);
+        put_pin_labels(out, pin);
+        fprintf(out, "%" PRIu64 "\n", ub_json_u64_or(pin, "count", 0));
+    }
+    head(out, "unblock_offload_pinned_seconds_total", "counter", "Time of these stalls.");
+    json_array_foreach (pins, i, pin) {
+        fputs("unblock_offload_pinned_seconds_total", out);
+        put_pin_labels(out, pin);
+        put_seconds(out, ub_json_u64_or(pin, "total_ns", 0));
+    }
+    json_decref(pins);
+}
+
 static void put_offload(FILE *out, const struct ub_model *m)
 {
     struct ub_figures_offload o;
@@ -215,6 +248,7 @@ static void put_offload(FILE *out, const struct ub_model *m)
         return;
     put_moved(out, &o);
     put_functions(out, m);
+    put_pins(out, m);
     put_lag(out, m);
 }
 

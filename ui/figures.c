@@ -1,4 +1,6 @@
 #include "figures.h"
+#include "text_frames.h"
+#include "text_private.h"
 
 const char *const ub_figures_class[UB_STALL_CLASSES] = {
     [UB_STALL_COUNTED] = "counted",       [UB_STALL_STARTUP] = "startup", [UB_STALL_STOPPED] = "stopped",
@@ -64,6 +66,8 @@ bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret
         raise_to(&ret->queued, ub_json_u64_or(o, "queued_max", 0));
         ret->beside = ub_add_saturated(ret->beside, ub_json_u64_or(o, "beside", 0));
         ret->away = ub_add_saturated(ret->away, ub_json_u64_or(o, "away", 0));
+        ret->busy_ns = ub_add_saturated(ret->busy_ns, ub_json_u64_or(o, "busy_ns", 0));
+        ret->queued_now = ub_add_saturated(ret->queued_now, ub_json_u64_or(o, "queued", 0));
         raise_to(&ret->stack_bytes, ub_json_u64_or(o, "stack_bytes", 0));
     }
     return any;
@@ -94,15 +98,15 @@ static void add_function(json_t *sums, const json_t *line)
     json_object_set_new(sum, "longest_ns", json_integer((json_int_t)longest));
 }
 
-static int by_time(const void *a, const void *b)
+static int by_time(const void *a, const void *b, void *key)
 {
-    uint64_t of_a = ub_json_u64_or(*(json_t *const *)a, "ns", 0), of_b = ub_json_u64_or(*(json_t *const *)b, "ns", 0);
+    uint64_t of_a = ub_json_u64_or(*(json_t *const *)a, key, 0), of_b = ub_json_u64_or(*(json_t *const *)b, key, 0);
 
     return (of_a < of_b) - (of_a > of_b);
 }
 
-/* The values of an object, in their order. */
-static json_t *sorted(json_t *sums)
+/* The values of an object, by the time in `key`, the longest first. */
+static json_t *sorted(json_t *sums, char *key_of_time)
 {
     json_t *ret = json_array(), *one, **list = calloc(json_object_size(sums) + 1, sizeof(json_t *));
     const char *key;
@@ -112,7 +116,7 @@ static json_t *sorted(json_t *sums)
         if (list)
             list[n++] = one;
     if (n > 0)
-        qsort(list, n, sizeof(*list), by_time);
+        qsort_r(list, n, sizeof(*list), by_time, key_of_time);
     for (size_t i = 0; i < n; i++)
         json_array_append(ret, list[i]);
     free(list);
@@ -128,7 +132,67 @@ json_t *ub_figures_functions(const struct ub_model *m)
     for (uint32_t run = 0; run < ub_model_runs(m); run++)
         json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), "functions"), i, line)
             add_function(sums, line);
-    ret = sorted(sums);
+    ret = sorted(sums, "ns");
     json_decref(sums);
+    return ret;
+}
+
+/* ---- pins ------------------------------------------------------------- */
+
+static void add_number(json_t *o, const char *key, uint64_t n)
+{
+    uint64_t sum = ub_add_saturated(ub_json_u64_or(o, key, 0), n);
+
+    json_object_set_new(o, key, json_integer(sum > INT64_MAX ? INT64_MAX : (json_int_t)sum));
+}
+
+/* "db.c:70 txn_begin()" */
+static void lock_words(const json_t *lock, char *ret, size_t size)
+{
+    const char *function = ub_json_string(lock, "function");
+    char place[256], name[1026];
+
+    ub_text_frame_place(lock, place, sizeof(place));
+    snprintf(ret, size, "%s%s%s", place, *place && function ? " " : "",
+             function ? ub_text_function_name(function, name, sizeof(name)) : "");
+}
+
+static void add_pin(json_t *pins, const json_t *pin)
+{
+    const char *reason = ub_json_string(pin, "reason");
+    char lock[1300] = "", key[1600];
+    json_t *o;
+
+    if (json_object_get(pin, "lock"))
+        lock_words(json_object_get(pin, "lock"), lock, sizeof(lock));
+    if (json_object_size(pins) >= UB_FIGURES_PINS_MAX - 1) {
+        snprintf(key, sizeof(key), "%.200s\n%s", reason ? reason : "?", lock);
+        if (!json_object_get(pins, key)) {
+            reason = "other";
+            *lock = 0;
+        }
+    }
+    snprintf(key, sizeof(key), "%.200s\n%s", reason ? reason : "?", lock);
+    o = json_object_get(pins, key);
+    if (!o) {
+        o = json_pack("{s:s, s:s}", "reason", reason ? reason : "?", "lock", lock);
+        if (!o || json_object_set_new(pins, key, o) < 0)
+            return;
+    }
+    add_number(o, "count", ub_json_u64_or(pin, "count", 0));
+    add_number(o, "total_ns", ub_json_u64_or(pin, "total_ns", 0));
+}
+
+json_t *ub_figures_pins(const struct ub_model *m)
+{
+    json_t *pins = json_object(), *ret;
+    const json_t *pin;
+    size_t i;
+
+    for (uint32_t run = 0; run < ub_model_runs(m); run++)
+        json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), "pins"), i, pin)
+            add_pin(pins, pin);
+    ret = sorted(pins, "total_ns");
+    json_decref(pins);
     return ret;
 }

@@ -24,17 +24,26 @@ extern const char *const ub_figures_loss[];
 uint64_t ub_figures_lost(const struct ub_model *m, const char *loss);
 
 /*
- * What was moved off the loops, all runs together; the last three are the most of any run. False: nowhere was it to be.
+ * What was moved off the loops, all runs together; threads, queued and stack_bytes are the most of any run. False:
+ * nowhere was it to be. queued_now: where a run goes on, calls that wait for a thread.
  */
 struct ub_figures_offload {
-    uint64_t moved, saved_ns, wait_ns;
-    uint64_t threads, queued, stack_bytes, beside, away;
+    uint64_t moved, saved_ns, wait_ns, busy_ns;
+    uint64_t threads, queued, stack_bytes, beside, away, queued_now;
 };
 bool ub_figures_offload(const struct ub_model *m, struct ub_figures_offload *ret);
 
 /* Functions that were called elsewhere, as in `executor` lines, all runs together, the longest away first. To the
  * caller. */
 json_t *ub_figures_functions(const struct ub_model *m);
+
+/*
+ * What kept stalls on their loops, all runs together: [{reason, lock, count, total_ns}], the longest first. lock: where
+ * it was taken, "db.c:70 txn_begin()", or "" when not known; not escaped. At most UB_FIGURES_PINS_MAX, the last of them
+ * for all others, without reason ("other"). The caller owns it.
+ */
+#define UB_FIGURES_PINS_MAX 100
+json_t *ub_figures_pins(const struct ub_model *m);
 
 /* Labels are memory in everything that takes them: the worst sites, the rest is in the totals. */
 #define UB_FIGURES_SITES_MAX 200

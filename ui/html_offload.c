@@ -112,10 +112,11 @@ static json_t *total_json(const struct ub_model *m)
 
     if (!ub_figures_offload(m, &f))
         return json_object();
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "moved", ub_html_number(f.moved), "saved_ns",
-                     ub_html_number(f.saved_ns), "wait_ns", ub_html_number(f.wait_ns), "threads",
-                     ub_html_number(f.threads), "queued", ub_html_number(f.queued), "stack",
-                     ub_html_number(f.stack_bytes), "beside", ub_html_number(f.beside));
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "busy_ns", ub_html_number(f.busy_ns), "moved",
+                     ub_html_number(f.moved), "saved_ns", ub_html_number(f.saved_ns), "wait_ns",
+                     ub_html_number(f.wait_ns), "threads", ub_html_number(f.threads), "queued",
+                     ub_html_number(f.queued), "stack", ub_html_number(f.stack_bytes), "beside",
+                     ub_html_number(f.beside));
 }
 
 static void set_lag(json_t *list, const char *key, const struct ub_loop_lag *lag)

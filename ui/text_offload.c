@@ -1,10 +1,13 @@
 /*
  * What offload did, would have done, or would not do: for one stall, and for a run.
  */
+#include "figures.h"
 #include "policy_write.h"
 #include "text_private.h"
 #include "text_escape.h"
 #include "text_frames.h"
+
+#define LIVE_PINS 3 /* shown; a screen is small */
 
 /* What a pin means, to a person. Its rule: agent/offload/README.md. */
 static const struct {
@@ -254,27 +257,76 @@ static void put_lag(const struct ub_text_view *view, const struct ub_run *run, c
     fputc('\n', view->pen.out);
 }
 
-/* "  executor: 3 threads, 2 calls queued at most; 1.2 ms of waiting for a thread or the loop; stacks up to 14 kB" */
-static void put_executor(const struct ub_text_view *view, const json_t *end, const char *prefix)
+/* "3 threads, busy 1.2 s, 2 calls queued at most (1 now); " */
+static void put_threads(const struct ub_text_view *view, const json_t *o, uint64_t threads)
 {
-    uint64_t threads = ub_json_u64_or(end, "threads", 0), stack = ub_json_u64_or(end, "stack_bytes", 0), away;
+    uint64_t queued, busy;
 
-    if (threads == 0 && stack == 0)
+    ub_text_count(view, UB_INK_PLAIN, threads, "thread", "threads");
+    if (ub_json_u64(o, "busy_ns", &busy)) {
+        fputs(", busy ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_PLAIN, busy);
+    }
+    fputs(", ", view->pen.out);
+    ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(o, "queued_max", 0), "call", "calls");
+    fputs(" queued at most", view->pen.out);
+    if (ub_json_u64(o, "queued", &queued))
+        fprintf(view->pen.out, " (%" PRIu64 " now)", queued);
+    fputs("; ", view->pen.out);
+}
+
+/* "  executor: 3 threads ...; 1.2 ms of waiting for a thread or the loop; stacks up to 14 kB; 9 callbacks ran
+ * meanwhile" */
+static void put_executor(const struct ub_text_view *view, const json_t *o, const char *prefix)
+{
+    uint64_t threads = ub_json_u64_or(o, "threads", 0), stack = ub_json_u64_or(o, "stack_bytes", 0), away;
+    uint64_t beside = ub_json_u64_or(o, "beside", 0);
+
+    if (threads == 0 && stack == 0 && beside == 0)
         return;
     fprintf(view->pen.out, "%s  executor: ", prefix);
-    if (ub_json_u64(end, "away", &away))
+    if (ub_json_u64(o, "away", &away))
         fprintf(view->pen.out, "%" PRIu64 " away now; ", away);
-    if (threads > 0) {
-        ub_text_count(view, UB_INK_PLAIN, threads, "thread", "threads");
-        fputs(", ", view->pen.out);
-        ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(end, "queued_max", 0), "call", "calls");
-        fputs(" queued at most; ", view->pen.out);
-    }
-    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(end, "wait_ns", 0));
+    if (threads > 0)
+        put_threads(view, o, threads);
+    ub_text_put_duration(view, UB_INK_PLAIN, ub_json_u64_or(o, "wait_ns", 0));
     fputs(" of waiting for a thread or the loop", view->pen.out);
     if (stack > 0)
         fprintf(view->pen.out, "; stacks up to %" PRIu64 " kB", (stack + 1023) / 1024);
+    if (beside > 0) {
+        fputs("; ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, beside, "callback", "callbacks");
+        fputs(" ran meanwhile", view->pen.out);
+    }
     fputc('\n', view->pen.out);
+}
+
+/* While it goes on: "  pinned: 3 (lock, taken at db.c:70 txn_begin()) 600 ms; 1 (kind) 20 ms; and 2 kinds more" */
+static void put_live_pins(const struct ub_text_view *view)
+{
+    json_t *kept = ub_figures_pins(view->m);
+    const json_t *pin;
+    size_t i;
+
+    json_array_foreach (kept, i, pin) {
+        const char *lock = ub_json_string(pin, "lock");
+
+        if (i == LIVE_PINS)
+            break;
+        fprintf(view->pen.out, i == 0 ? "  pinned: %" PRIu64 " (" : "; %" PRIu64 " (", ub_json_u64_or(pin, "count", 0));
+        ub_escape_put(view->pen.out, ub_json_string(pin, "reason"), UB_TEXT_NAME_COLUMNS);
+        if (lock && *lock) {
+            fputs(", taken at ", view->pen.out);
+            ub_escape_put(view->pen.out, lock, UB_TEXT_NAME_COLUMNS);
+        }
+        fputs(") ", view->pen.out);
+        ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(pin, "total_ns", 0));
+    }
+    if (json_array_size(kept) > LIVE_PINS)
+        fprintf(view->pen.out, "; and %zu more", json_array_size(kept) - LIVE_PINS);
+    if (json_array_size(kept) > 0)
+        fputc('\n', view->pen.out);
+    json_decref(kept);
 }
 
 bool ub_text_offload_live(const struct ub_text_view *view)
@@ -303,6 +355,7 @@ bool ub_text_offload_live(const struct ub_text_view *view)
     put_pins(view, &s);
     fputc('\n', view->pen.out);
     put_executor(view, now, "");
+    put_live_pins(view);
     ub_text_python_live(view);
     json_decref(s.reasons);
     return true;

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include "../../common/arena.h"
 #include "../raw.h"
 
 #include <errno.h>
@@ -34,6 +35,19 @@ static struct lane {
 };
 
 static int32_t some_thread;
+static struct ub_pool_now own_now, *told = &own_now;
+
+void ub_pool_tell(struct ub_pool_now *now)
+{
+    told = now;
+}
+
+/* With the lock held. */
+static void count_queued(struct lane *lane, int by)
+{
+    lane->queued += (uint32_t)by;
+    __atomic_fetch_add(&told->queued, (uint64_t)by, __ATOMIC_RELAXED);
+}
 
 int32_t ub_pool_thread(void)
 {
@@ -120,7 +134,7 @@ static struct ub_job *next_job(struct lane *lane)
     lane->head = job->next;
     if (!lane->head)
         lane->tail = &lane->head;
-    lane->queued--;
+    count_queued(lane, -1);
     return job;
 }
 
@@ -130,6 +144,7 @@ static void account(struct lane *lane, const struct ub_job *job)
 
     lane->totals.waited_ns += waited;
     lane->totals.busy_ns += job->ended_ns - job->begun_ns;
+    __atomic_fetch_add(&told->busy_ns, job->ended_ns - job->begun_ns, __ATOMIC_RELAXED);
     if (waited > lane->totals.longest_wait_ns)
         lane->totals.longest_wait_ns = waited;
 }
@@ -303,7 +318,8 @@ static int submit(struct ub_job *job)
     lane->tail = &job->next;
     lane->submitted++;
     lane->totals.jobs++;
-    if (++lane->queued > lane->totals.most_queued)
+    count_queued(lane, 1);
+    if (lane->queued > lane->totals.most_queued)
         lane->totals.most_queued = lane->queued;
     pthread_cond_signal(&lane->more);
     pthread_mutex_unlock(&lane->lock);

@@ -140,6 +140,11 @@ void ub_pool_limit(uint32_t threads);
 /* The same by a number from 1 on; NULL or anything else: nothing is changed. Before the first job. */
 void ub_pool_limit_to(const char *text);
 
+/* From now on what waits and what was done is counted there too, in shared memory, which has to stay. Before the first
+ * job. */
+struct ub_pool_now;
+void ub_pool_tell(struct ub_pool_now *now);
+
 struct ub_pool_totals {
     uint32_t threads, most_queued;
     uint64_t jobs, refused;

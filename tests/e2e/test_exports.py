@@ -168,7 +168,8 @@ def offload_lines(name=""):
 def with_offload(tmp_path, lines, mode="eager", **header):
     """The sample as if calls had moved in it."""
     sample = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
-    total = {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "stack_bytes": 9000, "threads": 2, "queued_max": 5, "beside": 41}
+    total = {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "stack_bytes": 9000, "threads": 2, "queued_max": 5, "beside": 41,
+             "busy_ns": 440_000_000}
     for line in sample:
         if line["type"] == "header":
             line.update(offload=mode, **header)
@@ -185,7 +186,8 @@ def test_html_has_what_moved(tmp_path):
     path = with_offload(tmp_path, offload_lines(), predicted={"p99_ns": 22_000, "longest_ns": 1_080_000, "from": "pred.jsonl"})
     got = html_data(export("html", path))["offload"]
     assert got["mode"] == "eager" and got["would"] == [] and got["hidden"] == 0
-    assert got["total"] == {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "threads": 2, "queued": 5, "stack": 9000, "beside": 41}
+    assert got["total"] == {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "threads": 2, "queued": 5, "stack": 9000, "beside": 41,
+                            "busy_ns": 440_000_000}
     assert got["moved"] == [{"call": "fsync", "at": ["on_timer()", "app.c:12"], "moved": 3, "saved_ns": 450_000_000,
                              "longest_ns": 160_000_000, "wait_ns": 2_000_000, "beside": 41, "first": 1, "first_ns": 151_000_000}]
     (pinned,) = got["pinned"]

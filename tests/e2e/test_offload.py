@@ -48,12 +48,18 @@ def test_dry_run(tmp_path, case):
     else:
         assert (offload["state"], offload["reason"]) == ("pinned", STAYS[case])
         assert sites[0]["pinned"] == {STAYS[case]: 1} and sites[0]["pinned_ns"] == found[0]["duration_ns"]
+        pins = [pin for pin in recording.end["offload"]["pins"] if pin["reason"] == STAYS[case]]
+        assert sum(pin["count"] for pin in pins) == sum(line.get("pinned", {}).get(STAYS[case], 0) for line in recording.of("offload")), pins
+        assert sum(pin["total_ns"] for pin in pins) >= sites[0]["pinned_ns"]
 
 
 def test_where_the_lock_was_taken(tmp_path):
     _, recording, found = run(tmp_path, "locked", "--offload")
     lock = found[0]["offload"]["lock"]
     assert lock["function"] == "take_the_lock" and lock["file"].endswith("offload_uv.c")
+    assert recording.end["offload"]["pins"] == [{"reason": "lock", "count": 1, "total_ns": found[0]["duration_ns"], "lock": lock}]
+    metrics = helpers.unblock("report", "--format", "prometheus", recording.path).stdout
+    assert f'unblock_offload_pinned_total{{reason="lock",lock="offload_uv.c:{lock["line"]} take_the_lock()"}} 1\n' in metrics
     text = helpers.unblock("report", recording.path).stdout
     assert f"pinned: a lock is held, taken at offload_uv.c:{lock['line']} in take_the_lock()" in text
     assert "0 stalls would have moved; 1 pinned (lock 1)" in text

@@ -94,10 +94,38 @@ def test_what_is_away_is_shown(tmp_path):
     path = tmp_path / "now.jsonl"
     _, recording = helpers.record(tmp_path, helpers.program("ready_uv"), "same", threshold="1ms", options=("--offload=eager", "-q"))
     lines = [line for line in recording.lines if line["type"] in ("header", "process")]
-    lines.append({"type": "executor", "moved": 5, "saved_ns": 7, "wait_ns": 1, "stack_bytes": 4096, "threads": 1, "queued_max": 2, "beside": 9, "away": 3})
+    lines.append({"type": "executor", "moved": 5, "saved_ns": 7, "wait_ns": 1, "stack_bytes": 4096, "threads": 1, "queued_max": 2, "beside": 9, "away": 3,
+                  "queued": 1, "busy_ns": 1_200_000_000, "pins": [
+                      {"reason": "kind", "count": 1, "total_ns": 20_000_000},
+                      {"reason": "lock", "count": 2, "total_ns": 600_000_000, "lock": {"function": "txn\u202e", "file": "/srv/db.c", "line": 70}},
+                      {"reason": "x\"\n\x1b", "count": 1, "total_ns": 3_000_000}, {"reason": "eintr", "count": 1, "total_ns": 2_000_000}]})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "executor: 3 away now; 1 thread" in helpers.unblock("top", "--once", path).stdout
-    assert "unblock_offload_away 3\n" in helpers.unblock("report", "--format", "prometheus", path).stdout
+    top = helpers.unblock("top", "--once", path).stdout
+    assert ("executor: 3 away now; 1 thread, busy 1.2 s, 2 calls queued at most (1 now); 1 ns of waiting for a thread or the loop; "
+            "stacks up to 4 kB; 9 callbacks ran meanwhile\n") in top, top
+    pins = top[top.index("pinned: "):].splitlines()[0]
+    assert pins.startswith("pinned: 2 (lock, taken at db.c:70 txn") and "600 ms; 1 (kind) 20 ms; 1 (x" in pins and pins.endswith("and 1 more"), top
+    metrics = helpers.unblock("report", "--format", "prometheus", path).stdout
+    for line in ("unblock_offload_away 3", "unblock_offload_queued 1", "unblock_offload_busy_seconds_total 1.200000000",
+                 'unblock_offload_pinned_total{reason="kind",lock=""} 1', 'unblock_offload_pinned_seconds_total{reason="kind",lock=""} 0.020000000'):
+        assert f"{line}\n" in metrics, metrics
+    assert 'unblock_offload_pinned_total{reason="lock",lock="db.c:70 txn' in metrics
+    assert not set("\u202e\x1b") & set(top + metrics)
     text = helpers.unblock("report", recording.path).stdout
     assert f"; meanwhile {recording.end['offload']['beside']} callbacks ran, " in text and "away now" not in text, text
     assert "unblock_offload_away 0\n" in helpers.unblock("report", "--format", "prometheus", recording.path).stdout
+
+
+def test_places_of_locks_are_bounded(tmp_path):
+    """Labels are memory: however many there are in however many runs, no series comes twice and their sum stays."""
+    header = json.dumps({"type": "header", "schema": "unblock-recording", "version": 1, "tool": "t", "started": "2025-11-21T03:05:12Z", "monotonic_ns": 1,
+                         "host": "h", "command": ["c"], "threshold_ns": 1, "source": "agent", "offload": "eager"})
+    paths = []
+    for run in range(3):
+        line = {"type": "executor", "moved": 0, "saved_ns": 0, "pins": [
+            {"reason": "lock", "count": 2, "total_ns": 1000, "lock": {"function": f"f{i + run}", "file": "/a.c", "line": i + run}} for i in range(400)]}
+        paths.append(tmp_path / f"{run}.jsonl")
+        paths[-1].write_text(header.replace("03:05", f"0{run}:05") + "\n" + json.dumps(line) + "\n")
+    metrics = helpers.unblock("report", "--format", "prometheus", *paths).stdout
+    series = [line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("unblock_offload_pinned_total{")]
+    assert len(series) == len({s for s, _ in series}) == 100 and sum(int(n) for _, n in series) == 3 * 400 * 2

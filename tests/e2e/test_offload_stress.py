@@ -51,6 +51,7 @@ def stress(tmp_path, program, callbacks, threads, **env):
     shown = helpers.unblock("top", "--once", recording.path).stdout
     moved = recording.end["offload"]["moved"]
     assert f"offload eager: {moved} calls moved" in shown and f"executor: {recording.end['offload']['threads']} thread" in shown, shown[:1000]
+    assert recording.end["offload"]["busy_ns"] > 0, recording.end
     return done, recording.end["offload"]
 
 

@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include "../../agent/offload/pool.h"
+#include "../../common/arena.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -129,14 +130,20 @@ static void two_lanes(void **state)
     enum { MANY = 300 }; /* more than there will be threads */
     struct ub_job *wait = calloc(MANY, sizeof(*wait)), file = job(sum, 1, 1, UB_LANE_FILES);
     struct ub_pool_totals totals;
+    static struct ub_pool_now now; /* stays told to */
     uint32_t done = 0;
     sem_t sem;
+
+    ub_pool_tell(&now);
 
     sem_init(&sem, 0, 0);
     for (int i = 0; i < MANY; i++) {
         wait[i] = job(waits, (uintptr_t)&sem, 0, UB_LANE_WAIT);
         assert_int_equal(ub_pool_submit(&wait[i]), 0);
     }
+    while (ub_load_relaxed(&now.queued) > MANY - 100) /* threads are on their way */
+        usleep(1000);
+    assert_in_range(ub_load_relaxed(&now.queued), MANY - 256, MANY - 100);
     ub_pool_submit(&file);
     assert_ptr_equal(wait_for_some(), &file);
     for (int i = 0; i < MANY; i++)
@@ -148,6 +155,9 @@ static void two_lanes(void **state)
     ub_pool_totals(UB_LANE_WAIT, &totals);
     assert_in_range(totals.threads, 100, 256);
     assert_in_range(totals.most_queued, MANY - 256, MANY);
+    assert_int_equal(ub_load_relaxed(&now.queued), 0);
+    ub_pool_totals(UB_LANE_FILES, &totals);
+    assert_true(ub_load_relaxed(&now.busy_ns) > 100 * (uint64_t)1000);
     free(wait);
 }
 

@@ -433,9 +433,9 @@ function lagWords(lag) {
 function offload() {
   const o = data.offload, num = (n) => n.toLocaleString("en");
   if (!o) return;
-  const t = o.total, none = (n, f) => n ? f(n) : "", lines = [`Mode: ${o.mode || "?"}. ` + (o.would.length ? "Nothing was moved."
+  const t = o.total, none = (n, f) => n ? f(n) : "", lines = [`Mode: ${o.mode || "?"}. ` + (o.mode === "dry-run" ? "Nothing was moved."
     : t.moved === undefined ? "" : `${count(t.moved, "call")} moved, ${dur(t.saved_ns)} off the loop, ${dur(t.wait_ns)} of it waiting for a thread or the loop; meanwhile ${count(t.beside, "callback")} ran.`)];
-  if (t.threads) lines.push(`Executor: ${count(t.threads, "thread")}, ${count(t.queued, "call")} queued at most.`);
+  if (t.threads) lines.push(`Executor: ${count(t.threads, "thread")}, busy ${dur(t.busy_ns)}, ${count(t.queued, "call")} queued at most.`);
   if (t.stack) lines.push(`Stacks were used up to ${Math.ceil(t.stack / 1024)} kB.`);
   lines.push(lagWords(o.lag));
   $("offload").hidden = false;
