@@ -119,7 +119,7 @@ def test_computing(tmp_path, python, case, policy):
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case == "walks" else ON_FIRST) for case in WRITTEN])
 def test_written_from_a_recording_and_followed(tmp_path, python, case):
     """Thread where the GIL is released, process for small data, yield for large: as is written, and it mends the stall."""
-    dry = Both(tmp_path, python, [case], "--offload", at_once=False)
+    dry = Both(tmp_path, python, [case], "--offload", "-t20ms", at_once=False)  # what is walked takes some 45 ms where nobody else computes
     section, rule, part = WRITTEN[case]
     path = tmp_path / "written.policy"
     assert helpers.unblock("policy", dry.path, "-o", path).returncode == 0
