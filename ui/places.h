@@ -1,4 +1,5 @@
-/* What an export writes once into a list and names by its place in it from then on: a table from a pointer to that place. */
+/* What an export writes once into a list and names by its place in it from then on: a table from a pointer to that
+ * place. */
 #ifndef UB_UI_PLACES_H
 #define UB_UI_PLACES_H
 

@@ -198,7 +198,7 @@ static bool waits_for_more(int fd)
 /* The program may ask for nothing: that waits for nothing, whatever the descriptor says. */
 static bool has_room(const uint64_t *word)
 {
-    struct iovec v[16];
+    struct iovec v[16] = {0};
     size_t count = word[2] < UB_ARRAY_LEN(v) ? word[2] : UB_ARRAY_LEN(v), sum = 0;
     struct iovec local = {v, count * sizeof(*v)}, remote = {(void *)word[1], count * sizeof(*v)};
 
