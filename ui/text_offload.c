@@ -279,10 +279,10 @@ static void put_threads(const struct ub_text_view *view, const json_t *o, uint64
  * meanwhile" */
 static void put_executor(const struct ub_text_view *view, const json_t *o, const char *prefix)
 {
-    uint64_t threads = ub_json_u64_or(o, "threads", 0), stack = ub_json_u64_or(o, "stack_bytes", 0), away;
-    uint64_t beside = ub_json_u64_or(o, "beside", 0);
+    uint64_t threads = ub_json_u64_or(o, "threads", 0), stack = ub_json_u64_or(o, "stack_bytes", 0);
+    uint64_t beside = ub_json_u64_or(o, "beside", 0), away = ub_json_u64_or(o, "away", 0);
 
-    if (threads == 0 && stack == 0 && beside == 0)
+    if (threads == 0 && stack == 0 && beside == 0 && away == 0)
         return;
     fprintf(view->pen.out, "%s  executor: ", prefix);
     if (ub_json_u64(o, "away", &away))

@@ -99,6 +99,9 @@ def test_what_is_away_is_shown(tmp_path):
                       {"reason": "kind", "count": 1, "total_ns": 20_000_000},
                       {"reason": "lock", "count": 2, "total_ns": 600_000_000, "lock": {"function": "txn\u202e", "file": "/srv/db.c", "line": 70}},
                       {"reason": "x\"\n\x1b", "count": 1, "total_ns": 3_000_000}, {"reason": "eintr", "count": 1, "total_ns": 2_000_000}]})
+    first = {**lines[-1], "threads": 0, "stack_bytes": 0, "beside": 0}  # asyncio's: no thread, no stack that was measured, nothing back yet
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines[:-1], first]))
+    assert "executor: 3 away now; " in helpers.unblock("top", "--once", path).stdout
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     top = helpers.unblock("top", "--once", path).stdout
     assert ("executor: 3 away now; 1 thread, busy 1.2 s, 2 calls queued at most (1 now); 1 ns of waiting for a thread or the loop; "
