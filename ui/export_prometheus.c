@@ -171,7 +171,9 @@ static void put_moved(FILE *out, const struct ub_figures_offload *o)
     fputs("unblock_offload_busy_seconds_total ", out);
     put_seconds(out, o->busy_ns);
     put_most(out, "unblock_offload_queued", "Calls that wait for a thread now.", o->queued_now);
-    put_most(out, "unblock_offload_away", "Calls that are off their loop now.", o->away);
+    put_most(out, "unblock_offload_away",
+             "Calls that have left their loop and are not back, those of processes that ended meanwhile included.",
+             o->away);
     put_most(out, "unblock_offload_threads_max", "Most threads of the executor of one process.", o->threads);
     put_most(out, "unblock_offload_queued_max", "Most calls that waited for a thread at once.", o->queued);
     put_most(out, "unblock_offload_stack_bytes_max", "Deepest that a callback's own stack was used.", o->stack_bytes);
