@@ -176,8 +176,10 @@ static void on_installed(uv_timer_t *t)
 {
     pthread_t helper; struct sigaction act = {}; char c;
     pthread_create(&helper, nullptr, feed_and_kick, nullptr);
+    int64_t begun = uv_hrtime();
     if (read(p[0], &c, 1) != 1) abort();
     act.sa_handler = on_alarm; sigaction(SIGUSR2, &act, nullptr);
+    fprintf(stderr, "between_us %d\n", (int)((uv_hrtime() - begun) / 1000));
     ssize_t r = read(p[0], &c, 1);
     say("installed " + std::to_string(r) + " " + std::to_string(errno == EINTR));
 }
@@ -448,8 +450,14 @@ AS_ONE = {"unshared", "mounts", "network"}
 def test_the_same_as_without(tmp_path, hazards, mode):
     if mode in AS_ONE - {"unshared"} and os.getuid() != 0:
         pytest.skip("a namespace needs root")
-    with Alone([hazards, mode] if mode not in EXPECTED else ["printf", "%s", EXPECTED[mode]]) as alone:
-        done, recording, _ = eager(tmp_path, hazards, mode, timeout=90)
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with Alone([hazards, mode] if mode not in EXPECTED else ["printf", "%s", EXPECTED[mode]]) as alone:
+            done, recording, _ = eager(folder, hazards, mode, timeout=90)
+        # After 10 ms what handlers there are is asked anew: then it is not the hooks that are tested.
+        if mode != "installed" or int(done.stderr.split("between_us ")[1].split()[0]) < 8000:
+            break
     assert alone.returncode == 0, alone.stderr
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     if mode in FREE:
