@@ -40,7 +40,7 @@
 #define CHILDREN_MS     1000  /* whether there are new ones, or one has come to a loop */
 #define FIRST_TRY_NS    300000000u
 #define LATER_TRY_NS    20000000u
-#define TRACED_LOOKS    30
+#define BRIEF_LOOKS     30
 #define LEAVES_NS       60000000u
 #define LEAVE_MAX_NS    2000000000u
 
@@ -173,8 +173,8 @@ static int check(struct attach *a, pid_t pid)
     if (is_watched(a))
         return -EBUSY;
     obstacle = ub_inject_look(a->target.pid, &detail);
-    for (int i = 0; obstacle == UB_INJECT_TRACED && i < TRACED_LOOKS;
-         i++) { /* another unblock, for some milliseconds */
+    /* Another unblock, for some milliseconds; a program that just begins, and whose libc is not there yet. */
+    for (int i = 0; (obstacle == UB_INJECT_TRACED || obstacle == UB_INJECT_LIBC) && i < BRIEF_LOOKS; i++) {
         nanosleep(&(struct timespec){0, 10000000}, NULL);
         obstacle = ub_inject_look(a->target.pid, &detail);
     }

@@ -30,6 +30,14 @@ class Blocked:
         self.go = tmp_path / "go"
         self.process = subprocess.Popen([helpers.program(name), case, str(MS)], stdout=subprocess.PIPE, text=True,
                                         env={**os.environ, "OFFLOAD_AFTER": str(self.go)})
+        helpers.wait_until(lambda: attaching.in_wait(self.process.pid), what="its loop")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
 
     def end(self):
         self.go.touch()
@@ -48,11 +56,10 @@ def stall(path):
                                         ("offload_glib", "nanosleep"), ("offload_ev", "locked")])
 def test_what_would_move(tmp_path, name, case):
     path = tmp_path / "a.jsonl"
-    blocked = Blocked(tmp_path, name, case)
-    attached = attaching.attach(blocked.process.pid, path, "--offload")
-    attaching.wait_until(lambda: attaching.is_watched(attached, path, blocked.process.pid), what="the agent to be in")
-    truth = blocked.end()
-    _, err = attached.communicate(timeout=helpers.PATIENCE)
+    with Blocked(tmp_path, name, case) as blocked:
+        attached = attaching.enter(blocked.process.pid, path, "--offload")
+        truth = blocked.end()
+        _, err = attached.communicate(timeout=helpers.PATIENCE)
     assert truth["inside"] == 0, "something moved"
     assert helpers.Recording(path).header["offload"] == "dry-run"
     offload = stall(path)["offload"]
@@ -63,15 +70,15 @@ def test_what_would_move(tmp_path, name, case):
 
 def test_again_without(tmp_path):
     """The mode is that of one entry."""
-    blocked = Blocked(tmp_path, "offload_uv", "locked")
-    pid = blocked.process.pid
-    for i, options in enumerate((["--offload"], [])):
-        path = tmp_path / f"{i}.jsonl"
-        attached = attaching.enter(pid, path, *options)
-        if options:
-            attaching.leave(attached)
-    blocked.end()
-    attached.communicate(timeout=helpers.PATIENCE)
+    with Blocked(tmp_path, "offload_uv", "locked") as blocked:
+        pid = blocked.process.pid
+        for i, options in enumerate((["--offload"], [])):
+            path = tmp_path / f"{i}.jsonl"
+            attached = attaching.enter(pid, path, *options)
+            if options:
+                attaching.leave(attached)
+        blocked.end()
+        attached.communicate(timeout=helpers.PATIENCE)
     assert "offload" not in stall(path) and helpers.Recording(path).header["offload"] == "off"
 
 
@@ -79,19 +86,19 @@ def test_again_without(tmp_path):
 def test_lock_that_outlives_a_watch(tmp_path, kept):
     """Taken while one watch lasted, let go after it, unseen: the next one does not count it. In one watch it counts."""
     lock = tmp_path / "go.lock"
-    blocked = Blocked(tmp_path, "offload_uv", "nanosleep")
-    pid, path = blocked.process.pid, tmp_path / "1.jsonl"
-    attached = attaching.enter(pid, path if kept else tmp_path / "0.jsonl", "--offload")
-    time.sleep(0.3)
-    lock.touch()
-    time.sleep(0.3)
-    if not kept:
-        attaching.leave(attached)
-        lock.unlink()
-        time.sleep(0.1)
-        attached = attaching.enter(pid, path, "--offload")
-    blocked.end()
-    attached.communicate(timeout=helpers.PATIENCE)
+    with Blocked(tmp_path, "offload_uv", "nanosleep") as blocked:
+        pid, path = blocked.process.pid, tmp_path / "1.jsonl"
+        attached = attaching.enter(pid, path if kept else tmp_path / "0.jsonl", "--offload")
+        time.sleep(0.3)
+        lock.touch()
+        time.sleep(0.3)
+        if not kept:
+            attaching.leave(attached)
+            lock.unlink()
+            time.sleep(0.1)
+            attached = attaching.enter(pid, path, "--offload")
+        blocked.end()
+        attached.communicate(timeout=helpers.PATIENCE)
     assert stall(path)["offload"].get("reason") == ("lock" if kept else None)
 
 
