@@ -149,17 +149,23 @@ static uint64_t weight_of(struct weigh *w, uint64_t object, int depth)
     return flags & IS_DICT ? weigh_dict(w, object, count, depth) : 1;
 }
 
-/* Of what a frame's first variables hold. */
-static uint64_t weigh_locals(struct ub_python *py, const struct ub_python_frame *f)
+/* A frame's first variables; how many, 0: none that can be read. */
+static uint32_t read_locals(struct ub_python *py, const struct ub_python_frame *f, uint64_t value[LOCALS_MAX])
 {
-    struct weigh w = {.py = py, .left = OBJECTS};
-    uint64_t value[LOCALS_MAX], count, weight = 0;
+    uint64_t count;
 
     if (!count_locals(py, f, &count))
         return 0;
     count = count < LOCALS_MAX ? count : LOCALS_MAX;
-    if (!read_values(py, f, 0, value, (uint32_t)count))
-        return 0;
+    return read_values(py, f, 0, value, (uint32_t)count) ? (uint32_t)count : 0;
+}
+
+static uint64_t weigh_locals(struct ub_python *py, const struct ub_python_frame *f)
+{
+    struct weigh w = {.py = py, .left = OBJECTS};
+    uint64_t value[LOCALS_MAX], weight = 0;
+    uint32_t count = read_locals(py, f, value);
+
     for (uint32_t i = 0; i < count; i++)
         weight += weight_of(&w, value[i], 0);
     return weight;
@@ -180,13 +186,10 @@ static uint64_t mark_object(struct ub_python *py, uint64_t object)
 /* Of what the innermost frame's first variables are. */
 static uint64_t mark_locals(struct ub_python *py, const struct ub_python_frame *f)
 {
-    uint64_t value[LOCALS_MAX], count, mark = 1;
+    uint64_t value[LOCALS_MAX], mark;
+    uint32_t count = read_locals(py, f, value);
 
-    if (!count_locals(py, f, &count))
-        return 0;
-    count = count < LOCALS_MAX ? count : LOCALS_MAX;
-    if (!read_values(py, f, 0, value, (uint32_t)count))
-        return 0;
+    mark = count > 0; /* 0: not known */
     for (uint32_t i = 0; i < count; i++)
         mark = (mark ^ mark_object(py, value[i])) * 0x9e3779b97f4a7c15ull;
     return mark;

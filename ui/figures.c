@@ -106,7 +106,7 @@ static int by_time(const void *a, const void *b, void *key)
 }
 
 /* The values of an object, by the time in `key`, the longest first. */
-static json_t *sorted(json_t *sums, char *key_of_time)
+static json_t *sorted(json_t *sums, const char *key_of_time)
 {
     json_t *ret = json_array(), *one, **list = calloc(json_object_size(sums) + 1, sizeof(json_t *));
     const char *key;
@@ -116,25 +116,32 @@ static json_t *sorted(json_t *sums, char *key_of_time)
         if (list)
             list[n++] = one;
     if (n > 0)
-        qsort_r(list, n, sizeof(*list), by_time, key_of_time);
+        qsort_r(list, n, sizeof(*list), by_time, (void *)key_of_time);
     for (size_t i = 0; i < n; i++)
         json_array_append(ret, list[i]);
     free(list);
     return ret;
 }
 
-json_t *ub_figures_functions(const struct ub_model *m)
+/* What all runs have under `key`, summed by `add`, the one with the most `by` first. */
+static json_t *sum_of_runs(const struct ub_model *m, const char *key, void (*add)(json_t *sums, const json_t *line),
+                           const char *by)
 {
     json_t *sums = json_object(), *ret;
     const json_t *line;
     size_t i;
 
     for (uint32_t run = 0; run < ub_model_runs(m); run++)
-        json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), "functions"), i, line)
-            add_function(sums, line);
-    ret = sorted(sums, "ns");
+        json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), key), i, line)
+            add(sums, line);
+    ret = sorted(sums, by);
     json_decref(sums);
     return ret;
+}
+
+json_t *ub_figures_functions(const struct ub_model *m)
+{
+    return sum_of_runs(m, "functions", add_function, "ns");
 }
 
 /* ---- pins ------------------------------------------------------------- */
@@ -185,14 +192,5 @@ static void add_pin(json_t *pins, const json_t *pin)
 
 json_t *ub_figures_pins(const struct ub_model *m)
 {
-    json_t *pins = json_object(), *ret;
-    const json_t *pin;
-    size_t i;
-
-    for (uint32_t run = 0; run < ub_model_runs(m); run++)
-        json_array_foreach (json_object_get(offload_of(ub_model_run(m, run)), "pins"), i, pin)
-            add_pin(pins, pin);
-    ret = sorted(pins, "total_ns");
-    json_decref(pins);
-    return ret;
+    return sum_of_runs(m, "pins", add_pin, "total_ns");
 }
