@@ -19,6 +19,9 @@
 /* Of the first call from a place in Python: 12 are those of urllib. */
 #define UB_POLICY_FRAMES 24u
 
+/* Functions of callbacks that ran while calls of a site were away: told apart, the first ones that were seen. */
+#define UB_POLICY_MEANWHILE 8u
+
 enum ub_policy_state {
     UB_POLICY_FREE = 0,
     UB_POLICY_TAKING = 1,
@@ -54,19 +57,30 @@ struct ub_policy_site {
     uint32_t rule;                   /* counted together by this number */
     uint32_t waited;                 /* a call has waited for the answer: no other does */
     uint64_t beside, beside_most;    /* callbacks that ran while such calls were away: all, and in one */
-    uint64_t reserved[1];
+    uint64_t others;                 /* of `beside`: those that `meanwhile` does not name */
 };
 _Static_assert(sizeof(struct ub_policy_site) == 144, "policy: agent and tracer agree on it");
 
+/* One function whose callbacks ran while calls of a site were away. */
+struct ub_policy_meanwhile {
+    uint32_t state; /* enum ub_policy_state */
+    int32_t pid;    /* where it was first */
+    uint64_t function, count;
+    uint8_t kind, library; /* enum ub_callback_kind, ub_loop_library */
+    uint8_t reserved[6];
+};
+_Static_assert(sizeof(struct ub_policy_meanwhile) == 32, "policy: agent and tracer agree on it");
+
 struct ub_policy {
     uint32_t full;  /* sites that found no room: their calls are not told of, and are moved only where that is proven */
-    uint32_t fresh; /* sites ever added */
+    uint32_t fresh; /* sites ever added, and functions in `meanwhile` */
     uint32_t version; /* of the rules: each change of them is one more; 0: there are none */
     uint32_t limited; /* calls that stayed because of a limit */
     uint64_t reserved[6];
     uint8_t call[UB_POLICY_CALLS]; /* enum ub_policy_verdict. Written by the tracer */
     struct ub_policy_site site[UB_POLICY_SITES];
     uint64_t frame[UB_POLICY_SITES][UB_POLICY_FRAMES]; /* innermost first, each as ub_policy_place says */
+    struct ub_policy_meanwhile meanwhile[UB_POLICY_SITES][UB_POLICY_MEANWHILE];
 };
 
 /* A code object, and which of its instructions (of two bytes). */
@@ -120,6 +134,34 @@ static inline struct ub_policy_site *ub_policy_find(struct ub_policy *p, uint64_
     if (make)
         __atomic_fetch_add(&p->full, 1, __ATOMIC_RELAXED);
     return NULL;
+}
+
+/* `count` callbacks of a function ran while a call of the site was away. */
+static inline void ub_policy_count_meanwhile(struct ub_policy *p, struct ub_policy_site *site, uint64_t function,
+                                             uint32_t kind, uint32_t library, int32_t pid, uint64_t count)
+{
+    for (uint32_t i = 0; function && i < UB_POLICY_MEANWHILE; i++) {
+        struct ub_policy_meanwhile *w = &p->meanwhile[site - p->site][i];
+        uint32_t free = UB_POLICY_FREE;
+
+        if (ub_load_acquire(&w->state) == UB_POLICY_LIVE) {
+            if (w->function != function || w->kind != kind || w->library != library)
+                continue;
+            __atomic_fetch_add(&w->count, count, __ATOMIC_RELAXED);
+            return;
+        }
+        if (!__atomic_compare_exchange_n(&w->state, &free, UB_POLICY_TAKING, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            continue; /* as above */
+        w->pid = pid;
+        w->function = function;
+        w->kind = (uint8_t)kind;
+        w->library = (uint8_t)library;
+        ub_store_relaxed(&w->count, count);
+        ub_store_release(&w->state, UB_POLICY_LIVE);
+        __atomic_fetch_add(&p->fresh, 1, __ATOMIC_RELEASE);
+        return;
+    }
+    __atomic_fetch_add(&site->others, count, __ATOMIC_RELAXED);
 }
 
 #endif

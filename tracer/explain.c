@@ -445,6 +445,9 @@ static void explain(struct ub_explain *x, struct ub_event *e)
         ub_offload_site(x, e);
         ub_explain_policy_site(x, e);
         break;
+    case UB_EVENT_MEANWHILE:
+        ub_offload_meanwhile(x, e);
+        break;
     case UB_EVENT_LINT:
         ub_lint_unawaited(x, e);
         break;

@@ -124,9 +124,10 @@ struct ub_explain {
     struct ub_unwinder *unwinder;
     struct ub_known_stack *stacks;
     struct ub_known_site *sites;
-    json_t *site[UB_POLICY_SITES];                /* owned; names of the arena's entries, NULL: not known */
-    struct ub_site_names *names[UB_POLICY_SITES]; /* owned; likewise, for the policy */
-    struct ub_policy_file *policy;                /* owned; NULL: none */
+    json_t *site[UB_POLICY_SITES];                           /* owned; names of the arena's entries, NULL: not known */
+    json_t *meanwhile[UB_POLICY_SITES][UB_POLICY_MEANWHILE]; /* owned; likewise */
+    struct ub_site_names *names[UB_POLICY_SITES];            /* owned; likewise, for the policy */
+    struct ub_policy_file *policy;                           /* owned; NULL: none */
     uint32_t policy_version;
     uint64_t moved_told, away_told, functions_told, pinned_told; /* by the last `executor` line */
     uint64_t pinned;                                             /* stalls that were kept, of all `pins` */
@@ -205,6 +206,9 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const st
 /* Adds a finished `slow` line to its call site's sums; writes those. */
 void ub_offload_count(struct ub_explain *x, const json_t *line);
 void ub_offload_site(struct ub_explain *x, const struct ub_event *e);
+
+/* And what ran while its calls were away. */
+void ub_offload_meanwhile(struct ub_explain *x, const struct ub_event *e);
 void ub_offload_finish(struct ub_explain *x);
 void ub_offload_progress(struct ub_explain *x);          /* an `executor` line, where something moved since the last */
 void ub_offload_end(struct ub_explain *x, json_t *line); /* what was moved, into the `end` line */

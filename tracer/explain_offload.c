@@ -266,6 +266,26 @@ void ub_offload_site(struct ub_explain *x, const struct ub_event *e)
     x->site[e->slot % UB_POLICY_SITES] = names;
 }
 
+void ub_offload_meanwhile(struct ub_explain *x, const struct ub_event *e)
+{
+    uint32_t site = e->slot % UB_POLICY_SITES, i = e->flags % UB_POLICY_MEANWHILE;
+    const struct ub_policy_meanwhile *who = &x->w->arena->policy.meanwhile[site][i];
+    struct ub_maps *maps;
+    json_t *place;
+
+    if (x->meanwhile[site][i])
+        return;
+    if (who->kind == UB_CALLBACK_TASK) {
+        place = e->code ? ub_python_code_place(e->code, x->w->redact) : NULL;
+    } else {
+        ub_process_refresh(e->process);
+        maps = ub_process_maps(e->process);
+        place = maps ? ub_callback_place(maps, who->function, x->w->redact) : NULL;
+        ub_maps_unref(maps);
+    }
+    x->meanwhile[site][i] = place;
+}
+
 static const char *site_call(uint32_t id)
 {
     const char *name = ub_moved_call_name(id);
@@ -288,12 +308,38 @@ static void site_name(const json_t *names, const char *call, char ret[UB_SITE_SI
     snprintf(ret, UB_SITE_SIZE, "%08x", (uint32_t)(hash ^ (hash >> 32)));
 }
 
+/* [{function, ..., kind, count}], the most frequent first; *others: what is not named. */
+static json_t *take_meanwhile(struct ub_explain *x, uint32_t site, uint64_t *others)
+{
+    json_t *list = json_array();
+
+    for (uint32_t i = 0; i < UB_POLICY_MEANWHILE; i++) {
+        const struct ub_policy_meanwhile *who = &x->w->arena->policy.meanwhile[site][i];
+        uint64_t count = ub_load_acquire(&who->state) == UB_POLICY_LIVE ? ub_load_relaxed(&who->count) : 0;
+        json_t *o = x->meanwhile[site][i];
+        size_t at = json_array_size(list);
+
+        x->meanwhile[site][i] = NULL;
+        if (!o) {
+            *others += count;
+            continue;
+        }
+        json_object_set_new(o, "kind", json_string(ub_callback_kind_name(who->kind)));
+        json_object_set_new(o, "count", json_integer((json_int_t)count));
+        while (at && json_integer_value(json_object_get(json_array_get(list, at - 1), "count")) < (json_int_t)count)
+            at--;
+        json_array_insert_new(list, at, o);
+    }
+    return list;
+}
+
 static void tell_site(struct ub_explain *x, uint32_t i)
 {
     const struct ub_policy_site *site = &x->w->arena->policy.site[i];
     const char *call = site_call(ub_load_relaxed(&site->id));
+    uint64_t others = ub_load_relaxed(&site->others);
+    json_t *o, *meanwhile = take_meanwhile(x, i, &others);
     char hash[UB_SITE_SIZE];
-    json_t *o;
 
     site_name(x->site[i], call, hash);
     o = json_pack(
@@ -304,6 +350,11 @@ static void tell_site(struct ub_explain *x, uint32_t i)
         (json_int_t)ub_load_relaxed(&site->beside_most), "first", (json_int_t)ub_load_relaxed(&site->blocked),
         "first_ns", (json_int_t)ub_ticks_span_to_ns(ub_load_relaxed(&site->blocked_ticks)));
     json_object_update_missing(o, x->site[i]);
+    if (json_array_size(meanwhile))
+        json_object_set(o, "meanwhile", meanwhile);
+    if (others)
+        json_object_set_new(o, "meanwhile_others", json_integer((json_int_t)others));
+    json_decref(meanwhile);
     ub_explain_emit(x, o);
 }
 

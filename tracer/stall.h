@@ -11,18 +11,19 @@
 #include "process.h"
 
 enum ub_event_kind {
-    UB_EVENT_LOOP,    /* a thread has qualified as an event loop; capture: its stack while it waits, if one was had */
-    UB_EVENT_SAMPLE,  /* a look at a thread whose turn is overdue */
-    UB_EVENT_GOING,   /* still the same turn, no new look */
-    UB_EVENT_END,     /* a turn over the threshold has ended */
-    UB_EVENT_GONE,    /* the thread or its process is gone, its slot is given back */
-    UB_EVENT_STATS,   /* totals of a thread */
-    UB_EVENT_SITE,    /* of moved calls: `slot` is its place in the arena's policy */
-    UB_EVENT_POOL,    /* totals of a process's own pool of threads */
-    UB_EVENT_LINT,    /* a coroutine was let go of: `code`; python: by whom */
-    UB_EVENT_OFFLOAD, /* `flags`: the mode from now on; `policy` */
-    UB_EVENT_NOTE,    /* text for the recording */
-    UB_EVENT_FINISH,  /* the run is over */
+    UB_EVENT_LOOP,      /* a thread has qualified as an event loop; capture: its stack while it waits, if one was had */
+    UB_EVENT_SAMPLE,    /* a look at a thread whose turn is overdue */
+    UB_EVENT_GOING,     /* still the same turn, no new look */
+    UB_EVENT_END,       /* a turn over the threshold has ended */
+    UB_EVENT_GONE,      /* the thread or its process is gone, its slot is given back */
+    UB_EVENT_STATS,     /* totals of a thread */
+    UB_EVENT_SITE,      /* of moved calls: `slot` is its place in the arena's policy */
+    UB_EVENT_MEANWHILE, /* what ran while calls of a site were away: `slot` as above, `code` or `address` */
+    UB_EVENT_POOL,      /* totals of a process's own pool of threads */
+    UB_EVENT_LINT,      /* a coroutine was let go of: `code`; python: by whom */
+    UB_EVENT_OFFLOAD,   /* `flags`: the mode from now on; `policy` */
+    UB_EVENT_NOTE,      /* text for the recording */
+    UB_EVENT_FINISH,    /* the run is over */
 };
 
 /* Steps that ended with sleep(0). */

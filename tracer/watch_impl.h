@@ -81,7 +81,8 @@ struct ub_watch {
     uint64_t rate_limited; /* looks not taken */
     uint32_t sites_named;  /* of the policy's `fresh`, all of which are known to the explaining thread */
     bool site_named[UB_POLICY_SITES];
-    uint32_t left_running; /* watched threads that outlived the run */
+    uint8_t meanwhile_named[UB_POLICY_SITES]; /* one bit each */
+    uint32_t left_running;                    /* watched threads that outlived the run */
     uint64_t housekeeping_at;
     uint64_t own_wait_ns; /* the watching thread's own time on the run queue, at the last housekeeping */
     uint64_t late_ns;     /* how late nearly all of its timed sleeps ended lately; */

@@ -28,14 +28,37 @@ static void copy_numbers(json_t *o, const json_t *line)
         json_object_set_new(o, keys[i], ub_html_number(ub_json_u64_or(line, keys[i], 0)));
 }
 
+/* [[function, place], kind, count], the most frequent first; *others: those that are not among them. */
+static json_t *meanwhile_json(const json_t *line, uint64_t *others)
+{
+    const json_t *list = json_object_get(line, "meanwhile"), *one;
+    json_t *ret = json_array();
+    size_t i;
+
+    *others = ub_json_u64_or(line, "meanwhile_others", 0);
+    json_array_foreach (list, i, one) {
+        uint64_t count = ub_json_u64_or(one, "count", 0);
+
+        if (i < UB_TEXT_MEANWHILE)
+            json_array_append_new(ret, json_pack("[o, o, o]", place_json(one),
+                                                 ub_html_text(ub_json_string(one, "kind"), 40), ub_html_number(count)));
+        else
+            *others += count;
+    }
+    return ret;
+}
+
 /* Calls that left, or did not only because nobody knew yet that they block. */
 static json_t *moved_json(const json_t *line)
 {
     const json_t *caller = json_object_get(line, "caller");
     json_t *o = json_pack("{s:o, s:o}", "call", ub_html_text(ub_json_string(line, "call"), 120), "at",
                           place_json(caller ? caller : json_object_get(line, "callback")));
+    uint64_t others;
 
     copy_numbers(o, line);
+    json_object_set_new(o, "meanwhile", meanwhile_json(line, &others));
+    json_object_set_new(o, "others", ub_html_number(others));
     return o;
 }
 

@@ -190,6 +190,38 @@ static void put_name(const struct ub_text_view *view, const json_t *place)
     }
 }
 
+/* "    on_tick() (app.c:30), timer: 9; on_read() (app.c:44), io: 2; and 1 other" */
+static void put_meanwhile(const struct ub_text_view *view, const json_t *line, const char *prefix)
+{
+    const json_t *list = json_object_get(line, "meanwhile"), *one;
+    uint64_t others = ub_json_u64_or(line, "meanwhile_others", 0);
+    const char *comma = "";
+    size_t i;
+
+    if (json_array_size(list) == 0)
+        return;
+    fprintf(view->pen.out, "%s    ", prefix);
+    json_array_foreach (list, i, one) {
+        uint64_t count = ub_json_u64_or(one, "count", 0);
+
+        if (i >= UB_TEXT_MEANWHILE) {
+            others += count;
+            continue;
+        }
+        fputs(comma, view->pen.out);
+        put_name(view, one);
+        fputs(", ", view->pen.out);
+        ub_escape_put(view->pen.out, ub_json_string(one, "kind"), UB_TEXT_NAME_COLUMNS);
+        fprintf(view->pen.out, ": %" PRIu64, count);
+        comma = "; ";
+    }
+    if (others) {
+        fputs("; and ", view->pen.out);
+        ub_text_count(view, UB_INK_PLAIN, others, "other", "others");
+    }
+    fputc('\n', view->pen.out);
+}
+
 /* "  nanosleep in on_timer() (app.c:12): 3 moved, 450 ms, the longest 150 ms; 1 first, 151 ms" */
 static void put_site(const struct ub_text_view *view, const json_t *line, const char *prefix)
 {
@@ -213,6 +245,7 @@ static void put_site(const struct ub_text_view *view, const json_t *line, const 
         ub_text_put_duration(view, UB_INK_STALL, ub_json_u64_or(line, "first_ns", 0));
     }
     fputc('\n', view->pen.out);
+    put_meanwhile(view, line, prefix);
 }
 
 static void put_lag_pair(const struct ub_text_view *view, const struct ub_loop_lag *lag, enum ub_ink ink)

@@ -21,6 +21,9 @@
 #define UB_TEXT_PATH_COLUMNS   100
 #define UB_TEXT_LINE_COLUMNS   400 /* of anything else: notes, arguments */
 
+/* Named of what ran while calls of one place were away; the rest is counted. */
+#define UB_TEXT_MEANWHILE 4
+
 struct ub_text_view {
     struct ub_pen pen;
     const struct ub_model *m;

@@ -83,10 +83,11 @@ static bool is_bare(uint32_t copy, uint64_t ret, uint64_t result)
 }
 
 /* The interpreter's, or the way round by a fiber. */
-static uint64_t resume(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uintptr_t coroutine, uint64_t a, uint64_t b)
+static uint64_t resume(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uintptr_t coroutine, uint64_t code, uint64_t a,
+                       uint64_t b)
 {
     if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))
-        return ub_pysteps_run(call, coroutine, a, b);
+        return ub_pysteps_run(call, coroutine, code, a, b);
     return call(coroutine, a, b);
 }
 
@@ -99,8 +100,8 @@ static uint64_t send(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uint32_t c
     enum ends ends = begin(copy, sp, coroutine, &code);
 
     if (ends == ENDS_NOWHERE)
-        return resume(call, coroutine, a, b);
-    ret = resume(call, coroutine, a, b);
+        return resume(call, coroutine, code, a, b);
+    ret = resume(call, coroutine, code, a, b);
     finish(ends, sp, code, is_bare(copy, ret, b));
     return ret;
 }

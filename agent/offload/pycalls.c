@@ -335,7 +335,7 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     if (!left)
         return false;
     if (site)
-        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0, m->current->beside);
+        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0, &m->beside, &s->beside);
     if (s->job.signal)
         ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), s->job.signal);
     errno = s->job.error;
@@ -426,7 +426,7 @@ static int leave_for(struct mine *m, const struct ub_lock_wait *what, uint64_t d
     if (!ub_pysteps_leave(m, s, gil))
         return -2;
     if (site)
-        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0, m->current->beside);
+        ub_sites_moved(site, ub_clock_monotonic_ns() - begun, 0, &m->beside, &s->beside);
     errno = saved;
     if (s->wait.state == UB_LOCK_HAD)
         return 0;

@@ -361,7 +361,8 @@ static bool resume(struct mine *m, struct step *s, enum ub_python_leave how)
     enum ub_fiber_state state;
 
     m->current = s;
-    m->ran++;
+    ub_beside_returns(&m->beside, &s->beside); /* of no meaning when it begins, and not asked for then */
+    ub_beside_ran(&m->beside, m->suspended != NULL, s->code, UB_CALLBACK_TASK, UB_LOOP_ASYNCIO);
     ub_pyyield_begins(m, s);
     state = ub_fiber_resume(&s->fiber, m->exceptions);
     m->current = outer;
@@ -546,7 +547,7 @@ enum ub_pin ub_pysteps_judge_process(void)
     return ub_patch_stacks ? UB_PIN_RUNTIME : UB_PIN_MOVABLE;
 }
 
-uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t value, uint64_t result)
+uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t code, uint64_t value, uint64_t result)
 {
     uint64_t words[UB_FIBER_WORDS] = {(uintptr_t)send};
     struct mine *m;
@@ -580,6 +581,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t val
     if (!s)
         return send(coroutine, value, result);
     s->coroutine = coroutine;
+    s->code = code;
     s->value = value;
     s->result = 0;
     s->nested = 0;
@@ -609,7 +611,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     void *loop = NULL, *future = s->future;
     struct host *h;
     int saved = errno;
-    uint64_t begun, ran;
+    uint64_t begun;
     bool counted;
 
     if (!python->begin_wait(s->coroutine, gil, s->wait.lock != NULL, &loop, &future))
@@ -636,14 +638,13 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     if ((s->wait.lock && !ub_lock_park(&s->wait)) || (s->awaits && !ub_pyfunctions_park(s->awaits, &s->job)))
         s->done = true;
     __atomic_fetch_add(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED); /* who locks a connection's mutex asks */
-    ran = m->ran;
+    ub_beside_leaves(&m->beside, m->suspended == NULL, &s->beside);
     counted = ub_process->arena && !s->yields && !s->calls;
     if (counted)
         __atomic_fetch_add(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
     ub_fiber_suspend(&s->fiber);
     if (counted)
         __atomic_fetch_sub(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
-    s->beside = m->ran - ran - 1; /* this one does again */
     __atomic_fetch_sub(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;

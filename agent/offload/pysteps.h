@@ -12,7 +12,7 @@
 typedef uint64_t ub_pysteps_send(uintptr_t coroutine, uint64_t value, uint64_t result);
 
 /* `send` is the interpreter's PyIter_Send; the GIL is held. What it returns. */
-uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t value, uint64_t result);
+uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t code, uint64_t value, uint64_t result);
 
 /*
  * ub_decide of a call that asyncio's thread makes, but for what the kind of call says. UB_PIN_MOVABLE: a

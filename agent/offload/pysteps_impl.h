@@ -6,6 +6,7 @@
 #define UB_AGENT_PYSTEPS_IMPL_H
 
 #include "../raw.h"
+#include "beside.h"
 #include "block.h"
 #include "decide.h"
 #include "fds.h"
@@ -48,7 +49,8 @@ struct step {
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
     const void *unit[UB_STEP_UNITS]; /* connections that its whole calls have used (pyunits.c), and their mutexes */
     uint32_t units;                  /* so many; more than there is room for: it is not left any more */
-    uint64_t beside;                 /* steps that ran while it was left, last */
+    uint64_t code;                   /* its coroutine's code object; 0: not known */
+    struct ub_beside_counts beside;  /* what ran while it was left, last */
     uint64_t left_ns;                /* CLOCK_MONOTONIC: when it was, last */
     bool over;                       /* it has ended while its task could not be told: `fiber.result` and `result` */
     bool yields;                     /* it waits for its turn only (pyyield.c) */
@@ -87,7 +89,7 @@ struct mine {
     struct step *by_coroutine[UB_COROUTINES]; /* the same ones: each step of a task asks whether it is here */
     uint32_t own;                             /* Python code that we have called is running */
     uint32_t here;                            /* steps that go on in a place that is not their task's */
-    uint64_t ran;                             /* steps, ever */
+    struct ub_beside beside;                  /* steps */
     struct ub_fiber_pool fibers;
     struct ub_fiber_exceptions *exceptions;
     struct host host[HOSTS_MAX];

@@ -315,9 +315,9 @@ void ub_pyyield_ends(struct mine *m)
 static bool is_idle(const struct mine *m, struct host *h)
 {
     long ready = python->ready(h->loop);
-    bool quiet = ready == 0 || (ready < 0 && h->ran == m->ran);
+    bool quiet = ready == 0 || (ready < 0 && h->ran == m->beside.ran);
 
-    h->ran = m->ran;
+    h->ran = m->beside.ran;
     return quiet;
 }
 

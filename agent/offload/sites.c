@@ -197,8 +197,30 @@ void ub_sites_blocked(const struct ub_thread *t, uint32_t id, uint64_t spent)
     ub_store_relaxed(&site->learned, 1);
 }
 
-void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, uint64_t beside)
+/* By name: those that ran meanwhile. */
+static uint64_t count_meanwhile(struct ub_policy *p, struct ub_policy_site *site, const struct ub_beside *b,
+                                const struct ub_beside_counts *c)
 {
+    uint32_t fresh = ub_load_relaxed(&p->fresh);
+    uint64_t sum = c->n[UB_BESIDE_FUNCTIONS];
+
+    for (uint32_t i = 0; i < UB_BESIDE_FUNCTIONS; i++) {
+        sum += c->n[i];
+        if (c->n[i])
+            ub_policy_count_meanwhile(p, site, b->who[i].function, b->who[i].kind, b->who[i].library, ub_process->pid,
+                                      c->n[i]);
+    }
+    __atomic_fetch_add(&site->others, c->n[UB_BESIDE_FUNCTIONS], __ATOMIC_RELAXED);
+    if (ub_load_relaxed(&p->fresh) != fresh)
+        ub_process_ring(); /* as in ub_sites_find */
+    return sum;
+}
+
+void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, const struct ub_beside *b,
+                    const struct ub_beside_counts *c)
+{
+    uint64_t beside = count_meanwhile(&ub_process->arena->policy, site, b, c);
+
     __atomic_fetch_add(&site->moved, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&site->moved_ns, ns, __ATOMIC_RELAXED);
     __atomic_fetch_add(&site->pool_ns, pool_ns, __ATOMIC_RELAXED);

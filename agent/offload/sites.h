@@ -6,6 +6,7 @@
 
 #include "../../common/policy.h"
 #include "../process.h"
+#include "beside.h"
 
 /* Of a call that comes just now, in the outermost callback; NULL: there is no room, or (not `make`) nothing is known of
  * it. Signal-safe. */
@@ -37,8 +38,9 @@ void ub_sites_end(struct ub_policy_site *site);
 /* A call that might have left has blocked for so many ticks: the next one from there will. Signal-safe. */
 void ub_sites_blocked(const struct ub_thread *t, uint32_t id, uint64_t spent);
 
-/* One has left, and is back; `pool_ns` of it went by before a thread took it up, and after it was done; so many other
- * callbacks ran `beside` it, each that went on counted once more. */
-void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, uint64_t beside);
+/* One has left, and is back; `pool_ns` of it went by before a thread took it up, and after it was done. `c`: the
+ * callbacks of its thread that ran meanwhile, each that went on counted once more. */
+void ub_sites_moved(struct ub_policy_site *site, uint64_t ns, uint64_t pool_ns, const struct ub_beside *b,
+                    const struct ub_beside_counts *c);
 
 #endif

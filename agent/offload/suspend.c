@@ -377,6 +377,11 @@ bool ub_suspend_free_later(void *handle)
     return task != NULL;
 }
 
+static void count(struct mine *m, uint64_t function, const struct ub_shape *shape)
+{
+    ub_beside_ran(&m->beside, m->suspended > 0, function, shape->kind, shape->library);
+}
+
 static uint64_t call_directly(struct ub_thread *t, uint64_t function, const struct ub_shape *shape, const uint64_t *w)
 {
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
@@ -385,7 +390,7 @@ static uint64_t call_directly(struct ub_thread *t, uint64_t function, const stru
     uint64_t ret;
 
     if (m)
-        m->ran++;
+        count(m, function, shape);
     ret = ((ub_fiber_function *)function)(w[0], w[1], w[2], w[3], w[4], w[5]);
 
     if (timed)
@@ -404,7 +409,9 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
                  ub_span_begin(t, sp, task->function, task->shape, task->argument);
     enum ub_fiber_state state;
 
-    m->ran++;
+    if (task->left)
+        ub_beside_returns(&m->beside, &task->beside);
+    count(m, task->function, task->shape);
     m->current = task;
     task->outer = outer;
     state = ub_fiber_resume(&task->fiber, m->exceptions);
@@ -618,7 +625,7 @@ bool ub_suspend_dispatch(struct ub_thread *t, uintptr_t sp, uint64_t function, c
         h = ub_ev_host(shape, word, &key);
     if (h && start(m, h, key, function, shape, word, ret))
         return true;
-    m->ran++; /* by the caller, on the thread's own stack */
+    count(m, function, shape); /* by the caller, on the thread's own stack */
     return false;
 }
 
@@ -772,9 +779,10 @@ static void count_away(int by)
 /* The program is left here, and comes back here. */
 static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
 {
-    const struct mine *m = ub_suspend_mine(false);
-    uint64_t begun = now_ns(), ran = m->ran;
+    struct mine *m = ub_suspend_mine(false);
+    uint64_t begun = now_ns();
 
+    ub_beside_leaves(&m->beside, m->suspended == 0, &task->beside);
     task->started = task->done = false;
     count_away(1);
     ub_fiber_suspend(&task->fiber);
@@ -783,8 +791,7 @@ static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
         __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&ub_process->arena->h.moved_ns, now_ns() - begun, __ATOMIC_RELAXED);
         if (task->site)
-            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()),
-                           m->ran - ran - 1); /* this one does again */
+            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()), &m->beside, &task->beside);
     }
     if (task->job.signal)
         ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);

@@ -10,6 +10,7 @@
 
 #include "../../common/policy.h"
 #include "../span.h"
+#include "beside.h"
 #include "fiber.h"
 #include "pool.h"
 
@@ -36,24 +37,25 @@ struct ub_task {
     uint64_t born;         /* the order in which a thread's callbacks began */
     const struct ub_shape *shape;
     uint64_t function, argument[UB_FIBER_WORDS];
-    uint64_t key;                /* the handle or request: its callbacks run one at a time */
-    struct ub_job job;           /* the call that it waits for */
-    uint64_t deadline_ns;        /* CLOCK_MONOTONIC, of a sleep; 0: none */
-    int fd, own_fd;              /* of the call, -1; our duplicate of it, -1 */
-    uint64_t object;             /* what it is, by whatever number; 0: by its number only */
-    uint32_t direction;          /* of it: enum ub_direction */
-    uint32_t holds_up;           /* likewise */
-    bool started, done;          /* the call */
-    bool for_child;              /* it is waitpid, or its like */
-    bool driven;                 /* it was resumed above what waits in its place (drive.h) */
-    bool left;                   /* it has been suspended before */
-    bool muted, freed;           /* its handle: kept from firing; to be freed when this is over */
-    uint64_t own[8];             /* the backend's */
-    bool over;                   /* likewise, and has ended; its loop is to be told */
-    struct ub_task *behind;      /* it never begins: its event is kept from firing until this one is over; NULL */
-    uintptr_t nested_sp;         /* of the callback that runs inside this one; 0 */
-    struct ub_policy_site *site; /* of the call; NULL: there was no room */
-    uint64_t held_close;         /* close callback of the handle, which came meanwhile; 0 */
+    uint64_t key;                   /* the handle or request: its callbacks run one at a time */
+    struct ub_job job;              /* the call that it waits for */
+    uint64_t deadline_ns;           /* CLOCK_MONOTONIC, of a sleep; 0: none */
+    int fd, own_fd;                 /* of the call, -1; our duplicate of it, -1 */
+    uint64_t object;                /* what it is, by whatever number; 0: by its number only */
+    uint32_t direction;             /* of it: enum ub_direction */
+    uint32_t holds_up;              /* likewise */
+    bool started, done;             /* the call */
+    bool for_child;                 /* it is waitpid, or its like */
+    bool driven;                    /* it was resumed above what waits in its place (drive.h) */
+    bool left;                      /* it has been suspended before */
+    bool muted, freed;              /* its handle: kept from firing; to be freed when this is over */
+    uint64_t own[8];                /* the backend's */
+    struct ub_beside_counts beside; /* what ran while it was suspended, last */
+    bool over;                      /* likewise, and has ended; its loop is to be told */
+    struct ub_task *behind;         /* it never begins: its event is kept from firing until this one is over; NULL */
+    uintptr_t nested_sp;            /* of the callback that runs inside this one; 0 */
+    struct ub_policy_site *site;    /* of the call; NULL: there was no room */
+    uint64_t held_close;            /* close callback of the handle, which came meanwhile; 0 */
 };
 
 /* A callback that is due while another one of the same handle is suspended. */

@@ -21,7 +21,7 @@ struct mine {
     uint32_t suspended; /* of all hosts */
     uint32_t rounds;
     uint64_t born; /* callbacks that began on fibers */
-    uint64_t ran;  /* callbacks that began or went on, wherever */
+    struct ub_beside beside;
 };
 
 /* NULL: this thread runs no loop, or (a forked child) is not watched yet. */

@@ -160,7 +160,8 @@ def offload_lines(name=""):
     place = {"function": name + "on_timer", "file": f"/srv/{name}app.c", "line": 12}
     lock = {"function": name + "txn_begin", "file": f"/srv/{name}db.c", "line": 70}
     return [{"type": "offload", "site": "aa00aa00", "call": name + "fsync", "moved": 3, "saved_ns": 450_000_000, "longest_ns": 160_000_000,
-             "wait_ns": 2_000_000, "beside": 41, "beside_max": 20, "first": 1, "first_ns": 151_000_000, "caller": place, "callback": place},
+             "wait_ns": 2_000_000, "beside": 41, "beside_max": 20, "first": 1, "first_ns": 151_000_000, "caller": place, "callback": place,
+             "meanwhile": [{**place, "function": f"{name}on_{i}", "kind": name + "timer", "count": 10 - i} for i in range(5)], "meanwhile_others": 1},
             {"type": "offload", "site": "0c11d2e4", "call": name + "fdatasync", "moved": 0, "would_move": 0, "saved_ns": 0,
              "pinned": {"lock": 2, name + "kind": 1}, "pinned_ns": 92_000_000, "lock": lock}]
 
@@ -189,7 +190,8 @@ def test_html_has_what_moved(tmp_path):
     assert got["total"] == {"moved": 3, "saved_ns": 450_000_000, "wait_ns": 2_000_000, "threads": 2, "queued": 5, "stack": 9000, "beside": 41,
                             "busy_ns": 440_000_000}
     assert got["moved"] == [{"call": "fsync", "at": ["on_timer()", "app.c:12"], "moved": 3, "saved_ns": 450_000_000,
-                             "longest_ns": 160_000_000, "wait_ns": 2_000_000, "beside": 41, "first": 1, "first_ns": 151_000_000}]
+                             "longest_ns": 160_000_000, "wait_ns": 2_000_000, "beside": 41, "first": 1, "first_ns": 151_000_000, "others": 7,
+                             "meanwhile": [[[f"on_{i}()", "app.c:12"], "timer", 10 - i] for i in range(4)]}]
     (pinned,) = got["pinned"]
     assert (pinned["call"], pinned["site"], pinned["ns"], pinned["lock"]) == ("fdatasync", "0c11d2e4", 92_000_000, ["txn_begin()", "db.c:70"])
     assert pinned["reasons"][0] == ["lock", "a lock is held", 2] and pinned["reasons"][1][0::2] == ["kind", 1]

@@ -438,10 +438,11 @@ function offload() {
   if (t.threads) lines.push(`Executor: ${count(t.threads, "thread")}, busy ${dur(t.busy_ns)}, ${count(t.queued, "call")} queued at most.`);
   if (t.stack) lines.push(`Stacks were used up to ${Math.ceil(t.stack / 1024)} kB.`);
   lines.push(lagWords(o.lag));
+  const ran = (m) => [...m.meanwhile.map(([at, kind, n]) => `${placed(at)} (${kind}) ${num(n)}`), m.others && m.meanwhile.length && count(m.others, "other")].filter(Boolean).join("; ");
   $("offload").hidden = false;
   $("offload").querySelector("div").replaceChildren(...lines.filter(Boolean).map((text) => el("p", { text })),
-    ...grid("What moved, by place:", [["call"], ["called in"], ["moved", "num"], ["off the loop", "num"], ["longest", "num"], ["waited", "num"], ["ran meanwhile", "num"], ["blocked before", "num"], ["for", "num"]],
-      o.moved.map((m) => [m.call, placed(m.at), num(m.moved), dur(m.saved_ns), dur(m.longest_ns), dur(m.wait_ns), num(m.beside), none(m.first, num), none(m.first, () => dur(m.first_ns))])),
+    ...grid("What moved, by place:", [["call"], ["called in"], ["moved", "num"], ["off the loop", "num"], ["longest", "num"], ["waited", "num"], ["ran meanwhile", "num"], ["which"], ["blocked before", "num"], ["for", "num"]],
+      o.moved.map((m) => [m.call, placed(m.at), num(m.moved), dur(m.saved_ns), dur(m.longest_ns), dur(m.wait_ns), num(m.beside), ran(m), none(m.first, num), none(m.first, () => dur(m.first_ns))])),
     ...grid("What would move:", [["call"], ["stall"], ["stalls", "num"], ["saves", "num"]], o.would.map((w) => [w.call, stood(w.site), num(w.n), dur(w.saved_ns)])),
     ...grid("What stayed, and why:", [["call"], ["stall"], ["why"], ["lock taken in"], ["stalled", "num"]],
       o.pinned.map((p) => [p.call, stood(p.site), p.reasons.map(([word, words, n]) => `${word} ${num(n)}: ${words}`).join("; "), placed(p.lock), dur(p.ns)])),
