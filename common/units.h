@@ -1,10 +1,10 @@
 /*
  * Calls of client libraries that wait for a server, and that move as wholes, since what they keep is the connection's
  * or the calling thread's: their inner calls into libc stay (agent/offload/pyunits.c). Of each library X(name, whether
- * the mode `eager` moves it at first, whether it may connect: names are looked up and libraries loaded then, under locks
- * of libc's, for which a fork waits); others only from places that have blocked, or by a policy. Every parameter is an
- * integer or a pointer, UB_UNIT_WORDS at the most. A call's place here is its number in the shared memory, behind those
- * of calls.h and that of sem_wait: a change of a list needs a new UB_ARENA_VERSION.
+ * the mode `eager` moves it at first, whether it may connect: names are looked up and libraries loaded then, under
+ * locks of libc's, for which a fork waits); others only from places that have blocked, or by a policy. Every parameter
+ * is an integer or a pointer, UB_UNIT_WORDS at the most. A call's place here is its number in the shared memory, behind
+ * those of calls.h and that of sem_wait: a change of a list needs a new UB_ARENA_VERSION.
  */
 #ifndef UB_UNITS_H
 #define UB_UNITS_H

@@ -206,8 +206,7 @@ enum ub_inject_obstacle ub_inject_look(pid_t pid, long *ret_detail)
     *ret_detail = 0;
     if (!proc_is_ours())
         return UB_INJECT_NAMESPACE;
-    if (ub_dump_look(pid, &target) < 0 || target.kind != UB_DUMP_PROCESS ||
-        ub_procfile_status(pid, pid, status) == 0)
+    if (ub_dump_look(pid, &target) < 0 || target.kind != UB_DUMP_PROCESS || ub_procfile_status(pid, pid, status) == 0)
         return UB_INJECT_ENDED;
     if (target.access != 0)
         return UB_INJECT_DENIED;

@@ -78,19 +78,22 @@ static int parse(struct run *run, int argc, char **argv, int *ret_first, char *w
                                        .count = count + 4};
 
     ub_kernel_view_option(&run->want_bpf, &option[count]);
-    option[count + 1] = (struct ub_option){
-        .name = "offload",
-        .kind = UB_OPTION_TEXT,
-        .value = &run->offload_text,
-        .argument = "MODE",
-        .bare = "dry-run",
-        .help = "off (default); dry-run (also without =MODE): say of\neach slow call whether it could be moved off "
-                "the loop,\nwhat that would save, or what keeps it there. And,\nexperimental, for libuv, libevent, "
-                "GLib, sd-event,\nlibev and asyncio, after reading what it changes\n(agent/offload/README.md): flagged moves "
-                "a call once\none from the same place has blocked its loop; eager\nalso the first one that is sure to; "
-                "a policy's FILE\n(unblock policy) what its rules say; a recording's\nFILE is flagged that knows what "
-                "moved there",
-        .env = "UNBLOCK_OFFLOAD"};
+    option[count + 1] = (struct ub_option){.name = "offload",
+                                           .kind = UB_OPTION_TEXT,
+                                           .value = &run->offload_text,
+                                           .argument = "MODE",
+                                           .bare = "dry-run",
+                                           .help = "off (default); dry-run (also without =MODE): say of\n"
+                                                   "each slow call whether it could be moved off the loop,\n"
+                                                   "what that would save, or what keeps it there. And,\n"
+                                                   "experimental, for libuv, libevent, GLib, sd-event,\n"
+                                                   "libev and asyncio, after reading what it changes\n"
+                                                   "(agent/offload/README.md): flagged moves a call once\n"
+                                                   "one from the same place has blocked its loop; eager\n"
+                                                   "also the first one that is sure to; a policy's FILE\n"
+                                                   "(unblock policy) what its rules say; a recording's\n"
+                                                   "FILE is flagged that knows what moved there",
+                                           .env = "UNBLOCK_OFFLOAD"};
     option[count + 2] =
         (struct ub_option){.name = "js",
                            .kind = UB_OPTION_FLAG,

@@ -205,10 +205,10 @@ struct ub_loop {
     uint64_t turns;     /* 0: not told */
     uint64_t busy_ns;
     uint64_t max_ns;
-    uint64_t observed_ns;              /* 0: not known, so there is no busy share */
-    struct ub_distribution duration;   /* of callbacks or turns */
+    uint64_t observed_ns;                                /* 0: not known, so there is no busy share */
+    struct ub_distribution duration;                     /* of callbacks or turns */
     struct ub_loop_lag lag, predicted, predicted_policy; /* if calls had moved that may; and functions, too */
-    struct ub_kinds kinds;             /* empty: its callbacks are not timed by themselves */
+    struct ub_kinds kinds;                               /* empty: its callbacks are not timed by themselves */
 };
 
 /* The loop of the current run that lags most; NULL: no lag was recorded. */

@@ -293,6 +293,7 @@ static struct ub_job *look(struct ub_inbox *inbox)
     do {
         n = ub_raw6(SYS_epoll_pwait, inbox->fd, (long)event, UB_ARRAY_LEN(event), 0, 0, 0);
         for (long i = 0; i < n; i++) {
+            /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): the kernel has filled as many as it says */
             struct ub_job *job = event[i].data.ptr;
 
             if (job && is_watched(inbox, job))
