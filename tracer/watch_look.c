@@ -275,6 +275,16 @@ static void add_python(struct ub_watch *w, uint32_t index, struct ub_event *e, b
     }
 }
 
+/* What was read when the turn had ended, the memory of its call, its descriptors, a pool, may be another one's. */
+static void forget_late(struct ub_event *e)
+{
+    free(e->args);
+    free(e->fd_link);
+    e->args = e->fd_link = NULL;
+    e->input.input.at = 0;
+    e->pool_now = (struct ub_uv_pool_now){0};
+}
+
 /* What the agent itself cannot know: the thread's accounts, and what its call works on. */
 static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
 {
@@ -287,10 +297,10 @@ static void complete(struct ub_watch *w, uint32_t index, struct ub_event *e)
         describe_call(w, e);
         if (e->callback.kind == UB_CALLBACK_TURN)
             ub_watch_input(w, index, e->start, e->end, &e->input);
-        if (ub_load_acquire(&slot->start) != e->start)
-            e->input.input.at = 0; /* its descriptor may be another by now */
         if (!ub_watch_pool_state(w, e->pid, &e->pool_now))
             ub_static_pool_read(e->process, &e->pool_now);
+        if (ub_load_acquire(&slot->start) != e->start)
+            forget_late(e);
     }
     e->ready = ub_load_relaxed(&slot->ready);
     e->flags = ub_load_relaxed(&slot->flags);

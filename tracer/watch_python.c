@@ -64,12 +64,17 @@ const struct ub_python_code *ub_watch_python_code(struct ub_watch *w, struct ub_
     return py ? ub_python_code_at(py, address) : NULL;
 }
 
+static bool was_still(const struct ub_capture *c)
+{
+    return c->has_sched && c->proof == UB_PROOF_STILL;
+}
+
 /* The thread has not been on a CPU since its stack was taken. */
 static bool still(struct ub_watched *t, const struct ub_capture *c)
 {
     struct ub_accounting now;
 
-    if (!c->has_sched || c->proof != UB_PROOF_STILL)
+    if (!was_still(c))
         return false;
     ub_watch_account(t, false, &now);
     return now.at_ns && now.sched.slices == c->sched.slices && now.sched.run_ns == c->sched.run_ns;
@@ -100,8 +105,11 @@ struct ub_python_look *ub_watch_python(struct ub_watch *w, struct ub_watched *t,
     if (!look)
         return NULL;
     r = ub_python_look(py, t->tid, futex, running, look);
-    if (!running && !still(t, c)) /* it woke meanwhile, or the kernel cannot tell */
+    if (!running && !still(t, c)) { /* the kernel cannot tell, or it woke meanwhile: its stack is that of the sleep */
+        late |= was_still(c);
+        running = true;
         r = ub_python_look(py, t->tid, 0, true, look);
+    }
     if (r < 0) {
         free(look);
         return NULL;

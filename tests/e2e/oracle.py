@@ -153,7 +153,9 @@ def compare_one(truth, slow, recording, module, callback=True):
     wrong = []
     difference = slow["duration_ns"] - truth["duration_ns"]
     if not -TOLERANCE_NS <= difference <= TOLERANCE_NS + truth["noise_ns"]:
-        wrong.append(f"duration off by {difference / 1e6:.2f} ms (noise {truth['noise_ns'] / 1e6:.2f} ms)")
+        before, after = truth["start_ns"] - slow["start_ns"], difference - (truth["start_ns"] - slow["start_ns"])
+        wrong.append(f"duration off by {difference / 1e6:.2f} ms, {before / 1e6:.2f} before it and {after / 1e6:.2f} after "
+                     f"(noise {truth['noise_ns'] / 1e6:.2f} ms)")
     if slow.get("ongoing"):
         wrong.append("still called ongoing")
 

@@ -73,7 +73,8 @@ def test_random_operations(tmp_path, loop, version, python):
                 continue
             judged += 1
             if true["function"] not in [f["function"] for f in frames]:
-                wrong.append((true, [f["function"] for f in frames]))
+                wrong.append((true, now, [(f["function"], f.get("line")) for f in frames], slow.get("gil"), sample,
+                              [f.get("function") for f in recording.stacks[sample["stack"]]][:8]))
         if slow.get("task") and not slow["task"]["name"].startswith(("worker ", "Task-")):
             wrong.append(slow["task"])
     assert not wrong, wrong[:5]
