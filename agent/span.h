@@ -83,6 +83,23 @@ __attribute__((always_inline)) static inline uint32_t ub_span_depth(const struct
 }
 
 /*
+ * The callback that asyncio's loop runs, NULL: it runs none. In a uvloop it is inside others, which are uvloop's own: a
+ * handle without a function, and one of libuv's where that is the system's.
+ */
+static inline const struct ub_callback *ub_span_asyncio(const struct ub_spans *s)
+{
+    const struct ub_callback *c = NULL;
+
+    for (uint32_t i = 0; i < s->depth; i++) {
+        c = &s->level[i].callback;
+        if (c->library != UB_LOOP_LIBUV &&
+            (c->library != UB_LOOP_ASYNCIO || c->kind != UB_CALLBACK_CALLBACK || c->function))
+            break;
+    }
+    return c && c->library == UB_LOOP_ASYNCIO ? c : NULL;
+}
+
+/*
  * From `now` on runs what the first `depth` levels say (0: the loop itself). A
  * watcher believes `depth` and the level only if `segment` is, before and after,
  * the slot's start.

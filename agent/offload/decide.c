@@ -329,7 +329,7 @@ static enum ub_pin judge(const struct ub_thread *t, uint32_t id, const uint64_t 
 
     if (ub_process->quiet != UB_QUIET_NOT)
         return UB_PIN_SECCOMP;
-    if (s->depth && s->level[0].callback.library == UB_LOOP_ASYNCIO)
+    if (ub_span_asyncio(s))
         return ub_pysteps_judge(t, id, value, sp, &ret->lock);
     if (ub_patch_has_runtime())
         return UB_PIN_RUNTIME;
@@ -365,7 +365,7 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     ret->pin = (uint8_t)judge(t, id, value, sp, end, ret);
     if (ret->pin != UB_PIN_MOVABLE)
         return;
-    python = t->cold->spans.level[0].callback.library == UB_LOOP_ASYNCIO;
+    python = ub_span_asyncio(&t->cold->spans) != NULL;
     ret->executor = (uint8_t)(python ? judge_call_of_step(id, value) : judge_call(id, value));
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;

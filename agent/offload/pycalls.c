@@ -239,15 +239,16 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
                              uint64_t *ret_lock)
 {
     const struct ub_spans *spans = &t->cold->spans;
+    const struct ub_callback *step = ub_span_asyncio(spans);
     const struct mine *m = python ? ub_pysteps_mine(false) : NULL;
     enum ub_pin pin = ub_pysteps_judge_process();
     struct ub_block b;
 
     if (pin != UB_PIN_MOVABLE)
         return pin;
-    if (spans->level[0].callback.kind != UB_CALLBACK_TASK)
+    if (!step || step->kind != UB_CALLBACK_TASK)
         return UB_PIN_KIND;
-    if (spans->depth > 1)
+    if (step != &spans->level[spans->depth - 1].callback)
         return UB_PIN_NESTED;
     if (m && m->current)
         pin = ub_pysteps_judge_place(m, sp, false, ret_lock);

@@ -51,11 +51,12 @@ struct ub_policy_site *ub_sites_find(const struct ub_thread *t, uint32_t id, boo
 {
     struct ub_policy *p = &ub_process->arena->policy;
     const struct ub_spans *s = &t->cold->spans;
-    uint64_t function = s->depth ? s->level[0].callback.function : 0;
+    const struct ub_callback *step = ub_span_asyncio(s);
+    uint64_t function = step ? step->function : s->depth ? s->level[0].callback.function : 0;
     uint32_t fresh = ub_load_relaxed(&p->fresh);
     struct ub_policy_site *site;
 
-    if (s->depth && s->level[0].callback.library == UB_LOOP_ASYNCIO)
+    if (step)
         site = find_python(p, id, function, make);
     else
         site = ub_policy_find(p, image(), id, s->call_ra, function, ub_process->pid, NULL, 0, make);

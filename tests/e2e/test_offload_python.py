@@ -105,8 +105,9 @@ class Both:
 def telling(folder, python, mode, *cases):
     path = folder / "recording.jsonl"
     path.touch()
+    python, *loop = python.split()
     return path, helpers.start("run", "--force", "-t", "50ms", "-o", path, f"--offload={mode}", "--live=full", "--", python,
-                               helpers.ROOT / "tests/programs/pymoves.py", *cases, env=environment(folder))
+                               helpers.ROOT / "tests/programs/pymoves.py", *cases, env={**environment(folder), "LOOP": loop[0] if loop else ""})
 
 
 def told(begun):
@@ -225,6 +226,17 @@ def test_flagged(tellings, python):
               for slow in recording.slow if slow.get("offload") and slow["duration_ns"] >= 120_000_000}
     assert states == {"sleeps": "first", "fetches": "first", "in_callback": "kind"}
     assert "clock_nanosleep in nap() (pymoves.py:" in said
+
+
+@pytest.mark.skipif(not pythons.ask("/usr/bin/python3", "import uvloop; print(1)") or not interpreters(), reason="no uvloop")
+def test_uvloop_as_asyncio(tmp_path):
+    """Debian's uvloop uses the system's libuv, whose callbacks are timed around the steps of tasks: calls and places are the steps' all the same."""
+    said, recording = told(telling(tmp_path, "/usr/bin/python3 uvloop", "dry-run", "sleeps"))
+    (states,) = {slow["callback"]["function"]: slow["offload"] for slow in recording.slow if slow["duration_ns"] >= 120_000_000}.values()
+    assert states["state"] == "would-move", recording.slow
+    said, recording = told(telling(tmp_path, "/usr/bin/python3 uvloop", "flagged", "sleeps"))
+    (line,) = [line for line in recording.of("offload") if line["moved"]]
+    assert line["first"] == 1 and place(line, "caller") == ("nap", "pymoves.py") and place(line, "callback")[0] == "sleeps", line
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])

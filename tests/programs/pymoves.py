@@ -1,5 +1,6 @@
 """What a dry run and a report of moved calls are told of: each case blocks in one way, twice, in a place of its own."""
 import asyncio
+import os
 import http.server
 import select
 import socket
@@ -83,4 +84,7 @@ async def main(cases):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 URL = f"http://127.0.0.1:{server.server_port}/"
 threading.Thread(target=server.serve_forever, daemon=True).start()
+if os.environ.get("LOOP") == "uvloop":
+    import uvloop
+    uvloop.install()
 asyncio.run(main([globals()[name] for name in sys.argv[1:]]))
