@@ -28,7 +28,10 @@
     X(mysql_real_connect, 1, 1) X(mysql_real_query, 1, 0) X(mysql_read_query_result, 1, 0) X(mysql_store_result, 0, 0) \
     X(mysql_next_result, 1, 0) X(mysql_change_user, 1, 1) X(mysql_select_db, 1, 0) X(mysql_autocommit, 1, 0) \
     X(mysql_commit, 1, 0) X(mysql_rollback, 1, 0) X(mysql_ping, 1, 1)
-#define UB_UNITS(X) UB_UNITS_pq(X) UB_UNITS_odbc(X) UB_UNITS_ldap(X) UB_UNITS_mysql(X)
+#define UB_UNITS_CLIENTS(X) UB_UNITS_pq(X) UB_UNITS_odbc(X) UB_UNITS_ldap(X) UB_UNITS_mysql(X)
+/* No client, but alike (agent/offload/pysqlite.c). */
+#define UB_UNITS_sqlite(X) X(sqlite3_step, 0, 0)
+#define UB_UNITS(X) UB_UNITS_CLIENTS(X) UB_UNITS_sqlite(X)
 /* clang-format on */
 
 enum ub_unit_id {

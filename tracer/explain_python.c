@@ -2,7 +2,6 @@
 #include "explain_impl.h"
 
 #include "preamble.h"
-#include "python_layout.h"
 
 #include <string.h>
 
@@ -58,12 +57,10 @@ static json_t *gil_json(const struct ub_stall *s)
 void ub_stall_python_loop(struct ub_explain *x, const struct ub_event *e, bool stack)
 {
     struct ub_thread_record *t = &x->thread[e->slot];
-    const char *loop = stack && e->python && e->python->count && !t->python_version ? ub_python_loop(&x->named) : NULL;
+    const char *loop = stack && e->python && strcmp(t->loop, "turn") == 0 ? ub_python_loop(&x->named) : NULL;
 
-    if (loop) {
+    if (loop)
         t->loop = loop;
-        t->python_version = e->python->frame[0].code->layout->version;
-    }
 }
 
 void ub_stall_python_waiting(struct ub_stall *s, const struct ub_python_look *look)

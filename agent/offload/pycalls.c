@@ -20,8 +20,9 @@
 
 #define python ub_pysteps_python
 
-#define UB_WAITS_MAX 16u      /* so many may wait for one another */
-#define MUTEX_NS     2000000u /* so long is who waits for another's mutex left */
+#define UB_WAITS_MAX 16u       /* so many may wait for one another */
+#define MUTEX_NS     2000000u  /* so long is who waits for another's mutex left, */
+#define MUTEX_MAX_NS 20000000u /* and a quarter of the time that it has waited, or so long */
 
 /* An alarm's handler would raise its exception in the loop instead of in this call. */
 static bool alarm_is_set(void)
@@ -31,8 +32,8 @@ static bool alarm_is_set(void)
     return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) != 0 || alarm.it_value.tv_sec || alarm.it_value.tv_usec;
 }
 
-/* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
-static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
+/* judge_step; `sqlite`: in a call that no other step's comes between, so that a transaction may be open. */
+static enum ub_pin judge_step_of(const struct mine *m, uintptr_t sp, bool gil, bool sqlite)
 {
     const struct step *s = m->current;
 
@@ -46,13 +47,19 @@ static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
         return UB_PIN_IMPORT;
     if (s->holder.beyond || s->holder.foreign)
         return UB_PIN_LOCK;
-    if (s->units > UB_STEP_UNITS || ub_pysqlite_in_transaction(m, s))
+    if (s->units > UB_STEP_UNITS || (!sqlite && ub_pysqlite_in_transaction(m, s)))
         return UB_PIN_TRANSACTION;
     if (!python->alone())
         return UB_PIN_RUNTIME;
     if (alarm_is_set())
         return UB_PIN_EINTR;
     return gil || !python->holds_gil() ? UB_PIN_MOVABLE : UB_PIN_GIL;
+}
+
+/* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
+static enum ub_pin judge_step(const struct mine *m, uintptr_t sp, bool gil)
+{
+    return judge_step_of(m, sp, gil, false);
 }
 
 enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock)
@@ -311,7 +318,7 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     uint64_t begun;
     bool left;
 
-    if (!b->deadline_ns && !ub_identity_is_the_pools(ub_decide_makes_sockets(id)))
+    if (!b->deadline_ns && !ub_identity_is_the_pools(true))
         return false;
     s->job = (struct ub_job){.function = b->function ? b->function : (ub_job_function *)function,
                              .error = errno,
@@ -554,20 +561,23 @@ static const struct step *first_with(const struct mine *m, const void *mutex, ui
 {
     const struct step *s = m->suspended;
 
-    while (s && s->mutex != mutex && !(may_have_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
+    while (s && s->mutex != mutex && !(s->computes && (mutex == s->computes || mutex == UB_SQLITE_ANY)) &&
+           !(may_have_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
            !(s->queues == mutex && s->ticket < ticket))
         s = s->next;
     return s;
 }
 
-/* Left for a moment. */
-static bool leave_to(struct mine *m, struct step *s, bool gil)
+/* Left for a moment, having waited since `begun_ns`. */
+static bool leave_to(struct mine *m, struct step *s, uint64_t begun_ns, bool gil)
 {
+    uint64_t now = ub_clock_monotonic_ns(), ns = (now - begun_ns) / 4;
+
     s->job = (struct ub_job){0};
     s->wait.lock = NULL;
     s->fd = s->own_fd = -1;
     s->direction = s->holds_up = 0;
-    s->deadline_ns = ub_clock_monotonic_ns() + MUTEX_NS;
+    s->deadline_ns = now + (ns < MUTEX_NS ? MUTEX_NS : ns > MUTEX_MAX_NS ? MUTEX_MAX_NS : ns);
     return ub_pysteps_leave(m, s, gil);
 }
 
@@ -578,6 +588,7 @@ static bool leave_to(struct mine *m, struct step *s, bool gil)
 void ub_pysteps_wait_for_mutex(const void *mutex)
 {
     struct mine *m = python ? ub_pysteps_mine(false) : NULL;
+    uint64_t begun;
     struct step *s;
     int saved = errno;
     bool leaves;
@@ -585,6 +596,7 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     if (!m || m->own || !first_with(m, mutex, UINT64_MAX)) /* also the interpreter's own mutexes come here */
         return;
     s = m->current;
+    begun = ub_clock_monotonic_ns();
     leaves = s && may_leave(m, (uintptr_t)__builtin_frame_address(0), python->holds_gil());
     if (leaves) {
         s->queues = mutex;
@@ -593,7 +605,7 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     while (python->alone() && first_with(m, mutex, leaves ? s->ticket : 0)) {
         bool gil = python->holds_gil();
 
-        if (leaves && leave_to(m, s, gil))
+        if (leaves && leave_to(m, s, begun, gil))
             continue;
         if (leaves)
             s->queues = NULL;
@@ -643,6 +655,31 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
     ub_sites_ask(&ub_thread, id, &say);
     return ub_sites_may_leave(&say) && (how & UB_UNIT_EAGER || say.learned) &&
            ub_sites_leave(&ub_thread, id, &say, false) && leave(m, id, function, words, &b, mutex, say.site, ret);
+}
+
+bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t word[UB_POOL_WORDS], const void *mutex,
+                         enum ub_pin *ret_pin, int64_t *ret)
+{
+    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT}; /* it may wait for another process's transaction, too */
+    struct mine *m = ub_pysteps_mine(false);
+    struct ub_sites_say say;
+    uint64_t lock;
+    bool left;
+
+    *ret_pin = UB_PIN_MOVABLE;
+    if (!m || !m->current || !ub_offload_moves || in_vfork_child())
+        return false;
+    ub_sites_ask(&ub_thread, id, &say);
+    if (!ub_sites_may_leave(&say) || !(say.learned || say.verdict == UB_POLICY_WATCH))
+        return false;
+    *ret_pin =
+        ub_locks_held(&lock) ? UB_PIN_LOCK : judge_step_of(m, (uintptr_t)__builtin_frame_address(0), false, true);
+    if (*ret_pin != UB_PIN_MOVABLE || !ub_sites_leave(&ub_thread, id, &say, false))
+        return false;
+    m->current->computes = mutex;
+    left = leave(m, id, (void *)function, word, &b, NULL, say.site, ret);
+    m->current->computes = NULL;
+    return left;
 }
 
 void ub_pysteps_own(int by)

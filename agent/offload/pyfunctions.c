@@ -40,6 +40,11 @@ static const char *const reasons[] = {
 #undef X
 };
 
+const char *ub_pyfunctions_reason(enum ub_pin pin)
+{
+    return reasons[pin];
+}
+
 static enum ub_python_where where(const char **ret_why)
 {
     const struct mine *m;

@@ -8,7 +8,7 @@
 
 #include "pysteps_impl.h"
 
-extern const struct ub_loop_ops ub_pysqlite;
+extern const struct ub_loop_ops ub_pysqlite, ub_pysqlite_methods;
 
 /*
  * A sleep made at `from`, by SQLite for itself: it waits for a lock on a file, or makes a pause that it was asked for.

@@ -589,7 +589,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t cod
     s->calls = false;
     s->awaits = NULL;
     s->connection = NULL;
-    s->mutex = s->queues = NULL;
+    s->mutex = s->queues = s->computes = NULL;
     s->units = 0;
     s->future = NULL;
     s->holder.count = s->holder.importing = s->holder.foreign = 0;
@@ -611,8 +611,8 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     void *loop = NULL, *future = s->future;
     struct host *h;
     int saved = errno;
+    bool asked = s->units || s->computes, counted;
     uint64_t begun;
-    bool counted;
 
     if (!python->begin_wait(s->coroutine, gil, s->wait.lock != NULL, &loop, &future))
         return false;
@@ -637,15 +637,15 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     ub_holder_leaves(&s->holder);
     if ((s->wait.lock && !ub_lock_park(&s->wait)) || (s->awaits && !ub_pyfunctions_park(s->awaits, &s->job)))
         s->done = true;
-    __atomic_fetch_add(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED); /* who locks a connection's mutex asks */
+    __atomic_fetch_add(&ub_locks_away, asked, __ATOMIC_RELAXED); /* who locks a connection's mutex asks */
     ub_beside_leaves(&m->beside, m->suspended == NULL, &s->beside);
-    counted = ub_process->arena && !s->yields && !s->calls;
+    counted = ub_process->arena && !s->yields && !s->calls && !s->queues; /* who waits for another's has no call */
     if (counted)
         __atomic_fetch_add(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
     ub_fiber_suspend(&s->fiber);
     if (counted)
         __atomic_fetch_sub(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&ub_locks_away, s->units != 0, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&ub_locks_away, asked, __ATOMIC_RELAXED);
     ub_holder_returns(&s->holder);
     s->holder.waits = NULL;
     if (counted) {

@@ -59,6 +59,17 @@ bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret);
 bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, const void *connection, uint32_t how,
                      int64_t *ret);
 
+/* Whoever makes a call of SQLite's: waits while a thread makes one for another step (ub_pysteps_wait_for_mutex). */
+#define UB_SQLITE_ANY ((const void *)3)
+
+/*
+ * Likewise a call of SQLite's that computes, on a connection with this mutex, which the caller does not hold. Never
+ * made at first: only from a place that has blocked, or by a policy. *ret_pin: why it was not, MOVABLE: its place is not
+ * known to block.
+ */
+bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t word[UB_POOL_WORDS], const void *mutex,
+                         enum ub_pin *ret_pin, int64_t *ret);
+
 /* sem_trywait has failed. Its result, and errno. */
 int ub_pysteps_try(void *lock);
 

@@ -47,6 +47,7 @@ struct step {
     const void *queues;              /* for this mutex of another step; NULL */
     uint64_t ticket;                 /* its place there */
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
+    const void *computes;            /* a thread makes its call of SQLite's: the connection's mutex; NULL */
     const void *unit[UB_STEP_UNITS]; /* connections that its whole calls have used (pyunits.c), and their mutexes */
     uint32_t units;                  /* so many; more than there is room for: it is not left any more */
     uint64_t code;                   /* its coroutine's code object; 0: not known */
@@ -96,6 +97,8 @@ struct mine {
     struct ub_inbox place; /* of what waits without being left */
     struct ub_holder base; /* what runs outside of steps */
     uint64_t tickets;
+    uint64_t sqlite_entered; /* a method of its module began at this place of Python's (ub_policy_place); 0: none */
+    bool sqlite_opens;       /* a connection was, just now */
     uint32_t transactions;
     struct ub_transaction transaction[UB_TRANSACTIONS_MAX];
 };
@@ -151,6 +154,9 @@ void ub_pyyield_before_fork(void);
 
 /* An object for the interpreter was found, and this is its file's handle. GIL held. */
 void ub_pyfunctions_start(void *object);
+
+/* The recording's word for it. */
+const char *ub_pyfunctions_reason(enum ub_pin pin);
 
 /* `job` is delivered when the ticket is done. False: it is already. */
 bool ub_pyfunctions_park(struct ub_ticket *ticket, struct ub_job *job);

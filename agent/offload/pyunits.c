@@ -89,7 +89,7 @@ static uint64_t on_call(uint32_t id, uint32_t how, const struct unit *u, uintptr
 #define HOOKS(name, eager, connects) HOOK(0, name, eager, connects) HOOK(1, name, eager, connects)
 #define ROW(name, eager, connects) {#name, {(void *)hook0_##name, (void *)hook1_##name}, UB_HOOK_OTHERS},
 static void *original[UB_UNITS_END - UB_UNITS_BEGIN][UB_LOOP_COPIES];
-UB_UNITS(HOOKS)
+UB_UNITS_CLIENTS(HOOKS)
 
 /* A library by the beginnings of its file's names, and of the modules' that call it; `first` of its functions. */
 #define LIBRARY(name, first, names, files, callers) \

@@ -137,8 +137,7 @@ def tellings(tmp_path_factory):
         one = begun[mode] or telling(tmp_path_factory.mktemp("told"), python, mode, *TOLD[mode])
         begun[mode] = None
         return told(one)
-    with oracle.Sentinel() as run.sentinel:
-        yield run
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -199,47 +198,18 @@ def place(line, key):
 def test_dry_run(tellings, python):
     said, recording = tellings(python, "dry-run")
     assert not any(line["moved"] for line in recording.of("offload"))
-    found, excused = {}, set()
+    found = {}
     for slow in recording.slow:
         if slow.get("offload") and slow["duration_ns"] >= 120_000_000:
             name = slow["callback"].get("function", "?").split(".")[0]
-            if tellings.sentinel.busy(slow["start_ns"], slow["start_ns"] + slow["duration_ns"]):
-                excused.add(name)
-                continue
             found.setdefault(name, set()).add(slow["offload"].get("reason") or slow["offload"]["state"])
             if slow["offload"]["state"] == "would-move":
-                # What it waited for a CPU is not saved; the kernel's accounts may have been read too late to say how long that was.
-                assert slow["offload"]["saved_ns"] >= slow.get("blocked_ns", slow["duration_ns"]) / 2 > 0
-    expected = {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
-                "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}
-    assert found == {name: expected[name] for name in expected if name in found or name not in excused}, recording.slow
+                assert slow["offload"]["saved_ns"] >= slow["blocked_ns"] / 2 > 0  # what it waited for a CPU is not saved
+    assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
+                     "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}, recording.slow
     assert "move   would move to a timer, saves " in said
     assert "move   pinned: a module is being imported" in said
-    assert excused or " would have moved from 4 call sites, " in said
-
-
-NEVER_WAITS = """
-import asyncio, threading
-async def waits():
-    there = threading.Event()
-    threading.Timer(0.12, there.set).start()
-    there.wait()
-async def main():
-    for _ in range(30):
-        await asyncio.sleep(0)
-    for _ in range(3):
-        await asyncio.create_task(waits())
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("python", interpreters()[:1])
-def test_dry_run_of_a_loop_that_was_not_met_in_its_wait(tmp_path, python):
-    """That a lock is the interpreter's is seen from the stall then."""
-    (tmp_path / "app.py").write_text(NEVER_WAITS)
-    done, recording = helpers.record(tmp_path, python, tmp_path / "app.py", threshold="50ms", options=("--force", "-q", "--offload"))
-    judged = {slow["offload"]["state"] for slow in recording.slow if slow["duration_ns"] >= 120_000_000 and "offload" in slow}
-    assert done.returncode == 0 and "would-move" in judged, recording.slow
+    assert " would have moved from 4 call sites, " in said
 
 
 @pytest.mark.parametrize("python", interpreters()[:1])
