@@ -116,7 +116,7 @@ static json_t *sorted(json_t *sums, const char *key_of_time)
         if (list)
             list[n++] = one;
     if (n > 0)
-        qsort_r(list, n, sizeof(*list), by_time, (void *)key_of_time);
+        qsort_r(list, n, sizeof(*list), by_time, (void *)key_of_time); /* NOLINT(bugprone-sizeof-expression) */
     for (size_t i = 0; i < n; i++)
         json_array_append(ret, list[i]);
     free(list);
