@@ -71,13 +71,17 @@ def test_random_operations(tmp_path, loop, version, python):
             if 5 * slow.get("runqueue_ns", 0) > slow["duration_ns"]:
                 excused += 1
                 continue
+            names = [f["function"] for f in frames]
+            # Without a CPU it has left the function and not read its clock yet.
+            if names[:1] == ["block"] and slow.get("runqueue_ns", 0) > true["end_ns"] - now:
+                excused += 1
+                continue
             judged += 1
-            if true["function"] not in [f["function"] for f in frames]:
-                wrong.append((true, now, [(f["function"], f.get("line")) for f in frames], slow.get("gil"), sample,
-                              [f.get("function") for f in recording.stacks[sample["stack"]]][:8]))
+            if true["function"] not in names:
+                wrong.append((true, now, names, sample, slow.get("gil"), slow.get("runqueue_ns")))
         if slow.get("task") and not slow["task"]["name"].startswith(("worker ", "Task-")):
             wrong.append(slow["task"])
-    assert not wrong, wrong[:5]
+    assert not wrong, "\n".join(map(str, wrong[:5]))
     if judged < 10 <= judged + excused:
         pytest.skip(f"the machine was too busy: {excused} samples of {judged + excused} excused")
     assert judged >= 10, f"only {judged} samples could be judged"
