@@ -1,13 +1,15 @@
 """What blocks in one step, each in a way of its own, beside a task that sleeps for 5 ms again and again: pytable.py asyncio|uvloop [CASE ...].
 Prints {case: its longest gap in ms}.
 
-A process's first request of urllib is made before the loop runs: it imports how names are encoded, and since CPython 3.12 `urlopen` has
-OpenSSL read all certificates of the machine, also for http (40 ms of computing and more). No call waits there, and nothing can be moved."""
+Before the loop runs, a process's first request of urllib is made: it imports how names are encoded, and since CPython 3.12 `urlopen` has
+OpenSSL read all certificates of the machine, also for http (40 ms of computing and more). No call waits there, and nothing can be moved.
+Likewise what starting a child by multiprocessing imports, and the database's making (which waits for the disk three times)."""
 
 import asyncio
 import http.server
 import json
-import multiprocessing
+import multiprocessing.popen_spawn_posix
+import multiprocessing.resource_tracker
 import os
 import queue
 import select
@@ -66,19 +68,16 @@ def locks(path, ready):
 
 
 async def sqlites():
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "db")
-        sqlite3.connect(path).execute("create table t (a)")
-        spawning = multiprocessing.get_context("spawn")
-        ready = spawning.Event()
-        other = spawning.Process(target=locks, args=(path, ready))
-        other.start()
-        while not ready.is_set():
-            await asyncio.sleep(0.01)
-        mine = sqlite3.connect(path, isolation_level=None)
-        mine.execute("insert into t values (1)")
-        mine.close()
-        await asyncio.to_thread(other.join)
+    spawning = multiprocessing.get_context("spawn")
+    ready = spawning.Event()
+    other = spawning.Process(target=locks, args=(DATABASE, ready))
+    other.start()
+    while not ready.is_set():
+        await asyncio.sleep(0.01)
+    mine = sqlite3.connect(DATABASE, isolation_level=None)
+    mine.execute("insert into t values (1)")
+    mine.close()
+    await asyncio.to_thread(other.join)
 
 
 async def events():
@@ -133,4 +132,7 @@ if __name__ == "__main__":
         import uvloop
         uvloop.install()
     requests(0)()
-    asyncio.run(main(sys.argv[2:] or list(CASES)))
+    with tempfile.TemporaryDirectory() as folder:
+        DATABASE = os.path.join(folder, "db")
+        sqlite3.connect(DATABASE).execute("create table t (a)")
+        asyncio.run(main(sys.argv[2:] or list(CASES)))
