@@ -24,6 +24,9 @@
 #define LEAST_NS    UB_PYTHON_YIELD_LEAST_NS /* even if a descriptor is ready */
 #define CAP_NS      20000000ull              /* a loop that always has something to do lets one go on after so long */
 #define AGAIN_NS    1000000ull
+#define BUSY_NS     (2 * LEAST_NS) /* a descriptor was ready that soon: the next request is likely to come soon, too */
+#define LINGER_NS   100000ull      /* for that the loop is let turn so long after its last work */
+#define AWAY_NS     500000ull      /* and for so long in all, then who computes goes on */
 #define SOON_NS     100000ull /* so often is looked whether the next step has begun, once one was asked or set aside */
 #define SOON_ROUNDS 200u
 #define IDLE_ROUNDS 8u
@@ -42,6 +45,8 @@ static struct {
     uint64_t asked_cpu; /* what the thread had computed by then, ns */
     uint64_t turns;     /* of the loop, as `turn` was taken */
     uint64_t turn;      /* when that turn's first step began: the slice is the turn's */
+    uint64_t lingers;   /* until then who computes is not put back as soon as the loop has nothing to do */
+    uint64_t worked;    /* when the loop had something to do, last; only while it lingers */
     uint32_t aside;     /* steps are, and go on soon */
     uint32_t tripped;   /* the interpreter was told */
     uint32_t wanted;    /* the signal is ours */
@@ -77,6 +82,21 @@ static uint64_t computed_ns(void)
 
 /* ---- our thread ------------------------------------------------------------------------------- */
 
+/* The system call that it is in, or "running": a tenth of what the kernel takes for all that `stat` has. */
+static int open_state(void)
+{
+    static const char *const file[] = {"syscall", "stat"}; /* the former: not of processes that cannot be traced */
+    int fd = -1;
+
+    for (size_t i = 0; i < sizeof(file) / sizeof(file[0]) && fd < 0; i++) {
+        char path[64];
+
+        snprintf(path, sizeof(path), "/proc/self/task/%d/%s", beat.tid, file[i]);
+        fd = (int)ub_raw4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+    }
+    return fd;
+}
+
 /* A signal into a call would end it (EINTR). What slips through is set back by the handler. */
 static bool is_running(int fd)
 {
@@ -88,7 +108,7 @@ static bool is_running(int fd)
         return false;
     text[n] = '\0';
     end = strrchr(text, ')');
-    return end && end[1] == ' ' && end[2] == 'R';
+    return end ? end[1] == ' ' && end[2] == 'R' : text[0] == 'r';
 }
 
 /* Until `until`, or until a descriptor of the loop's is ready, which is then let have `least`. */
@@ -129,11 +149,11 @@ static void wait_for_answer(uint64_t step)
         nap(SOON_NS);
 }
 
-static void ask(int stat, uint64_t step)
+static void ask(int state, uint64_t step)
 {
     if (!ub_load_relaxed(&ub_process->sampler))
         ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", ASIDE);
-    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !is_running(stat)) {
+    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !is_running(state)) {
         nap(AGAIN_NS);
         return;
     }
@@ -144,12 +164,9 @@ static void ask(int stat, uint64_t step)
 
 static void *beats(void *unused)
 {
-    char path[64];
     uint32_t idle = 0;
-    int stat;
+    int state = open_state();
 
-    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", beat.tid);
-    stat = (int)ub_raw4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
     while (!ub_load_relaxed(&beat.quit)) {
         uint64_t step = __atomic_load_n(&beat.step, __ATOMIC_SEQ_CST), now, until, least, again;
 
@@ -176,9 +193,9 @@ static void *beats(void *unused)
         if (now < until)
             wait_for_slice(now, least, until);
         if (__atomic_load_n(&beat.step, __ATOMIC_SEQ_CST) == step)
-            ask(stat, step);
+            ask(state, step);
     }
-    ub_raw1(SYS_close, stat);
+    ub_raw1(SYS_close, state);
     return NULL;
 }
 
@@ -321,11 +338,28 @@ static bool is_idle(const struct mine *m, struct host *h)
     return quiet;
 }
 
+/*
+ * Who asks at once again would else wait for the next step to be over its least. Only after a step that a descriptor
+ * cut short: the loop's own turns, with nothing to do, are taken from those who compute.
+ */
+static bool lingers(bool idle)
+{
+    uint64_t now;
+
+    if (!beat.lingers)
+        return false;
+    now = ub_clock_monotonic_ns();
+    if (!idle)
+        beat.worked = now;
+    return now < beat.lingers && now < beat.worked + LINGER_NS;
+}
+
 static void pump(void *of)
 {
     struct mine *m = ub_pysteps_mine(false);
     struct host *h = of;
     struct step *s;
+    bool idle;
 
     if (!m || h < m->host || h >= m->host + HOSTS_MAX || !h->loop)
         return;
@@ -335,7 +369,8 @@ static void pump(void *of)
         s = s->next;
     if (!s || h->picked)
         return;
-    if (!is_idle(m, h) && ub_clock_monotonic_ns() < s->yielded_ns + CAP_NS) {
+    idle = is_idle(m, h);
+    if (lingers(idle) || (!idle && ub_clock_monotonic_ns() < s->yielded_ns + CAP_NS)) {
         h->pumping = python->call_soon(h->loop, h);
         return;
     }
@@ -385,7 +420,8 @@ static uint64_t yield(void)
     s->direction = s->holds_up = 0;
     s->deadline_ns = 0;
     s->yields = true;
-    s->yielded_ns = ub_clock_monotonic_ns();
+    s->yielded_ns = beat.worked = ub_clock_monotonic_ns();
+    beat.lingers = s->yielded_ns < beat.step + BUSY_NS && s->yielded_ns < beat.due ? s->yielded_ns + AWAY_NS : 0;
     if (!ub_pysteps_leave(m, s, true)) {
         s->yields = false;
         later(AGAIN_NS);

@@ -3,6 +3,7 @@ gap of a ticker beside it goes to stderr: `case MS`. LOOP=uvloop: on that. SPIN:
 
 import asyncio
 import contextvars
+import ctypes
 import fcntl
 import gc
 import json
@@ -15,6 +16,7 @@ import select
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -392,6 +394,33 @@ async def forked():
     async def others():
         return spin()
     return [await asyncio.create_task(one()) for one in (others, forks, others)], seen
+
+
+async def hurried(times=300):
+    """A descriptor that is ready again 30 us after it was read, beside one who never awaits (alone nobody would ever read)."""
+    loop, libc, over = asyncio.get_running_loop(), ctypes.CDLL(None), False
+    fd = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ready():
+        os.read(fd, 8)
+        read.set_result(None)
+
+    async def computes():
+        rounds = 0
+        while not over:
+            rounds += 1
+        return rounds > 0
+    computing = asyncio.create_task(computes())
+    read = None
+    loop.add_reader(fd, ready)
+    for _ in range(times):
+        read = loop.create_future()
+        libc.timerfd_settime(fd, 0, struct.pack("4q", 0, 0, 0, 30_000), None)
+        await read
+    over = True
+    loop.remove_reader(fd)
+    os.close(fd)
+    return times, await computing
 
 
 async def collects():
