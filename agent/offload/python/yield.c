@@ -149,27 +149,42 @@ static int64_t slice_of(const struct place *p)
     return -1;
 }
 
-/* Of what runs, from the innermost frame outwards; 0: it must not. The outermost is the task's coroutine: `root`. */
-static uint64_t slice_here(PyFrameObject *frame, struct place *inner, struct place *root)
+/* The next one outwards, or NULL. Takes the reference to `frame`. */
+static PyFrameObject *outwards(PyFrameObject *frame)
+{
+    PyFrameObject *back = PyFrame_GetBack(frame);
+
+    Py_DECREF(frame);
+    return back;
+}
+
+static bool is_in_closed(PyFrameObject *frame)
+{
+    PyObject *globals = PyFrame_GetGlobals(frame);
+    bool is = is_closed(text_of(PyDict_GetItemString(globals, "__name__")));
+
+    Py_DECREF(globals);
+    return is;
+}
+
+/* Of what runs, from the innermost frame outwards; 0: it must not. Somebody waits: names are made for rules only. */
+static uint64_t slice_here(PyFrameObject *frame)
 {
     uint64_t slice = has_yields ? 0 : agent->table->yield_ns;
-    PyFrameObject *f = (PyFrameObject *)Py_NewRef((PyObject *)frame), *back;
     bool fits = !has_yields;
 
-    look(f, PyFrame_GetLineNumber(f), inner);
-    if (is_closed(inner->module)) {
-        Py_DECREF(f);
+    if (is_in_closed(frame))
         return 0;
-    }
-    for (; f; f = back) {
+    if (!rule_count)
+        return slice;
+    for (PyFrameObject *f = (PyFrameObject *)Py_NewRef((PyObject *)frame); f; f = outwards(f)) {
+        struct place place;
         int64_t own;
 
-        look(f, 0, root);
-        own = rule_count ? slice_of(root) : -1;
-        back = PyFrame_GetBack(f);
-        Py_DECREF(f);
+        look(f, 0, &place);
+        own = slice_of(&place);
         if (own == 0) {
-            Py_XDECREF(back);
+            Py_DECREF(f);
             return 0;
         }
         if (own > 0 && !(fits && has_yields)) {
@@ -178,6 +193,19 @@ static uint64_t slice_here(PyFrameObject *frame, struct place *inner, struct pla
         }
     }
     return fits ? slice : 0;
+}
+
+/* The outermost: the task's coroutine. */
+static void look_at_root(PyFrameObject *frame, struct place *ret)
+{
+    PyFrameObject *f = (PyFrameObject *)Py_NewRef((PyObject *)frame), *back;
+
+    while ((back = PyFrame_GetBack(f)) != NULL) {
+        Py_DECREF(f);
+        f = back;
+    }
+    look(f, 0, ret);
+    Py_DECREF(f);
 }
 
 /* ---- the call ------------------------------------------------------------------------------------ */
@@ -213,16 +241,18 @@ static PyObject *names_of(const char *text)
     return names;
 }
 
-static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
+static void count_held(PyFrameObject *frame, uint64_t ns)
 {
     int collects;
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *called = NULL;
     struct ub_python_row *row;
+    struct place place;
 
+    look(frame, PyFrame_GetLineNumber(frame), &place);
     collects = ub_own_begins(agent->own);
     called = callee ? PyObject_CallFunction(callee, "Oi", code, PyFrame_GetLasti(frame)) : NULL;
-    row = ub_python_table_row(agent->table, UB_PYTHON_HELD, p->name, p->at, called ? text_of(called) : "");
+    row = ub_python_table_row(agent->table, UB_PYTHON_HELD, place.name, place.at, called ? text_of(called) : "");
     if (row)
         ub_python_row_add(row, ns);
     Py_XDECREF(called);
@@ -231,10 +261,13 @@ static void count_held(PyFrameObject *frame, const struct place *p, uint64_t ns)
     ub_own_ends(agent->own, collects);
 }
 
-static void count(enum ub_python_kind kind, const struct place *p, uint64_t ns)
+static void count_yield(PyFrameObject *frame, uint64_t ns)
 {
-    struct ub_python_row *row = ub_python_table_row(agent->table, kind, p->name, p->at, "");
+    struct ub_python_row *row;
+    struct place place;
 
+    look_at_root(frame, &place);
+    row = ub_python_table_row(agent->table, UB_PYTHON_YIELD, place.name, place.at, "");
     if (row)
         ub_python_row_add(row, ns);
 }
@@ -243,21 +276,21 @@ static void count(enum ub_python_kind kind, const struct place *p, uint64_t ns)
 static PyObject *on_signal(PyObject *self, PyObject *arguments)
 {
     uint64_t late = agent->waited(), ran = agent->ran(), slice, away;
-    PyObject *frame = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 1) : NULL;
-    struct place inner, root;
+    PyObject *of = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 1) : NULL;
+    PyFrameObject *frame = (PyFrameObject *)of;
 
-    if (!ran || !frame || !PyFrame_Check(frame))
+    if (!ran || !of || !PyFrame_Check(of))
         Py_RETURN_NONE;
-    slice = slice_here((PyFrameObject *)frame, &inner, &root);
+    slice = slice_here(frame);
     if (late > HELD_NS)
-        count_held((PyFrameObject *)frame, &inner, late);
+        count_held(frame, late);
     if (!slice || ran < UB_PYTHON_YIELD_LEAST_NS / 2) {
         agent->later(1000000);
         Py_RETURN_NONE;
     }
     away = agent->yield();
     if (away)
-        count(UB_PYTHON_YIELD, &root, away);
+        count_yield(frame, away);
     Py_RETURN_NONE;
 }
 
