@@ -114,7 +114,11 @@ static void put_refused(const struct ub_text_view *view, const json_t *line)
 
 static void put_note(const struct ub_text_view *view, const json_t *line)
 {
+    uint64_t count = ub_json_u64_or(line, "count", 0);
+
     ub_escape_put(view->pen.out, ub_json_string(line, "text"), UB_TEXT_LINE_COLUMNS);
+    if (count > 1)
+        fprintf(view->pen.out, ", %" PRIu64 " times", count);
 }
 
 /* "pyseeds.is_prime would run in a process 1 time, 806 ms off the loop, the longest 806 ms" */

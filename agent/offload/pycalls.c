@@ -568,6 +568,18 @@ static const struct step *first_with(const struct mine *m, const void *mutex, ui
     return s;
 }
 
+#define CROSSES "a step got a connection of one that may wait for it: they mix"
+
+/*
+ * Nobody is waited for any more. Who has it nevertheless may wait for who comes: to wait for one another would be for
+ * ever, so their queries get in between each other's, as the run's end says.
+ */
+static void tell_crossing(const struct mine *m, const void *mutex)
+{
+    if (suspended_with(m, mutex))
+        ub_pyfunctions_note(CROSSES);
+}
+
 /* Left for a moment, having waited since `begun_ns`. */
 static bool leave_to(struct mine *m, struct step *s, uint64_t begun_ns, bool gil)
 {
@@ -593,8 +605,12 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     int saved = errno;
     bool leaves;
 
-    if (!m || m->own || !first_with(m, mutex, UINT64_MAX)) /* also the interpreter's own mutexes come here */
+    if (!m || m->own) /* also the interpreter's own mutexes come here */
         return;
+    if (!first_with(m, mutex, UINT64_MAX)) {
+        tell_crossing(m, mutex);
+        return;
+    }
     s = m->current;
     begun = ub_clock_monotonic_ns();
     leaves = s && may_leave(m, (uintptr_t)__builtin_frame_address(0), python->holds_gil());
@@ -614,6 +630,7 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     }
     if (leaves)
         s->queues = NULL;
+    tell_crossing(m, mutex);
     errno = saved;
 }
 

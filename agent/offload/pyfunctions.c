@@ -45,6 +45,15 @@ const char *ub_pyfunctions_reason(enum ub_pin pin)
     return reasons[pin];
 }
 
+void ub_pyfunctions_note(const char *text)
+{
+    struct ub_python_row *row =
+        ub_process->arena ? ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", text) : NULL;
+
+    if (row)
+        ub_python_row_add(row, 0);
+}
+
 static enum ub_python_where where(const char **ret_why)
 {
     const struct mine *m;

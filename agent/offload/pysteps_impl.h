@@ -155,6 +155,9 @@ void ub_pyyield_before_fork(void);
 /* An object for the interpreter was found, and this is its file's handle. GIL held. */
 void ub_pyfunctions_start(void *object);
 
+/* Told at the run's end, with how often. */
+void ub_pyfunctions_note(const char *text);
+
 /* The recording's word for it. */
 const char *ub_pyfunctions_reason(enum ub_pin pin);
 
