@@ -87,7 +87,8 @@ class Talk:
         self.said.append(("ended", p.wait(30)))
 
     def ask(self, *requests, quiet=0.3, connection=None):
-        """Sends each request and keeps everything that is answered until the peer is quiet for a while."""
+        """Sends each request and keeps everything that is answered until the peer closes, or is quiet for a while: what is to be
+        closed can be waited for longer."""
         s = connection or socket.create_connection(("127.0.0.1", self.port), 10)
         for request in requests:
             s.sendall(request)
@@ -174,14 +175,14 @@ location /r {{ return 200 "one\\n"; }} location /gone {{ return 410; }} }} }}"""
                b"GET /r HTTP/1.1\r\nHost: x\r\n\r\nGET /gone HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
                b"GET /none HTTP/1.0\r\n\r\n", b"BROKEN\r\n\r\n")
         for request in ask:
-            t.ask(request)
+            t.ask(request, quiet=5.0)
         conf.write_text(conf.read_text().replace("one", "two"))
         master = int((t.folder / "pid").read_text())
         old = helpers.children(master)
         os.kill(master, signal.SIGHUP)
         helpers.wait_until(lambda: not set(old) & set(helpers.children(master)), what="the old workers to go")
         for request in ask:
-            t.ask(request)
+            t.ask(request, quiet=5.0)
         t.stop(p, signal.SIGQUIT)
         t.said.append((t.folder / "error").read_text().count("[alert]"))
 
@@ -208,7 +209,7 @@ backend b
 """)
         p = t.start(tool("haproxy"), "-f", conf, "-db")
         for path in (b"hello", b"no", b"dead"):
-            t.ask(b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+            t.ask(b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path, quiet=5.0)
         t.ask(b"nonsense\r\n\r\n")
         t.stop(p, signal.SIGUSR1)
 
