@@ -232,6 +232,38 @@ def test_functions_of_the_program_itself(tmp_path, python, guard):
     assert "fitted nothing" not in said
 
 
+CHANGES = """
+class Total:
+    def __init__(self): self.sum = 0
+    def adds(self, n): self.sum += n; return self.sum
+    def looks(self, n): return self.sum + n
+def adds(to, n): to.append(n); return len(to)
+def named(n, *, to): to[n] = n; raise KeyError(n)
+def sums(of): of = list(of); of.append(1); return sum(of)
+"""
+LOST = "what it changed in its arguments was lost; it will no more"
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_changed_arguments(tmp_path, python):
+    """A function that changes what it is called with loses that once in a process, as is told, and stays from then on; one that does not goes on."""
+    (tmp_path / "pychanges.py").write_text(CHANGES)
+    (tmp_path / "app.py").write_text(
+        "import asyncio, pychanges\nasync def main():\n    for _ in range(40):\n        await asyncio.sleep(0.001)\n"
+        "    total, many, named = pychanges.Total(), [1, 2], {}\n    for i in range(3):\n"
+        "        try: pychanges.named(i, to=named)\n        except KeyError: pass\n"
+        "        print(pychanges.adds(many, i), pychanges.sums(many), total.adds(1), total.looks(1))\n"
+        "    print(many, named, total.sum)\nif __name__ == '__main__':\n    asyncio.run(main())\n")
+    _, (printed, said), recording, status = finish(begin(tmp_path, python, policy="[python]\npychanges.Total.__init__ = process\npychanges.* = process(1)\n", program=tmp_path / "app.py"))
+    assert (status, printed.splitlines()) == (0, ["3 4 1 1", "3 5 1 2", "4 7 2 3", "[1, 2, 1, 2] {1: 1, 2: 2} 2"]), said
+    changing = {"pychanges.adds", "pychanges.Total.adds", "pychanges.named"}
+    assert {name: line["text"] for name, line in rows(recording, "refused").items()} == {
+        **dict.fromkeys(changing, LOST), "pychanges.Total.__init__": "it fills an object, which would be lost"}, said
+    assert {name: line["count"] for name, line in rows(recording, "stayed").items()} == dict.fromkeys(changing, 2)
+    assert {name: line["count"] for name, line in rows(recording, "moved").items() if name not in changing} == {"pychanges.sums": 3, "pychanges.Total.looks": 3}
+    assert f"pychanges.adds (process(1)) stays: {LOST}" in said
+
+
 @pytest.mark.parametrize("python", interpreters()[:1])
 def test_written_from_a_recording_and_followed(tmp_path, python):
     """What computes is proposed, by the report of a dry run, too; followed, the ticker beside it goes on."""

@@ -311,6 +311,8 @@ class Processes:
 
 
 def in_process(rule, function, call, arguments, names):
+    if function.changes:
+        return Stays("it changes what it is called with, which a process would lose")
     try:
         data = _pickle.dumps((arguments, names or {}), 5)
     except Exception as error:
@@ -342,7 +344,10 @@ def in_process(rule, function, call, arguments, names):
     reply = _pickle.loads(answer)
     if isinstance(reply, str):
         return Stays(reply)
-    return result_of(function, rule.label, reply)
+    if reply[3]:
+        function.changes = True
+        tell("refused", function.name, rule.label, "what it changed in its arguments was lost; it will no more", 1)
+    return result_of(function, rule.label, reply[:3])
 
 
 # ---- forks ----------------------------------------------------------------------------------------------------------

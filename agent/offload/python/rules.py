@@ -29,6 +29,7 @@ class Function:
     def __init__(self, module, path):
         self.module, self.path = module, path
         self.name = f"{module}.{path}"
+        self.changes = False  # what it is called with: a process has said so
 
 
 pools = []
@@ -206,8 +207,12 @@ def consider(module, path, value, exact):
         if rule:
             tell("rule", rule.pattern, rule.label, "", 1)
         return
-    why = "moving itself needs it" if module.__name__.partition(".")[0] in LIBRARY else catch(
-        rule, module.__name__, path, value)
+    if module.__name__.partition(".")[0] in LIBRARY:
+        why = "moving itself needs it"
+    elif rule.action != "thread" and path.endswith(".__init__"):
+        why = "it fills an object, which would be lost"
+    else:
+        why = catch(rule, module.__name__, path, value)
     if why and exact:
         tell("rule", rule.pattern, rule.label, "", 1)
         tell("refused", f"{module.__name__}.{path}", rule.label, why, 1)
