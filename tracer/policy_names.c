@@ -138,7 +138,7 @@ void ub_policy_put_name(char *to, size_t size, const char *name)
 {
     size_t used = strlen(to), i;
 
-    for (i = 0; name[i] && i < NAME_MAX_ && used + 2 < size; i++) {
+    for (i = 0; i < NAME_MAX_ && name[i] && used + 2 < size; i++) {
         bool plain = (unsigned char)name[i] >= ' ' && (unsigned char)name[i] != 0x7f && !strchr("[]\\*?=#", name[i]);
 
         to[used++] = plain ? name[i] : '?';

@@ -81,7 +81,7 @@ struct mine *ub_pysteps_mine(bool make)
     if (m && is_free(m))
         return take_over(m, t->slot->tid);
     at = ub_raw6(SYS_mmap, 0, sizeof(*m), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at < 0 && at > -4096)
+    if (at <= 0 && at > -4096)
         return NULL;
     m = (struct mine *)at; /* an earlier one has something left, or is a forked child's parent's: lost with it */
     m->generation = ub_process->generation;

@@ -64,8 +64,8 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
 
 /*
  * Likewise a call of SQLite's that computes, on a connection with this mutex, which the caller does not hold. Never
- * made at first: only from a place that has blocked, or by a policy. *ret_pin: why it was not, MOVABLE: its place is not
- * known to block.
+ * made at first: only from a place that has blocked, or by a policy. *ret_pin: why it was not, MOVABLE: its place is
+ * not known to block.
  */
 bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t word[UB_POOL_WORDS], const void *mutex,
                          enum ub_pin *ret_pin, int64_t *ret);
