@@ -20,9 +20,10 @@
 
 #define python ub_pysteps_python
 
-#define UB_WAITS_MAX 16u       /* so many may wait for one another */
-#define MUTEX_NS     2000000u  /* so long is who waits for another's mutex left, */
-#define MUTEX_MAX_NS 20000000u /* and a quarter of the time that it has waited, or so long */
+#define UB_WAITS_MAX 16u        /* so many may wait for one another */
+#define MUTEX_NS     2000000u   /* so long is who waits for another's mutex left, */
+#define MUTEX_MAX_NS 20000000u  /* and a quarter of the time that it has waited, or so long; */
+#define BEHIND_NS    100000000u /* who is not the first is told when it is */
 
 /* An alarm's handler would raise its exception in the loop instead of in this call. */
 static bool alarm_is_set(void)
@@ -580,16 +581,41 @@ static void tell_crossing(const struct mine *m, const void *mutex)
         ub_pyfunctions_note(CROSSES);
 }
 
+/* Of those that queue for it. */
+static struct step *first_in_queue(const struct mine *m, const void *mutex)
+{
+    struct step *first = NULL;
+
+    for (struct step *s = m->suspended; s; s = s->next) {
+        if (s->queues == mutex && (!first || s->ticket < first->ticket))
+            first = s;
+    }
+    return first;
+}
+
+/* It is to look at once. */
+static void tell_next(struct mine *m, const void *mutex)
+{
+    struct step *s = first_in_queue(m, mutex);
+
+    if (s && !s->done) {
+        s->deadline_ns = ub_clock_monotonic_ns();
+        ub_pysteps_arm(m, s->host);
+    }
+}
+
 /* Left for a moment, having waited since `begun_ns`. */
 static bool leave_to(struct mine *m, struct step *s, uint64_t begun_ns, bool gil)
 {
     uint64_t now = ub_clock_monotonic_ns(), ns = (now - begun_ns) / 4;
+    const struct step *first = first_in_queue(m, s->queues);
+    bool behind = first && first->ticket < s->ticket;
 
     s->job = (struct ub_job){0};
     s->wait.lock = NULL;
     s->fd = s->own_fd = -1;
     s->direction = s->holds_up = 0;
-    s->deadline_ns = now + (ns < MUTEX_NS ? MUTEX_NS : ns > MUTEX_MAX_NS ? MUTEX_MAX_NS : ns);
+    s->deadline_ns = now + (behind ? BEHIND_NS : ns < MUTEX_NS ? MUTEX_NS : ns > MUTEX_MAX_NS ? MUTEX_MAX_NS : ns);
     return ub_pysteps_leave(m, s, gil);
 }
 
@@ -630,6 +656,7 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     }
     if (leaves)
         s->queues = NULL;
+    tell_next(m, mutex);
     tell_crossing(m, mutex);
     errno = saved;
 }
@@ -696,6 +723,7 @@ bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t 
     m->current->computes = mutex;
     left = leave(m, id, (void *)function, word, &b, NULL, say.site, ret);
     m->current->computes = NULL;
+    tell_next(m, UB_SQLITE_ANY);
     return left;
 }
 

@@ -37,14 +37,14 @@ def test_every_step_elsewhere(tmp_path, python):
     command = [python, "-X", "dev", "-W", "ignore", PROGRAM, *CASES]
     with oracle.Sentinel() as sentinel:
         alone = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(loop))
-        done, recording = helpers.record(tmp_path, *command, threshold="50ms", options=("-q", f"--offload={policy}"), env=environment(loop))
+        done, recording = helpers.record(tmp_path, *command, threshold="50ms", options=("-q", f"--offload={policy}"), env=environment(loop), timeout=90)
         printed, said = alone.communicate()
     assert (done.returncode, done.stdout) == (alone.returncode, printed), done.stderr
     assert alone.returncode == 0 and len(printed.splitlines()) == len(CASES), said
     if sum(b - a for a, b in sentinel.late) < 50_000_000:
         for case in ("computes", "closes"):
             assert gaps(done.stderr)[case] < gaps(said)[case] / 2, (done.stderr, said)
-    moved = {line["callback"]["function"].split(".")[0] for line in recording.of("offload") if line["moved"] and line["call"] == "sqlite3_step"}
+    moved = {line.get("callback", {}).get("function", "?").split(".")[0] for line in recording.of("offload") if line["moved"] and line["call"] == "sqlite3_step"}
     assert moved >= {"computes", "writers", "rolls_back", "closes", "mixed"} and "calls_python" not in moved, moved
 
 

@@ -194,7 +194,7 @@ async def in_threads():
 
 
 async def mixed():
-    """Sixty tasks, three connections to one file: each adds what it has counted, or finds the others' rows whole."""
+    """Thirty tasks, three connections to one file: each adds what it has counted, or finds the others' rows whole."""
     path = pysqlite.fresh("mixed")
     dbs = [sqlite3.connect(path) for _ in range(3)]
 
@@ -207,7 +207,7 @@ async def mixed():
         db.commit()
         found = dbs[(i + 1) % 3].execute("SELECT who, count(*) FROM t GROUP BY who").fetchall()
         return all(n == 2 for _, n in found)
-    got = await asyncio.gather(*(work(i) for i in range(60)))
+    got = await asyncio.gather(*(work(i) for i in range(30)))
     for db in dbs:
         db.close()
     return all(got), len(pysqlite.rows(path))
