@@ -25,8 +25,9 @@
 #define CAP_NS      20000000ull              /* a loop that always has something to do lets one go on after so long */
 #define AGAIN_NS    1000000ull
 #define BUSY_NS     (2 * LEAST_NS) /* a descriptor was ready that soon: the next request is likely to come soon, too */
-#define LINGER_NS   100000ull      /* for that the loop is let turn so long after its last work */
+#define LINGER_NS   LEAST_NS       /* for that the loop is let turn so long after its last work */
 #define AWAY_NS     500000ull      /* and for so long in all, then who computes goes on */
+#define VAIN_TIMES  2u             /* if none came it is not waited for so many times */
 #define SOON_NS     100000ull /* so often is looked whether the next step has begun, once one was asked or set aside */
 #define SOON_ROUNDS 200u
 #define IDLE_ROUNDS 8u
@@ -47,6 +48,9 @@ static struct {
     uint64_t turn;      /* when that turn's first step began: the slice is the turn's */
     uint64_t lingers;   /* until then who computes is not put back as soon as the loop has nothing to do */
     uint64_t worked;    /* when the loop had something to do, last; only while it lingers */
+    uint32_t vain;      /* so many times it is not lingered */
+    bool rested;        /* it had nothing to do, last time; while it lingers */
+    bool gained;        /* and then something came after all */
     uint32_t aside;     /* steps are, and go on soon */
     uint32_t tripped;   /* the interpreter was told */
     uint32_t wanted;    /* the signal is ours */
@@ -293,6 +297,10 @@ void ub_pyyield_begins(struct mine *m, struct step *s)
         beat.turn = now;
     }
     beat.due = beat.turn + slice_ns();
+    if (s->yields && beat.gained) { /* what uvloop has read since its turn came is behind it, and no descriptor tells */
+        beat.due = now + BUSY_NS;
+        beat.gained = false;
+    }
     beat.asked = beat.again = 0;
     __atomic_store_n(&beat.step, now, __ATOMIC_SEQ_CST);
     if (ub_unlikely(ub_load_relaxed(&beat.asleep)))
@@ -349,9 +357,31 @@ static bool lingers(bool idle)
     if (!beat.lingers)
         return false;
     now = ub_clock_monotonic_ns();
-    if (!idle)
+    if (!idle) {
+        beat.gained |= beat.rested;
         beat.worked = now;
-    return now < beat.lingers && now < beat.worked + LINGER_NS;
+    }
+    beat.rested = idle;
+    if (now < beat.lingers && now < beat.worked + LINGER_NS)
+        return true;
+    beat.vain = beat.gained ? 0 : VAIN_TIMES;
+    beat.lingers = 0;
+    return false;
+}
+
+/* `now` a step is set aside. */
+static void may_linger(uint64_t now)
+{
+    beat.lingers = 0;
+    if (now >= beat.step + BUSY_NS || now >= beat.due)
+        return;
+    if (beat.vain) {
+        beat.vain--;
+        return;
+    }
+    beat.lingers = now + AWAY_NS;
+    beat.worked = now;
+    beat.rested = beat.gained = false;
 }
 
 static void pump(void *of)
@@ -420,8 +450,8 @@ static uint64_t yield(void)
     s->direction = s->holds_up = 0;
     s->deadline_ns = 0;
     s->yields = true;
-    s->yielded_ns = beat.worked = ub_clock_monotonic_ns();
-    beat.lingers = s->yielded_ns < beat.step + BUSY_NS && s->yielded_ns < beat.due ? s->yielded_ns + AWAY_NS : 0;
+    s->yielded_ns = ub_clock_monotonic_ns();
+    may_linger(s->yielded_ns);
     if (!ub_pysteps_leave(m, s, true)) {
         s->yields = false;
         later(AGAIN_NS);
