@@ -411,6 +411,12 @@ void ub_outside_stop(struct ub_outside *o)
         return;
     ub_store_release(&o->stopping, 1);
     pthread_join(o->thread, NULL);
+}
+
+void ub_outside_free(struct ub_outside *o)
+{
+    if (!o)
+        return;
     pthread_mutex_destroy(&o->lock);
     free(o);
 }

@@ -21,7 +21,8 @@ struct ub_outside;
 
 /* `arena` stays the caller's, and must outlive it. 0 or -errno. */
 int ub_outside_start(struct ub_arena *arena, uint64_t threshold_ns, struct ub_outside **ret);
-void ub_outside_stop(struct ub_outside *o); /* joins its thread; NULL is fine */
+void ub_outside_stop(struct ub_outside *o); /* joins its thread, once; NULL is fine */
+void ub_outside_free(struct ub_outside *o); /* when it has stopped, and nobody looks any more; NULL is fine */
 
 /*
  * 0; -ESRCH; -EACCES: not a process that this user may look at; -ENOTSUP: this

@@ -230,6 +230,7 @@ static void destroy(struct ub_watch *w)
         if (w->watched[i].schedstat_fd >= 0)
             close(w->watched[i].schedstat_fd);
     }
+    ub_outside_free(w->outside);
     if (w->arena)
         munmap(w->arena, sizeof(*w->arena));
     if (w->arena_fd >= 0 && !w->adopted)
