@@ -6,6 +6,7 @@
 
 #include "../process.h"
 #include "../raw.h"
+#include "fdkind.h"
 #include "ready.h"
 #include "suspend.h"
 
@@ -14,6 +15,8 @@
 #include <netdb.h>
 #include <poll.h>
 #include <semaphore.h>
+#include <stddef.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
@@ -113,7 +116,9 @@ void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_bl
 {
     enum what what = (enum what)what_of[id];
 
-    *ret = (struct ub_block){.fd = -1, .may_move = what != OTHER && what != CLOSE};
+    memset(ret, 0, offsetof(struct ub_block, word)); /* `word` goes with `function` */
+    ret->fd = -1;
+    ret->may_move = what != OTHER && what != CLOSE;
     if (what == OTHER || (what == FCNTL && word[1] != F_SETLKW && word[1] != F_OFD_SETLKW)) {
         ret->may_move = false;
         return;
@@ -208,11 +213,22 @@ static bool is_ready(int fd, short events)
 /* A pipe or a socket in blocking mode: others are not waited for, or not in a way that can be asked for. */
 static bool may_block(int fd)
 {
-    struct stat st = {0};
-    long flags = ub_raw3(SYS_fcntl, fd, F_GETFL, 0);
+    enum ub_fdkind kind = ub_fdkind(fd);
+    long flags;
 
-    return flags >= 0 && !(flags & O_NONBLOCK) && ub_raw2(SYS_fstat, fd, &st) == 0 &&
-           (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+    if (!ub_fdkind_is_awaited(kind))
+        return false;
+    flags = ub_raw3(SYS_fcntl, fd, F_GETFL, 0);
+    return flags >= 0 && !(flags & O_NONBLOCK);
+}
+
+static bool answer(long r, struct ub_block *b, int64_t *ret)
+{
+    b->made = true;
+    if (r < 0)
+        errno = (int)-r;
+    *ret = r < 0 ? -1 : r;
+    return false;
 }
 
 static int flags_of(uint32_t id, const uint64_t *word)
@@ -229,19 +245,32 @@ static int flags_of(uint32_t id, const uint64_t *word)
     return 0;
 }
 
-/* Sends what there is room for: a socket that is ready may still block for what is more. */
+/* Most have something to receive: made by who does not wait, the call itself says so. */
+static bool read_blocks(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
+{
+    enum ub_fdkind kind = ub_fdkind(b->fd);
+
+    if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE) || !ub_fdkind_is_awaited(kind))
+        return false;
+    b->made = kind != UB_FDKIND_LATE && ub_ready_receive(id, word, kind == UB_FDKIND_STREAM, ret);
+    return !b->made && may_block(b->fd) && !is_ready(b->fd, POLLIN);
+}
+
+/*
+ * Sends what there is room for: a socket that is ready may still block for what is more. What it says of a broken
+ * connection it says once; but with a signal that is the call's own to bring about.
+ */
 static bool send_blocks(const uint64_t *word, int flags, struct ub_block *b, int64_t *ret)
 {
     long r;
 
-    if (flags & MSG_DONTWAIT || !may_block(b->fd))
+    if (flags & MSG_DONTWAIT)
         return false;
     r = ub_raw6(SYS_sendto, b->fd, (long)word[1], (long)word[2], (long)flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
-    if (r == (long)word[2] || (r < 0 && r != -EAGAIN)) {
-        b->made = r >= 0; /* an error is the call's own to bring about, with its signal */
-        *ret = r;
+    if (r == -EPIPE || r == -EINTR)
         return false;
-    }
+    if (r == (long)word[2] || (r < 0 && r != -EAGAIN) || !may_block(b->fd))
+        return answer(r, b, ret);
     b->function = ub_ready_send_rest;
     for (int i = 0; i < 3; i++)
         b->word[i] = word[i];
@@ -265,27 +294,13 @@ static bool pipe_blocks(uint64_t n, int fd)
 static bool write_blocks(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
     bool several = id == UB_CALL_ID_writev;
-    int type = 0;
-    socklen_t len = sizeof(type);
 
-    if (!may_block(b->fd))
-        return false;
-    if (!several && ub_raw6(SYS_getsockopt, b->fd, SOL_SOCKET, SO_TYPE, (long)&type, (long)&len, 0) == 0 &&
-        type == SOCK_STREAM && word[2] > 0)
+    if (!several && word[2] > 0 && ub_fdkind(b->fd) == UB_FDKIND_STREAM)
         return send_blocks(word, 0, b, ret);
-    return pipe_blocks(several ? 0 : word[2], b->fd);
+    return may_block(b->fd) && pipe_blocks(several ? 0 : word[2], b->fd);
 }
 
 /* ---- locks, children ------------------------------------------------------------------------ */
-
-static bool answer(long r, struct ub_block *b, int64_t *ret)
-{
-    b->made = true;
-    if (r < 0)
-        errno = (int)-r;
-    *ret = r < 0 ? -1 : r;
-    return false;
-}
 
 static bool flock_blocks(const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
@@ -332,9 +347,7 @@ static bool sem_blocks(const uint64_t *word, struct ub_block *b, int64_t *ret)
 
 static bool is_file(int fd)
 {
-    struct stat st = {0};
-
-    return ub_raw2(SYS_fstat, fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+    return ub_fdkind(fd) == UB_FDKIND_FILE;
 }
 
 static bool copy(void *to, uint64_t from, size_t size)
@@ -500,9 +513,7 @@ bool ub_block_proven(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_
     case SLEEP:
         return sleeps_long(id, word, b);
     case READS:
-        if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE))
-            return false;
-        return !is_ready(b->fd, POLLIN) && may_block(b->fd); /* in this order: most have something to read */
+        return read_blocks(id, word, b, ret);
     case WRITES:
         return write_blocks(id, word, b, ret);
     case SENDS:

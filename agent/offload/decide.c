@@ -162,10 +162,20 @@ static uintptr_t restorer(void)
     return ub_load_relaxed(&known);
 }
 
+/* Of a stack that is known to be there. What AddressSanitizer keeps from being read is read, too. */
+__attribute__((no_sanitize("address"))) static bool holds(uintptr_t at, uintptr_t end, uintptr_t wanted)
+{
+    for (; at < end; at += sizeof(uintptr_t)) {
+        if (*(const uintptr_t *)at == wanted)
+            return true;
+    }
+    return false;
+}
+
 /*
- * A handler's frame between us and the callback's. Read by a call that cannot fault. A
- * leftover of an earlier handler in some unused buffer is taken for one, too: an error in the
- * direction that does no harm. `known`: both lie on one stack.
+ * A handler's frame between us and the callback's. `known`: both lie on one stack, of ours; any other is read by a call
+ * that cannot fault. A leftover of an earlier handler in some unused buffer is taken for one, too: an error in the
+ * direction that does no harm.
  */
 static enum ub_pin judge_stack(uintptr_t sp, uintptr_t end, bool known)
 {
@@ -173,16 +183,17 @@ static enum ub_pin judge_stack(uintptr_t sp, uintptr_t end, bool known)
 
     if (sp >= end || (!known && end - sp > STACK_FAR))
         return UB_PIN_STACK;
+    if (known)
+        return wanted && holds(sp & ~7ul, end, wanted) ? UB_PIN_SIGNAL : UB_PIN_MOVABLE;
     for (uintptr_t at = sp & ~7ul; wanted && at < end; at += sizeof(word)) {
         struct iovec local = {word, sizeof(word)}, remote = {(void *)at, sizeof(word)};
         long n = ub_raw6(SYS_process_vm_readv, ub_process->pid, (long)&local, 1, (long)&remote, 1, 0);
 
         if (n <= 0)
             return UB_PIN_STACK;
-        for (long i = 0; i < n / (long)sizeof(*word) && at + (uintptr_t)i * sizeof(*word) < end; i++) {
-            if (word[i] == wanted)
-                return UB_PIN_SIGNAL;
-        }
+        if (holds((uintptr_t)word, (uintptr_t)word + (uintptr_t)(at + (uintptr_t)n < end ? (uintptr_t)n : end - at),
+                  wanted))
+            return UB_PIN_SIGNAL;
     }
     return UB_PIN_MOVABLE;
 }
@@ -351,6 +362,11 @@ bool ub_decide_is_interrupted(uint32_t id, const uint64_t *value)
     return has_limit(id, value) || ub_signals_interrupt(false);
 }
 
+bool ub_decide_makes_sockets(uint32_t id)
+{
+    return id == UB_CALL_ID_getaddrinfo || id >= UB_BLOCK_CALLS;
+}
+
 bool ub_decide_call_moves(uint32_t id)
 {
     return id < UB_BLOCK_CALLS && kind_of[id] != NO;
@@ -370,10 +386,11 @@ void ub_decide(const struct ub_thread *t, uint32_t id, const uint64_t *value, ui
     if (ret->executor == UB_EXECUTOR_NONE)
         ret->pin = UB_PIN_CALL;
     else if (python) /* it calls again what a signal has interrupted */
-        ret->pin =
-            ret->executor == UB_EXECUTOR_TIMER || ub_identity_is_the_pools(true) ? UB_PIN_MOVABLE : UB_PIN_IDENTITY;
+        ret->pin = ret->executor == UB_EXECUTOR_TIMER || ub_identity_is_the_pools(ub_decide_makes_sockets(id))
+                       ? UB_PIN_MOVABLE
+                       : UB_PIN_IDENTITY;
     else if (ub_signals_interrupt(ret->executor == UB_EXECUTOR_TIMER || has_limit(id, value)))
         ret->pin = UB_PIN_EINTR;
-    else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools(id == UB_CALL_ID_getaddrinfo))
+    else if (ret->executor != UB_EXECUTOR_TIMER && !ub_identity_is_the_pools(ub_decide_makes_sockets(id)))
         ret->pin = UB_PIN_IDENTITY;
 }

@@ -54,4 +54,8 @@ bool ub_decide_shape_moves(const struct ub_shape *shape);
 /* Whether this call is, whatever its arguments. */
 bool ub_decide_call_moves(uint32_t id);
 
+/* Whether it may make sockets, in the network of the thread that makes it: names are asked for, and what whole units
+ * (common/units.h) do is not known. */
+bool ub_decide_makes_sockets(uint32_t id);
+
 #endif

@@ -2,13 +2,17 @@
 
 #include "../raw.h"
 #include "block.h"
+#include "fdkind.h"
 #include "pysteps.h"
 #include "signals.h"
 #include "suspend.h"
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -120,6 +124,12 @@ enum {
     ID___res_init,
     ID_res_init,
     ID_siginterrupt,
+    ID_alarm,
+    ID_ualarm,
+    ID_setitimer,
+    ID_setsockopt,
+    ID_freopen,
+    ID_freopen64,
     IDS,
 };
 static void *original[IDS][UB_LOOP_COPIES];
@@ -127,6 +137,7 @@ static void *original[IDS][UB_LOOP_COPIES];
 /* Calls that use them come first. */
 static void settle(unsigned first, unsigned last)
 {
+    ub_fdkind_forget_range(first, last);
     ub_suspend_settle_numbers(first, last);
     ub_pysteps_settle_numbers(first, last);
 }
@@ -243,6 +254,59 @@ static int hook_siginterrupt(int sig, int flag)
     return ret;
 }
 
+static unsigned hook_alarm(unsigned seconds)
+{
+    unsigned ret = ((unsigned (*)(unsigned))original[ID_alarm][0])(seconds);
+
+    ub_signals_changed();
+    return ret;
+}
+
+static useconds_t hook_ualarm(useconds_t us, useconds_t again)
+{
+    useconds_t ret = ((useconds_t(*)(useconds_t, useconds_t))original[ID_ualarm][0])(us, again);
+
+    ub_signals_changed();
+    return ret;
+}
+
+static int hook_setitimer(int which, const struct itimerval *time, struct itimerval *old)
+{
+    int ret = ((int (*)(int, const struct itimerval *, struct itimerval *))original[ID_setitimer][0])(which, time, old);
+
+    ub_signals_changed();
+    return ret;
+}
+
+/* Whatever other numbers the socket has. */
+static int hook_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+    int r =
+        ((int (*)(int, int, int, const void *, socklen_t))original[ID_setsockopt][0])(fd, level, option, value, len);
+
+    if (level == SOL_SOCKET && option == SO_RCVLOWAT)
+        ub_fdkind_forget_range(0, UINT32_MAX);
+    return r;
+}
+
+/* The stream's number is another file's then. */
+static FILE *reopen(uint32_t id, const char *path, const char *how, FILE *stream)
+{
+    if (stream)
+        ub_fdkind_forget(fileno_unlocked(stream));
+    return ((FILE * (*)(const char *, const char *, FILE *)) original[id][0])(path, how, stream);
+}
+
+static FILE *hook_freopen(const char *path, const char *how, FILE *stream)
+{
+    return reopen(ID_freopen, path, how, stream);
+}
+
+static FILE *hook_freopen64(const char *path, const char *how, FILE *stream)
+{
+    return reopen(ID_freopen64, path, how, stream);
+}
+
 static const struct ub_loop_hook hooks[] = {
     {"dup2", {(void *)hook_dup2, NULL}, UB_HOOK_OTHERS},
     {"dup3", {(void *)hook_dup3, NULL}, UB_HOOK_OTHERS},
@@ -252,6 +316,12 @@ static const struct ub_loop_hook hooks[] = {
     {"__res_init", {(void *)hook___res_init, NULL}, UB_HOOK_OTHERS},
     {"res_init", {(void *)hook_res_init, NULL}, UB_HOOK_OTHERS},
     {"siginterrupt", {(void *)hook_siginterrupt, NULL}, UB_HOOK_OTHERS},
+    {"alarm", {(void *)hook_alarm, NULL}, UB_HOOK_OTHERS},
+    {"ualarm", {(void *)hook_ualarm, NULL}, UB_HOOK_OTHERS},
+    {"setitimer", {(void *)hook_setitimer, NULL}, UB_HOOK_OTHERS},
+    {"setsockopt", {(void *)hook_setsockopt, NULL}, UB_HOOK_OTHERS},
+    {"freopen", {(void *)hook_freopen, NULL}, UB_HOOK_OTHERS},
+    {"freopen64", {(void *)hook_freopen64, NULL}, UB_HOOK_OTHERS},
 };
 _Static_assert(UB_ARRAY_LEN(hooks) == IDS, "one original a hook");
 

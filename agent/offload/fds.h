@@ -1,6 +1,7 @@
 /*
  * What the program does to numbers of descriptors that a moved call still uses: dup2, dup3, close_range, closefrom
- * (close is in moves.c). The call comes first, as it would have without us: else it acted on another file.
+ * (close is in moves.c). The call comes first, as it would have without us: else it acted on another file. Beside
+ * these, what else of libc's is hooked only where calls move: what arms alarms, sets up resolvers, socket options.
  */
 #ifndef UB_AGENT_FDS_H
 #define UB_AGENT_FDS_H

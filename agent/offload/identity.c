@@ -39,9 +39,9 @@ static void ask(struct identity *ret)
 
 enum { SAME, OTHER, UNKNOWN };
 
-static int compare(int32_t tid, int what)
+static int compare(int32_t own, int32_t tid, int what)
 {
-    long r = ub_raw6(SYS_kcmp, ub_raw0(SYS_gettid), tid, what, 0, 0, 0);
+    long r = ub_raw6(SYS_kcmp, own, tid, what, 0, 0, 0);
 
     return r == 0                                       ? SAME
            : r == -ENOSYS || r == -EPERM || r == -ESRCH ? UNKNOWN
@@ -52,9 +52,10 @@ static int compare(int32_t tid, int what)
  */
 static bool has_files_of(int32_t tid, uint64_t mounts)
 {
-    int folder = compare(tid, KCMP_FS);
+    int32_t own = (int32_t)ub_raw0(SYS_gettid);
+    int folder = compare(own, tid, KCMP_FS);
 
-    return folder != OTHER && compare(tid, KCMP_FILES) != OTHER &&
+    return folder != OTHER && compare(own, tid, KCMP_FILES) != OTHER &&
            (folder == SAME || inode("/proc/thread-self/ns/mnt") == mounts);
 }
 

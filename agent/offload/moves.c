@@ -6,6 +6,7 @@
 #include "block.h"
 #include "children.h"
 #include "drive.h"
+#include "fdkind.h"
 #include "fds.h"
 #include "pysteps.h"
 #include "suspend.h"
@@ -133,6 +134,7 @@ static bool is_kept(int fd)
 #define KEPT(name)                                                                                                     \
     static int kept_##name(int fd)                                                                                     \
     {                                                                                                                  \
+        ub_fdkind_forget(fd);                                                                                          \
         if (ub_likely(!is_kept(fd)))                                                                                   \
             return moved_##name(fd);                                                                                   \
         errno = EBADF;                                                                                                 \
@@ -259,6 +261,24 @@ static int reaped_waitid(idtype_t what, id_t id, siginfo_t *info, int flags)
     return stayed_waitid(what, id, info, flags);
 }
 
+/* Streams close their descriptors unseen. */
+static FILE *forget(FILE *stream)
+{
+    if (stream)
+        ub_fdkind_forget(fileno_unlocked(stream));
+    return stream;
+}
+
+static int forgotten_fclose(FILE *stream)
+{
+    return direct.fclose(forget(stream));
+}
+
+static int forgotten_pclose(FILE *stream)
+{
+    return stayed_pclose(forget(stream));
+}
+
 void ub_moves_start(void)
 {
     direct = ub_real;
@@ -271,5 +291,6 @@ void ub_moves_start(void)
 #define ASK(type, name, ...) ub_real.name = asked_##name;
     ASKS(ASK)
 #define REAP(name) ub_real.name = reaped_##name;
-    REAP(waitpid) REAP(__waitpid) REAP(wait3) REAP(wait4) REAP(waitid)
+    REAP(waitpid) REAP(__waitpid) REAP(wait3) REAP(wait4) REAP(waitid) ub_real.fclose = forgotten_fclose;
+    ub_real.pclose = forgotten_pclose;
 }

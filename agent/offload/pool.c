@@ -321,8 +321,8 @@ static int submit(struct ub_job *job)
     count_queued(lane, 1);
     if (lane->queued > lane->totals.most_queued)
         lane->totals.most_queued = lane->queued;
-    pthread_cond_signal(&lane->more);
     pthread_mutex_unlock(&lane->lock);
+    pthread_cond_signal(&lane->more); /* not before: who wakes would only wait for the lock */
     return 0;
 }
 

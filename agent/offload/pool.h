@@ -68,6 +68,7 @@ struct ub_job {
     /* Makes the call if it does not wait, with result, error and signal. Called by the loop's thread, on any stack of
      * it, and makes no call that a hook sees. NULL: only a thread can make it. */
     enum ub_attempt (*attempt)(struct ub_job *job);
+    uint32_t id;          /* which call, for `attempt` */
     int wait_fd;          /* which says when to try: a number that nobody else puts into the inbox */
     uint32_t wait_events; /* EPOLLIN ... */
     uint64_t limit_ns;    /* how long it may take, from when it is begun; 0: for ever */

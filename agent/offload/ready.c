@@ -46,43 +46,35 @@ static enum ub_attempt unless_again(struct ub_job *job, long r)
     return UB_ATTEMPT_NOT_YET;
 }
 
-static enum ub_attempt recvfrom_now(struct ub_job *job)
+static long read_vector(const uint64_t *w, const struct iovec *v, long count)
 {
-    const uint64_t *w = job->word;
-
-    return unless_again(job, ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], (long)w[3] | MSG_DONTWAIT,
-                                     (long)w[4], (long)w[5]));
+    return ub_raw6(SYS_preadv2, (long)w[0], (long)v, count, -1, -1, NO_WAIT);
 }
 
-/* Its third length is that of the buffer. */
-static enum ub_attempt recv_chk_now(struct ub_job *job)
+/* By a way that does not wait. -errno; -EOPNOTSUPP: there is none. `stream`: a socket's, where that costs less. */
+static long receive(uint32_t id, const uint64_t *w, bool stream)
 {
-    const uint64_t *w = job->word;
+    const struct iovec v = {(void *)w[1], w[2]};
+    long flags = MSG_DONTWAIT;
 
-    return unless_again(job,
-                        ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], (long)w[4] | MSG_DONTWAIT, 0, 0));
+    switch (id) {
+    case UB_CALL_ID_recv:
+    case UB_CALL_ID_recvfrom:
+        return ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], (long)w[3] | flags, (long)w[4], (long)w[5]);
+    case UB_CALL_ID___recv_chk: /* its third length is that of the buffer */
+        return ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], (long)w[4] | flags, 0, 0);
+    case UB_CALL_ID_recvmsg:
+        return ub_raw3(SYS_recvmsg, w[0], w[1], (int)w[2] | flags);
+    case UB_CALL_ID_readv:
+        return read_vector(w, (const struct iovec *)w[1], (int)w[2]);
+    default:
+        return stream ? ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], flags, 0, 0) : read_vector(w, &v, 1);
+    }
 }
 
-static enum ub_attempt recvmsg_now(struct ub_job *job)
+static enum ub_attempt receive_now(struct ub_job *job)
 {
-    return unless_again(job, ub_raw3(SYS_recvmsg, job->word[0], job->word[1], (int)job->word[2] | MSG_DONTWAIT));
-}
-
-static long read_vector(const struct ub_job *job, const struct iovec *v, long count)
-{
-    return ub_raw6(SYS_preadv2, (long)job->word[0], (long)v, count, -1, -1, NO_WAIT);
-}
-
-static enum ub_attempt read_now(struct ub_job *job)
-{
-    const struct iovec v = {(void *)job->word[1], job->word[2]};
-
-    return unless_again(job, read_vector(job, &v, 1));
-}
-
-static enum ub_attempt readv_now(struct ub_job *job)
-{
-    return unless_again(job, read_vector(job, (const struct iovec *)job->word[1], (int)job->word[2]));
+    return unless_again(job, receive(job->id, job->word, false));
 }
 
 static long poll_now(uint64_t fds, uint64_t count)
@@ -210,35 +202,52 @@ static bool has_room(const uint64_t *word)
     return sum > 0;
 }
 
-static enum ub_attempt (*receives(uint32_t id, const uint64_t *w))(struct ub_job *)
+/* As far as the arguments say. */
+static bool can_receive(uint32_t id, const uint64_t *w)
 {
     switch (id) {
     case UB_CALL_ID_recv:
     case UB_CALL_ID_recvfrom:
-        return w[2] && !((int)w[3] & ~RECV_FLAGS) ? recvfrom_now : NULL;
+        return w[2] && !((int)w[3] & ~RECV_FLAGS);
     case UB_CALL_ID___recv_chk:
-        return w[2] && w[2] <= w[3] && !((int)w[4] & ~RECV_FLAGS) ? recv_chk_now : NULL;
+        return w[2] && w[2] <= w[3] && !((int)w[4] & ~RECV_FLAGS);
     case UB_CALL_ID_recvmsg:
-        return !((int)w[2] & ~RECV_FLAGS) ? recvmsg_now : NULL;
+        return !((int)w[2] & ~RECV_FLAGS);
     case UB_CALL_ID_read:
     case UB_CALL_ID___read:
-        return w[2] ? read_now : NULL;
+        return w[2] != 0;
     case UB_CALL_ID___read_chk:
-        return w[2] && w[2] <= w[3] ? read_now : NULL;
+        return w[2] && w[2] <= w[3];
     case UB_CALL_ID_readv:
-        return has_room(w) ? readv_now : NULL;
-    case UB_CALL_ID_accept:
-    case UB_CALL_ID_accept4:
-        return accept_now;
+        return has_room(w);
+    default:
+        return false;
     }
-    return NULL;
+}
+
+bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool stream, int64_t *ret)
+{
+    long r = can_receive(id, word) ? receive(id, word, stream) : -EAGAIN;
+
+    if (r == -EAGAIN || r == -EINTR || r == -EOPNOTSUPP)
+        return false;
+    *ret = r < 0 ? -1 : r;
+    if (r < 0)
+        errno = (int)-r;
+    return true;
+}
+
+static bool is_accept(uint32_t id)
+{
+    return id == UB_CALL_ID_accept || id == UB_CALL_ID_accept4;
 }
 
 static int prepare_receive(uint32_t id, struct ub_job *job, int fd)
 {
-    job->attempt = receives(id, job->word);
-    if (!job->attempt)
+    if (!is_accept(id) && !can_receive(id, job->word))
         return fd;
+    job->id = id;
+    job->attempt = is_accept(id) ? accept_now : receive_now;
     if (waits_for_more(fd))
         job->attempt = NULL;
     job->limit_ns = limit_of(fd, SO_RCVTIMEO);

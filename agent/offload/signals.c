@@ -27,6 +27,7 @@ static const uint64_t libcs = 3ull << 31; /* 32 and 33 */
 /* One bit a signal. */
 struct handlers {
     uint64_t any, not_restarting;
+    bool alarm; /* is to come */
 };
 
 static uint64_t changes;
@@ -34,7 +35,8 @@ static uint64_t changes;
 static struct handlers ask(void)
 {
     uint64_t not_the_programs = faults | libcs | (ub_process->sampler ? SIGNAL(URG) : 0);
-    struct handlers h = {0, 0};
+    struct itimerval alarm = {0};
+    struct handlers h = {0};
 
     for (int sig = 1; sig <= 64; sig++) {
         struct ub_sigaction act = {0};
@@ -45,10 +47,11 @@ static struct handlers ask(void)
         h.any |= bit;
         h.not_restarting |= act.flags & SA_RESTART ? 0 : bit;
     }
+    h.alarm = ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);
     return h;
 }
 
-/* 57 system calls: not for each call that moves. One thread keeps it, another that comes meanwhile asks for itself. */
+/* 58 system calls: not for each call that moves. One thread keeps it, another that comes meanwhile asks for itself. */
 static struct handlers handlers(void)
 {
     static struct {
@@ -84,11 +87,8 @@ bool ub_signals_interrupt(bool never_restarted)
 {
     struct handlers h = handlers();
     uint64_t which = never_restarted ? h.any : h.not_restarting;
-    struct itimerval alarm = {0};
 
-    if (which & ~SIGNAL(CHLD) || (which && has_children()))
-        return true;
-    return ub_raw2(SYS_getitimer, ITIMER_REAL, &alarm) == 0 && (alarm.it_value.tv_sec || alarm.it_value.tv_usec);
+    return h.alarm || which & ~SIGNAL(CHLD) || (which && has_children());
 }
 
 /* ---- what installs handlers: it is asked again after each ---------------------------------------------- */

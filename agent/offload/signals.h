@@ -22,7 +22,7 @@ bool ub_signals_interrupt(bool never_restarted);
 /* From now on the functions that install handlers are ours first. Once, before the program runs. */
 void ub_signals_start(void);
 
-/* Handlers are not what they were. Signal-safe. */
+/* Handlers, or an alarm, are not what they were. Signal-safe. */
 void ub_signals_changed(void);
 
 #endif

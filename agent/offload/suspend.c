@@ -179,6 +179,11 @@ static struct place place_of(const struct ub_task *task)
     return (struct place){task->fd, task->object, task->direction};
 }
 
+static uint64_t object_number(uint64_t device, uint64_t inode)
+{
+    return inode ^ device << 40 ^ 1ull << 63;
+}
+
 /* Of calls on descriptors of one file, whatever their numbers; locks belong to one descriptor, or (record locks) to
  * none. */
 static uint64_t object_of(int fd, uint32_t direction)
@@ -187,7 +192,13 @@ static uint64_t object_of(int fd, uint32_t direction)
 
     if (fd < 0 || direction & UB_DIRECTION_LOCK || ub_raw2(SYS_fstat, fd, &st) < 0)
         return 0;
-    return (uint64_t)st.st_ino ^ (uint64_t)st.st_dev << 40 ^ 1ull << 63;
+    return object_number(st.st_dev, st.st_ino);
+}
+
+/* The same, once what its number means is kept. */
+static uint64_t object_of_job(const struct ub_job *job, uint32_t direction)
+{
+    return job->check && !(direction & UB_DIRECTION_LOCK) ? object_number(job->device, job->inode) : 0;
 }
 
 /* An earlier call on the same file that is not over. `before`: only those suspended before it. */
@@ -860,6 +871,8 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     task->for_child = ub_block_is_child(id);
     if (!block->deadline_ns)
         task->own_fd = ub_ready_prepare(id, &task->job, ub_fds_keep(&task->job, task->fd));
+    if (!p.object)
+        task->object = object_of_job(&task->job, block->direction);
     wait_for_call(task);
     task->for_child = false;
     ub_sites_end(task->site);
@@ -868,18 +881,22 @@ static void leave(struct ub_task *task, uint32_t id, void *function, const uint6
     errno = task->job.error;
 }
 
-/* Sure to block, or likely to: by its kind, or because it has done so here before. */
+/* Sure to block, or likely to: by its kind, or because it has done so here before. In `eager` most calls are made by
+ * the look at whether they would, and nothing more has to be known. */
 static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *block, int64_t *ret)
 {
+    bool eager = ub_offload_now() == UB_OFFLOAD_EAGER, proven = eager && ub_block_proven(id, word, block, ret);
     struct ub_sites_say say;
 
+    if (block->made)
+        return false;
     ub_sites_ask(&ub_thread, id, &say);
     /* Semaphores are not timed; and what one waits for may be with a callback that is suspended. */
     if (id == UB_BLOCK_SEM_WAIT && say.mode != UB_OFFLOAD_POLICY)
         say.learned = m->suspended > 0;
     if (!ub_sites_may_leave(&say))
         return false;
-    if (ub_block_proven(id, word, block, ret))
+    if (proven || (!eager && ub_block_proven(id, word, block, ret)))
         return ub_sites_leave(&ub_thread, id, &say, true);
     return !block->made && (block->likely || say.learned) && ub_block_expected(id, word, block) &&
            ub_sites_leave(&ub_thread, id, &say, false);
@@ -954,8 +971,6 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         settle(earlier, p);
         return stay(id, function, word, value, &block, ret);
     }
-    if (!p.object)
-        p.object = object_of(block.fd, block.direction);
     leave(task, id, function, word, &block, p, ret);
     return true;
 }

@@ -20,6 +20,7 @@ from offload_hosts import slow  # noqa: F401
 
 PROGRAM = r"""
 #include <uv.h>
+#include <algorithm>
 #include <cerrno>
 #include <csetjmp>
 #include <csignal>
@@ -182,6 +183,29 @@ static void on_installed(uv_timer_t *t)
     fprintf(stderr, "between_us %d\n", (int)((uv_hrtime() - begun) / 1000));
     ssize_t r = read(p[0], &c, 1);
     say("installed " + std::to_string(r) + " " + std::to_string(errno == EINTR));
+}
+// ---- armed: an alarm whose handler leaves the call; just before, a call was moved
+static sigjmp_buf way_out;
+static void on_way_out(int) { siglongjmp(way_out, 1); }
+static void on_armed(uv_timer_t *t)
+{
+    static int way, worst; static int64_t begun;
+    char path[] = "/tmp/unblock-armed-XXXXXX", c;
+    static int fd; fd = mkstemp(path); unlink(path);
+    for (way = 0; way < 3; way++) {
+        begun = uv_hrtime();
+        if (fsync(fd)) abort();
+        if (sigsetjmp(way_out, 1) == 0) {
+            itimerval it = {{0, 0}, {0, 60000}};
+            if (way == 0) ualarm(60000, 0); else if (way == 1) setitimer(ITIMER_REAL, &it, nullptr); else alarm(1);
+            worst = std::max(worst, (int)((uv_hrtime() - begun) / 1000));
+            read(p[0], &c, 1);
+            say("READ");
+        } else
+            say("out");
+    }
+    close(fd);
+    fprintf(stderr, "between_us %d\n", worst);
 }
 // ---- records: a moved fsync leaves the process's record locks on the file alone
 static void on_records(uv_timer_t *t)
@@ -352,6 +376,7 @@ static void begin()
     if (is("faults")) { struct sigaction sa = {}; sa.sa_handler = on_alarm; sigaction(SIGSEGV, &sa, nullptr); start(&a, on_last, 1, 0); }
     if (is("restart")) { signal(SIGUSR2, on_alarm); pthread_create(&helper, nullptr, kicker, nullptr); start(&a, on_cut, 1, 0); }
     if (is("installed")) start(&a, on_installed, 1, 0);
+    if (is("armed")) { signal(SIGALRM, on_way_out); start(&a, on_armed, 1, 0); }
     if (is("records")) start(&a, on_records, 1, 0);
     if (is("reuse")) { number = fcntl(p[0], F_DUPFD, 800); pthread_create(&helper, nullptr, reuser, nullptr); start(&a, on_read_number, 1, 0); start(&b, on_read_number, 2, 0); }
     if (is("eof")) { pthread_create(&drain, nullptr, drainer, nullptr); start(&a, on_full, 1, 0); start(&b, on_fork_holder, 40, 0); }
@@ -396,7 +421,7 @@ int main(int, char **argv)
 """
 
 MOVES = {"queue": 4, "stopped": 1, "close": 3, "self": 1, "alive": 1, "stop": 1, "catch": 2, "throw": 2, "jump": 2, "fork": 1,
-         "reads": 3, "dup2": 2, "dup3": 2, "close_range": 2, "closefrom": 2, "unshared": 2, "mounts": 2, "network": 1, "installed": 1, "closefd": 1, "sigpipe": 1, "lost": 1, "big": 1, "errno": 1, "async": 2, "work": 2, "many": 2000, "exit": 0, "once": 1,
+         "reads": 3, "dup2": 2, "dup3": 2, "close_range": 2, "closefrom": 2, "unshared": 2, "mounts": 2, "network": 1, "installed": 1, "armed": 3, "closefd": 1, "sigpipe": 1, "lost": 1, "big": 1, "errno": 1, "async": 2, "work": 2, "many": 2000, "exit": 0, "once": 1,
          "faults": 1, "records": 1, "reuse": 2, "eof": 1, "semaphore": 2, "own": 1}
 STAYS = ["alarm", "handler", "restart"]
 
@@ -455,8 +480,8 @@ def test_the_same_as_without(tmp_path, hazards, mode):
         folder.mkdir()
         with Alone([hazards, mode] if mode not in EXPECTED else ["printf", "%s", EXPECTED[mode]]) as alone:
             done, recording, _ = eager(folder, hazards, mode, timeout=90)
-        # After 10 ms what handlers there are is asked anew: then it is not the hooks that are tested.
-        if mode != "installed" or int(done.stderr.split("between_us ")[1].split()[0]) < 8000:
+        # After 10 ms what handlers and alarms there are is asked anew: then it is not the hooks that are tested.
+        if mode not in ("installed", "armed") or int(done.stderr.split("between_us ")[1].split()[0]) < 8000:
             break
     assert alone.returncode == 0, alone.stderr
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
