@@ -1,7 +1,8 @@
 /*
  * syscall(2) as the program calls it. The wait calls go to ub_hook_syscall, as
- * do seccomp and prctl; everything else leaves through a tail jump: no frame
- * of ours stands between a vfork (or clone) made here and its caller.
+ * do seccomp, prctl and what closes descriptors (libuv does so here only);
+ * everything else leaves through a tail jump: no frame of ours stands between
+ * a vfork (or clone) made here and its caller.
  */
 #include <sys/syscall.h>
 
@@ -27,6 +28,14 @@ syscall:
         cmp     $SYS_seccomp, %rdi
         je      1f
         cmp     $SYS_prctl, %rdi
+        je      1f
+        cmp     $SYS_close, %rdi
+        je      1f
+        cmp     $SYS_close_range, %rdi
+        je      1f
+        cmp     $SYS_dup2, %rdi
+        je      1f
+        cmp     $SYS_dup3, %rdi
         je      1f
         jmp     *ub_real_syscall_pointer(%rip)
 1:      jmp     ub_hook_syscall

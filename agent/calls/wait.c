@@ -6,6 +6,7 @@
  * other: its time is taken (timing.h).
  */
 #include "../loops/turn.h"
+#include "../offload/fdkind.h"
 #include "../patch.h"
 #include "../raw.h"
 #include "../real.h"
@@ -109,6 +110,16 @@ long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
     case SYS_prctl:
         if (a == PR_SET_SECCOMP)
             ub_process_hush();
+        break;
+    case SYS_close:
+        ub_fdkind_forget((int)a);
+        break;
+    case SYS_close_range:
+        ub_fdkind_forget_range((unsigned)a, (unsigned)b);
+        break;
+    case SYS_dup2:
+    case SYS_dup3:
+        ub_fdkind_forget((int)b);
         break;
     }
     return go(nr, a, b, c, d, e, f);

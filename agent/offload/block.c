@@ -252,7 +252,7 @@ static bool read_blocks(uint32_t id, const uint64_t *word, struct ub_block *b, i
 
     if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE) || !ub_fdkind_is_awaited(kind))
         return false;
-    b->made = kind != UB_FDKIND_LATE && ub_ready_receive(id, word, kind == UB_FDKIND_STREAM, ret);
+    b->made = kind != UB_FDKIND_LATE && ub_ready_receive(id, word, kind != UB_FDKIND_PIPE, ret);
     return !b->made && may_block(b->fd) && !is_ready(b->fd, POLLIN);
 }
 
@@ -267,7 +267,9 @@ static bool send_blocks(const uint64_t *word, int flags, struct ub_block *b, int
     if (flags & MSG_DONTWAIT)
         return false;
     r = ub_raw6(SYS_sendto, b->fd, (long)word[1], (long)word[2], (long)flags | MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
-    if (r == -EPIPE || r == -EINTR)
+    if (r == -ENOTSOCK) /* as ub_ready_receive */
+        ub_fdkind_forget(b->fd);
+    if (r == -EPIPE || r == -EINTR || r == -ENOTSOCK || r == -EINPROGRESS) /* the last: connecting, who waits waits */
         return false;
     if (r == (long)word[2] || (r < 0 && r != -EAGAIN) || !may_block(b->fd))
         return answer(r, b, ret);

@@ -1,5 +1,6 @@
 #include "fdkind.h"
 
+#include "../process.h"
 #include "../raw.h"
 
 #include <sys/socket.h>
@@ -35,7 +36,8 @@ enum ub_fdkind ub_fdkind_ask(int fd)
 {
     enum ub_fdkind kind = ask(fd);
 
-    if ((uint32_t)fd < UB_FDKIND_NUMBERS)
+    /* A child of vfork's runs on its parent's memory, but its numbers are its own. */
+    if ((uint32_t)fd < UB_FDKIND_NUMBERS && ub_raw0(SYS_getpid) == ub_process->pid)
         ub_store_relaxed(&ub_fdkinds[fd], (uint8_t)kind);
     return kind;
 }

@@ -1,7 +1,9 @@
 /*
  * What kind of descriptor a number is, remembered: asking the kernel at each call would cost more than the call.
- * Forgotten when the program closes the number or puts another one in its place, by what is hooked (moves.c, fds.c);
- * what closes it past the hooks (system calls of the program's own) leaves a kind that may be wrong by then.
+ * Forgotten when the program closes the number or puts another one in its place, by what is hooked (moves.c, fds.c,
+ * calls/wait.c); what closes it past the hooks (instructions of the program's own) leaves a kind that may be wrong by
+ * then: a call that finds no socket where there was one asks again, but a file in a pipe's place may be read short.
+ * Threads with tables of their own (CLONE_FILES taken back) are told apart no more than that.
  * Any thread; signal-safe.
  */
 #ifndef UB_AGENT_FDKIND_H

@@ -3,6 +3,7 @@
 #include "../../common/calls.h"
 #include "../../common/clock.h"
 #include "../raw.h"
+#include "fdkind.h"
 #include "fds.h"
 
 #include <errno.h>
@@ -51,8 +52,8 @@ static long read_vector(const uint64_t *w, const struct iovec *v, long count)
     return ub_raw6(SYS_preadv2, (long)w[0], (long)v, count, -1, -1, NO_WAIT);
 }
 
-/* By a way that does not wait. -errno; -EOPNOTSUPP: there is none. `stream`: a socket's, where that costs less. */
-static long receive(uint32_t id, const uint64_t *w, bool stream)
+/* By a way that does not wait. -errno; -EOPNOTSUPP: there is none. `socket`: it is one; that costs less. */
+static long receive(uint32_t id, const uint64_t *w, bool socket)
 {
     const struct iovec v = {(void *)w[1], w[2]};
     long flags = MSG_DONTWAIT;
@@ -68,7 +69,7 @@ static long receive(uint32_t id, const uint64_t *w, bool stream)
     case UB_CALL_ID_readv:
         return read_vector(w, (const struct iovec *)w[1], (int)w[2]);
     default:
-        return stream ? ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], flags, 0, 0) : read_vector(w, &v, 1);
+        return socket ? ub_raw6(SYS_recvfrom, (long)w[0], (long)w[1], (long)w[2], flags, 0, 0) : read_vector(w, &v, 1);
     }
 }
 
@@ -225,11 +226,13 @@ static bool can_receive(uint32_t id, const uint64_t *w)
     }
 }
 
-bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool stream, int64_t *ret)
+bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool socket, int64_t *ret)
 {
-    long r = can_receive(id, word) ? receive(id, word, stream) : -EAGAIN;
+    long r = can_receive(id, word) ? receive(id, word, socket) : -EAGAIN;
 
-    if (r == -EAGAIN || r == -EINTR || r == -EOPNOTSUPP)
+    if (r == -ENOTSOCK) /* its number may be another's by now: the call itself says so, if it is so */
+        ub_fdkind_forget((int)word[0]);
+    if (r == -EAGAIN || r == -EINTR || r == -EOPNOTSUPP || r == -ENOTSOCK)
         return false;
     *ret = r < 0 ? -1 : r;
     if (r < 0)

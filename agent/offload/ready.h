@@ -17,9 +17,9 @@ int ub_ready_prepare(uint32_t id, struct ub_job *job, int own_fd);
 
 /*
  * Makes the call `id`, which receives from a pipe or a socket, if it does not wait. True: it was made, with *ret and
- * errno. False: it would wait, or nothing says that it would not. `stream`: its descriptor is a stream's.
+ * errno. False: it would wait, or nothing says that it would not. `socket`: its descriptor is one.
  */
-bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool stream, int64_t *ret);
+bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool socket, int64_t *ret);
 
 /* The program takes these numbers for itself: if `own_fd` is one of them and is waited for, it becomes another. The
  * loop's thread only. */

@@ -1,8 +1,9 @@
 """Calls that do not block stay where they are, made by the very look at whether they would (tests/programs/stays_uv.c): the same as without, to the
 byte, the errno and the signal.
 
-Seen to fail with each of these taken out: the kind of a number forgotten at close, fclose, dup2 and close_range, freopen (a short read of a file that is
-not in memory), sockets that are ready from some bytes on asked about (SO_RCVLOWAT, set before and after), a reset connection's error given to the
+Seen to fail with each of these taken out: the kind of a number forgotten at close, fclose, dup2 and close_range, freopen, and when these are called through
+syscall() (a short read of a file that is not in memory), a number that is no socket any more asked about again, no kind kept from a child of vfork, a
+connection that begins with what is sent left to the call itself (TCP_FASTOPEN_CONNECT: EINPROGRESS), sockets that are ready from some bytes on asked about (SO_RCVLOWAT, set before and after), a reset connection's error given to the
 program (it came with EPIPE and SIGPIPE)."""
 
 import subprocess

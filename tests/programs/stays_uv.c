@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -17,8 +18,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <uv.h>
 
+#ifndef TCP_FASTOPEN_NO_COOKIE
+#define TCP_FASTOPEN_NO_COOKIE 34
+#endif
 #define WARM 20
 #define MANY (1 << 20)
 
@@ -232,6 +238,25 @@ static void numbers(void)
     close(file);
 
     number = known_pipe();
+    syscall(SYS_close, number);
+    file = cold_file();
+    say(file == number ? "after syscall" : "another number", read(file, much, MANY));
+    close(file);
+
+    number = known_pipe();
+    file = cold_file();
+    syscall(SYS_dup2, file, number);
+    close(file);
+    say("after syscall dup2", read(number, much, MANY));
+    close(number);
+
+    number = known_pipe();
+    syscall(SYS_close_range, number, number, 0);
+    file = cold_file();
+    say(file == number ? "after syscall close_range" : "another number", read(file, much, MANY));
+    close(file);
+
+    number = known_pipe();
     snprintf(much, 4096, "%s/file", folder);
     stream = fdopen(number, "r");
     close(cold_file());
@@ -241,6 +266,80 @@ static void numbers(void)
     pread(fileno(stream), much, 1, 0);
     say(fileno(stream) == number ? "after freopen" : "another number", read(fileno(stream), much, MANY));
     fclose(stream);
+}
+
+/* By no function of libc's, which nobody sees. */
+static void close_unseen(int fd)
+{
+    long r = SYS_close;
+
+    __asm__ volatile("syscall" : "+a"(r) : "D"((long)fd) : "rcx", "r11", "memory");
+}
+
+/* A stream's number that becomes a file's unseen: it is a socket no more. */
+static void unseen(void)
+{
+    int s[2], file;
+
+    socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+    put(s[0], "x");
+    close(s[1]);
+    close_unseen(s[0]);
+    file = cold_file();
+    say(file == s[0] ? "unseen, write" : "another number", write(file, "abc", 3));
+    close(file);
+
+    socketpair(AF_UNIX, SOCK_DGRAM, 0, s);
+    put(s[1], "x");
+    say("datagram", read(s[0], much, 10));
+    close(s[1]);
+    close_unseen(s[0]);
+    file = cold_file();
+    say(file == s[0] ? "unseen, read" : "another number", read(file, much, MANY));
+    close(file);
+}
+
+/* What a child of vfork's finds at a number is not there in its parent, whose memory it uses. */
+static void children(void)
+{
+    int number = 700, p[2], file = cold_file(), status;
+    pid_t child;
+
+    pipe(p);
+    put(p[1], "x");
+    child = vfork();
+    if (child == 0) {
+        dup2(p[0], number);
+        _exit(read(number, much, 1) == 1 ? 7 : 8);
+    }
+    waitpid(child, &status, 0);
+    say("child", WEXITSTATUS(status));
+    say("number", fcntl(file, F_DUPFD, number));
+    say("after vfork", read(number, much, MANY));
+    close(number);
+    close(file);
+    close(p[0]);
+    close(p[1]);
+}
+
+/* ---- a connection that begins with what is sent: who waits is not told that it is on its way ---- */
+
+static void deferred(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+
+    if (bind(listener, (struct sockaddr *)&at, len) || listen(listener, 1) ||
+        getsockname(listener, (struct sockaddr *)&at, &len))
+        die("listen");
+    setsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, &on, sizeof(on));
+    say("deferred", connect(fd, (struct sockaddr *)&at, len));
+    say("nothing", send(fd, "", 0, 0));
+    say("something", send(fd, "abc", 3, 0));
+    close(fd);
+    close(listener);
 }
 
 /* ---- a connection that was reset says so once ---- */
@@ -295,6 +394,9 @@ static void on_timer(uv_timer_t *t)
     pipes();
     few();
     numbers();
+    unseen();
+    children();
+    deferred();
     resets();
 }
 
