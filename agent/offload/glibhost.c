@@ -291,7 +291,7 @@ static void mute(struct ub_task *task)
     if (task->left)
         return;
     ub_glib_call(ID_source_ref, ub_glib_source(task));
-    if (functions)
+    if (functions && !task->behind) /* it never begins, and needs no data */
         functions->ref((void *)task->own[OWN_DATA]);
     task->own[OWN_TIME] = (uint64_t)ub_glib_time(ID_source_get_time, ub_glib_source(task));
     task->own[OWN_NEXT] = task->host->room[ROOM_FRESH];
@@ -332,7 +332,7 @@ static void back(struct ub_task *task)
     struct source *s = ub_glib_source(task);
 
     forget_fresh(task);
-    if (functions)
+    if (functions && !task->behind)
         functions->unref((void *)task->own[OWN_DATA]);
     if (!is_destroyed(s)) {
         if (task->muted)
@@ -405,6 +405,7 @@ static const struct ub_host_ops ops = {.attach = attach,
                                        .is_told_ready = is_told_ready,
                                        .back = back,
                                        .orphan = orphan,
+                                       .back_at_once = true,
                                        .keep = 1};
 
 struct ub_task *ub_glib_task(void)

@@ -440,11 +440,28 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
     return false;
 }
 
+/* What the program does there is not the callback's that waits below. The handle may be gone then, and be another's. */
+static void back_above(struct mine *m, struct ub_task *task)
+{
+    struct ub_task *waits = m->current;
+    uintptr_t outer = waits ? waits->nested_sp : 0;
+
+    if (waits && !outer)
+        waits->nested_sp = (uintptr_t)__builtin_frame_address(0);
+    task->host->ops->back(task);
+    if (waits)
+        waits->nested_sp = outer;
+    task->left = task->muted = false; /* `finish` has nothing to give back */
+    task->key = 0;
+}
+
 void ub_suspend_run_here(struct mine *m, struct ub_task *task)
 {
     take_out(m, task);
     if (!run(m, task))
         return;
+    if (task->host->ops->back_at_once)
+        back_above(m, task);
     task->over = task->done = true;
     put_in(m, task);
     ub_suspend_arm(task->host);

@@ -80,6 +80,9 @@ struct ub_host_ops {
     /* It is over, having been suspended. `muted`: and the program has left the handle alone; `freed`: it wanted to free
      * it. */
     void (*back)(struct ub_task *task);
+    /* `back` tells the program of an end, which it hears before anything else goes on: also where the callback was over
+     * above another one (drive.h). Nothing of such a host is ever put off. */
+    bool back_at_once;
     /* In a forked child, which has no suspended callbacks: its handle is as it was. */
     void (*orphan)(struct ub_task *task);
     bool orphan_at_fork; /* that and `hold` only write memory: at the fork itself; else when the loop wakes there */

@@ -107,7 +107,7 @@ static void notify(void *arg)
 {
     char text[64];
 
-    snprintf(text, sizeof(text), "notify%s", inside ? " TOO EARLY" : "");
+    snprintf(text, sizeof(text), "notify%s", inside && !is("behind_removed") ? " TOO EARLY" : "");
     say(text);
     snprintf(text, sizeof(text), "depth%d%s", g_main_depth(), g_main_current_source() ? " SOURCE" : "");
     if (is("return"))
@@ -572,6 +572,58 @@ static int on_pop(void *arg)
     return G_SOURCE_REMOVE;
 }
 
+/* It is over above another callback that waits for it; what comes of that comes before the other goes on. */
+static int on_driven(void *arg)
+{
+    inside++;
+    rest(150);
+    g_async_queue_push(queue, queue);
+    inside--;
+    say("over");
+    return G_SOURCE_REMOVE;
+}
+
+static void on_driven_gone(void *arg)
+{
+    say(g_main_current_source() || g_main_depth() ? "IN A CALLBACK" : "gone");
+}
+
+static int on_drives(void *arg)
+{
+    int status;
+    pid_t pid;
+
+    rest(60);
+    g_async_queue_pop(queue);
+    say(g_source_is_destroyed(victim) ? "popped" : "NOT DESTROYED");
+    g_source_unref(victim);
+    pid = fork(); /* there, too, is no such source any more */
+    if (pid == 0) {
+        g_usleep(60000);
+        g_main_context_iteration(NULL, FALSE);
+        _exit(7);
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        ;
+    say(WIFEXITED(status) ? "child" : "CRASHED");
+    in(20, on_end);
+    return G_SOURCE_REMOVE;
+}
+
+/* One that never began, since another one waits for its descriptor: its end is told as it comes. */
+static int on_never_begun(int fd, GIOCondition what, void *arg)
+{
+    say("BEGUN");
+    return G_SOURCE_REMOVE;
+}
+
+static int on_remove_behind(void *arg)
+{
+    g_source_destroy(victim);
+    say("removed");
+    return G_SOURCE_REMOVE;
+}
+
 /* A forked child goes on with the loop: its sources are there, and not their suspended callbacks. */
 static int child;
 
@@ -790,6 +842,19 @@ static void start(void)
         queue = g_async_queue_new();
         in(1, is("default") ? on_push_own : on_push);
         in(20, on_pop);
+    } else if (is("driven")) {
+        g_log_set_always_fatal(G_LOG_LEVEL_CRITICAL);
+        queue = g_async_queue_new();
+        add(g_timeout_source_new(1), on_driven, on_driven_gone);
+        in(20, on_drives);
+    } else if (is("behind_removed")) {
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, q))
+            abort();
+        add(g_unix_fd_source_new(q[0], G_IO_IN), on_never_begun, notify);
+        in(1, on_direct);
+        in(120, on_remove_behind);
+        in(400, on_end);
+        g_thread_unref(g_thread_new("reader", reader, NULL));
     } else if (is("fork_loop")) {
         put(p[1], "a");
         add_fd(on_forked, NULL);
