@@ -17,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SEND_NEXT 1u          /* PYGEN_NEXT of PySendResult: the coroutine waits for what it gave */
+#define SEND_NEXT 1u /* PYGEN_NEXT of PySendResult: the coroutine waits for what it gave */
+#define LINGER_NS 50000000ull
 #define LOOK_NS   50000000ull /* so often it is seen whether a lock was posted where we have no hook */
 #define SOON_NS   200000ull   /* at first; later, after a quarter of the time that it has taken already */
 
@@ -131,7 +132,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 /* The timer fires at the next deadline; at once, if something is done already. */
 void ub_pysteps_arm(struct mine *m, struct host *h)
 {
-    uint64_t next = 0;
+    uint64_t next = h->lingers_ns;
 
     for (const struct step *s = m->suspended; s; s = s->next) {
         if (s->host != h || (s->done && s->told) || s->yields)
@@ -212,6 +213,50 @@ static bool is_host(const struct mine *m, const struct host *h)
     return m && h >= m->host && h < m->host + HOSTS_MAX && h->loop;
 }
 
+/* ---- hosts -------------------------------------------------------------------------------- */
+
+/* With the GIL, and nothing of it suspended. */
+static void let_go(struct host *h)
+{
+    void *loop = h->loop;
+
+    h->loop = NULL;
+    h->lingers_ns = 0;
+    if (ub_inbox_owns(h->inbox.fd)) /* else it is the program's, and so may be who watches it */
+        python->unwatch(loop, h->inbox.fd);
+    python->drop(loop);
+}
+
+/*
+ * The next step may be left at once: to have the loop watch for each anew costs more than all else of it, and its
+ * selector lets go of the GIL meanwhile.
+ */
+static void linger(struct mine *m, struct host *h)
+{
+    if (h->count || !h->loop || h->stopping || h->lingers_ns)
+        return;
+    h->lingers_ns = ub_clock_monotonic_ns() + LINGER_NS;
+    h->used = false;
+    ub_pysteps_arm(m, h);
+}
+
+/* Whether it was let go of. */
+static bool is_left_alone(struct mine *m, struct host *h)
+{
+    bool used = h->used;
+
+    if (!h->lingers_ns || ub_clock_monotonic_ns() < h->lingers_ns)
+        return false;
+    h->lingers_ns = 0; /* with something suspended: from when that is over */
+    if (h->count || h->stopping)
+        return false;
+    if (used)
+        linger(m, h);
+    else
+        let_go(h);
+    return !used;
+}
+
 /* The loop found the timer expired. */
 static void wake(void *of)
 {
@@ -221,22 +266,56 @@ static void wake(void *of)
     if (!is_host(m, h))
         return;
     ub_pysteps_collect(m, h, true);
-    ub_pysteps_arm(m, h);
+    if (!is_left_alone(m, h))
+        ub_pysteps_arm(m, h);
 }
 
-/* ---- hosts -------------------------------------------------------------------------------- */
+static bool lingers(const struct host *h)
+{
+    return h->loop && !h->count && !h->stopping;
+}
+
+/* NULL: no room. */
+static struct host *empty_host(struct mine *m)
+{
+    struct host *last = NULL;
+
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        if (!m->host[i].loop)
+            return &m->host[i];
+        if (lingers(&m->host[i]))
+            last = &m->host[i];
+    }
+    if (last)
+        let_go(last);
+    return last;
+}
+
+/* NULL: it has none, or one whose descriptors the program has taken. */
+static struct host *known_host(struct mine *m, const void *loop)
+{
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        struct host *h = &m->host[i];
+
+        if (h->loop != loop)
+            continue;
+        if (!lingers(h) || ub_inbox_is_whole(&h->inbox))
+            return h;
+        let_go(h);
+    }
+    return NULL;
+}
 
 /* With the GIL. NULL: no room, or the loop would not watch for us. */
 static struct host *host_of(struct mine *m, void *loop)
 {
-    struct host *empty = NULL;
+    struct host *empty, *h = known_host(m, loop);
 
-    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
-        if (m->host[i].loop == loop)
-            return m->host[i].stopping ? NULL : &m->host[i];
-        if (!m->host[i].loop && !empty)
-            empty = &m->host[i];
+    if (h) {
+        h->used = true;
+        return h->stopping ? NULL : h;
     }
+    empty = empty_host(m);
     if (!empty)
         return NULL;
     if (empty->inbox.fd >= 0 && !ub_inbox_is_whole(&empty->inbox))
@@ -249,32 +328,25 @@ static struct host *host_of(struct mine *m, void *loop)
     empty->loop = loop;
     empty->stopping = empty->pumping = false;
     empty->yielders = empty->picked = 0;
-    empty->armed_ns = 0;
+    empty->armed_ns = empty->lingers_ns = 0;
     return empty;
 }
 
-static void release(struct host *h)
-{
-    void *loop = h->loop;
-
-    if (h->count || !loop || h->stopping)
-        return;
-    h->loop = NULL;
-    if (ub_inbox_owns(h->inbox.fd)) /* else it is the program's, and so may be who watches it */
-        python->unwatch(loop, h->inbox.fd);
-    python->drop(loop);
-}
-
 /* The loop is about to stop: steps that it runs are over then, as they would be without us. */
-static void stop(void *of)
+static bool stop(void *of)
 {
     struct mine *m = ub_pysteps_mine(false);
     struct host *h = of;
 
     if (!is_host(m, h))
-        return;
+        return false;
+    if (lingers(h)) {
+        let_go(h);
+        return false;
+    }
     h->stopping = true;
     ub_pydrive_drain(m, h, false);
+    return true;
 }
 
 /* It has stopped, and goes on; or it is gone. */
@@ -286,7 +358,8 @@ static void stopped(void *of)
     if (!is_host(m, h))
         return;
     h->stopping = false;
-    release(h);
+    if (!h->count)
+        let_go(h);
 }
 
 /* The child finds taken what suspended steps have taken. */
@@ -297,6 +370,10 @@ static void before_fork(void)
     ub_pyyield_before_fork();
     if (m && m->suspended)
         ub_pydrive_drain(m, NULL, true);
+    for (uint32_t i = 0; m && i < HOSTS_MAX && python->holds_gil(); i++) {
+        if (lingers(&m->host[i]))
+            let_go(&m->host[i]);
+    }
 }
 
 /* ---- steps --------------------------------------------------------------------------------- */
@@ -423,7 +500,7 @@ static uint64_t go_on(struct mine *m, struct step *s, uint64_t result)
     take_out(m, s);
     h->count--;
     python->resumed(future);
-    release(h);
+    linger(m, h);
     if (s->over) {
         ub_pyyield_ends(m); /* it may have been picked: nobody else is going to ask whose turn it is now */
         python->deliver(&s->state);

@@ -69,6 +69,8 @@ struct host {
     struct ub_inbox inbox;
     uint32_t count;
     uint64_t armed_ns;         /* when its timer fires; 0: at no time */
+    uint64_t lingers_ns;       /* CLOCK_MONOTONIC: with nothing suspended it is watched until then; 0: not so */
+    bool used;                 /* since that was set */
     bool stopping;             /* nothing is left there until it has come round */
     uint32_t yielders, picked; /* of `count`: those that yield; of these: struct step */
     bool pumping;              /* the loop is going to ask whose turn it is */

@@ -30,7 +30,7 @@ enum ub_python_leave {
 
 struct ub_python_agent {
     void (*wake)(void *host);    /* the loop found `fd` readable */
-    void (*stop)(void *host);    /* the loop is about to be stopped */
+    bool (*stop)(void *host);    /* the loop is about to be stopped. True: it is to be told when it came round */
     void (*stopped)(void *host); /* it came round after that, or is gone */
     void (*before_fork)(void);
     /* Around the methods of locks; `owner`: where it says whose thread has it, NULL. True: to be tried once more. */

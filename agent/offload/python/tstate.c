@@ -627,23 +627,29 @@ static PyObject *on_round(PyObject *self, PyObject *unused)
 
 static PyMethodDef came_round = {"unblock_came_round", on_round, METH_NOARGS, NULL};
 
-/* loop.stop(), as long as something of it is suspended. `self`: the capsule and the loop's own. */
-static PyObject *on_stop(PyObject *self, PyObject *unused)
+static void tell_when_round(PyObject *loop, void *host)
 {
-    PyObject *done, *loop = PyTuple_GET_ITEM(self, 1);
-    void *host = host_in(PyTuple_GET_ITEM(self, 0));
     PyObject *capsule = PyCapsule_New(host, NULL, on_gone);
     PyObject *callback = capsule ? PyCFunction_New(&came_round, capsule) : NULL;
 
-    if (callback) {
-        agent->stop(host);
-        done = insist_on(loop, "call_soon", PyTuple_Pack(1, callback));
-        Py_XDECREF(done);
-    }
+    if (callback)
+        Py_XDECREF(insist_on(loop, "call_soon", PyTuple_Pack(1, callback)));
     Py_XDECREF(callback);
     Py_XDECREF(capsule);
     PyErr_Clear();
-    return PyObject_CallMethod((PyObject *)Py_TYPE(loop), "stop", "O", loop);
+}
+
+/* loop.stop(), as long as it watches for us. `self`: the capsule and the loop's own. */
+static PyObject *on_stop(PyObject *self, PyObject *unused)
+{
+    PyObject *ret, *loop = Py_NewRef(PyTuple_GET_ITEM(self, 1)); /* which may let go of `self` */
+    void *host = host_in(PyTuple_GET_ITEM(self, 0));
+
+    if (agent->stop(host))
+        tell_when_round(loop, host);
+    ret = PyObject_CallMethod((PyObject *)Py_TYPE(loop), "stop", "O", loop);
+    Py_DECREF(loop);
+    return ret;
 }
 
 static PyMethodDef stop = {"stop", on_stop, METH_NOARGS, NULL};
@@ -660,6 +666,17 @@ static bool is_replaced(PyObject *loop)
     Py_XDECREF(own);
     PyErr_Clear();
     return found;
+}
+
+/* The program may have put one of its own in our place. */
+static void give_stop_back(PyObject *loop)
+{
+    PyObject *now = PyObject_GetAttrString(loop, "stop");
+
+    if (now && PyCFunction_Check(now) && PyCFunction_GET_FUNCTION(now) == on_stop)
+        PyObject_SetAttrString(loop, "stop", NULL);
+    Py_XDECREF(now);
+    PyErr_Clear();
 }
 
 static bool watch_loop(void *loop, int fd, void *host)
@@ -704,7 +721,7 @@ static void unwatch(void *loop, int fd)
     collects = ub_own_begins(agent->own);
     Py_XDECREF(insist_on(loop, "remove_reader", Py_BuildValue("(i)", fd)));
     PyErr_Clear();
-    PyObject_SetAttrString(loop, "stop", NULL);
+    give_stop_back(loop);
     ub_own_ends(agent->own, collects);
     PyErr_Restore(type, value, traceback);
 }
