@@ -5,6 +5,7 @@
 Prints `stress: all as it should be`, and on standard error how many rounds there were, of how many operations.
 """
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
 import contextvars
@@ -70,7 +71,8 @@ class Round:
         found = {name: getattr(self, name) for name in self.expected}
         assert found == self.expected, (found, self.expected)
         with open(self.path) as file:
-            assert sorted(file.read().splitlines()) == sorted(self.lines)
+            lines, expected = collections.Counter(file.read().splitlines()), collections.Counter(self.lines)
+        assert lines == expected, (lines - expected, expected - lines)
         assert sorted(self.logs) == sorted(self.logged)
         assert self.queue.empty()
 
