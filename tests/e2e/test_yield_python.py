@@ -185,3 +185,15 @@ def test_object_of_another_build(tmp_path, python):
 @pytest.mark.parametrize("python", interpreters())
 def test_interrupted(tmp_path, python):
     both(tmp_path, python, "interrupted")
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_nobody_is_set_aside_in_the_midst_of_a_function_of_c(tmp_path, python):
+    """print and csv look for signals between what they write: seen mixed in 6 of 6 runs with steps that are set aside there, and the pattern's gap seen
+    as long as it takes with steps that never are."""
+    python, *loop = python.split()
+    done, recording = helpers.record(tmp_path, python, helpers.ROOT / "tests/programs/pyprints.py", tmp_path, *loop, threshold="5ms",
+                                     options=("--force", "--yield", "-q"), timeout=PATIENCE)
+    assert done.stdout == "lines 0 0\nrows 0 0\n", (done.stdout, done.stderr)
+    places = {line["function"].split(".")[-1]: line["count"] for line in recording.of("python") if line["kind"] == "yield"}
+    assert places.get("writes", 0) > 20 and places.get("matches", 0) > 5, places

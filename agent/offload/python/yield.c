@@ -4,18 +4,22 @@
  */
 #include <Python.h>
 
+#include "../../../common/clock.h"
 #include "own.h"
 #include "yield.h"
 
 #include <fnmatch.h>
+#include <opcode.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
-#define EXPORT    __attribute__((visibility("default")))
-#define RULES_MAX 256
-#define NAME      256
-#define HELD_NS   20000000ull /* from the asking to the next bytecode: less is told of nobody */
+#define EXPORT     __attribute__((visibility("default")))
+#define RULES_MAX  256
+#define NAME       256
+#define LONG_NS    2000000ull  /* in one function of C's, and */
+#define LONG_TIMES 32          /* so often at a place where it looks for signals: it may be set aside there */
+#define HELD_NS    20000000ull /* from the asking to the next bytecode: less is told of nobody */
 
 EXPORT const uint64_t ub_python_build = UB_PYTHON_BUILD;
 
@@ -272,18 +276,84 @@ static void count_yield(PyFrameObject *frame, uint64_t ns)
         ub_python_row_add(row, ns);
 }
 
+/* Instructions at which the interpreter looks for signals, and no function of C's is in progress. */
+static bool is_between(PyFrameObject *frame)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *bytes = PyCode_GetCode(code);
+    int at = PyFrame_GetLasti(frame);
+    bool between = true; /* no memory: as it comes */
+
+    if (bytes && at >= 0 && at < PyBytes_GET_SIZE(bytes)) {
+        switch ((uint8_t)PyBytes_AS_STRING(bytes)[at]) {
+        case RESUME:
+        case JUMP_BACKWARD:
+#if PY_VERSION_HEX < 0x030c0000
+        case POP_JUMP_BACKWARD_IF_TRUE:
+        case POP_JUMP_BACKWARD_IF_FALSE:
+        case POP_JUMP_BACKWARD_IF_NONE:
+        case POP_JUMP_BACKWARD_IF_NOT_NONE:
+#endif
+            break;
+        default:
+            between = false;
+        }
+    }
+    PyErr_Clear();
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    return between;
+}
+
+/*
+ * print() looks for signals before its newline, csv between two fields: set aside there, other tasks would get in
+ * between. So it is asked again at the next such place, but in one function for long (a pattern that matches, a power
+ * of large numbers).
+ */
+static bool comes_later(PyFrameObject *frame, PyObject *signal)
+{
+    static struct {
+        const PyFrameObject *frame;
+        int at, times;
+        uint64_t since_ns;
+    } in;
+    uint64_t now = ub_clock_monotonic_ns();
+    int at = PyFrame_GetLasti(frame);
+
+    if (is_between(frame)) {
+        in.frame = NULL;
+        return false;
+    }
+    if (in.frame != frame || in.at != at) {
+        in.frame = frame;
+        in.at = at;
+        in.times = 0;
+        in.since_ns = now;
+    }
+    if (++in.times > LONG_TIMES && now >= in.since_ns + LONG_NS) {
+        in.frame = NULL;
+        return false;
+    }
+    return PyErr_SetInterruptEx((int)PyLong_AsLong(signal)) == 0;
+}
+
 /* As a handler of the signal's: its number and the frame. */
 static PyObject *on_signal(PyObject *self, PyObject *arguments)
 {
-    uint64_t late = agent->waited(), ran = agent->ran(), slice, away;
+    static bool again; /* by ourselves */
     PyObject *of = PyTuple_GET_SIZE(arguments) == 2 ? PyTuple_GET_ITEM(arguments, 1) : NULL;
-    PyFrameObject *frame = (PyFrameObject *)of;
+    PyFrameObject *frame = of && PyFrame_Check(of) ? (PyFrameObject *)of : NULL;
+    uint64_t late = again ? 0 : agent->waited(), ran = agent->ran(), slice, away;
 
-    if (!ran || !of || !PyFrame_Check(of))
+    again = false;
+    if (!ran || !frame)
         Py_RETURN_NONE;
-    slice = slice_here(frame);
     if (late > HELD_NS)
         count_held(frame, late);
+    again = comes_later(frame, PyTuple_GET_ITEM(arguments, 0));
+    if (again)
+        Py_RETURN_NONE;
+    slice = slice_here(frame);
     if (!slice || ran < UB_PYTHON_YIELD_LEAST_NS / 2) {
         agent->later(1000000);
         Py_RETURN_NONE;
