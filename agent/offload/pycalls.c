@@ -392,6 +392,42 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     return true; /* of which a part was made already */
 }
 
+/* ---- text files ---------------------------------------------------------------------------- */
+
+static bool is_busy_with(const struct mine *m, const void *text)
+{
+    const struct step *s = m->suspended;
+
+    while (s && (s->text != text || s->over))
+        s = s->next;
+    return s != NULL;
+}
+
+/* Who was left in the midst of it goes on here, as far as out of it. */
+const void *ub_pysteps_text_begins(const void *text)
+{
+    struct mine *m = ub_pysteps_mine(false);
+    const void *before;
+
+    if (!m)
+        return NULL;
+    while (m->suspended && is_busy_with(m, text) && may_drive(m, true))
+        ub_pydrive_once(m, true, -1, 0, 0);
+    if (!m->current)
+        return NULL;
+    before = m->current->text;
+    m->current->text = text;
+    return before;
+}
+
+void ub_pysteps_text_ends(const void *before)
+{
+    struct mine *m = ub_pysteps_mine(false);
+
+    if (m && m->current)
+        m->current->text = before;
+}
+
 /* ---- locks --------------------------------------------------------------------------------- */
 
 /*

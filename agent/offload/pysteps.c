@@ -542,7 +542,9 @@ static const struct ub_python_agent agent = {.wake = wake,
                                              .acquired = ub_pysteps_acquired,
                                              .signalled = ub_pysteps_signalled,
                                              .importing = ub_pysteps_importing,
-                                             .own = ub_pysteps_own};
+                                             .own = ub_pysteps_own,
+                                             .text_begins = ub_pysteps_text_begins,
+                                             .text_ends = ub_pysteps_text_ends};
 
 #define PATH 4096
 
@@ -664,6 +666,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t cod
     s->nested = 0;
     s->over = s->yields = s->picked = false;
     s->calls = false;
+    s->text = NULL;
     s->awaits = NULL;
     s->connection = NULL;
     s->mutex = s->queues = s->computes = NULL;

@@ -87,4 +87,8 @@ void ub_pysteps_importing(int by);
 /* Python code of our own runs (1), no longer (-1). */
 void ub_pysteps_own(int by);
 
+/* As in python/python.h. */
+const void *ub_pysteps_text_begins(const void *text);
+void ub_pysteps_text_ends(const void *before);
+
 #endif

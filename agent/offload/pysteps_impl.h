@@ -44,6 +44,7 @@ struct step {
     bool told;                       /* its task was */
     void *connection;                /* of SQLite, inside of one of its calls; NULL */
     uint32_t sqlite;                 /* which copy of the library it is of */
+    const void *text;                /* the text file whose method it is in; NULL */
     const void *queues;              /* for this mutex of another step; NULL */
     uint64_t ticket;                 /* its place there */
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */

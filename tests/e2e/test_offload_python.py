@@ -270,6 +270,16 @@ def test_greenlet(tmp_path, python):
     assert {slow["offload"].get("reason") for slow in recording.slow if slow.get("offload")} == {"runtime"}
 
 
+@pytest.mark.parametrize("python", interpreters())
+def test_what_is_printed_to_a_slow_pipe(tmp_path, python):
+    """Seen with some 60 strange lines, and bytes of the interpreter's own memory among them, where a step was left in a text file that others wrote to."""
+    python, *loop = python.split()
+    done, recording = helpers.record(tmp_path, python, helpers.ROOT / "tests/programs/pyslowpipe.py", *loop, threshold="5ms",
+                                     options=("--force", "--offload=eager", "-q"), timeout=60)
+    assert done.stdout == "2000 0 2000\n", done.stdout
+    assert recording.end["offload"]["moved"] >= 20, recording.end
+
+
 @pytest.mark.parametrize("options", [pytest.param(["--offload=eager"], id="eager"),
                                      pytest.param(["--offload=eager", "--yield"], id="both", marks=ON_FIRST),
                                      pytest.param(["--yield"], id="yield", marks=ON_FIRST)])

@@ -196,4 +196,4 @@ def test_nobody_is_set_aside_in_the_midst_of_a_function_of_c(tmp_path, python):
                                      options=("--force", "--yield", "-q"), timeout=PATIENCE)
     assert done.stdout == "lines 0 0\nrows 0 0\n", (done.stdout, done.stderr)
     places = {line["function"].split(".")[-1]: line["count"] for line in recording.of("python") if line["kind"] == "yield"}
-    assert places.get("writes", 0) > 20 and places.get("matches", 0) > 5, places
+    assert places.get("writes", 0) >= 5 and places.get("matches", 0) >= 3, places

@@ -43,7 +43,14 @@ struct ub_python_agent {
      * over (-1): nothing of it leaves, and nothing goes on meanwhile.
      */
     void (*own)(int by);
+    /* Around the methods of a text file, with the GIL: nobody else is in the midst of one. What the one returns the
+     * other gets. */
+    const void *(*text_begins)(const void *text);
+    void (*text_ends)(const void *before);
 };
+
+/* Of text.c: false, if there is none. */
+bool ub_python_hook_text(const struct ub_python_agent *agent);
 
 /* All with the GIL, unless it says otherwise. */
 struct ub_python {
