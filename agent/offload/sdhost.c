@@ -203,7 +203,7 @@ static bool is_told_ready(const struct ub_task *task, int fd)
 }
 
 static const struct ub_host_ops ops = {
-    .attach = attach, .hold = hold, .mute = mute, .is_told_ready = is_told_ready, .back = back};
+    .attach = attach, .hold = hold, .mute = mute, .is_told_ready = is_told_ready, .back = back, .back_at_once = true};
 
 /* One copy of the library, of a version that has everything. */
 static bool usable(void)

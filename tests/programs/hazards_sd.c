@@ -7,6 +7,7 @@
 #include "hazards.h"
 
 #include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <systemd/sd-event.h>
@@ -172,6 +173,28 @@ static int on_look(sd_event_source *s, uint64_t at, void *arg)
 {
     say_enabled("then", victim);
     return 0;
+}
+
+/* Over above another callback that waits for it with a lock held: what that one says then is said later. */
+static sem_t driven;
+static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+
+static int on_driven(sd_event_source *s, int fd, uint32_t what, void *arg)
+{
+    rest(150);
+    say(fired++ ? "again" : "fails");
+    sem_post(&driven);
+    return -EIO;
+}
+
+static int on_drives(sd_event_source *s, uint64_t at, void *arg)
+{
+    pthread_mutex_lock(&held);
+    while (sem_wait(&driven))
+        ;
+    pthread_mutex_unlock(&held);
+    say_enabled("is", victim);
+    return sd_event_source_set_enabled(victim, SD_EVENT_ON);
 }
 
 /* The loop is told to end while it is suspended, by another or by itself: exit sources come after it. */
@@ -514,6 +537,12 @@ static void begin(void)
         sd_event_source_set_exit_on_failure(victim, is("failure_exits"));
         in(200, on_look);
         in(300, on_end);
+    } else if (is("driven")) {
+        sem_init(&driven, 0, 0);
+        put(p[1], "a");
+        add_fd(on_driven, SD_EVENT_ON);
+        in(20, on_drives);
+        in(500, on_end);
     } else if (is("exit") || is("exit_after")) {
         put(p[1], "a");
         add_fd(on_before_exit, SD_EVENT_ONESHOT);
