@@ -21,7 +21,7 @@ struct ub_block {
     bool likely;        /* nothing proves beforehand that it blocks, and it is made for what takes its time */
     bool stays;         /* asked about, but never left: a loop's own wait, in which no other one may be turned */
     bool any_sleep;     /* also one below the threshold: one of many */
-    bool libc_lock;     /* libc may hold a lock of its own meanwhile */
+    bool libc_lock;     /* libc (or SQLite) may hold a lock of its own meanwhile */
     int fd;             /* -1 */
     short events;       /* of a wait for that one descriptor */
     uint32_t direction; /* enum ub_direction: what it does */

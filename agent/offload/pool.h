@@ -59,7 +59,7 @@ struct ub_job {
     int error;      /* errno: what the call shall find there, then what it left */
     int signal;     /* SIGPIPE or SIGXFSZ that the call brought its thread, to be raised where it was called; 0 */
     uint32_t lane;  /* enum ub_lane */
-    bool libc_lock; /* libc may hold a lock of its own meanwhile: a fork waits for it */
+    bool libc_lock; /* libc (or SQLite) may hold a lock of its own meanwhile: a fork waits for it */
     bool check; /* word[0] has to be a descriptor of this file still: if not, the call is not made, and fails with EBADF
                  */
     int named;  /* likewise: the program's own number of it, if word[0] is a duplicate */

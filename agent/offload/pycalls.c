@@ -740,7 +740,9 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
 bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t word[UB_POOL_WORDS], const void *mutex,
                          enum ub_pin *ret_pin, int64_t *ret)
 {
-    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT}; /* it may wait for another process's transaction, too */
+    /* It may wait for another process's transaction, too; and it takes SQLite's own locks, which every connection
+     * needs: a fork waits for it, as it would have alone. */
+    struct ub_block b = {.fd = -1, .lane = UB_LANE_WAIT, .libc_lock = true};
     struct mine *m = ub_pysteps_mine(false);
     struct ub_sites_say say;
     uint64_t lock;

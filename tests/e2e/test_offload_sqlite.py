@@ -1,7 +1,8 @@
 """Queries of SQLite's that compute: made by a thread, while their task waits.
 
 Checked that it can fail: without waiting at a method's beginning (`closes` crashes), with nobody waiting for who computes (`writers`:
-locked), with Python's functions called by whatever thread (`calls_python`), with places not learned.
+locked), with Python's functions called by whatever thread (`calls_python`), with forks that do not wait
+for queries (`forks`: the child hangs), with places not learned.
 """
 
 import os
@@ -13,7 +14,7 @@ import pythons
 import pytest
 
 CASES = ("computes", "rows_of_one", "writers", "reader_and_writer", "rolls_back", "over_awaits", "in_callback", "closes", "fails",
-         "calls_python", "in_threads", "mixed")
+         "calls_python", "in_threads", "mixed", "forks")
 PROGRAM = helpers.ROOT / "tests/programs/pyqueries.py"
 PYTHONS = pythons.moving(helpers.AGENT, "UNBLOCK_SOAK" in os.environ) or [
     pytest.param(None, marks=pytest.mark.skip(reason="no headers of CPython 3.11 to 3.13: not built"))]

@@ -1,6 +1,8 @@
 """Queries of SQLite's that compute, in steps of tasks: alone and with every sqlite3_step made by a thread each case prints the same. The
 ticker's gap goes to standard error, as in pyoffload.py."""
 import asyncio
+import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -191,6 +193,37 @@ async def in_threads():
             db.close()
     loop = asyncio.get_running_loop()
     return await asyncio.gather(computes(), *(loop.run_in_executor(None, use, i) for i in range(8)))
+
+
+async def forks():
+    """A child of fork uses SQLite while its parent's query is away: no lock of the library's is held in it by a thread that it has not. (Who makes
+    random bytes has one nearly all the time.)"""
+    db, over = sqlite3.connect(":memory:"), []
+
+    async def query():
+        got = db.execute(counts(FEW // 10, "SELECT sum(length(randomblob(200000))) FROM n")).fetchone()
+        over.append(True)
+        return got
+
+    def child():
+        other = sqlite3.connect(":memory:")
+        other.execute("SELECT random()").fetchone()
+        other.close()
+        os._exit(7)
+
+    async def fork():
+        codes = []
+        while not over or not codes:
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(5)
+                child()
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            await asyncio.sleep(0.01)
+        return set(codes)
+    got = await asyncio.gather(query(), fork())
+    db.close()
+    return got
 
 
 async def mixed():
