@@ -176,6 +176,14 @@ static void put_pins(const struct ub_text_view *view, const struct sums *s)
     ub_text_put_duration(view, UB_INK_STALL, s->pinned_ns);
 }
 
+/* A recording may come from a stranger, and have none there. */
+static void put_string(const struct ub_text_view *view, const json_t *record, const char *key)
+{
+    const char *s = ub_json_string(record, key);
+
+    ub_escape_put(view->pen.out, s ? s : "?", UB_TEXT_NAME_COLUMNS);
+}
+
 static void put_name(const struct ub_text_view *view, const json_t *place)
 {
     const char *function = ub_json_string(place, "function");
@@ -211,7 +219,7 @@ static void put_meanwhile(const struct ub_text_view *view, const json_t *line, c
         fputs(comma, view->pen.out);
         put_name(view, one);
         fputs(", ", view->pen.out);
-        ub_escape_put(view->pen.out, ub_json_string(one, "kind"), UB_TEXT_NAME_COLUMNS);
+        put_string(view, one, "kind");
         fprintf(view->pen.out, ": %" PRIu64, count);
         comma = "; ";
     }
@@ -228,7 +236,7 @@ static void put_site(const struct ub_text_view *view, const json_t *line, const 
     uint64_t first = ub_json_u64_or(line, "first", 0), beside = ub_json_u64_or(line, "beside", 0);
 
     fprintf(view->pen.out, "%s  ", prefix);
-    ub_escape_put(view->pen.out, ub_json_string(line, "call"), UB_TEXT_NAME_COLUMNS);
+    put_string(view, line, "call");
     fputs(" in ", view->pen.out);
     put_name(view, json_object_get(line, "caller"));
     fprintf(view->pen.out, ": %" PRIu64 " moved, ", ub_json_u64_or(line, "moved", 0));
@@ -347,7 +355,7 @@ static void put_live_pins(const struct ub_text_view *view)
         if (i == LIVE_PINS)
             break;
         fprintf(view->pen.out, i == 0 ? "  pinned: %" PRIu64 " (" : "; %" PRIu64 " (", ub_json_u64_or(pin, "count", 0));
-        ub_escape_put(view->pen.out, ub_json_string(pin, "reason"), UB_TEXT_NAME_COLUMNS);
+        put_string(view, pin, "reason");
         if (lock && *lock) {
             fputs(", taken at ", view->pen.out);
             ub_escape_put(view->pen.out, lock, UB_TEXT_NAME_COLUMNS);

@@ -80,6 +80,24 @@ def test_wrong_types(tmp_path, value):
     assert "Sanitizer" not in done.stderr
 
 
+@pytest.mark.parametrize("value", [None, -1, "x", [], {}, [{}], [[]]], ids=repr)
+def test_wrong_types_of_moved_calls(tmp_path, value):
+    """Every field of a place of moved calls in turn, and of what ran meanwhile."""
+    place = {"function": "f", "file": "a.c", "line": 3}
+    meanwhile = {**place, "kind": "timer", "count": 2}
+    moved = {"type": "offload", "site": "5e5a1007", "call": "read", "caller": place, "callback": place, "moved": 2, "saved_ns": 5, "longest_ns": 5,
+             "wait_ns": 1, "beside": 3, "beside_max": 2, "first": 0, "first_ns": 0, "meanwhile": [meanwhile], "meanwhile_others": 1}
+    lines = [{**moved, field: value} for field in moved if field != "type"]
+    lines += [{**moved, "meanwhile": [{**meanwhile, field: value}]} for field in meanwhile]
+    end = {**END, "offload": {"moved": 2, "saved_ns": 5, "wait_ns": 1, "beside": 3}}
+    path = tmp_path / "r"
+    path.write_text("".join(json.dumps(line) + "\n" for line in ({**HEADER, "offload": "eager"}, *lines, end)))
+    done = report(path)
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr, done
+    assert "read in f() (a.c:3): 2 moved" in done.stdout, done.stdout
+    assert report(path, "--format", "html").returncode == 0
+
+
 @pytest.mark.parametrize("depth", [100, 3000, 100000])
 def test_deep_nesting(tmp_path, depth):
     deep = json.dumps(SLOW)[:-1].encode() + b', "deep": ' + b"[" * depth + b"]" * depth + b"}\n"
