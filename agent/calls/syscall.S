@@ -1,7 +1,7 @@
 /*
  * syscall(2) as the program calls it. The wait calls go to ub_hook_syscall, as
- * do seccomp, prctl and what closes descriptors (libuv does so here only);
- * everything else leaves through a tail jump: no frame of ours stands between
+ * do seccomp and prctl; what closes descriptors (libuv does so here only) to
+ * ub_hook_syscall_closes; everything else leaves through a tail jump: no frame of ours stands between
  * a vfork (or clone) made here and its caller.
  */
 #include <sys/syscall.h>
@@ -30,15 +30,16 @@ syscall:
         cmp     $SYS_prctl, %rdi
         je      1f
         cmp     $SYS_close, %rdi
-        je      1f
+        je      2f
         cmp     $SYS_close_range, %rdi
-        je      1f
+        je      2f
         cmp     $SYS_dup2, %rdi
-        je      1f
+        je      2f
         cmp     $SYS_dup3, %rdi
-        je      1f
+        je      2f
         jmp     *ub_real_syscall_pointer(%rip)
 1:      jmp     ub_hook_syscall
+2:      jmp     ub_hook_syscall_closes
         .cfi_endproc
         .size   syscall, . - syscall
 

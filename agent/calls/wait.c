@@ -111,17 +111,20 @@ long ub_hook_syscall(long nr, long a, long b, long c, long d, long e, long f)
         if (a == PR_SET_SECCOMP)
             ub_process_hush();
         break;
-    case SYS_close:
-        ub_fdkind_forget((int)a);
-        break;
-    case SYS_close_range:
-        ub_fdkind_forget_range((unsigned)a, (unsigned)b);
-        break;
-    case SYS_dup2:
-    case SYS_dup3:
-        ub_fdkind_forget((int)b);
-        break;
     }
+    return go(nr, a, b, c, d, e, f);
+}
+
+/* Likewise, for those that close descriptors. By itself: the frame of the one above is that of a wait. */
+long ub_hook_syscall_closes(long nr, long a, long b, long c, long d, long e, long f);
+long ub_hook_syscall_closes(long nr, long a, long b, long c, long d, long e, long f)
+{
+    long (*go)(long, ...) = ub_real_syscall_pointer;
+
+    if (nr == SYS_close_range)
+        ub_fdkind_forget_range((unsigned)a, (unsigned)b);
+    else
+        ub_fdkind_forget((int)(nr == SYS_close ? a : b));
     return go(nr, a, b, c, d, e, f);
 }
 
