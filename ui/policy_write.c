@@ -184,7 +184,8 @@ static const struct {
     const char *how, *why;
 } ways[] = {
     {"thread", "computes with the GIL released"},
-    {"process", "computes with the GIL held: arguments and result must be small, and be pickled; what it changes in its arguments would be lost"},
+    {"process", "computes with the GIL held: arguments and result must be small, and be pickled; what it changes in "
+                "its arguments would be lost"},
     {"fork", "serialises live data: a fork has a consistent snapshot"},
     {"yield", "computes with the GIL held, on large data or in the coroutine itself"},
     {"stays", "one call into C with the GIL held: it cannot yield, and what it changes a process would lose"},
