@@ -1,8 +1,8 @@
 /*
  * syscall(2) as the program calls it. The wait calls go to ub_hook_syscall, as
  * do seccomp and prctl; what closes descriptors (libuv does so here only) to
- * ub_hook_syscall_closes; everything else leaves through a tail jump: no frame of ours stands between
- * a vfork (or clone) made here and its caller.
+ * ub_hook_syscall_closes; everything else leaves through a tail jump: no frame
+ * of ours stands between a vfork (or clone) made here and its caller.
  */
 #include <sys/syscall.h>
 
