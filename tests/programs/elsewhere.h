@@ -3,8 +3,9 @@
  *
  * `ended`: each loop has a thread of its own, which has ended by then, and whose place among the watched ones another
  * one has. `there`: one thread runs them all, and is still there. Prints how many descriptors are open after a quarter
- * of the loops and after all, how much address space is taken, what the library
- * has allocated and not freed, where it says so.
+ * of the loops and after all, what the library has allocated and not freed, where it says so, and how much address
+ * space is taken after each quarter: what is left of each loop grows in each, a place more for a thread (if the last
+ * one's end was not noticed in time: and a stack for its callbacks) only once.
  */
 #ifndef ELSEWHERE_H
 #define ELSEWHERE_H
@@ -18,6 +19,7 @@
 
 #define WARM  20 /* turns until a loop is known to be one */
 #define LOOPS 24
+#define PARTS 4
 #define KEPT  2 /* loops that there are at a time: the next one is elsewhere in memory */
 
 /* Of a callback; true: it was the last one. */
@@ -96,7 +98,7 @@ static void run_somewhere(bool there, long i)
 int main(int argc, char **argv)
 {
     bool there = !strcmp(argv[1], "there");
-    int early[3] = {0};
+    int taken[PARTS + 1] = {0}, early[2] = {0};
     pthread_t thread;
 
     sem_init(&wanted, 0, 0);
@@ -104,17 +106,19 @@ int main(int argc, char **argv)
     if (there)
         pthread_create(&thread, NULL, run_all, NULL);
     for (long i = 0; i < LOOPS; i++) {
-        if (i == LOOPS / 4) {
+        if (i % (LOOPS / PARTS) == 0)
+            taken[i / (LOOPS / PARTS)] = pages();
+        if (i == LOOPS / PARTS) {
             early[0] = descriptors();
-            early[1] = pages();
-            early[2] = allocated;
+            early[1] = allocated;
         }
         run_somewhere(there, i);
         if (i >= KEPT)
             end_loop(made[i - KEPT]);
     }
-    printf("{\"descriptors\": [%d, %d], \"pages\": [%d, %d], \"allocated\": [%d, %d]}\n", early[0], descriptors(),
-           early[1], pages(), early[2], allocated);
+    taken[PARTS] = pages();
+    printf("{\"descriptors\": [%d, %d], \"allocated\": [%d, %d], \"pages\": [%d, %d, %d, %d]}\n", early[0],
+           descriptors(), early[1], allocated, taken[1], taken[2], taken[3], taken[4]);
     fflush(stdout);
     _exit(0); /* the thread is still there */
 }
