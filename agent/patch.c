@@ -603,7 +603,7 @@ static bool is_hooked_name(const char *name)
 {
     if (ub_patch_libc_knows(name))
         return true;
-    for (uint32_t loop = 0; loop < ub_loops_and_locks; loop++) {
+    for (uint32_t loop = 0; loop < ub_loops_and_looks; loop++) {
         if (hook_named(ub_loops[loop], name, NULL))
             return true;
     }

@@ -33,6 +33,7 @@ enum ub_offload_mode {
     X(IMPORT, "import")     /* a Python module is being imported */                                                    \
     X(TRANSACTION, "transaction") /* of a database is open */                                                          \
     X(GIL, "gil")                 /* made with the interpreter's lock held */                                          \
+    X(CONNECTION, "connection")   /* SQLite's: not one that a thread of ours may use */                                \
     X(POLICY, "policy")           /* no rule moves it, or one says inline */                                           \
     X(CALL, "call")               /* this call is not on the list of those that may move */
 

@@ -93,6 +93,13 @@ static bool imports(const struct ub_stall *s)
     return importing;
 }
 
+/* A whole one (common/units.h), which is in no list of calls. */
+static void name_unit(json_t *o, const struct ub_timed_call *c)
+{
+    if (c && c->id > UB_CALL_IDS && ub_moved_call_name(c->id))
+        json_object_set_new(o, "call", json_string(ub_moved_call_name(c->id)));
+}
+
 static json_t *would_move(uint64_t saved_ns, uint32_t executor)
 {
     json_t *o = json_pack("{s:s, s:I}", "state", "would-move", "saved_ns", (json_int_t)saved_ns);
@@ -123,10 +130,13 @@ json_t *ub_offload_json(struct ub_explain *x, const struct ub_event *e, const st
                    : json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[UB_PIN_CALL]);
     if (pin == UB_PIN_MOVABLE && s->what.library == UB_LOOP_ASYNCIO && imports(s))
         pin = UB_PIN_IMPORT;
-    if (pin == UB_PIN_MOVABLE) /* where calls move the next one from this place leaves */
-        return x->w->offload > UB_OFFLOAD_DRY_RUN ? json_pack("{s:s}", "state", "first")
-                                                  : would_move(saved, c->executor);
+    if (pin == UB_PIN_MOVABLE) { /* where calls move the next one from this place leaves */
+        o = x->w->offload > UB_OFFLOAD_DRY_RUN ? json_pack("{s:s}", "state", "first") : would_move(saved, c->executor);
+        name_unit(o, c);
+        return o;
+    }
     o = json_pack("{s:s, s:s}", "state", "pinned", "reason", pin_names[pin == UB_PIN_UNKNOWN ? UB_PIN_CALL : pin]);
+    name_unit(o, c);
     if (saved)
         json_object_set_new(o, "saved_ns", json_integer((json_int_t)saved)); /* of other calls in it */
     lock = pin == UB_PIN_LOCK && c ? lock_place(x, e, c->lock) : NULL;
@@ -186,8 +196,10 @@ void ub_offload_count(struct ub_explain *x, const json_t *line)
     const char *site = json_string_value(json_object_get(line, "site"));
     const char *state = json_string_value(json_object_get(offload, "state"));
     const char *reason = json_string_value(json_object_get(offload, "reason"));
-    json_t *o, *call = json_object_get(json_object_get(line, "call"), "name");
+    json_t *o, *call = json_object_get(offload, "call");
 
+    if (!call)
+        call = json_object_get(json_object_get(line, "call"), "name");
     if (!call)
         call = json_object_get(json_array_get(json_object_get(line, "calls"), 0), "name");
 

@@ -523,7 +523,8 @@ static json_t *slow_json(struct ub_explain *x, struct ub_stall *s, const struct 
         json_object_set(line, "calls", s->calls);
     json_object_set_new(line, "offload",
                         ub_offload_json(x, e, s, *ret_cause, duration, shares.known ? shares.blocked_ns : duration));
-    json_object_set_new(line, "elsewhere", ub_elsewhere_json(s, *ret_cause, duration));
+    if (!json_object_get(json_object_get(line, "offload"), "call")) /* that is known exactly */
+        json_object_set_new(line, "elsewhere", ub_elsewhere_json(s, *ret_cause, duration));
     if (s->uv_pool.queued)
         json_object_set_new(line, "pool", ub_uv_pool_now_json(&s->uv_pool));
     set_shares(line, &shares, duration);

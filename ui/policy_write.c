@@ -236,6 +236,17 @@ static bool computes(const struct ub_site *site)
     return cause == UB_CAUSE_CPU || cause == UB_CAUSE_RUNQUEUE;
 }
 
+/* What a rule can move of it, or NULL: a whole call that the agent has judged as one, or one into libc. */
+static const char *call_of(const struct ub_site *site)
+{
+    const char *whole = ub_json_string(json_object_get(site->worst, "offload"), "call");
+    const json_t *call = json_object_get(site->worst, "call");
+    const char *name = ub_json_string(call, "via") ? ub_json_string(call, "via") : ub_json_string(call, "name");
+    enum ub_cause cause = ub_model_site_cause(site);
+
+    return whole ? whole : cause == UB_CAUSE_CALL || cause == UB_CAUSE_LOCK ? name : NULL;
+}
+
 static void add_function(struct writer *w, const struct ub_site *site)
 {
     struct ub_policy_proposal p;
@@ -314,11 +325,9 @@ static void collect(struct writer *w, bool calls_only)
         add_moved(w, line);
     sites = ub_model_sites(w->m, UB_STALL_COUNTED, UB_SORT_TOTAL, &count);
     for (i = 0; i < count; i++) {
-        const json_t *call = json_object_get(sites[i]->worst, "call");
-        const char *name = ub_json_string(call, "via") ? ub_json_string(call, "via") : ub_json_string(call, "name");
-        enum ub_cause cause = ub_model_site_cause(sites[i]);
+        const char *name = call_of(sites[i]);
 
-        if (name && (cause == UB_CAUSE_CALL || cause == UB_CAUSE_LOCK))
+        if (name)
             add_call(w, sites[i], name);
         else if (computes(sites[i]) && !calls_only)
             add_function(w, sites[i]);

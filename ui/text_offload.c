@@ -27,6 +27,7 @@ static const struct {
     {"caller", "made by an extension module or library that may keep state by thread"},
     {"import", "a module is being imported"},
     {"transaction", "a transaction of a database is open"},
+    {"connection", "no thread of ours may use its connection"},
     {"gil", "made with the interpreter's lock held"},
     {"policy", "no rule of the policy moves it"},
     {"call", "this call is not on the list of those that may move"},
@@ -61,11 +62,23 @@ static void put_lock(const struct ub_text_view *view, const json_t *lock)
     }
 }
 
+/* Of a stall that nothing else says it of: "sqlite3_step " */
+static void put_whole_call(const struct ub_text_view *view, const json_t *offload)
+{
+    const char *call = ub_json_string(offload, "call");
+
+    if (!call)
+        return;
+    ub_pen_put(&view->pen, UB_INK_FUNCTION, call, UB_TEXT_NAME_COLUMNS);
+    fputc(' ', view->pen.out);
+}
+
 /* No lock was seen is what is known: there are kinds that nobody sees. */
 static void put_would_move(const struct ub_text_view *view, const json_t *offload)
 {
     const char *executor = ub_json_string(offload, "executor");
 
+    put_whole_call(view, offload);
     fputs("would move", view->pen.out);
     if (executor && strcmp(executor, "timer") == 0)
         fputs(" to a timer", view->pen.out);
@@ -91,6 +104,7 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
     } else if (strcmp(state, "first") == 0) {
         fputs("the first from this place: it might have left the loop, and the next one will", view->pen.out);
     } else if (strcmp(state, "pinned") == 0) {
+        put_whole_call(view, offload);
         fputs("pinned: ", view->pen.out);
         ub_escape_put(view->pen.out, ub_text_offload_reason(ub_json_string(offload, "reason")), UB_TEXT_LINE_COLUMNS);
         put_lock(view, json_object_get(offload, "lock"));
@@ -100,7 +114,7 @@ void ub_text_offload(const struct ub_text_view *view, const json_t *slow)
     fputc('\n', view->pen.out);
 }
 
-static bool is_dry_run(const struct ub_model *m)
+bool ub_text_is_dry_run(const struct ub_model *m)
 {
     for (uint32_t i = 0; i < ub_model_runs(m); i++) {
         if (ub_json_is(ub_model_run(m, i)->header, "offload", "dry-run"))
@@ -114,7 +128,7 @@ void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *sit
 {
     struct ub_policy_proposal p;
 
-    if (!is_dry_run(view->m) || !ub_policy_propose(site, &p) || !p.action)
+    if (!ub_text_is_dry_run(view->m) || !ub_policy_propose(site, &p) || !p.action)
         return;
     ub_pen_label(&view->pen, "move");
     if (p.yields)

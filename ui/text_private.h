@@ -89,6 +89,7 @@ void ub_text_pool(const struct ub_text_view *view, const json_t *slow);
 
 /* text_offload.c: the label `move` for a stall, and one line for a run; nothing (and false) where offload was off. */
 const char *ub_text_offload_reason(const char *reason); /* a pin, in words */
+bool ub_text_is_dry_run(const struct ub_model *m);      /* of one of its runs, at least */
 void ub_text_offload(const struct ub_text_view *view, const json_t *slow);
 void ub_text_proposed(const struct ub_text_view *view, const struct ub_site *site); /* a dry run's, where it computes */
 void ub_text_python_live(const struct ub_text_view *view);                          /* functions elsewhere, so far */

@@ -93,7 +93,7 @@ static void put_stayed(const struct ub_text_view *view, const json_t *line)
     ub_pen_put(&view->pen, UB_INK_FUNCTION, name ? name : "?", UB_TEXT_NAME_COLUMNS);
     fputs(" (", view->pen.out);
     put_where(view, line);
-    fputs(") stayed ", view->pen.out);
+    fputs(ub_text_is_dry_run(view->m) ? ") would stay " : ") stayed ", view->pen.out);
     ub_text_count(view, UB_INK_PLAIN, ub_json_u64_or(line, "count", 0), "time", "times");
     fputs(": ", view->pen.out);
     ub_escape_put(view->pen.out, why && *why ? why : "?", UB_TEXT_LINE_COLUMNS);

@@ -100,7 +100,7 @@ static uint64_t single_descriptor(uint64_t fds, uint64_t count)
 /* What takes system calls: strings, times, links of descriptors. That may be more than the call took. */
 static void fill(struct ub_timed_call *c, const uint64_t *value)
 {
-    const char *letters = table[c->id].letters;
+    const char *letters = c->id < UB_CALL_IDS ? table[c->id].letters : "";
     uint32_t text = 0, count = (uint32_t)strlen(letters);
 
     memcpy(c->value, value, sizeof(c->value));
@@ -272,18 +272,20 @@ static void judge(const struct ub_thread *t, uint32_t id, uint64_t spent, uintpt
         ub_sites_blocked(t, id, spent);
 }
 
+/* `known`: NULL, or what its caller has found out. */
 static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint64_t begun, uint64_t spent,
-                uintptr_t ra, const uint64_t *value)
+                uintptr_t ra, const uint64_t *value, const struct ub_verdict *known)
 {
     uint64_t threshold = ub_load_relaxed(&ub_process->arena->h.threshold);
-    struct ub_verdict verdict = {.pin = UB_PIN_UNKNOWN};
+    struct ub_verdict verdict = known ? *known : (struct ub_verdict){.pin = UB_PIN_UNKNOWN};
     struct ub_timed_call *c;
     bool longest;
 
     drop_inner(r, begun);
     c = entry_of(r, id, ra, spent);
     /* A dozen questions to the kernel: not for what is nothing, nor adds up to something. */
-    if (ub_offload_now() != UB_OFFLOAD_OFF && (spent >= threshold / 64 || (c && c->total + spent >= threshold / 16)))
+    if (!known && ub_offload_now() != UB_OFFLOAD_OFF &&
+        (spent >= threshold / 64 || (c && c->total + spent >= threshold / 16)))
         judge(t, id, spent, ra, value, &verdict);
     if (!c) {
         r->others++;
@@ -313,7 +315,7 @@ static void add(struct ub_thread *t, struct ub_call_report *r, uint32_t id, uint
         c->told = 1;
         fill(c, value);
     }
-    if (longest && spent >= threshold / 2 && is_longest(r, c))
+    if (longest && spent >= threshold / 2 && id < UB_CALL_IDS && is_longest(r, c))
         keep_stack(r, t->slot->tid, begun);
 }
 
@@ -355,7 +357,7 @@ static bool is_slow(const struct ub_thread *t, uint64_t begun, uint64_t ended)
 
 /* Where the machine is busy, most of them were a moment without a CPU: it need not be small, but quick. */
 static __attribute__((noinline)) void note_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended,
-                                                uintptr_t ra, const uint64_t *value)
+                                                uintptr_t ra, const uint64_t *value, const struct ub_verdict *known)
 {
     struct ub_calls *calls = &t->cold->calls;
     struct ub_call_report *r;
@@ -369,7 +371,7 @@ static __attribute__((noinline)) void note_slow(struct ub_thread *t, uint32_t id
     calls->writing = t->start;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     r = report_of(calls, t->start);
-    add(t, r, id, begun, ended - begun, ra, value);
+    add(t, r, id, begun, ended - begun, ra, value, known);
     ub_store_release(&r->seq, (r->seq | 1) + 1);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     calls->writing = 0;
@@ -378,5 +380,13 @@ static __attribute__((noinline)) void note_slow(struct ub_thread *t, uint32_t id
 void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
                     const uint64_t *value)
 {
-    note_slow(t, id, begun, ended, ra, value);
+    note_slow(t, id, begun, ended, ra, value, NULL);
+}
+
+void ub_timing_unit(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
+                    const struct ub_verdict *verdict)
+{
+    static const uint64_t none[UB_CALLS_VALUES];
+
+    note_slow(t, id, begun, ended, ra, none, verdict);
 }

@@ -21,6 +21,10 @@
 __attribute__((cold)) void ub_timing_slow(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended,
                                           uintptr_t ra, const uint64_t *value);
 
+/* Likewise a whole call (common/units.h), which is no system call: only what offload says of it is told. */
+void ub_timing_unit(struct ub_thread *t, uint32_t id, uint64_t begun, uint64_t ended, uintptr_t ra,
+                    const struct ub_verdict *verdict);
+
 /*
  * Memory of the program, which may be gone by now or never was: read by a call
  * that cannot fault. Returns the bytes read; none where the agent makes no calls. Signal-safe.
@@ -33,7 +37,7 @@ __attribute__((cold)) uint64_t ub_timing_now(void);
 /* What this thread has kept of the turn that began at `turn`; NULL: nothing. Signal-safe. */
 const struct ub_call_report *ub_timing_report(const struct ub_thread *t, uint64_t turn);
 
-/* The function's name, and that of the system call in which it hangs as a rule. Signal-safe. */
+/* The function's name, and that of the system call in which it hangs as a rule; of no whole call. Signal-safe. */
 const char *ub_timing_name(uint32_t id);
 const char *ub_timing_syscall(uint32_t id);
 

@@ -82,11 +82,11 @@ static bool is_bare(uint32_t copy, uint64_t ret, uint64_t result)
                   : ret == (uintptr_t)python[copy].none;
 }
 
-/* The interpreter's, or the way round by a fiber. */
+/* The interpreter's, or (where calls move) the way round by a fiber. */
 static uint64_t resume(uint64_t (*call)(uintptr_t, uint64_t, uint64_t), uintptr_t coroutine, uint64_t code, uint64_t a,
                        uint64_t b)
 {
-    if (ub_unlikely(ub_offload_mode > UB_OFFLOAD_DRY_RUN))
+    if (ub_unlikely(ub_offload_mode != UB_OFFLOAD_OFF))
         return ub_pysteps_run(call, coroutine, code, a, b);
     return call(coroutine, a, b);
 }

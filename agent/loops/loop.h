@@ -51,9 +51,9 @@ struct ub_loop_ops {
 
 extern const struct ub_loop_ops *const ub_loops[];
 extern uint32_t ub_loops_count; /* fixed while anything is hooked */
-extern const uint32_t ub_loops_and_locks;
-#define UB_LOOPS_OF_LOCKS 2u  /* behind the libraries: offload/locks.h */
-#define UB_LOOPS_OF_MOVES 19u /* behind these: what is hooked only where calls move */
+extern const uint32_t ub_loops_and_looks;
+#define UB_LOOPS_OF_LOOKS 4u  /* behind the libraries: what the dry run has to see: locks, SQLite */
+#define UB_LOOPS_OF_MOVES 17u /* behind these: what is hooked only where calls move */
 #define UB_LOOPS_MAX      32u
 #define UB_LOOP_DATA_MAX  12u
 

@@ -50,7 +50,7 @@ void ub_offload_start(uint32_t mode, bool steps)
     if (mode == UB_OFFLOAD_OFF)
         return;
     look_for_sanitizer();
-    ub_loops_count += UB_LOOPS_OF_LOCKS;
+    ub_loops_count += UB_LOOPS_OF_LOOKS;
     if (mode == UB_OFFLOAD_DRY_RUN)
         return;
     ub_pylocks_start();
@@ -66,7 +66,7 @@ void ub_offload_attach(uint32_t mode)
     if (ub_offload_mode > UB_OFFLOAD_DRY_RUN)
         return;
     if (mode != ub_offload_mode)
-        ub_loops_count += mode == UB_OFFLOAD_DRY_RUN ? UB_LOOPS_OF_LOCKS : -UB_LOOPS_OF_LOCKS;
+        ub_loops_count += mode == UB_OFFLOAD_DRY_RUN ? UB_LOOPS_OF_LOOKS : -UB_LOOPS_OF_LOOKS;
     ub_offload_mode = mode;
     if (mode == UB_OFFLOAD_DRY_RUN)
         look_for_sanitizer();
@@ -318,6 +318,8 @@ static enum ub_executor judge_call(uint32_t id, const uint64_t *value)
  * too. */
 static enum ub_executor judge_call_of_step(uint32_t id, const uint64_t *value)
 {
+    if (id >= UB_BLOCK_CALLS) /* a whole one (common/units.h) */
+        return UB_EXECUTOR_WAIT;
     switch (id) {
     case UB_CALL_ID_poll:
     case UB_CALL_ID___poll_chk:

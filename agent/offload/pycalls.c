@@ -4,6 +4,7 @@
  */
 #include "pysteps_impl.h"
 
+#include "../../common/units.h"
 #include "../module.h"
 #include "../patch.h"
 #include "identity.h"
@@ -258,13 +259,13 @@ enum ub_pin ub_pysteps_judge(const struct ub_thread *t, uint32_t id, const uint6
         return UB_PIN_KIND;
     if (step != &spans->level[spans->depth - 1].callback)
         return UB_PIN_NESTED;
-    if (m && m->current)
-        pin = ub_pysteps_judge_place(m, sp, false, ret_lock);
-    else if (ub_locks_held(ret_lock))
+    if (ub_locks_held(ret_lock))
         pin = UB_PIN_LOCK;
+    else if (m && m->current)
+        pin = judge_step_of(m, sp, false, id == UB_UNIT_ID_sqlite3_step);
     else if (alarm_is_set())
         pin = UB_PIN_EINTR;
-    if (pin != UB_PIN_MOVABLE)
+    if (pin != UB_PIN_MOVABLE || id >= UB_BLOCK_CALLS)
         return pin;
     ub_block_look(id, value, &b);
     if (!b.may_move)

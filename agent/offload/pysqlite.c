@@ -113,17 +113,41 @@ static bool is_idle(void *connection, uint32_t copy)
     return state && state(connection, NULL) == TXN_NONE;
 }
 
+/* In the dry run, where no step is on a fiber, only what the thread's connections do is kept there. */
 static struct mine *here(void)
 {
+    if (ub_offload_mode == UB_OFFLOAD_DRY_RUN)
+        return ub_pysteps_mine(true);
     return ub_pysteps_python ? ub_pysteps_mine(false) : NULL;
+}
+
+/* Whose step runs; 0: nobody's. */
+static uintptr_t coroutine_here(const struct mine *m)
+{
+    const struct ub_callback *step;
+
+    if (m->current || ub_offload_mode != UB_OFFLOAD_DRY_RUN)
+        return m->current ? m->current->coroutine : 0;
+    step = ub_span_asyncio(&ub_thread.cold->spans);
+    return step && step->kind == UB_CALLBACK_TASK ? step->object : 0;
+}
+
+void ub_pysqlite_ended(uintptr_t coroutine)
+{
+    struct mine *m = ub_pysteps_mine(false);
+
+    if (m)
+        ub_pysqlite_forget(m, coroutine);
 }
 
 static void note(struct mine *m, void *connection, uint32_t copy)
 {
+    uintptr_t coroutine;
+
     if (is_idle(connection, copy))
         drop(m, connection);
-    else if (m->current)
-        put(m, connection, m->current->coroutine);
+    else if ((coroutine = coroutine_here(m)) != 0)
+        put(m, connection, coroutine);
 }
 
 /* While a call of another step's is made by a thread nobody else uses SQLite. */
@@ -248,12 +272,16 @@ static void ask_all(struct mine *m, uint32_t copy)
 
 static bool others_have_transactions(const struct mine *m)
 {
+    uintptr_t own = m->transactions ? coroutine_here(m) : 0;
+
     for (uint32_t i = 0; m->transactions && i < UB_TRANSACTIONS_MAX; i++) {
-        if (m->transaction[i].connection && m->transaction[i].coroutine != m->current->coroutine)
+        if (m->transaction[i].connection && m->transaction[i].coroutine != own)
             return true;
     }
     return m->transactions == UB_TRANSACTIONS_MAX; /* some may be missing */
 }
+
+static const char others_wait[] = "another task has a transaction open";
 
 /* Why no thread may make this connection's calls; NULL: one may, and *mutex is what it then takes. */
 static const char *why_here(const struct mine *m, void *connection, uint32_t copy, const void **mutex)
@@ -270,7 +298,7 @@ static const char *why_here(const struct mine *m, void *connection, uint32_t cop
         return "its connection is not serialized";
     if (!(*o & CHECKED))
         return "its connection may be used by several threads";
-    return others_have_transactions(m) ? "another task has a transaction open" : NULL;
+    return others_have_transactions(m) ? others_wait : NULL;
 }
 
 static int64_t step_by_thread(uint64_t function, uint64_t of, uint64_t c, uint64_t d, uint64_t e, uint64_t f,
@@ -290,17 +318,35 @@ static bool may_be_asked(void)
            (ub_load_relaxed(&p->version) && ub_load_relaxed(&p->call[UB_UNIT_ID_sqlite3_step]) != UB_POLICY_DENY);
 }
 
-/* It took so long, in its loop's place. The next one from there is made by a thread, if it may be. */
-static void was_here(const char *why, uint64_t spent, uint64_t ns)
+/* `pin`: what was found out of the step itself, MOVABLE: it was not asked. */
+static void judge_here(const char *why, enum ub_pin pin, struct ub_verdict *ret)
 {
-    struct ub_python_row *row =
-        why ? ub_python_table_row(&ub_process->arena->python, UB_PYTHON_STAYED, "sqlite3_step", "sqlite3", why) : NULL;
+    static const uint64_t none[UB_CALLS_VALUES];
 
+    *ret = (struct ub_verdict){.pin = (uint8_t)pin, .executor = UB_EXECUTOR_WAIT};
+    if (why)
+        ret->pin = why == others_wait ? UB_PIN_TRANSACTION : UB_PIN_CONNECTION;
+    else if (pin == UB_PIN_MOVABLE)
+        ub_decide(&ub_thread, UB_UNIT_ID_sqlite3_step, none, (uintptr_t)__builtin_frame_address(0), 0, ret);
+    if (ret->pin == UB_PIN_MOVABLE && ub_sites_denies(&ub_thread, UB_UNIT_ID_sqlite3_step))
+        ret->pin = UB_PIN_POLICY;
+}
+
+/* It took so long, in its loop's place. The next one from there is made by a thread, if it may be; the dry run tells
+ * so. */
+static void was_here(const char *why, const struct ub_verdict *v, uint64_t spent, uint64_t ns)
+{
+    struct ub_python_row *row;
+
+    ub_store_relaxed(&was_slow, true);
+    if (v->pin == UB_PIN_MOVABLE && ub_offload_now() > UB_OFFLOAD_DRY_RUN)
+        ub_sites_blocked(&ub_thread, UB_UNIT_ID_sqlite3_step, spent);
+    if (v->pin == UB_PIN_MOVABLE || v->pin == UB_PIN_POLICY)
+        return;
+    row = ub_python_table_row(&ub_process->arena->python, UB_PYTHON_STAYED, "sqlite3_step", "sqlite3",
+                              why ? why : ub_pyfunctions_reason(v->pin));
     if (row)
         ub_python_row_add(row, ns);
-    if (!why)
-        ub_sites_blocked(&ub_thread, UB_UNIT_ID_sqlite3_step, spent);
-    ub_store_relaxed(&was_slow, true);
 }
 
 /* Ticks; the threshold is known in both. */
@@ -311,17 +357,21 @@ static uint64_t ns_of(uint64_t spent, uint64_t threshold)
     return (uint64_t)((unsigned __int128)spent * threshold_ns / threshold);
 }
 
-static int step_here(struct mine *m, void *of, uint32_t copy, uintptr_t ra, const char *why)
+static int step_here(const struct mine *m, void *of, uint32_t copy, uintptr_t ra, const char *why, enum ub_pin pin)
 {
     const struct step *s = m->current;
-    uint64_t begun = ub_timing_now(), left_ns = s->left_ns, spent, threshold;
+    uint64_t begun = ub_timing_now(), left_ns = s ? s->left_ns : 0, spent, threshold;
+    struct ub_verdict verdict;
     int r = ((int (*)(void *))original[ID_sqlite3_step][copy])(of), saved = errno;
 
     spent = ub_timing_now() - begun;
     threshold = ub_load_relaxed(&ub_process->arena->h.threshold);
-    if (ub_thread.start && spent >= threshold && threshold && s->left_ns == left_ns) { /* not: it slept, and was left */
+    if (ub_thread.start && spent >= threshold && threshold &&
+        (!s || s->left_ns == left_ns)) { /* not: it slept, and was left */
         ub_timing_place(&ub_thread, ra);
-        was_here(why, spent, ns_of(spent, threshold));
+        judge_here(why, pin, &verdict);
+        was_here(why, &verdict, spent, ns_of(spent, threshold));
+        ub_timing_unit(&ub_thread, UB_UNIT_ID_sqlite3_step, begun, begun + spent, ra, &verdict);
     }
     errno = saved;
     return r;
@@ -336,18 +386,20 @@ static int on_step(void *of, uint32_t copy, uintptr_t ra)
     const char *why = NULL;
     const void *mutex = NULL;
     int64_t ret = -1;
+    bool in_step;
 
     if (!connection)
         return ((int (*)(void *))original[ID_sqlite3_step][copy])(of);
     outer = begin(m, connection, copy);
-    if (m->current)
+    in_step = coroutine_here(m) != 0;
+    if (in_step)
         why = why_here(m, connection, copy, &mutex);
     ub_timing_place(&ub_thread, ra);
-    if (!m->current)
+    if (!in_step)
         ret = ((int (*)(void *))original[ID_sqlite3_step][copy])(of);
-    else if (why || !may_be_asked() ||
+    else if (why || !m->current || !may_be_asked() ||
              !ub_pysteps_computes(UB_UNIT_ID_sqlite3_step, step_by_thread, word, mutex, &pin, &ret))
-        ret = step_here(m, of, copy, ra, why ? why : pin == UB_PIN_MOVABLE ? NULL : ub_pyfunctions_reason(pin));
+        ret = step_here(m, of, copy, ra, why, pin);
     end(m, connection, outer, copy);
     return (int)ret;
 }

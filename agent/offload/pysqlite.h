@@ -19,7 +19,8 @@ bool ub_pysqlite_may_nap(const struct step *s, uint32_t id, uintptr_t from, cons
 /* Whether the step has a transaction open. */
 bool ub_pysqlite_in_transaction(const struct mine *m, const struct step *s);
 
-/* The coroutine is over. */
+/* The coroutine is over. The second: of the calling thread, where no step is on a fiber (the dry run). */
 void ub_pysqlite_forget(struct mine *m, uintptr_t coroutine);
+void ub_pysqlite_ended(uintptr_t coroutine);
 
 #endif

@@ -626,6 +626,16 @@ enum ub_pin ub_pysteps_judge_process(void)
     return ub_patch_stacks ? UB_PIN_RUNTIME : UB_PIN_MOVABLE;
 }
 
+/* Where nothing moves. */
+static uint64_t look_on(ub_pysteps_send *send, uintptr_t coroutine, uint64_t value, uint64_t result)
+{
+    uint64_t ret = send(coroutine, value, result);
+
+    if ((uint32_t)ret != SEND_NEXT && ub_offload_mode == UB_OFFLOAD_DRY_RUN)
+        ub_pysqlite_ended(coroutine);
+    return ret;
+}
+
 uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t code, uint64_t value, uint64_t result)
 {
     uint64_t words[UB_FIBER_WORDS] = {(uintptr_t)send};
@@ -637,7 +647,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t cod
         look_for_python();
     m = python && ub_process->quiet == UB_QUIET_NOT ? ub_pysteps_mine(true) : NULL;
     if (!m)
-        return send(coroutine, value, result);
+        return look_on(send, coroutine, value, result);
     s = m->suspended ? suspended_step(m, coroutine) : NULL;
     if (s && !m->current)
         return go_on(m, s, result);
