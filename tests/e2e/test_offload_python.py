@@ -204,7 +204,8 @@ def test_dry_run(tellings, python):
             name = slow["callback"].get("function", "?").split(".")[0]
             found.setdefault(name, set()).add(slow["offload"].get("reason") or slow["offload"]["state"])
             if slow["offload"]["state"] == "would-move":
-                assert slow["offload"]["saved_ns"] >= slow["blocked_ns"] / 2 > 0  # what it waited for a CPU is not saved
+                # What it waited for a CPU is not saved; nobody knows what that was where the watcher got none to look twice.
+                assert 0 < slow["offload"]["saved_ns"] >= slow.get("blocked_ns", 0) / 2, slow
     assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
                      "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}, recording.slow
     assert "move   would move to a timer, saves " in said
