@@ -194,10 +194,12 @@ def place(line, key):
     return line.get(key, {}).get("function"), line.get(key, {}).get("file", "").rsplit("/", 1)[-1]
 
 
-@pytest.mark.parametrize("python", interpreters()[:1])
-def test_dry_run(tellings, python):
-    said, recording = tellings(python, "dry-run")
-    assert not any(line["moved"] for line in recording.of("offload"))
+MOVES = {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
+         "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}
+
+
+def judged(recording):
+    """By case, what is said of its stalls."""
     found = {}
     for slow in recording.slow:
         if slow.get("offload") and slow["duration_ns"] >= 120_000_000:
@@ -206,8 +208,19 @@ def test_dry_run(tellings, python):
             if slow["offload"]["state"] == "would-move":
                 # What it waited for a CPU is not saved; nobody knows what that was where the watcher got none to look twice.
                 assert 0 < slow["offload"]["saved_ns"] >= slow.get("blocked_ns", 0) / 2, slow
-    assert found == {"sleeps": {"would-move"}, "waits": {"would-move"}, "fetches": {"would-move"}, "selects": {"would-move"},
-                     "epolls": {"call"}, "imports": {"import"}, "in_callback": {"kind"}}, recording.slow
+    return found
+
+
+@pytest.mark.parametrize("python", interpreters()[:1])
+def test_dry_run(tellings, python):
+    """On a machine without a free CPU the watcher may see a wait for a lock too late, or other waits may be long as well: tried again."""
+    for _ in range(4):
+        said, recording = tellings(python, "dry-run")
+        assert not any(line["moved"] for line in recording.of("offload"))
+        found = judged(recording)
+        if found == MOVES and " would have moved from 4 call sites, " in said:
+            break
+    assert found == MOVES, recording.slow
     assert "move   would move to a timer, saves " in said
     assert "move   pinned: a module is being imported" in said
     assert " would have moved from 4 call sites, " in said
