@@ -69,8 +69,9 @@ def test_surroundings(tmp_path, surroundings):
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", ""), done
     if os.getuid() == 0:
         os.chown(path, 0, 0)
-    slow = [s for s in helpers.Recording(path).slow if "usleep" in [c["via"] for c in s.get("calls", [])]]
-    assert len(slow) == 10
+    long = [s for s in helpers.Recording(path).slow if not s.get("startup") and s["duration_ns"] >= 3_000_000]
+    slow = [s for s in long if "usleep" in [c["via"] for c in s.get("calls", [])]]
+    assert 0 < len(slow) <= 10 <= len(long)  # those that the watcher was told of too late are told without calls
     stacks = [s for s in slow if any(x.get("proof") == "still" for x in s["samples"])]
     assert bool(stacks) == (found["stacks"]["health"] == "ok"), (found["stacks"], slow)
 
