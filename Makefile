@@ -55,11 +55,16 @@ FUZZ_BIN   := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_TIME  ?= 60
 PROG_BIN   := $(PROG_SRC:%.c=$(BUILD)/%)
 
-.PHONY: all bpf bpf-object programs demo check check-unit check-e2e check-servers check-offload check-offload-suites \
+.PHONY: all bpf bpf-object programs units demo check check-unit check-e2e check-servers check-offload check-offload-suites \
         check-aarch64 check-attach check-sanitizers \
         check-bpf check-exports check-peers bench soak fuzz lint deps man install clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
+
+# Where nothing is asked for but compiling, as many at once as there are CPUs. Tests have the machine to themselves.
+ifeq ($(filter-out all programs units,$(or $(MAKECMDGOALS),all)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
 
 all: $(AGENT) $(COMMAND) $(PYTHON_OBJECTS)
 
@@ -184,6 +189,8 @@ $(BUILD)/tests/unit/%: tests/unit/%.c $(CORE_LIB) $(AGENT)
 
 programs: $(PROG_BIN)
 
+units: $(UNIT_BIN)
+
 $(BUILD)/tests/programs/fibers: $(AGENT)
 
 check-unit: $(UNIT_BIN) programs
@@ -195,7 +202,10 @@ RETRY ?= --reruns 1 --reruns-delay 2
 check-e2e: all programs
 	$(Q)$(PYTHON) -m pytest -q -rs $(RETRY) -p no:cacheprovider tests/e2e
 
-check: all check-unit check-e2e
+check:
+	$(Q)$(MAKE) --no-print-directory all programs units
+	$(Q)$(MAKE) --no-print-directory check-unit
+	$(Q)$(MAKE) --no-print-directory check-e2e
 
 check-servers: all programs
 	$(Q)tests/deps.sh servers
