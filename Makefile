@@ -199,8 +199,12 @@ check-unit: $(UNIT_BIN) programs
 # The machine may be shared: what failed is run once more, and that is printed (tests/e2e/retried.py). RETRY= is without.
 RETRY ?= --reruns 1 --reruns-delay 2
 
+# What says nothing of how long things take goes two at a time; the rest has the machine to itself.
+E2E := UNBLOCK_RETRIED=$(abspath $(BUILD)/retried) $(PYTHON) -m pytest -q -rs $(RETRY) -p no:cacheprovider tests/e2e
 check-e2e: all programs
-	$(Q)$(PYTHON) -m pytest -q -rs $(RETRY) -p no:cacheprovider tests/e2e
+	$(Q)rm -f $(BUILD)/retried; status=0; \
+	    $(E2E) -n 2 --dist loadfile -m "beside and not alone" || status=1; \
+	    $(E2E) -m "not beside or alone" || status=1; exit $$status
 
 check:
 	$(Q)$(MAKE) --no-print-directory all programs units
@@ -219,7 +223,7 @@ check-offload: all programs
 	$(Q)tests/deps.sh servers
 	$(Q)tests/deps.sh offload
 	$(Q)UNBLOCK_SOAK=1 $(PYTHON) -m pytest -q -rs -p no:cacheprovider tests/e2e/test_offload_python.py \
-	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_ev.py tests/e2e/test_offload_hosts.py tests/e2e/test_offload_stress.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
+	    tests/e2e/test_seeds_python.py tests/e2e/test_offload_event.py tests/e2e/test_offload_glib.py tests/e2e/test_offload_glib_races.py tests/e2e/test_offload_sd.py tests/e2e/test_offload_ev.py tests/e2e/test_offload_hosts.py tests/e2e/test_offload_stress.py tests/e2e/test_stress_python.py tests/e2e/test_yield_python.py tests/e2e/test_functions_python.py \
 	    tests/servers/test_offload_tickers.py tests/servers/test_offload_libuv.py tests/servers/test_offload_libevent.py tests/servers/test_offload_libev.py tests/servers/test_offload_sd_event.py tests/servers/test_offload_glib_programs.py tests/servers/test_offload_databases.py
 
 check-offload-suites: all

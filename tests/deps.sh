@@ -51,6 +51,8 @@ core     python3-dev         pc:python3
 core     openssl             cmd:openssl
 core     python3-pytest      py:pytest
 core     python3-pytest-rerunfailures  py:pytest_rerunfailures
+core     python3-pytest-xdist  py:xdist
+core     python3-uvloop      py:uvloop
 core     python3-jsonschema  py:jsonschema
 core     python3-pip         py:pip
 core     python3-paramiko    py:paramiko

@@ -14,6 +14,15 @@ from retried import pytest_sessionfinish, pytest_terminal_summary  # noqa: E402,
 from session import no_inherited_settings, pytest_configure, pytest_sessionstart  # noqa: E402, F401
 
 
+# These go first, so that of two who share the files out none works on one of them at the end, alone.
+LONGEST = ("test_stress_python", "test_surroundings", "test_offload_stress", "test_survive", "test_preload", "test_offload_eager")
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """An empty current folder: `unblock run` writes its recording there."""

@@ -43,8 +43,8 @@ def program(name):
 
 
 def clean_environment(**more):
-    """This process's environment without anything that would change unblock's behaviour."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("UNBLOCK")}
+    """This process's environment without anything that would change unblock's behaviour, or that of a pytest under it."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("UNBLOCK", "PYTEST_"))}
     for name in ("LD_PRELOAD", "NO_COLOR", "CLICOLOR_FORCE"):
         env.pop(name, None)
     env.update(more)
@@ -87,6 +87,13 @@ def wait_until(condition, timeout=PATIENCE, what="condition", interval=0.01):
         if time.monotonic() > end:
             raise AssertionError(f"timed out after {timeout} s waiting for {what}")
         time.sleep(interval)
+
+
+def let_in(folder):
+    """Lets other users into a test's folder: pytest made it its own, and up to three above it."""
+    for path in (folder, *list(folder.parents)[:3]):
+        if path.stat().st_mode & 0o5 != 0o5:
+            path.chmod(0o755)
 
 
 def process_state(pid):

@@ -14,6 +14,8 @@ def pytest_configure(config):
         if signal.getsignal(sig) == signal.SIG_IGN:
             signal.signal(sig, handler)
     config.addinivalue_line("markers", "without_bpf: needs no BPF")
+    config.addinivalue_line("markers", "beside: says nothing of how long things take; `make check` runs two such files at a time")
+    config.addinivalue_line("markers", "alone: does say that, in a file of which the rest is `beside`")
 
 
 def pytest_sessionstart(session):

@@ -15,6 +15,8 @@ import helpers
 from attaching import Held, Target, attach, enter, leave, nothing_noticed
 from helpers import PYTHON, Recording, one_line, program, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
 LONG = int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
 CYCLES = 1000 if SOAK else 200 if LONG else 3
@@ -168,6 +170,7 @@ def test_forked_children_are_watched(tmp_path):
     assert {s["pid"] for s in Recording(path).slow} == {child}
 
 
+@pytest.mark.alone
 def test_a_stuck_loop_is_shown_and_waited_for(tmp_path):
     """The stall began before: it is told at once, with its call; the agent comes in when it is over."""
     with Target(0, "stuck") as target:

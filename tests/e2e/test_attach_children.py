@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 import attaching
 import helpers
 from helpers import PYTHON, Recording, wait_until
+
+pytestmark = pytest.mark.beside
 
 SERVER = """
 import os, select, signal, time

@@ -11,6 +11,8 @@ import helpers
 from attaching import enter
 from helpers import PYTHON, one_line, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 # rt_sigpending, which is among what a thread calls for the injector, kills it.
 PROGRAM = """
 import ctypes, os, select, struct, sys
@@ -105,6 +107,7 @@ while poll.poll(0.01) == []:
 """
 
 
+@pytest.mark.alone
 def test_a_long_call_of_a_thread_that_is_followed(tmp_path):
     """Busy, it is followed from call to call; whoever follows waits for the end of this one, and lets it go then."""
     with subprocess.Popen([PYTHON, "-c", LONG_CALL, "6"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -18,6 +18,8 @@ import oracle
 import test_callbacks
 from helpers import PYTHON, Recording, program, wait_until
 
+pytestmark = pytest.mark.beside
+
 # Told as turns, as nothing says what was given to these; the stack names the function.
 UNSEEN = {"libevent": ["on_query", "on_request"],
           "sd-event": ["on_time", "on_io", "on_signal", "on_inotify", "on_defer", "on_post"]}

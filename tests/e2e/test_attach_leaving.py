@@ -11,6 +11,8 @@ import helpers
 from attaching import enter, leave
 from helpers import PYTHON, wait_until
 
+pytestmark = pytest.mark.beside
+
 CALLS = "read write poll select nanosleep usleep sleep fsync open close connect accept send recv".split()
 PROGRAM = """
 import ctypes, os, select, signal, sys

@@ -14,6 +14,8 @@ import helpers
 from attaching import Target, enter, leave, nothing_noticed
 from helpers import PYTHON, one_line, unblock
 
+pytestmark = pytest.mark.beside
+
 
 LONG = os.environ.get("UNBLOCK_SOAK") == "1" or int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
 EXECS = 40 if LONG else 8

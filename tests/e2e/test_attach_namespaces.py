@@ -14,7 +14,7 @@ import helpers
 from attaching import enter, leave, nothing_noticed
 from helpers import PYTHON, Recording, one_line, program, unblock, wait_until
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make namespaces")
+pytestmark = [pytest.mark.beside, pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make namespaces")]
 
 
 class Contained:

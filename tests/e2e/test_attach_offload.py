@@ -18,6 +18,8 @@ import pytest
 import attaching
 import helpers
 
+pytestmark = pytest.mark.beside
+
 MS = 200
 CASES = {"nanosleep": ("would-move", "timer"), "pipe_read": ("would-move", "readiness"), "locked": ("pinned", "lock"),
          "nested": ("pinned", "nested")}

@@ -16,6 +16,8 @@ import helpers
 from attaching import Target, nothing_noticed
 from helpers import PYTHON, one_line, program, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

@@ -13,6 +13,8 @@ import helpers
 from attaching import Target, attach, enter, leave, nothing_noticed
 from helpers import one_line, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 LONG = os.environ.get("UNBLOCK_SOAK") == "1" or int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
 ROUNDS = 50 if LONG else 4
 

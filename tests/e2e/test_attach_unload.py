@@ -14,6 +14,8 @@ import helpers
 from attaching import Target, attach, enter, leave, nothing_noticed
 from helpers import Recording, one_line, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 SOAK = os.environ.get("UNBLOCK_SOAK") == "1"
 LONG = int(os.environ.get("UNBLOCK_CYCLES", 3)) >= 50
 longer = pytest.mark.skipif(not (SOAK or LONG), reason="takes long: make check-attach")

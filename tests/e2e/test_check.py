@@ -11,6 +11,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"  # 251 ms once (7f3a91c2), 61 ms (0c11d2e4), 90 ms (5e5a1007)
 
 

@@ -14,6 +14,8 @@ import helpers
 from helpers import PYTHON, UNBLOCK, clean_environment, start, unblock, wait_until
 from test_preload import LOOP, environment
 
+pytestmark = pytest.mark.beside
+
 FOLDER = Path("/run/unblock") if os.geteuid() == 0 else None
 
 

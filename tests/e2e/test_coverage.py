@@ -15,6 +15,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 ROOT = helpers.ROOT
 BLOCKING = set("""read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 open openat openat2 creat close
 fsync fdatasync sync syncfs sync_file_range msync flock fcntl truncate ftruncate fallocate copy_file_range sendfile splice

@@ -13,6 +13,8 @@ import pytest
 
 from helpers import PYTHON, ROOT, UNBLOCK, Recording, clean_environment, one_line, process_state, program, unblock, wait_until
 
+pytestmark = pytest.mark.beside
+
 VALIDATOR = jsonschema.Draft7Validator(json.loads((ROOT / "ui/recording.schema.json").read_text()))
 
 # A thread in each state; the main one prints "ready" and waits.
@@ -278,6 +280,7 @@ def test_many_threads(workdir):
         popen.kill()
 
 
+@pytest.mark.alone
 def test_nothing_is_done_to_the_process(workdir):
     """Calls that any signal or stop would interrupt are not: read with a timeout, and the process's own counters."""
     script = ("import os, select, signal, socket, time; s, peer = socket.socketpair();"

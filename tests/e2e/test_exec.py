@@ -16,6 +16,7 @@ def program_output(done):
     return json.loads(done.stdout)
 
 
+@pytest.mark.beside
 def test_execs_itself_under_sampling(tmp_path):
     """3,000 times (10,000 in the soak): a sampling signal that meets a fresh image must not kill it."""
     count = 10000 if SOAK else 3000

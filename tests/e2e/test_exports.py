@@ -11,6 +11,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
 VERDICT = {"stalls": 6, "total_ns": 483300000}
 EVIL = "\\u001b]0;x\\u0007 \\u202e;</script>\\\"\\\\\\nx"

@@ -12,6 +12,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 OBJECTS = [helpers.BUILD / "obj/agent/offload" / name for name in ("fiber.o", "fiber_x86_64.o")]
 
 CXX = r"""

@@ -15,6 +15,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 # Instructions the agent may add: to a turn of a loop, and to a wait call that is no loop's.
 # 12 of a turn's came with callbacks that are timed by themselves: a turn's segments, and a look whether the loader
 # has brought another loop library; 2 with the floor of blocking calls, copied into the thread's own line (which saves

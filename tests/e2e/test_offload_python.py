@@ -22,6 +22,7 @@ import pytest
 
 PATIENCE = 60
 ALL = "UNBLOCK_SOAK" in os.environ
+
 ON_FIRST = pytest.mark.skipif(not ALL, reason="takes long: make check-offload")
 
 # The longest that the ticker may be kept waiting, in ms: half of what it is alone, or less. None: it is kept waiting,
@@ -292,24 +293,3 @@ def test_what_is_printed_to_a_slow_pipe(tmp_path, python):
                                      options=("--force", "--offload=eager", "-q"), timeout=60)
     assert done.stdout == "2000 0 2000\n", done.stdout
     assert recording.end["offload"]["moved"] >= 20, recording.end
-
-
-@pytest.mark.parametrize("options", [pytest.param(["--offload=eager"], id="eager"),
-                                     pytest.param(["--offload=eager", "--yield"], id="both", marks=ON_FIRST),
-                                     pytest.param(["--yield"], id="yield", marks=ON_FIRST)])
-@pytest.mark.parametrize("python", interpreters())
-def test_stress(tmp_path, python, options):
-    """200 tasks do 30 random things each, of 20 kinds: none is lost, doubled or seen half done. `make check`: once; else for a minute
-    (with `--yield`, too, 100 tasks once)."""
-    python, *loop = python.split()
-    tasks, seconds = ("200", "60" if ALL else "0") if "--yield" not in options else ("100", "0")
-    done, recording = helpers.record(tmp_path, python, "-X", "dev", helpers.ROOT / "tests/programs/pystress.py", tasks, "30",
-                                     seconds, threshold="2ms", options=("--force", *options, "-q"),
-                                     env={**environment(tmp_path), "LOOP": loop[0] if loop else ""}, timeout=400)
-    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-3000:])
-    assert done.stdout == "stress: all as it should be\n"
-    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr[-3000:]
-    if "--offload=eager" in options:
-        assert recording.end["offload"]["moved"] > 1000
-    if "--yield" in options:
-        assert any(line["kind"] == "yield" for line in recording.of("python"))

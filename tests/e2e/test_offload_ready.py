@@ -17,6 +17,8 @@ import helpers
 import pythons
 import pytest
 
+pytestmark = pytest.mark.beside
+
 # Threads of the executor that may be made; the CPU time, in ms, that no wait comes near unless it turns.
 CASES = {"many": 0, "kinds": 1, "children": 0, "reaped": 0, "limits": 0, "sends": 0, "broken": 0, "same": 0, "over": 0, "closes": 0, "error": 1, "shut": 0, "traced": 0,
          "taken": 1, "kept": 1}
@@ -41,6 +43,7 @@ def said(tmp_path_factory):
         return dict(zip(CASES, pool.map(both, CASES)))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_as_without_and_no_thread(said, case):
     alone, moved, recording = said[case]

@@ -14,6 +14,8 @@ import subprocess
 import helpers
 import pytest
 
+pytestmark = pytest.mark.beside
+
 LIBRARIES = {"uv": ["-luv"], "event": ["-DLIBEVENT", "-levent_core", "-levent_pthreads"], "glib": ["-DGLIB", "-lglib-2.0"], "ev": ["-DLIBEV", "-lev"],
              "sd": ["-DSD_EVENT", "-lsystemd"]}
 LONG = "UNBLOCK_SOAK" in os.environ

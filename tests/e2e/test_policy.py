@@ -2,7 +2,11 @@
 
 import re
 
+import pytest
+
 import helpers
+
+pytestmark = pytest.mark.beside
 
 
 def check(tmp_path, text):

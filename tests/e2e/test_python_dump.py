@@ -10,6 +10,8 @@ import pytest
 import helpers
 import pythons
 
+pytestmark = pytest.mark.beside
+
 # Every line that a test expects carries a mark.
 SOURCE = r"""
 import asyncio, sys, threading, time

@@ -16,6 +16,8 @@ import pytest
 import helpers
 import pythons
 
+pytestmark = pytest.mark.beside
+
 LAYOUTS = {"3." + path.stem.rsplit("_", 1)[1]: path for path in (helpers.ROOT / "tracer").glob("python_3_*.c")}
 
 # Field of the layout -> expressions, the first one that this version's headers know.

@@ -14,6 +14,8 @@ import pytest
 import helpers
 import pythons
 
+pytestmark = pytest.mark.beside
+
 PROGRAM = helpers.ROOT / "tests/programs/pyrandom.py"
 SECONDS = 60 if os.environ.get("UNBLOCK_SOAK") else 5
 

@@ -14,6 +14,8 @@ import pytest
 import helpers
 from test_preload import LOOP
 
+pytestmark = pytest.mark.beside
+
 README = (helpers.ROOT / "README.md").read_text()
 # Everything of the machine, but /opt, where the recipe's files are, and /unblock: the folder that is given.
 BOX = """

@@ -8,6 +8,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
 LINES = SAMPLE.read_text().splitlines(keepends=True)
 

@@ -9,6 +9,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 HEADER = {"type": "header", "schema": "unblock-recording", "version": 1, "tool": "t", "started": "2025-11-21T03:05:12Z",
           "monotonic_ns": 1000, "host": "h", "command": ["prog"], "threshold_ns": 20000000, "source": "agent"}
 SLOW = {"type": "slow", "id": 1, "pid": 42, "tid": 42, "thread": "prog", "loop": "turn", "kind": "turn",

@@ -12,6 +12,8 @@ import pytest
 
 from helpers import (AGENT, PYTHON, UNBLOCK, Recording, clean_environment, one_line, recordings, unblock, wait_until)
 
+pytestmark = pytest.mark.beside
+
 # Prints what a program can know of itself that unblock might have changed.
 SELF_PORTRAIT = r"""
 import json, os, resource, signal, sys

@@ -10,6 +10,8 @@ import pytest
 
 from helpers import AGENT, UNBLOCK, clean_environment, one_line, recordings, unblock
 
+pytestmark = pytest.mark.beside
+
 
 def refused(*args, status=125, says=(), env=None):
     """Runs `unblock run ARGS`, expects the status and one line that says all of `says`; nothing may be left behind."""

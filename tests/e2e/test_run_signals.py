@@ -11,6 +11,8 @@ import pytest
 
 from helpers import PYTHON, UNBLOCK, Recording, children, clean_environment, process_state, start, wait_until
 
+pytestmark = pytest.mark.beside
+
 # Counts the signals it gets in the file "got"; ends by SIGKILL or after "stop" exists.
 COUNTER = r"""
 import os, signal, sys, time

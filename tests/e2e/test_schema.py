@@ -8,6 +8,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SCHEMA = json.loads((helpers.ROOT / "ui/recording.schema.json").read_text())
 SAMPLE = [json.loads(line) for line in (helpers.ROOT / "tests/data/sample.jsonl").read_text().splitlines()]
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)

@@ -9,6 +9,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
 
 

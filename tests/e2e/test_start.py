@@ -11,6 +11,8 @@ import pytest
 
 import helpers
 
+pytestmark = pytest.mark.beside
+
 # As a program that was built before glibc 2.34 calls it. The answer has no room for a header: EINVAL, nothing is sent.
 OLD = r"""
 #include <errno.h>

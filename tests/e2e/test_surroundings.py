@@ -14,14 +14,15 @@ from helpers import PYTHON
 from test_preload import (FORKS, LOOP, all_ended, environment, helpers_of, nothing_left, recordings,  # noqa: F401
                           run, start)
 
+pytestmark = pytest.mark.beside
+
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 @pytest.fixture
 def opened(tmp_path):
-    """Open to other users, as far up as pytest made it its own."""
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        path.chmod(0o755)
+    """Open to other users."""
+    helpers.let_in(tmp_path)
     tmp_path.chmod(0o777)
     return tmp_path
 

@@ -18,6 +18,8 @@ import helpers
 from helpers import AGENT, UNBLOCK, Recording, clean_environment, process_state, program, wait_until
 from test_preload import all_ended, helpers_of
 
+pytestmark = pytest.mark.beside
+
 MOMENTS = 1000 if os.environ.get("UNBLOCK_SOAK") else 200
 AT_ONCE = 8
 TURNS = 120

@@ -11,6 +11,8 @@ import pytest
 import attaching
 import helpers
 
+pytestmark = pytest.mark.beside
+
 SAMPLE = helpers.ROOT / "tests/data/sample.jsonl"
 LINES = SAMPLE.read_text().splitlines(keepends=True)
 

@@ -1,8 +1,9 @@
 """Many tasks that do random things, most of which block: none of their effects may be lost, doubled or seen half done.
 
-    python3 -X dev pystress.py TASKS OPERATIONS SECONDS        rounds of all tasks until the time is over
+    python3 -X dev pystress.py TASKS OPERATIONS SECONDS [SEED]    rounds of all tasks until the time is over
 
-Prints `stress: all as it should be`, and on standard error how many rounds there were, of how many operations.
+Prints `stress: all as it should be`, and on standard error each round with its seed (`pystress.py TASKS OPERATIONS 0 SEED` is
+that round again) and how many rounds there were, of how many operations.
 """
 import asyncio
 import collections
@@ -312,19 +313,19 @@ async def worker(r, number, count, seed):
     return number
 
 
-async def main(tasks, count, seconds):
+async def main(tasks, count, seconds, seed=0):
     for _ in range(12):
         await asyncio.sleep(0.002)  # until the loop is known to be one
     until, rounds = time.monotonic() + seconds, 0
     with concurrent.futures.ThreadPoolExecutor(8) as pool, tempfile.TemporaryDirectory() as folder:
         while rounds == 0 or time.monotonic() < until:
+            print(f"stress round {rounds}: seed {seed}", file=sys.stderr, flush=True)
             r = Round(folder, pool)
-            found = await asyncio.gather(*[asyncio.create_task(worker(r, i, count, rounds * tasks + i), name=f"t{i}")
-                                           for i in range(tasks)])
+            found = await asyncio.gather(*[asyncio.create_task(worker(r, i, count, seed + i), name=f"t{i}") for i in range(tasks)])
             assert found == list(range(tasks))
             assert r.done == {(i, n): 1 for i in range(tasks) for n in range(count)}
             r.check()
-            rounds += 1
+            rounds, seed = rounds + 1, seed + tasks
     print("stress: all as it should be")
     print(f"stress {rounds} rounds of {tasks * count} operations", file=sys.stderr)
 
@@ -334,4 +335,4 @@ if __name__ == "__main__":
     if os.environ.get("LOOP") == "uvloop":
         import uvloop
         uvloop.install()
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:5])))
