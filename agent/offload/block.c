@@ -245,14 +245,22 @@ static int flags_of(uint32_t id, const uint64_t *word)
     return 0;
 }
 
-/* Most have something to receive: made by who does not wait, the call itself says so. */
+bool ub_block_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], int64_t *ret)
+{
+    enum ub_fdkind kind;
+
+    if (what_of[id] != READS || flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE))
+        return false;
+    kind = ub_fdkind((int)word[0]);
+    return ub_fdkind_is_awaited(kind) && kind != UB_FDKIND_LATE &&
+           ub_ready_receive(id, word, kind != UB_FDKIND_PIPE, ret);
+}
+
 static bool read_blocks(uint32_t id, const uint64_t *word, struct ub_block *b, int64_t *ret)
 {
-    enum ub_fdkind kind = ub_fdkind(b->fd);
-
-    if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE) || !ub_fdkind_is_awaited(kind))
+    if (flags_of(id, word) & (MSG_DONTWAIT | MSG_ERRQUEUE))
         return false;
-    b->made = kind != UB_FDKIND_LATE && ub_ready_receive(id, word, kind != UB_FDKIND_PIPE, ret);
+    b->made = !b->asked && ub_block_receive(id, word, ret);
     return !b->made && may_block(b->fd) && !is_ready(b->fd, POLLIN);
 }
 

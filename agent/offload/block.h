@@ -20,6 +20,7 @@ struct ub_block {
     bool made;          /* it did not block, and was made: the result is there */
     bool likely;        /* nothing proves beforehand that it blocks, and it is made for what takes its time */
     bool stays;         /* asked about, but never left: a loop's own wait, in which no other one may be turned */
+    bool asked;         /* what receives was tried already, and would wait (ub_block_receive) */
     bool any_sleep;     /* also one below the threshold: one of many */
     bool libc_lock;     /* libc (or SQLite) may hold a lock of its own meanwhile */
     int fd;             /* -1 */
@@ -34,6 +35,12 @@ struct ub_block {
 
 /* What it is about, by its arguments alone. */
 void ub_block_look(uint32_t id, const uint64_t word[UB_POOL_WORDS], struct ub_block *ret);
+
+/*
+ * Most calls that receive have something to receive. True: it was made, with *ret and errno, by who does not wait.
+ * False: it is of another kind, or would wait, or nothing says that it would not.
+ */
+bool ub_block_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], int64_t *ret);
 
 /* True: it does not wait whatever comes, by one question only. A loop's own sends are asked about at each request. */
 bool ub_block_never(uint32_t id, const uint64_t word[UB_POOL_WORDS]);

@@ -962,13 +962,18 @@ bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
     struct ub_task *task;
     struct ub_host *earlier;
     struct place p;
+    bool asked;
 
     if (!m || (!m->current && !m->suspended))
         return false;
     task = ub_suspend_task(m, sp);
-    ub_block_look(id, word, &block);
     if (task && task->nested_sp && sp < task->nested_sp)
         task = NULL;
+    asked = task && !m->suspended && ub_offload_now() == UB_OFFLOAD_EAGER;
+    if (asked && ub_block_receive(id, word, ret)) /* most reads: nothing more has to be known */
+        return true;
+    ub_block_look(id, word, &block);
+    block.asked = asked;
     if (!task && !m->suspended)
         return false;
     p = (struct place){block.fd, m->suspended ? object_of(block.fd, block.direction) : 0, block.direction};
