@@ -61,7 +61,7 @@ struct ub_arena_header {
     uint32_t closed;                                            /* the run is over: agents go dormant */
     uint32_t
         python_wanted; /* steps of asyncio's tasks run on stacks of their own, whatever `offload` (python_table.h) */
-    uint32_t call_floor_tsc; /* the same, at most UINT32_MAX; 0: the clock is no TSC, or calls may leave their loops */
+    uint32_t call_floor_tsc;    /* the same, at most UB_FLOOR_MOST; 0: the clock is no TSC. Odd: UB_FLOOR_PLACES */
     uint64_t watcher_namespace; /* after attaching: the PID namespace that `watcher_pid` is meant in; 0: the slots' */
 
     /* Written by the agents, seldom. */
@@ -113,15 +113,21 @@ static inline bool ub_arena_is_known(const struct ub_arena_header *h)
 _Static_assert(offsetof(struct ub_arena, slot) == 4096, "slots start on the second page");
 _Static_assert(offsetof(struct ub_arena, cold) % 4096 == 0, "cold parts are whole pages: freeing one punches a hole");
 
+/* In call_floor_tsc: calls may leave their loops, and what they are made from has to be known. One tick more or less.
+ */
+#define UB_FLOOR_PLACES 1u
+#define UB_FLOOR_MOST   (UINT32_MAX - 1)
+
 /* The floors for a threshold; `tenth_ms`: ticks in 0.1 ms. Threads may read them meanwhile. */
 static inline void ub_arena_set_floor(struct ub_arena_header *h, uint64_t threshold, uint64_t tenth_ms)
 {
-    uint64_t floor = ub_calls_floor(threshold, tenth_ms), most = UINT32_MAX;
+    uint64_t floor = ub_calls_floor(threshold, tenth_ms), most = UB_FLOOR_MOST;
+    uint32_t places = h->offload > UB_OFFLOAD_DRY_RUN || h->python_wanted ? UB_FLOOR_PLACES : 0;
 
     ub_store_relaxed(&h->call_floor, floor);
-    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC || h->offload > UB_OFFLOAD_DRY_RUN || h->python_wanted
+    ub_store_relaxed(&h->call_floor_tsc, h->clock != UB_CLOCK_TSC
                                              ? 0
-                                             : (uint32_t)(floor < most ? floor : most));
+                                             : ((uint32_t)(floor < most ? floor : most) & ~UB_FLOOR_PLACES) | places);
 }
 
 #endif

@@ -11,8 +11,11 @@
 
 #define UB_VERSION "0.1.0"
 
-#define ub_likely(x)    __builtin_expect(!!(x), 1)
-#define ub_unlikely(x)  __builtin_expect(!!(x), 0)
+#define ub_likely(x)   __builtin_expect(!!(x), 1)
+#define ub_unlikely(x) __builtin_expect(!!(x), 0)
+
+/* Text that lies beside the hooks': after a system call each page and line that is not touched is time saved. */
+#define UB_HOT          __attribute__((hot))
 #define UB_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define UB_CACHE_LINE   64
 

@@ -330,7 +330,7 @@ uint64_t ub_timing_now(void)
     return ub_clock_ticks(ub_process->clock);
 }
 
-void ub_timing_place(const struct ub_thread *t, uintptr_t ra)
+UB_HOT void ub_timing_place(const struct ub_thread *t, uintptr_t ra)
 {
     if (t->generation == ub_process->generation) /* in a forked child the slot is its parent's */
         t->cold->spans.call_ra = ra;
@@ -350,7 +350,7 @@ static bool is_slow(const struct ub_thread *t, uint64_t begun, uint64_t ended)
 
     if (t->generation != ub_process->generation || !t->start || t->start > begun)
         return false;
-    if (floor == 0 || floor == UINT32_MAX)
+    if (floor == 0 || floor >= UB_FLOOR_MOST)
         floor = ub_load_relaxed(&ub_process->arena->h.call_floor);
     return ended - begun >= floor;
 }

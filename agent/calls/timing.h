@@ -59,12 +59,12 @@ __attribute__((always_inline)) static inline void ub_timing_input(struct ub_thre
 }
 
 /*
- * A thread without a floor begins a call, made from `ra`: its clock is not the TSC, or calls may leave its loop.
- * Returns the time, in ticks. Slow path only; signal-safe.
+ * A thread without a floor, whose clock is not the TSC, begins a call, made from `ra`. Returns the time, in ticks. Slow
+ * path only; signal-safe.
  */
 __attribute__((cold)) uint64_t ub_timing_begin(const struct ub_thread *t, uintptr_t ra);
 
-/* Where calls may leave the loop: what is made now is called from `ra`. Signal-safe. */
+/* Where calls may leave the loop (UB_FLOOR_PLACES): what is made now is called from `ra`. Signal-safe. */
 void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
 
 /*
@@ -89,9 +89,12 @@ void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
     do {                                                                                                               \
         struct ub_thread *t_ = &ub_thread;                                                                             \
         uint32_t floor_ = t_->call_floor;                                                                              \
-        uint64_t begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_begin(t_, (ra)), ended_;                      \
+        uint64_t begun_, ended_;                                                                                       \
         type ret_;                                                                                                     \
                                                                                                                        \
+        if (ub_unlikely(floor_ & UB_FLOOR_PLACES))                                                                     \
+            ub_timing_place(t_, (ra));                                                                                 \
+        begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_begin(t_, (ra));                                       \
         __asm__("" : "+r"(floor_)); /* or the compiler makes two calls of one, by the way the time was read */         \
         ret_ = (call);                                                                                                 \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \

@@ -245,7 +245,7 @@ static int flags_of(uint32_t id, const uint64_t *word)
     return 0;
 }
 
-bool ub_block_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], int64_t *ret)
+UB_HOT bool ub_block_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], int64_t *ret)
 {
     enum ub_fdkind kind;
 

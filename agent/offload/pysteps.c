@@ -96,7 +96,7 @@ struct mine *ub_pysteps_mine(bool make)
     return m;
 }
 
-bool ub_pysteps_concerned(void)
+UB_HOT bool ub_pysteps_concerned(void)
 {
     const struct mine *m = python ? ub_pysteps_mine(false) : NULL;
 

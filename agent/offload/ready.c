@@ -53,7 +53,7 @@ static long read_vector(const uint64_t *w, const struct iovec *v, long count)
 }
 
 /* By a way that does not wait. -errno; -EOPNOTSUPP: there is none. `socket`: it is one; that costs less. */
-static long receive(uint32_t id, const uint64_t *w, bool socket)
+static inline __attribute__((always_inline)) long receive(uint32_t id, const uint64_t *w, bool socket)
 {
     const struct iovec v = {(void *)w[1], w[2]};
     long flags = MSG_DONTWAIT;
@@ -226,7 +226,7 @@ static bool can_receive(uint32_t id, const uint64_t *w)
     }
 }
 
-bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool socket, int64_t *ret)
+UB_HOT bool ub_ready_receive(uint32_t id, const uint64_t word[UB_POOL_WORDS], bool socket, int64_t *ret)
 {
     long r = can_receive(id, word) ? receive(id, word, socket) : -EAGAIN;
 

@@ -76,7 +76,7 @@ static struct mine *take_over(struct mine *m, int32_t tid)
 
 static void see_forks(void);
 
-struct mine *ub_suspend_mine(bool make)
+UB_HOT struct mine *ub_suspend_mine(bool make)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct ub_thread *t = &ub_thread;
@@ -952,8 +952,8 @@ static bool stay(uint32_t id, void *function, const uint64_t *word, const uint64
     return b->made;
 }
 
-bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
-                     int64_t *ret)
+UB_HOT bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
+                            int64_t *ret)
 {
     struct mine *m = ub_suspend_mine(false);
     uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
