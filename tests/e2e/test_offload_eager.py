@@ -67,7 +67,7 @@ static void on_slow(uv_timer_t *t)
     if (++fired == 4) { uv_timer_stop(t); say("fired 4 most " + std::to_string(most)); }
 }
 // ---- stopped: what another callback has stopped meanwhile does not fire again
-static void on_stopped(uv_timer_t *t) { fired++; rest(100); }
+static void on_stopped(uv_timer_t *t) { fired++; rest(250); }
 static void on_stopper(uv_timer_t *t) { uv_timer_stop(&a); }
 static void on_tell(uv_timer_t *t) { say("fired " + std::to_string(fired)); }
 // ---- close: the close callback comes after the callback that uses the handle
@@ -358,7 +358,7 @@ static void begin()
 {
     pthread_t helper;
     if (is("queue")) start(&a, on_slow, 1, 20);
-    if (is("stopped")) { start(&a, on_stopped, 1, 30); start(&b, on_stopper, 60, 0); start(&c, on_tell, 400, 0); }
+    if (is("stopped")) { start(&a, on_stopped, 1, 30); start(&b, on_stopper, 60, 0); start(&c, on_tell, 550, 0); }
     if (is("close")) { heap = (uv_timer_t *)malloc(sizeof(*heap)); heap->data = (void *)42; start(heap, on_use, 1, 0); heap->data = (void *)42; start(&b, on_closer, 30, 0); }
     if (is("self")) { heap = (uv_timer_t *)malloc(sizeof(*heap)); start(heap, on_self, 1, 0); heap->data = (void *)42; }
     if (is("alive")) start(&a, on_last, 1, 0);
