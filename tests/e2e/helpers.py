@@ -69,6 +69,19 @@ def start(*args, cwd=None, env=None, text=True, **popen):
                             text=text, **popen)
 
 
+def finish(process, timeout):
+    """What `unblock run` (see start()) prints until its end. One that hangs is ended with its program, and fails the test with what that did."""
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        where = unblock("dump", process.pid).stdout
+        for child in children(process.pid):
+            where += unblock("dump", child).stdout
+            os.kill(child, signal.SIGKILL)
+        printed, said = process.communicate()
+        raise AssertionError(f"hangs\n{printed}\n{said[-3000:]}\n{where}") from None
+
+
 def one_line(stderr):
     """Asserts that `stderr` is exactly one line of unblock's own and returns it."""
     lines = stderr.splitlines()

@@ -12,7 +12,6 @@ another loop (nested, with --yield on uvloop: test_nested_loops), or a loop of a
 """
 
 import os
-import signal
 import subprocess
 
 import helpers
@@ -88,15 +87,7 @@ class Both:
 
     def finish(self):
         self.expected, self.alone_said = self.alone.communicate(timeout=PATIENCE)
-        try:
-            self.printed, self.said = self.moved.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            where = helpers.unblock("dump", self.moved.pid).stdout
-            for child in helpers.children(self.moved.pid):
-                where += helpers.unblock("dump", child).stdout
-                os.kill(child, signal.SIGKILL)
-            self.printed, self.said = self.moved.communicate()
-            pytest.fail(f"hangs\n{self.printed}\n{self.said[-2000:]}\n{where}")
+        self.printed, self.said = helpers.finish(self.moved, PATIENCE)
         return self
 
     def line(self, text, case):
@@ -114,12 +105,7 @@ def telling(folder, python, mode, *cases):
 def told(begun):
     """What it said, and its recording."""
     path, process = begun
-    try:
-        _, said = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        for child in helpers.children(process.pid):
-            os.kill(child, signal.SIGKILL)
-        raise
+    _, said = helpers.finish(process, PATIENCE)
     assert process.returncode == 0, said
     return said, helpers.Recording(path)
 

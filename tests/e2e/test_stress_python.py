@@ -10,7 +10,6 @@ the head of test_offload_python.py says of it.
 
 import os
 import random
-import subprocess
 
 import helpers
 import pythons
@@ -41,15 +40,15 @@ def test_stress(tmp_path, python, mode):
     tasks = "200" if ALL or mode != "yield" else "100"  # where no call is moved, each is waited for, one after the other
     seconds = MINUTE if ALL else MINUTE / len(cases())
     print(f"UNBLOCK_SEED={SEED}")
-    try:
-        done, recording = helpers.record(tmp_path, python, "-X", "dev", helpers.ROOT / "tests/programs/pystress.py", tasks, "30", seconds, SEED,
-                                         threshold="2ms", options=("--force", *MODES[mode], "-q"),
-                                         env={**environment(tmp_path), "LOOP": loop[0] if loop else ""}, timeout=seconds + 240)
-    except subprocess.TimeoutExpired as hanging:
-        pytest.fail("hangs\n" + (hanging.stderr or b"").decode()[-3000:])
-    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-3000:])
-    assert done.stdout == "stress: all as it should be\n"
-    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr[-3000:]
+    path = tmp_path / "recording.jsonl"
+    process = helpers.start("run", "--force", "-q", "-t", "2ms", "-o", path, *MODES[mode], "--", python, "-X", "dev",
+                            helpers.ROOT / "tests/programs/pystress.py", tasks, "30", seconds, SEED,
+                            env={**environment(tmp_path), "LOOP": loop[0] if loop else ""})
+    printed, said = helpers.finish(process, seconds + 240)
+    assert process.returncode == 0, (process.returncode, printed, said[-3000:])
+    assert printed == "stress: all as it should be\n"
+    assert "Traceback" not in said and "Warning" not in said, said[-3000:]
+    recording = helpers.Recording(path)
     if "--offload=eager" in MODES[mode]:
         assert recording.end["offload"]["moved"] > 1000
     if "--yield" in MODES[mode]:
