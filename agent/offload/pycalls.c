@@ -1,6 +1,6 @@
 /*
  * Where a step comes to a call or a lock that would block: left, or waited for in place. A little long for one file:
- * calls and locks ask the same questions of the step.
+ * calls and locks ask the same questions of the step. What other steps of its thread are in the midst of: pyqueue.c.
  */
 #include "pysteps_impl.h"
 
@@ -20,11 +20,6 @@
 #include <time.h>
 
 #define python ub_pysteps_python
-
-#define UB_WAITS_MAX 16u        /* so many may wait for one another */
-#define MUTEX_NS     2000000u   /* so long is who waits for another's mutex left, */
-#define MUTEX_MAX_NS 20000000u  /* and a quarter of the time that it has waited, or so long; */
-#define BEHIND_NS    100000000u /* who is not the first is told when it is */
 
 /* An alarm's handler would raise its exception in the loop instead of in this call. */
 static bool alarm_is_set(void)
@@ -69,15 +64,14 @@ enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil,
     return ub_locks_held(ret_lock) ? UB_PIN_LOCK : judge_step(m, sp, gil);
 }
 
-static bool may_leave(const struct mine *m, uintptr_t sp, bool gil)
+bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil)
 {
     uint64_t lock;
 
     return ub_offload_moves && ub_pysteps_judge_place(m, sp, gil, &lock) == UB_PIN_MOVABLE;
 }
 
-/* Suspended steps may go on above this place. */
-static bool may_drive(const struct mine *m, bool gil)
+bool ub_pysteps_may_drive(const struct mine *m, bool gil)
 {
     uint64_t ra;
 
@@ -96,7 +90,7 @@ static void settle(struct mine *m, int fd, uint32_t direction)
         struct pollfd p = {.fd = s->host->inbox.fd, .events = POLLIN};
         struct timespec beat = {.tv_nsec = 20000000};
 
-        if (may_drive(m, false)) {
+        if (ub_pysteps_may_drive(m, false)) {
             ub_pydrive_once(m, false, -1, 0, 0);
             continue;
         }
@@ -140,7 +134,7 @@ static bool wait_here(struct mine *m, uint32_t id, const uint64_t *word, struct 
     short events;
     int fd = ub_block_ready_on(id, b, &events);
 
-    while (waits && may_drive(m, false) && (!until || ub_clock_monotonic_ns() < until)) {
+    while (waits && ub_pysteps_may_drive(m, false) && (!until || ub_clock_monotonic_ns() < until)) {
         int saved = errno;
         int r = ub_pydrive_once(m, false, fd, events, until);
 
@@ -179,7 +173,7 @@ static bool let_another_go_on(struct mine *m, uint32_t id, int64_t *ret)
 {
     int saved = errno, r = 0;
 
-    if (is_half_done(m) || !may_drive(m, false))
+    if (is_half_done(m) || !ub_pysteps_may_drive(m, false))
         return false;
     if (ub_pydrive_has_some(m))
         r = ub_pydrive_once(m, false, -1, 0, 0);
@@ -199,7 +193,7 @@ void ub_pysteps_drive_ready(void)
 
     if (m && is_half_done(m))
         return;
-    while (m && may_drive(m, false) && ub_pydrive_has_some(m) && ub_pydrive_once(m, false, -1, 0, 0) == 0)
+    while (m && ub_pysteps_may_drive(m, false) && ub_pydrive_has_some(m) && ub_pydrive_once(m, false, -1, 0, 0) == 0)
         continue;
     errno = saved;
 }
@@ -374,8 +368,8 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         b.any_sleep = true;
         leaves = ub_offload_moves && judge_step(m, sp, false) == UB_PIN_MOVABLE;
     } else {
-        leaves =
-            b.may_move && !b.stays && may_leave(m, sp, false) && is_the_interpreters(from) && !has_openssl_error(from);
+        leaves = b.may_move && !b.stays && ub_pysteps_may_leave(m, sp, false) && is_the_interpreters(from) &&
+                 !has_openssl_error(from);
     }
     blocks = earlier || ((leaves || m->suspended) && will_block(m, id, word, &b, &proven, &denied, &site, ret));
     if (blocks && leaves && !denied && (!earlier || ub_block_may_queue(id, &b)) &&
@@ -391,42 +385,6 @@ bool ub_pysteps_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WO
         return false;
     *ret = b.function(b.word[0], b.word[1], b.word[2], b.word[3], b.word[4], 0, 0, 0);
     return true; /* of which a part was made already */
-}
-
-/* ---- text files ---------------------------------------------------------------------------- */
-
-static bool is_busy_with(const struct mine *m, const void *text)
-{
-    const struct step *s = m->suspended;
-
-    while (s && (s->text != text || s->over))
-        s = s->next;
-    return s != NULL;
-}
-
-/* Who was left in the midst of it goes on here, as far as out of it. */
-const void *ub_pysteps_text_begins(const void *text)
-{
-    struct mine *m = ub_pysteps_mine(false);
-    const void *before;
-
-    if (!m)
-        return NULL;
-    while (m->suspended && is_busy_with(m, text) && may_drive(m, true))
-        ub_pydrive_once(m, true, -1, 0, 0);
-    if (!m->current)
-        return NULL;
-    before = m->current->text;
-    m->current->text = text;
-    return before;
-}
-
-void ub_pysteps_text_ends(const void *before)
-{
-    struct mine *m = ub_pysteps_mine(false);
-
-    if (m && m->current)
-        m->current->text = before;
 }
 
 /* ---- locks --------------------------------------------------------------------------------- */
@@ -497,7 +455,7 @@ bool ub_pysteps_wait(void *lock, uint64_t deadline_ns, bool foreign, int *ret)
     }
     errno = saved;
     r = leave_for(m, &what, deadline_ns, false);
-    if (r == -2 && may_drive(m, false))
+    if (r == -2 && ub_pysteps_may_drive(m, false))
         r = ub_pydrive_wait(m, &what, deadline_ns, false);
     *ret = r;
     return r == 0 || r == -1;
@@ -512,7 +470,7 @@ static int try_again(struct mine *m, void *lock)
     while (ub_holder_is_away_with(lock, own)) {
         int r = leave_for(m, &what, 0, true);
 
-        if (r == -2 && may_drive(m, true))
+        if (r == -2 && ub_pysteps_may_drive(m, true))
             r = ub_pydrive_wait(m, &what, 0, true);
         if (r == 0)
             return 0;
@@ -535,167 +493,6 @@ int ub_pysteps_try(void *lock)
         return try_again(m, lock);
     errno = EAGAIN;
     return -1;
-}
-
-/* Who has the one has the other. */
-static bool covers(const void *unit, const void *other)
-{
-    return unit == other || (unit == UB_UNIT_ANY && (uintptr_t)other & 1);
-}
-
-static bool has_unit(const struct step *s, const void *connection)
-{
-    for (uint32_t i = 0; i < s->units && i < UB_STEP_UNITS; i++) {
-        if (covers(s->unit[i], connection))
-            return true;
-    }
-    return false;
-}
-
-/* Has it, or what may be the same. */
-static bool may_have_unit(const struct step *s, const void *connection)
-{
-    for (uint32_t i = 0; i < s->units && i < UB_STEP_UNITS; i++) {
-        if (covers(s->unit[i], connection) || covers(connection, s->unit[i]))
-            return true;
-    }
-    return false;
-}
-
-static void add_unit(struct step *s, const void *connection)
-{
-    if (!connection || has_unit(s, connection) || s->units > UB_STEP_UNITS)
-        return;
-    if (s->units < UB_STEP_UNITS)
-        s->unit[s->units] = connection;
-    s->units++;
-}
-
-static const struct step *suspended_with(const struct mine *m, const void *connection)
-{
-    const struct step *s = m->suspended;
-
-    while (s && !may_have_unit(s, connection))
-        s = s->next;
-    return s;
-}
-
-/* It queues for what the current step has, or for what one has that does. */
-static bool waits_for_current(const struct mine *m, const struct step *s)
-{
-    for (uint32_t i = 0; i < UB_WAITS_MAX && m->current && s && s->queues; i++) {
-        if (may_have_unit(m->current, s->queues))
-            return true;
-        s = suspended_with(m, s->queues);
-    }
-    return false;
-}
-
-/*
- * Who is in the midst of a call with it, or has come for it before the ticket. Who has a connection, and waits for a
- * lock or for a connection of the current step's, may wait for who comes.
- */
-static const struct step *first_with(const struct mine *m, const void *mutex, uint64_t ticket)
-{
-    const struct step *s = m->suspended;
-
-    while (s && s->mutex != mutex && !(s->computes && (mutex == s->computes || mutex == UB_SQLITE_ANY)) &&
-           !(may_have_unit(s, mutex) && !s->wait.lock && !waits_for_current(m, s)) &&
-           !(s->queues == mutex && s->ticket < ticket))
-        s = s->next;
-    return s;
-}
-
-#define CROSSES "a step got a connection of one that may wait for it: they mix"
-
-/*
- * Nobody is waited for any more. Who has it nevertheless may wait for who comes: to wait for one another would be for
- * ever, so their queries get in between each other's, as the run's end says.
- */
-static void tell_crossing(const struct mine *m, const void *mutex)
-{
-    if (suspended_with(m, mutex))
-        ub_pyfunctions_note(CROSSES);
-}
-
-/* Of those that queue for it. */
-static struct step *first_in_queue(const struct mine *m, const void *mutex)
-{
-    struct step *first = NULL;
-
-    for (struct step *s = m->suspended; s; s = s->next) {
-        if (s->queues == mutex && (!first || s->ticket < first->ticket))
-            first = s;
-    }
-    return first;
-}
-
-/* It is to look at once. */
-static void tell_next(struct mine *m, const void *mutex)
-{
-    struct step *s = first_in_queue(m, mutex);
-
-    if (s && !s->done) {
-        s->deadline_ns = ub_clock_monotonic_ns();
-        ub_pysteps_arm(m, s->host);
-    }
-}
-
-/* Left for a moment, having waited since `begun_ns`. */
-static bool leave_to(struct mine *m, struct step *s, uint64_t begun_ns, bool gil)
-{
-    uint64_t now = ub_clock_monotonic_ns(), ns = (now - begun_ns) / 4;
-    const struct step *first = first_in_queue(m, s->queues);
-    bool behind = first && first->ticket < s->ticket;
-
-    s->job = (struct ub_job){0};
-    s->wait.lock = NULL;
-    s->fd = s->own_fd = -1;
-    s->direction = s->holds_up = 0;
-    s->deadline_ns = now + (behind ? BEHIND_NS : ns < MUTEX_NS ? MUTEX_NS : ns > MUTEX_MAX_NS ? MUTEX_MAX_NS : ns);
-    return ub_pysteps_leave(m, s, gil);
-}
-
-/*
- * It is in the midst of a call, and lets nobody of its thread wait: who comes is left for a moment, again and again, or
- * (where that cannot be) lets the other go on here. Neither: it is entered, as though there were only one.
- */
-void ub_pysteps_wait_for_mutex(const void *mutex)
-{
-    struct mine *m = python ? ub_pysteps_mine(false) : NULL;
-    uint64_t begun;
-    struct step *s;
-    int saved = errno;
-    bool leaves;
-
-    if (!m || m->own) /* also the interpreter's own mutexes come here */
-        return;
-    if (!first_with(m, mutex, UINT64_MAX)) {
-        tell_crossing(m, mutex);
-        return;
-    }
-    s = m->current;
-    begun = ub_clock_monotonic_ns();
-    leaves = s && may_leave(m, (uintptr_t)__builtin_frame_address(0), python->holds_gil());
-    if (leaves) {
-        s->queues = mutex;
-        s->ticket = ++m->tickets;
-    }
-    while (python->alone() && first_with(m, mutex, leaves ? s->ticket : 0)) {
-        bool gil = python->holds_gil();
-
-        if (leaves && leave_to(m, s, begun, gil))
-            continue;
-        if (leaves)
-            s->queues = NULL;
-        leaves = false;
-        ub_pydrive_once(m, gil, -1, 0, 0);
-    }
-    if (leaves)
-        s->queues = NULL;
-    tell_next(m, mutex);
-    tell_crossing(m, mutex);
-    errno = saved;
 }
 
 /* The only mutex that is held, if it is that of the module which makes the call at `from`. */
@@ -724,13 +521,15 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
 
     if (!m || m->own || in_vfork_child())
         return false;
-    if (connection && !(m->current && has_unit(m->current, connection))) /* who has it goes before those that wait */
+    if (connection &&
+        !(m->current && ub_pyqueue_has_unit(m->current, connection))) /* who has it goes before those that wait */
         ub_pysteps_wait_for_mutex(connection);
     if (!m->current || !ub_offload_moves)
         return false;
-    add_unit(m->current, connection);
+    ub_pyqueue_add_unit(m->current, connection);
     alone = holds_at_most_its_own(ub_thread.cold->spans.call_ra, &mutex);
-    add_unit(m->current, mutex); /* others wait before they take it: who has it may not wait for who wants it */
+    ub_pyqueue_add_unit(m->current,
+                        mutex); /* others wait before they take it: who has it may not wait for who wants it */
     if (!alone || judge_step(m, (uintptr_t)__builtin_frame_address(0), false) != UB_PIN_MOVABLE)
         return false;
     ub_sites_ask(&ub_thread, id, &say);
@@ -762,7 +561,7 @@ bool ub_pysteps_computes(uint32_t id, ub_job_function *function, const uint64_t 
     m->current->computes = mutex;
     left = leave(m, id, (void *)function, word, &b, NULL, say.site, ret);
     m->current->computes = NULL;
-    tell_next(m, UB_SQLITE_ANY);
+    ub_pyqueue_tell_next(m, UB_SQLITE_ANY);
     return left;
 }
 

@@ -78,7 +78,10 @@ void ub_pysteps_acquire(void);
 bool ub_pysteps_acquired(void *lock, uint64_t *owner, bool got);
 void ub_pysteps_signalled(void *semaphore);
 
-/* A mutex is about to be taken that a suspended step may have, and that would let its thread in again. */
+/*
+ * A mutex is about to be taken that a suspended step may have, and that would let its thread in again. It is in the
+ * midst of a call, and lets nobody of its thread wait: who comes queues.
+ */
 void ub_pysteps_wait_for_mutex(const void *mutex);
 
 /* A module is being imported (1), no longer (-1): half of it must not be seen. */
@@ -88,7 +91,8 @@ void ub_pysteps_importing(int by);
 void ub_pysteps_own(int by);
 
 /* As in python/python.h. */
-const void *ub_pysteps_text_begins(const void *text);
-void ub_pysteps_text_ends(const void *before);
+struct ub_python_text;
+void ub_pysteps_text_begins(struct ub_python_text *use, const void *text);
+void ub_pysteps_text_ends(struct ub_python_text *use);
 
 #endif

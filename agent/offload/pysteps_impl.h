@@ -44,8 +44,8 @@ struct step {
     bool told;                       /* its task was */
     void *connection;                /* of SQLite, inside of one of its calls; NULL */
     uint32_t sqlite;                 /* which copy of the library it is of */
-    const void *text;                /* the text file whose method it is in; NULL */
-    const void *queues;              /* for this mutex of another step; NULL */
+    const void *text;                /* the text file that it was in last; NULL */
+    const void *queues;              /* for this, which another step has (pyqueue.c); NULL */
     uint64_t ticket;                 /* its place there */
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
     const void *computes;            /* a thread makes its call of SQLite's: the connection's mutex; NULL */
@@ -100,6 +100,8 @@ struct mine {
     struct ub_inbox place; /* of what waits without being left */
     struct ub_holder base; /* what runs outside of steps */
     uint64_t tickets;
+    uint32_t queued;              /* steps that queue for something */
+    struct ub_python_text *texts; /* functions of text files, of whatever step; or of none */
     uint64_t sqlite_entered; /* a method of its module began at this place of Python's (ub_policy_place); 0: none */
     bool sqlite_opens;       /* a connection was, just now */
     uint32_t transactions;
@@ -138,6 +140,19 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil);
 
 /* Whether the current step may be left here. `gil`: it has it, and it is the interpreter's own waiting. */
 enum ub_pin ub_pysteps_judge_place(const struct mine *m, uintptr_t sp, bool gil, uint64_t *ret_lock);
+
+/* May the current step be left here? May suspended steps go on above this place? */
+bool ub_pysteps_may_leave(const struct mine *m, uintptr_t sp, bool gil);
+bool ub_pysteps_may_drive(const struct mine *m, bool gil);
+
+/* ---- pyqueue.c ---- */
+
+/* The step uses a connection, or its mutex, from now on (NULL: none); it does. */
+void ub_pyqueue_add_unit(struct step *s, const void *connection);
+bool ub_pyqueue_has_unit(const struct step *s, const void *connection);
+
+/* The first that queues for it is to look at once. */
+void ub_pyqueue_tell_next(struct mine *m, const void *what);
 
 /* ---- pyyield.c ---- */
 

@@ -1,6 +1,7 @@
 """Twenty tasks print to a pipe that is read slowly: how many lines came, how many that nobody wrote, how many different ones."""
 
 import asyncio
+import fcntl
 import os
 import sys
 import threading
@@ -31,6 +32,7 @@ async def main(file):
 
 if __name__ == "__main__":
     out, to = os.pipe()
+    fcntl.fcntl(to, fcntl.F_SETPIPE_SZ, 4096)
     reader = threading.Thread(target=reads, args=(out,))
     reader.start()
     if "uvloop" in sys.argv:

@@ -28,6 +28,12 @@ enum ub_python_leave {
     UB_PYTHON_OVER_LATER, /* ... to its task, when that comes */
 };
 
+/* A function of a text file's that runs, on its caller's stack. */
+struct ub_python_text {
+    const void *text, *by; /* `by`: the agent's */
+    struct ub_python_text *next, **at;
+};
+
 struct ub_python_agent {
     void (*wake)(void *host);    /* the loop found `fd` readable */
     bool (*stop)(void *host);    /* the loop is about to be stopped. True: it is to be told when it came round */
@@ -43,10 +49,9 @@ struct ub_python_agent {
      * over (-1): nothing of it leaves, and nothing goes on meanwhile.
      */
     void (*own)(int by);
-    /* Around the methods of a text file, with the GIL: nobody else is in the midst of one. What the one returns the
-     * other gets. */
-    const void *(*text_begins)(const void *text);
-    void (*text_ends)(const void *before);
+    /* Around the functions of a text file, with the GIL: after the one nobody else is in the midst of one. */
+    void (*text_begins)(struct ub_python_text *use, const void *text);
+    void (*text_ends)(struct ub_python_text *use);
 };
 
 /* Of text.c: false, if there is none. */

@@ -38,7 +38,7 @@ const struct ub_python_yield *ub_python_yield_start(const struct ub_python_yield
  * that sizes do not show.
  */
 #define UB_PYTHON_BUILD                                                                                                \
-    (4ull << 56 | (uint64_t)sizeof(struct ub_python_agent) << 44 | (uint64_t)sizeof(struct ub_python) << 32 |          \
+    (5ull << 56 | (uint64_t)sizeof(struct ub_python_agent) << 44 | (uint64_t)sizeof(struct ub_python) << 32 |          \
      (uint64_t)sizeof(struct ub_python_yield_agent) << 20 | (uint64_t)sizeof(struct ub_python_yield) << 10 |           \
      (uint64_t)sizeof(struct ub_python_functions_agent))
 extern const uint64_t ub_python_build;
