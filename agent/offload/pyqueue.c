@@ -1,6 +1,6 @@
 /*
  * What one step at a time may be in the midst of, though all share one thread: the mutex of a client library's
- * connection, SQLite, a text file. Whoever else comes to it queues.
+ * connection, SQLite, a file object. Whoever else comes to it queues.
  */
 #include "pysteps_impl.h"
 
@@ -66,7 +66,7 @@ typedef bool is_had(struct mine *m, const void *what, uint64_t ticket);
  * Somebody has it: who comes is left for a moment, again and again, or (where that cannot be) lets the other go on
  * here. Neither: it goes in, as though there were only one.
  */
-static void wait_for(struct mine *m, const void *what, is_had *had)
+static void wait_for(struct mine *m, const void *what, uint64_t ticket, is_had *had)
 {
     struct step *s = m->current;
     uint64_t begun = ub_clock_monotonic_ns();
@@ -75,7 +75,7 @@ static void wait_for(struct mine *m, const void *what, is_had *had)
 
     if (leaves) {
         s->queues = what;
-        s->ticket = ++m->tickets;
+        s->ticket = ticket;
         m->queued++;
     }
     while (python->alone() && had(m, what, leaves ? s->ticket : 0)) {
@@ -189,11 +189,11 @@ void ub_pysteps_wait_for_mutex(const void *mutex)
     if (!m || m->own) /* also the interpreter's own mutexes come here */
         return;
     if (first_with(m, mutex, UINT64_MAX))
-        wait_for(m, mutex, mutex_is_had);
+        wait_for(m, mutex, ++m->tickets, mutex_is_had);
     tell_crossing(m, mutex);
 }
 
-/* ---- text files ---------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------- */
 
 static bool is_suspended(const struct mine *m, const struct step *of)
 {
@@ -205,17 +205,17 @@ static bool is_suspended(const struct mine *m, const struct step *of)
 }
 
 /*
- * Somebody else is in the midst of it, or has come before. Who was in it last, and has not come to an await since, goes
- * first: what it writes by several calls (a print) stays together, as without us. A place below this one goes on only
- * if this one is left.
+ * Somebody else is in the midst of it; or queues for it, whose step began before this one's: without us that would be
+ * over by now, so what it writes by several calls (a print) comes first, and stays together. A place below this one
+ * goes on only if this one is left.
  */
-static bool text_is_had(struct mine *m, const void *text, uint64_t ticket)
+static bool file_is_had(struct mine *m, const void *file, uint64_t ticket)
 {
     const struct step *first, *s = m->current;
     bool had = false;
 
-    for (const struct ub_python_text *u = m->texts; u; u = u->next) {
-        if (u->text != text)
+    for (const struct ub_python_file *u = m->files; u; u = u->next) {
+        if (u->file != file)
             continue;
         if (u->by == s)
             return false;
@@ -223,39 +223,38 @@ static bool text_is_had(struct mine *m, const void *text, uint64_t ticket)
     }
     if (had)
         return true;
-    first = ticket && s->text != text ? first_in_queue(m, text) : NULL;
+    first = ticket ? first_in_queue(m, file) : NULL;
     return first && first->ticket < ticket;
 }
 
-void ub_pysteps_text_begins(struct ub_python_text *use, const void *text)
+void ub_pysteps_file_begins(struct ub_python_file *use, const void *file)
 {
     struct mine *m = ub_pysteps_mine(false);
+    uint64_t ticket = m && m->current ? m->current->began : 0;
 
-    *use = (struct ub_python_text){.text = m ? text : NULL};
+    *use = (struct ub_python_file){.file = m ? file : NULL};
     if (!m)
         return;
-    if ((m->suspended || m->texts) && !m->own && text_is_had(m, text, m->current ? UINT64_MAX : 0))
-        wait_for(m, text, text_is_had);
+    if ((m->suspended || m->files) && !m->own && file_is_had(m, file, ticket))
+        wait_for(m, file, ticket, file_is_had);
     use->by = m->current;
-    use->next = m->texts;
-    use->at = &m->texts;
+    use->next = m->files;
+    use->at = &m->files;
     if (use->next)
         use->next->at = &use->next;
-    m->texts = use;
+    m->files = use;
 }
 
-void ub_pysteps_text_ends(struct ub_python_text *use)
+void ub_pysteps_file_ends(struct ub_python_file *use)
 {
     struct mine *m = ub_pysteps_mine(false);
 
-    if (!use->text)
+    if (!use->file)
         return;
     *use->at = use->next;
     if (use->next)
         use->next->at = use->at;
     if (!m)
         return;
-    if (m->current)
-        m->current->text = use->text;
-    ub_pyqueue_tell_next(m, use->text);
+    ub_pyqueue_tell_next(m, use->file);
 }

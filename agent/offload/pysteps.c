@@ -543,8 +543,8 @@ static const struct ub_python_agent agent = {.wake = wake,
                                              .signalled = ub_pysteps_signalled,
                                              .importing = ub_pysteps_importing,
                                              .own = ub_pysteps_own,
-                                             .text_begins = ub_pysteps_text_begins,
-                                             .text_ends = ub_pysteps_text_ends};
+                                             .file_begins = ub_pysteps_file_begins,
+                                             .file_ends = ub_pysteps_file_ends};
 
 #define PATH 4096
 
@@ -676,7 +676,7 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t cod
     s->nested = 0;
     s->over = s->yields = s->picked = false;
     s->calls = false;
-    s->text = NULL;
+    s->began = ++m->tickets;
     s->awaits = NULL;
     s->connection = NULL;
     s->mutex = s->queues = s->computes = NULL;

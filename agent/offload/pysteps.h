@@ -91,8 +91,8 @@ void ub_pysteps_importing(int by);
 void ub_pysteps_own(int by);
 
 /* As in python/python.h. */
-struct ub_python_text;
-void ub_pysteps_text_begins(struct ub_python_text *use, const void *text);
-void ub_pysteps_text_ends(struct ub_python_text *use);
+struct ub_python_file;
+void ub_pysteps_file_begins(struct ub_python_file *use, const void *file);
+void ub_pysteps_file_ends(struct ub_python_file *use);
 
 #endif

@@ -44,9 +44,9 @@ struct step {
     bool told;                       /* its task was */
     void *connection;                /* of SQLite, inside of one of its calls; NULL */
     uint32_t sqlite;                 /* which copy of the library it is of */
-    const void *text;                /* the text file that it was in last; NULL */
     const void *queues;              /* for this, which another step has (pyqueue.c); NULL */
     uint64_t ticket;                 /* its place there */
+    uint64_t began;                  /* a ticket, too: the order of steps */
     const void *mutex;               /* suspended in such a call: it is taken, and recursive; NULL */
     const void *computes;            /* a thread makes its call of SQLite's: the connection's mutex; NULL */
     const void *unit[UB_STEP_UNITS]; /* connections that its whole calls have used (pyunits.c), and their mutexes */
@@ -101,7 +101,7 @@ struct mine {
     struct ub_holder base; /* what runs outside of steps */
     uint64_t tickets;
     uint32_t queued;              /* steps that queue for something */
-    struct ub_python_text *texts; /* functions of text files, of whatever step; or of none */
+    struct ub_python_file *files; /* functions of file objects, of whatever step; or of none */
     uint64_t sqlite_entered; /* a method of its module began at this place of Python's (ub_policy_place); 0: none */
     bool sqlite_opens;       /* a connection was, just now */
     uint32_t transactions;

@@ -282,13 +282,13 @@ def test_what_is_printed_to_a_slow_pipe(tmp_path, python):
 
 
 @pytest.mark.parametrize("python", interpreters())
-def test_text_files_that_are_shared(tmp_path, python):
-    """Seen to lose and mix lines with iteration not hooked, to mix them without a queue; and with a print that waits in its place the ticker ran once."""
+def test_files_that_are_shared(tmp_path, python):
+    """Seen to lose and mix lines with iteration not hooked, and with binary files not; with a print that waits in its place the ticker ran once."""
     python, *loop = python.split()
-    command = (python, helpers.ROOT / "tests/programs/pytexts.py", *loop)
+    command = (python, helpers.ROOT / "tests/programs/pyfiles.py", *loop)
     alone = subprocess.run(command, capture_output=True, text=True, timeout=60, env=helpers.clean_environment())
     done, recording = helpers.record(tmp_path, *command, threshold="5ms", options=("--force", "--offload=eager", "-q"), timeout=60)
     assert (done.returncode, done.stdout) == (0, alone.stdout), done.stderr
-    assert alone.stdout.count("whole") == 8, alone.stdout
+    assert alone.stdout.count("whole") == 22, alone.stdout
     ticks = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("ticks ")]
     assert ticks[0] >= 10 and recording.end["offload"]["moved"] >= 20, (done.stderr, recording.end)

@@ -28,10 +28,10 @@ enum ub_python_leave {
     UB_PYTHON_OVER_LATER, /* ... to its task, when that comes */
 };
 
-/* A function of a text file's that runs, on its caller's stack. */
-struct ub_python_text {
-    const void *text, *by; /* `by`: the agent's */
-    struct ub_python_text *next, **at;
+/* A function of a file object's that runs, on its caller's stack. */
+struct ub_python_file {
+    const void *file, *by; /* `by`: the agent's */
+    struct ub_python_file *next, **at;
 };
 
 struct ub_python_agent {
@@ -49,13 +49,13 @@ struct ub_python_agent {
      * over (-1): nothing of it leaves, and nothing goes on meanwhile.
      */
     void (*own)(int by);
-    /* Around the functions of a text file, with the GIL: after the one nobody else is in the midst of one. */
-    void (*text_begins)(struct ub_python_text *use, const void *text);
-    void (*text_ends)(struct ub_python_text *use);
+    /* Around the functions of a file object, with the GIL: after the one nobody else is in the midst of one. */
+    void (*file_begins)(struct ub_python_file *use, const void *file);
+    void (*file_ends)(struct ub_python_file *use);
 };
 
-/* Of text.c: false, if there is none. */
-bool ub_python_hook_text(const struct ub_python_agent *agent);
+/* Of files.c: false, if there is none. */
+bool ub_python_hook_files(const struct ub_python_agent *agent);
 
 /* All with the GIL, unless it says otherwise. */
 struct ub_python {

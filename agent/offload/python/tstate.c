@@ -1062,6 +1062,6 @@ EXPORT const struct ub_python *ub_python_start(const struct ub_python_agent *cal
     if (Py_Version >> 16 != PY_VERSION_HEX >> 16)
         return NULL;
     agent = caller;
-    return prepare() && hook_locks() && ub_python_hook_text(caller) && hook_imports() && hook_forks() ? &functions
-                                                                                                      : NULL;
+    return prepare() && hook_locks() && ub_python_hook_files(caller) && hook_imports() && hook_forks() ? &functions
+                                                                                                       : NULL;
 }

@@ -1,23 +1,28 @@
-"""Tasks that share text files on pipes whose other ends are slow, pytexts.py [uvloop]: which task got which line, what arrived; on stderr how
+"""Tasks that share files on pipes whose other ends are slow, pyfiles.py [uvloop]: which task got which line, what arrived; on stderr how
 often a ticker ran while a print waited."""
 
 import asyncio
+import contextlib
+import gzip
 import io
 import os
+import random
 import sys
 import threading
 import time
 
-LINES = [f"line {i} " + "x" * (i % 7 * 9) for i in range(60)]
+LINES = [f"line {i} {random.Random(i).randbytes(i % 7 * 9).hex()}" for i in range(60)]
+WHOLE = "".join(line + "\n" for line in LINES).encode()
+stack = contextlib.ExitStack()
 
 
 class Derived(io.TextIOWrapper):
     pass
 
 
-def feeds(fd):
+def feeds(fd, packed):
     """In pieces that are no lines."""
-    data = "".join(line + "\n" for line in LINES).encode()
+    data = gzip.compress(WHOLE) if packed else WHOLE
     for at in range(0, len(data), 173):
         os.write(fd, data[at:at + 173])
         time.sleep(0.004)
@@ -55,16 +60,41 @@ async def reads(task, lines, got, awaits):
             await asyncio.sleep(0)
 
 
+def by_readinto(file):
+    """As who decompresses a file reads it."""
+    buffer = bytearray(40)
+    while n := file.readinto(buffer):
+        yield bytes(buffer[:n])
+
+
+def by_read1(file):
+    while data := file.read1(50):
+        yield data
+
+
+PIECES = by_readinto, by_read1
+
+
+def binary(fd):
+    return open(fd, "rb", buffering=256)
+
+
+def compressed(fd):
+    return gzip.GzipFile(fileobj=stack.enter_context(binary(fd)))
+
+
 async def shared(how, opens, awaits):
     out, to = os.pipe()
-    feeder = threading.Thread(target=feeds, args=(to,))
+    feeder = threading.Thread(target=feeds, args=(to, opens is compressed))
     got = []
     with opens(out) as file:
         feeder.start()
         await asyncio.gather(*(reads(task, how(file), got, awaits) for task in range(3)))
     feeder.join()
-    whole = [line.rstrip("\n") for _, line in got] == LINES
-    print(how.__name__, "awaits" if awaits else "goes on", "whole" if whole else "torn", "".join(str(task) for task, _ in got))
+    stack.close()
+    came = [line if isinstance(line, bytes) else line.encode() for _, line in got]
+    whole = b"".join(came) == WHOLE and (how in PIECES or [line.decode() for line in came] == [line + "\n" for line in LINES])
+    print(how.__name__, "awaits" if awaits else "goes on", "whole" if whole else "torn", "".join(str(task) for task, _ in got) if how not in PIECES else "")
 
 
 def drains(fd, came):
@@ -107,6 +137,9 @@ async def main():
         await shared(by_next, lambda fd: Derived(open(fd, "rb", buffering=0)), awaits)
         await shared(by_method, open, awaits)
         await shared(mixed, open, awaits)
+        for how in (by_loop, by_next, by_method, mixed, *PIECES):
+            await shared(how, binary, awaits)
+        await shared(by_loop, compressed, awaits)
     await waits()
 
 
