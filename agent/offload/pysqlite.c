@@ -1,3 +1,7 @@
+/*
+ * A little long for one file: transactions, connections, and the steps that compute are asked about together, by the
+ * same hooks.
+ */
 #include "pysqlite.h"
 
 #include "../../common/units.h"
