@@ -15,7 +15,7 @@ from session import no_inherited_settings, pytest_configure, pytest_sessionstart
 
 
 # These go first, so that of two who share the files out none works on one of them at the end, alone.
-LONGEST = ("test_stress_python", "test_surroundings", "test_offload_stress", "test_survive", "test_preload", "test_offload_eager")
+LONGEST = ("test_stress_python", "test_surroundings", "test_offload_stress", "test_survive", "test_preload")
 
 
 def pytest_collection_modifyitems(config, items):

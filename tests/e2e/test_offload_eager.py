@@ -18,8 +18,6 @@ import helpers
 import oracle
 from offload_hosts import slow  # noqa: F401
 
-pytestmark = pytest.mark.beside
-
 PROGRAM = r"""
 #include <uv.h>
 #include <algorithm>
@@ -505,7 +503,6 @@ CASES = {"nanosleep": 1, "unlocked": 1, "pipe_read": 1, "recv": 1, "send": 1, "f
          "locked": 0, "rwlocked": 0, "handler": 0, "nested": 0, "context": 0, "prepare": 0, "close": 0}
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("case", CASES)
 def test_matrix(tmp_path, slow, case):
     """A ticker of 10 ms beside a callback that blocks for 300: results as without, the ticker goes on."""
