@@ -1,36 +1,24 @@
 /*
  * Longer than most files here: what a task goes through from its callback's beginning to its
- * end changes its state together, and is read together.
+ * end changes its state together, and is read together. The calls that it makes are in leave.c, their order in order.c.
  */
 #include "suspend_impl.h"
 
 #include "../raw.h"
 #include "../patch.h"
-#include "block.h"
 #include "decide.h"
-#include "drive.h"
 #include "eventhost.h"
 #include "evhost.h"
-#include "fds.h"
 #include "glibhost.h"
-#include "ready.h"
+#include "order.h"
 #include "sdhost.h"
-#include "sites.h"
 #include "uvhost.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MEASURE_ROUNDS 256u
-#define BEAT_NS        20000000
-#define STAY_NS        5000000
 #define EXIT_NS        5000000000ull /* at most so long for what is being sent as the program ends */
 
 static struct mine *mine_of[UB_SLOT_MAX];
@@ -142,128 +130,6 @@ static void in_child(void)
 static void see_forks(void)
 {
     pthread_atfork(NULL, NULL, in_child);
-}
-
-/* The timer fires at the next deadline; at once, if something is done already. */
-void ub_suspend_arm(struct ub_host *h)
-{
-    uint64_t next = 0;
-    bool done = false;
-
-    for (const struct ub_task *task = h->suspended; task; task = task->next) {
-        done |= task->done;
-        if (task->deadline_ns && !task->done && (!next || task->deadline_ns < next))
-            next = task->deadline_ns;
-    }
-    if (done)
-        next = 1;
-    ub_inbox_arm(&h->inbox, next);
-}
-
-/* ---- calls ------------------------------------------------------------------------------ */
-
-static struct ub_task *task_of(struct ub_job *job)
-{
-    return (struct ub_task *)((char *)job - offsetof(struct ub_task, job));
-}
-
-/* What a call is about. */
-struct place {
-    int fd;
-    uint64_t object;
-    uint32_t direction;
-};
-
-static struct place place_of(const struct ub_task *task)
-{
-    return (struct place){task->fd, task->object, task->direction};
-}
-
-static uint64_t object_number(uint64_t device, uint64_t inode)
-{
-    return inode ^ device << 40 ^ 1ull << 63;
-}
-
-/* Of calls on descriptors of one file, whatever their numbers; locks belong to one descriptor, or (record locks) to
- * none. */
-static uint64_t object_of(int fd, uint32_t direction)
-{
-    struct stat st = {0};
-
-    if (fd < 0 || direction & UB_DIRECTION_LOCK || ub_raw2(SYS_fstat, fd, &st) < 0)
-        return 0;
-    return object_number(st.st_dev, st.st_ino);
-}
-
-/* The same, once what its number means is kept. */
-static uint64_t object_of_job(const struct ub_job *job, uint32_t direction)
-{
-    return job->check && !(direction & UB_DIRECTION_LOCK) ? object_number(job->device, job->inode) : 0;
-}
-
-/* An earlier call on the same file that is not over. `before`: only those suspended before it. */
-static struct ub_task *busy(const struct ub_host *h, struct place p, const struct ub_task *before)
-{
-    for (struct ub_task *task = h->suspended; p.fd != -1 && task && task != before; task = task->next) {
-        if (!task->done && (task->fd == p.fd || (p.object && task->object == p.object)) &&
-            (task->holds_up & p.direction || p.direction == UB_DIRECTION_ALL))
-            return task;
-    }
-    return NULL;
-}
-
-/* Starts what waits for nothing any more, in order. A full pool: the call is made here and now, as without us. */
-static void start_calls(struct ub_host *h)
-{
-    for (struct ub_task *task = h->suspended; task; task = task->next) {
-        if (task->started || busy(h, place_of(task), task))
-            continue;
-        task->started = true;
-        task->job.inbox = &h->inbox;
-        if (!task->deadline_ns && ub_pool_start(&task->job) < 0) {
-            ub_pool_call_here(&task->job);
-            task->done = true;
-        }
-    }
-}
-
-void ub_suspend_collect(struct ub_host *h)
-{
-    uint64_t now = now_ns();
-
-    for (struct ub_job *job = ub_pool_collect(&h->inbox), *next; job; job = next) {
-        next = job->next;
-        task_of(job)->done = true;
-    }
-    for (struct ub_task *task = h->suspended; task; task = task->next) {
-        if (task->deadline_ns && task->deadline_ns <= now)
-            task->done = true;
-    }
-    start_calls(h);
-}
-
-static void wait_for_timer(const struct ub_host *h)
-{
-    struct pollfd p = {.fd = h->inbox.fd, .events = POLLIN};
-    struct timespec beat = {.tv_nsec = BEAT_NS}; /* our descriptor may be gone */
-
-    ub_raw6(SYS_ppoll, (long)&p, 1, (long)&beat, 0, 0, 0);
-}
-
-/* An earlier call on this descriptor has to be over before one that stays: waits as the loop would have without us. */
-static void settle(struct ub_host *h, struct place p)
-{
-    struct ub_drive d = {0};
-    int saved = errno;
-
-    while (busy(h, p, NULL)) {
-        ub_suspend_arm(h);
-        if (ub_drive(&d, h->inbox.fd, POLLIN, BEAT_NS) == UB_DROVE_NOTHING)
-            wait_for_timer(h);
-        ub_suspend_collect(h);
-    }
-    ub_suspend_arm(h);
-    errno = saved;
 }
 
 /* ---- tasks --------------------------------------------------------------------------------- */
@@ -435,7 +301,7 @@ static __attribute__((noinline)) bool run(struct mine *m, struct ub_task *task)
     if (h->ops->mute)
         h->ops->mute(task);
     task->left = true;
-    start_calls(h);
+    ub_order_start(h);
     ub_suspend_arm(h);
     return false;
 }
@@ -590,7 +456,7 @@ static bool start(struct mine *m, struct ub_host *h, uint64_t key, uint64_t func
     if (earlier && ((h->ops->again && h->ops->again(earlier, shape, word)) || put_off(h, key, function, shape, word)))
         return true;
     while (earlier && suspended_task(h, key)) { /* no room to put it off: as without us, one after the other */
-        wait_for_timer(h);
+        ub_order_wait(h);
         ub_suspend_wake(h);
     }
     if (!ub_decide_shape_moves(shape))
@@ -745,7 +611,7 @@ void ub_suspend_wake(struct ub_host *h)
 void ub_suspend_drain(struct ub_host *h)
 {
     while (h->count && h->generation == ub_process->generation && ub_suspend_mine(false)) {
-        wait_for_timer(h);
+        ub_order_wait(h);
         ub_suspend_wake(h);
     }
 }
@@ -773,226 +639,8 @@ __attribute__((destructor)) static void send_the_rest(void)
                 continue;
             }
             ub_suspend_arm(h);
-            wait_for_timer(h);
+            ub_order_wait(h);
             ub_suspend_collect(h);
         }
     }
-}
-
-/* ---- a call -------------------------------------------------------------------------------------- */
-
-uintptr_t ub_suspend_stack(uintptr_t sp)
-{
-    const struct mine *m = ub_suspend_mine(false);
-
-    return m && m->current && ub_fiber_contains(&m->current->fiber, sp) ? m->current->fiber.high : 0;
-}
-
-/* What of the time was not the call's own. */
-static uint64_t overhead_ns(const struct ub_task *task, uint64_t begun, uint64_t now)
-{
-    const struct ub_job *job = &task->job;
-
-    if (task->deadline_ns)
-        return now > task->deadline_ns ? now - task->deadline_ns : 0;
-    return job->begun_ns < begun || job->ended_ns > now ? 0 : job->begun_ns - begun + (now - job->ended_ns);
-}
-
-static void count_away(int by)
-{
-    if (ub_process->arena)
-        __atomic_fetch_add(&ub_process->arena->h.away, (uint64_t)by, __ATOMIC_RELAXED);
-}
-
-/* The program is left here, and comes back here. */
-static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
-{
-    struct mine *m = ub_suspend_mine(false);
-    uint64_t begun = now_ns();
-
-    ub_beside_leaves(&m->beside, m->suspended == 0, &task->beside);
-    task->started = task->done = false;
-    count_away(1);
-    ub_fiber_suspend(&task->fiber);
-    count_away(-1);
-    if (ub_process->arena) {
-        __atomic_fetch_add(&ub_process->arena->h.moved, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&ub_process->arena->h.moved_ns, now_ns() - begun, __ATOMIC_RELAXED);
-        if (task->site)
-            ub_sites_moved(task->site, now_ns() - begun, overhead_ns(task, begun, now_ns()), &m->beside, &task->beside);
-    }
-    if (task->job.signal)
-        ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), task->job.signal);
-}
-
-void ub_suspend_park(struct ub_task *task, uint64_t ns)
-{
-    int saved = errno;
-
-    task->job = (struct ub_job){0};
-    task->fd = task->own_fd = -1;
-    task->object = 0;
-    task->direction = task->holds_up = 0;
-    task->deadline_ns = now_ns() + ns;
-    task->started = task->done = false;
-    ub_fiber_suspend(&task->fiber);
-    errno = saved;
-}
-
-static struct ub_host *busy_host(const struct mine *m, struct place p)
-{
-    for (uint32_t i = 0; m->suspended && i < UB_HOSTS_MAX; i++) {
-        if (m->host[i] && m->host[i]->loop && busy(m->host[i], p, NULL))
-            return m->host[i];
-    }
-    return NULL;
-}
-
-void ub_suspend_settle_numbers(unsigned first, unsigned last)
-{
-    struct mine *m = ub_suspend_mine(false);
-
-    for (uint32_t i = 0; m && m->suspended && i < UB_HOSTS_MAX; i++) {
-        struct ub_host *h = m->host[i];
-        struct ub_task *task = h && h->loop ? h->suspended : NULL;
-
-        while (task) {
-            bool uses = task->fd >= 0 && (unsigned)task->fd >= first && (unsigned)task->fd <= last && !task->done;
-
-            ub_ready_make_way(&task->job, &task->own_fd, first, last);
-            if (uses)
-                settle(h, (struct place){task->fd, 0, UB_DIRECTION_ALL});
-            task = uses ? h->suspended : task->next; /* those that are done stay in the list until they are resumed */
-        }
-    }
-}
-
-/* Out of the loop, and back with its result. */
-static void leave(struct ub_task *task, uint32_t id, void *function, const uint64_t *word, const struct ub_block *block,
-                  struct place p, int64_t *ret)
-{
-    task->job = (struct ub_job){.function = block->function ? block->function : (ub_job_function *)function,
-                                .error = errno,
-                                .lane = block->lane,
-                                .libc_lock = block->libc_lock};
-    for (uint32_t i = 0; i < UB_POOL_WORDS; i++)
-        task->job.word[i] = block->function ? block->word[i] : word[i];
-    task->fd = p.fd;
-    task->own_fd = -1;
-    task->site = ub_sites_find(&ub_thread, id, true);
-    task->job.lane = ub_sites_begin(task->site, task->job.lane);
-    task->object = p.object;
-    task->direction = block->direction;
-    task->holds_up = block->holds_up;
-    task->deadline_ns = block->deadline_ns;
-    task->for_child = ub_block_is_child(id);
-    if (!block->deadline_ns)
-        task->own_fd = ub_ready_prepare(id, &task->job, ub_fds_keep(&task->job, task->fd));
-    if (!p.object)
-        task->object = object_of_job(&task->job, block->direction);
-    wait_for_call(task);
-    task->for_child = false;
-    ub_sites_end(task->site);
-    ub_fds_close(task->own_fd);
-    *ret = block->deadline_ns ? 0 : task->job.result;
-    errno = task->job.error;
-}
-
-/* Sure to block, or likely to: by its kind, or because it has done so here before. In `eager` most calls are made by
- * the look at whether they would, and nothing more has to be known. */
-static bool will_block(const struct mine *m, uint32_t id, const uint64_t *word, struct ub_block *block, int64_t *ret)
-{
-    bool eager = ub_offload_now() == UB_OFFLOAD_EAGER, proven = eager && ub_block_proven(id, word, block, ret);
-    struct ub_sites_say say;
-
-    if (block->made)
-        return false;
-    ub_sites_ask(&ub_thread, id, &say);
-    /* Semaphores are not timed; and what one waits for may be with a callback that is suspended. */
-    if (id == UB_BLOCK_SEM_WAIT && say.mode != UB_OFFLOAD_POLICY)
-        say.learned = m->suspended > 0;
-    if (!ub_sites_may_leave(&say))
-        return false;
-    if (proven || (!eager && ub_block_proven(id, word, block, ret)))
-        return ub_sites_leave(&ub_thread, id, &say, true);
-    return !block->made && (block->likely || say.learned) && ub_block_expected(id, word, block) &&
-           ub_sites_leave(&ub_thread, id, &say, false);
-}
-
-/* `poll` with what is left of its time. */
-static bool poll_rest(ub_job_function *function, const uint64_t *word, uint64_t until_ns, int64_t *ret)
-{
-    uint64_t now = now_ns(), left_ms = until_ns > now ? (until_ns - now + 999999) / 1000000 : 0;
-
-    *ret = function(word[0], word[1], left_ms, word[3], 0, 0, 0, 0);
-    return true;
-}
-
-/* Made where it is, though what it waits for may be with a callback that is suspended (drive.h). True: it was made. */
-static bool stay(uint32_t id, void *function, const uint64_t *word, const uint64_t *value, struct ub_block *b,
-                 int64_t *ret)
-{
-    uint64_t until_ns = ub_block_until(id, word);
-    struct ub_drive d = {0};
-    short events;
-    int fd = ub_block_ready_on(id, b, &events);
-
-    if (b->may_move && ub_drive_concerned() && ub_block_is_awaited(id) && !ub_decide_is_interrupted(id, value)) {
-        while (!(until_ns && now_ns() >= until_ns) && ub_block_waits(id, word, b, ret)) {
-            if (ub_drive(&d, fd, events, STAY_NS) == UB_DROVE_NOTHING)
-                break;
-        }
-        if (until_ns && d.begun_ns)
-            return poll_rest((ub_job_function *)function, word, until_ns, ret);
-    }
-    if (!b->made && b->function) { /* a part of it was made already */
-        *ret = b->function(b->word[0], b->word[1], b->word[2], b->word[3], b->word[4], 0, 0, 0);
-        return true;
-    }
-    return b->made;
-}
-
-UB_HOT bool ub_suspend_call(uint32_t id, void *function, const uint64_t word[UB_POOL_WORDS], const uint64_t *value,
-                            int64_t *ret)
-{
-    struct mine *m = ub_suspend_mine(false);
-    uintptr_t sp = (uintptr_t)__builtin_frame_address(0);
-    struct ub_verdict verdict;
-    struct ub_block block;
-    struct ub_task *task;
-    struct ub_host *earlier;
-    struct place p;
-    bool asked;
-
-    if (!m || (!m->current && !m->suspended))
-        return false;
-    task = ub_suspend_task(m, sp);
-    if (task && task->nested_sp && sp < task->nested_sp)
-        task = NULL;
-    asked = task && !m->suspended && ub_offload_now() == UB_OFFLOAD_EAGER;
-    if (asked && ub_block_receive(id, word, ret)) /* most reads: nothing more has to be known */
-        return true;
-    ub_block_look(id, word, &block);
-    block.asked = asked;
-    if (!task && !m->suspended)
-        return false;
-    p = (struct place){block.fd, m->suspended ? object_of(block.fd, block.direction) : 0, block.direction};
-    earlier = busy_host(m, p);
-    if (!earlier && (!task || !block.may_move))
-        return stay(id, function, word, value, &block, ret);
-    if (!earlier && !will_block(m, id, word, &block, ret))
-        return block.made || stay(id, function, word, value, &block, ret); /* it did not block: that was it */
-    if (task && block.may_move)
-        ub_decide(&ub_thread, id, value, sp, task->fiber.high, &verdict);
-    if (!task || !block.may_move || verdict.pin != UB_PIN_MOVABLE || (earlier && earlier != task->host)) {
-        if (earlier)
-            settle(earlier, p);
-        return stay(id, function, word, value, &block, ret);
-    }
-    if (earlier && !ub_block_may_queue(id, &block)) {
-        settle(earlier, p);
-        return stay(id, function, word, value, &block, ret);
-    }
-    leave(task, id, function, word, &block, p, ret);
-    return true;
 }

@@ -1,6 +1,6 @@
 /*
- * Between suspend.c (what a callback goes through), hosts.c (the loops in which it does) and drive.c (what goes on
- * while the thread cannot return to its loop). For those only.
+ * Between suspend.c (what a callback goes through), leave.c (a call that it makes), order.c, hosts.c (the loops in
+ * which it does) and drive.c (what goes on while the thread cannot return to its loop). For those only.
  */
 #ifndef UB_AGENT_SUSPEND_IMPL_H
 #define UB_AGENT_SUSPEND_IMPL_H
