@@ -194,13 +194,13 @@ static void on_sample(int sig, siginfo_t *info, void *context)
     if (!page->generation || t->generation != page->generation || !t->cold || info->si_code != SI_TKILL)
         return;
     s = &t->cold->sample;
-    request = ub_load_acquire(&s->request);
-    if (ub_pyyield_signalled(t->slot ? t->slot->tid : 0) && (request == 0 || request == s->done)) {
+    request = ub_sample_open(ub_load_acquire(&s->request), s->done);
+    if (ub_pyyield_signalled(t->slot ? t->slot->tid : 0) && request == 0) {
         rewind_syscall(s, uc);
         restart_syscall(s, uc);
         return;
     }
-    if (request == 0 || request == s->done)
+    if (request == 0)
         return;
     s->at = ub_clock_ticks(page->clock);
     copy_registers(s, uc->uc_mcontext.gregs);
@@ -208,6 +208,51 @@ static void on_sample(int sig, siginfo_t *info, void *context)
     rewind_syscall(s, uc);
     restart_syscall(s, uc);
     ub_store_release(&s->done, request);
+}
+
+/* Sends it to ourselves: it has been handled when this returns, if it is not blocked. */
+static void answer(void)
+{
+    ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), UB_SAMPLE_SIGNAL);
+}
+
+/* Whether it was not blocked before. */
+static bool block(int how)
+{
+    uint64_t bit = 1ull << (UB_SAMPLE_SIGNAL - 1), old = 0;
+
+    return ub_raw4(SYS_rt_sigprocmask, how, (long)&bit, (long)&old, sizeof(old)) == 0 && !(old & bit);
+}
+
+void ub_sample_before_call(struct ub_sample *s)
+{
+    uint32_t request = ub_load_acquire(&s->request), open = ub_sample_open(request, s->done);
+
+    if (!open || !ub_load_relaxed(&ub_process->sampler) || ub_process->quiet)
+        return;
+    if (request == open &&
+        __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return;
+    if (request == (open | UB_SAMPLE_SENT) && !s->shielded && block(SIG_BLOCK))
+        s->shielded = 1;
+}
+
+void ub_sample_after_call(struct ub_sample *s)
+{
+    uint32_t request, open;
+
+    if (s->shielded) {
+        s->shielded = 0;
+        block(SIG_UNBLOCK); /* if it has come meanwhile it is handled now */
+    }
+    request = ub_load_acquire(&s->request);
+    open = ub_sample_open(request, s->done);
+    if (!open || !ub_load_relaxed(&ub_process->sampler) || ub_process->quiet)
+        return;
+    if (request == (open | UB_SAMPLE_OWN) ||
+        (request == open &&
+         __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)))
+        answer();
 }
 
 bool ub_sample_is_installed(void)

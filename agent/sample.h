@@ -28,6 +28,14 @@ bool ub_sample_install(void);
  */
 void ub_sample_reserve(bool on);
 
+/*
+ * Around a call of this thread's, which has said that it is under way (s->call), and when it no longer is: somebody asks
+ * for a sample (common/slot.h), or the signal is blocked. Slow path only; signal-safe; leaves errno alone.
+ */
+struct ub_sample;
+__attribute__((cold)) void ub_sample_before_call(struct ub_sample *s);
+__attribute__((cold)) void ub_sample_after_call(struct ub_sample *s);
+
 /* Whether it is ours just now: then the program has no handler of its own for it. Signal-safe. */
 bool ub_sample_is_installed(void);
 

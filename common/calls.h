@@ -47,6 +47,15 @@ enum ub_call_id {
     UB_CALL_IDS
 };
 
+/*
+ * Functions that compute, or make many system calls: those are not cut short for good by a signal, since the function
+ * goes on with the rest, and who computes is to be seen.
+ */
+#define UB_CALL_IS_MANY(id)                                                                                            \
+    (((id) >= UB_CALL_ID_getaddrinfo && (id) <= UB_CALL_ID_initgroups) ||                                              \
+     ((id) >= UB_CALL_ID_fopen && (id) <= UB_CALL_ID___getdelim) ||                                                    \
+     ((id) >= UB_CALL_ID_system && (id) <= UB_CALL_ID_pclose))
+
 /* All calls of one function from one place. */
 struct ub_timed_call {
     uint32_t id; /* enum ub_call_id */

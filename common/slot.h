@@ -56,20 +56,39 @@ _Static_assert(sizeof(struct ub_slot) == UB_CACHE_LINE, "the fast path touches o
 
 #define UB_SAMPLE_BYTES (16ul * 1024ul)
 
+#define UB_SAMPLE_SENT  1u /* tracer: the signal is on its way */
+#define UB_SAMPLE_OWN   2u /* agent: no signal any more, the thread answers when its call is over */
+#define UB_SAMPLE_FLAGS 3u
+
+/* The number that is asked for and has no answer yet; 0: none. */
+static inline uint32_t ub_sample_open(uint32_t request, uint32_t done)
+{
+    uint32_t number = request & ~UB_SAMPLE_FLAGS;
+
+    return number != done ? number : 0;
+}
+
 /*
- * One stack sample of a running thread. The tracer sets `request` to a fresh
- * non-zero number, then sends SIGURG; the handler copies and sets `done` to that
- * number. The buffer belongs to the handler between the two, to the tracer
- * otherwise.
+ * One stack sample of a running thread. The tracer asks: it sets `request` to a fresh number. A few microseconds later,
+ * if no call is under way, it adds UB_SAMPLE_SENT and sends SIGURG; the handler copies and sets `done` to the number.
+ * The buffer belongs to the handler between the two, to the tracer otherwise.
+ *
+ * A signal cuts many calls short (bytes that were moved already are all that is told), and no handler can mend that. So
+ * a hooked call says that it is under way, then looks whether somebody asks: if so it adds UB_SAMPLE_OWN, nothing is
+ * sent, and the thread sends itself the signal when the call is over. If the signal is sent already, it is blocked while
+ * the call lasts. Of the two that say "I come" and then look for the other one at least sees the other: the tracer looks
+ * so late that what the thread wrote before it looked has long arrived.
  */
 struct ub_sample {
-    uint32_t request; /* tracer */
-    uint32_t done;    /* agent */
-    uint64_t at;      /* ticks when the copy was made */
+    uint32_t request;  /* both: a number, of which UB_SAMPLE_FLAGS are no part, and one of them at the most; 0: none */
+    uint32_t shielded; /* agent: the signal is blocked by us while a call lasts */
+    uint32_t done;     /* agent: the number */
+    uint32_t rewound;  /* system calls that the handler restarted, ever */
+    uint64_t call;     /* agent: ticks when the call began that is under way; 0, or before slot.start: none */
+    uint64_t at;       /* ticks when the copy was made */
     uint64_t reg[UB_REG_COUNT];
-    uint32_t bytes;   /* valid bytes of `stack`, from reg[RSP] upwards */
-    uint32_t rewound; /* system calls that the handler restarted, ever */
-    uint64_t reserved[5];
+    uint32_t bytes; /* valid bytes of `stack`, from reg[RSP] upwards */
+    uint64_t reserved[4];
     uint8_t stack[UB_SAMPLE_BYTES];
 };
 

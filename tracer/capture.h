@@ -95,14 +95,21 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (
                       struct ub_capture *ret);
 
 /*
- * The two halves of it, for a caller that wants to be exactly on time: whether
+ * The parts of it, for a caller that wants to be exactly on time: whether
  * the signal would reach the handler at once (one read of /proc, the expensive
- * part), and sending it. What was ready may no longer be when it is sent; then
- * the signal is ignored or waits, and -EAGAIN comes after ~2 ms.
+ * part); asking, at least UB_CAPTURE_ASK_NS before the next; and sending it. What was ready may no longer be when it is
+ * sent; then the signal is ignored or waits, and -EAGAIN comes after ~2 ms. Nothing is sent to a thread that is in a
+ * call (common/slot.h) which began at `start`, in ticks, or later: then it is -EAGAIN at once, the request stays open,
+ * and the thread answers when its call is over. 0, too, if it has done so already.
  */
+#define UB_CAPTURE_ASK_NS 5000u
 int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample);
-int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
-                           struct ub_capture *ret);
+void ub_capture_signal_ask(struct ub_sample *sample);
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t start,
+                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret);
+
+/* No answer is wanted any more, unless the signal is on its way. */
+void ub_capture_signal_withdraw(struct ub_sample *sample);
 
 /*
  * The answer to a request that ub_capture_signal left open. 0; -EAGAIN: still

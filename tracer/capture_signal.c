@@ -86,7 +86,7 @@ int ub_capture_signal_collect(struct ub_sample *sample, uint64_t (*ticks_to_ns)(
 
     if (request == 0)
         return -ENOENT;
-    if (ub_load_acquire(&sample->done) != request)
+    if (ub_sample_open(request, ub_load_acquire(&sample->done)))
         return -EAGAIN;
     fill(sample, ticks_to_ns, ret);
     ub_store_release(&sample->request, 0);
@@ -138,10 +138,10 @@ static int wait_while_leaving(struct ub_thread_files *f, const struct ub_sample 
 
 static uint32_t fresh_number(const struct ub_sample *sample)
 {
-    uint32_t open = ub_load_relaxed(&sample->request), done = ub_load_relaxed(&sample->done);
-    uint32_t n = (open ? open : done) + 1;
+    uint32_t open = ub_load_relaxed(&sample->request) & ~UB_SAMPLE_FLAGS, done = ub_load_relaxed(&sample->done);
+    uint32_t n = (open ? open : done) + UB_SAMPLE_FLAGS + 1;
 
-    return n ? n : 1;
+    return n ? n : UB_SAMPLE_FLAGS + 1;
 }
 
 int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample)
@@ -166,18 +166,55 @@ int ub_capture_signal_ready(pid_t pid, pid_t tid, const struct ub_sample *sample
      * its signal is gone for good (it came when the program had just taken the
      * signal away, or in the last moment of an image).
      */
-    if (request != 0 && ub_load_acquire(&sample->done) != request && s.pending)
+    if (ub_sample_open(request, ub_load_acquire(&sample->done)) && s.pending)
         return -EAGAIN;
     return 0;
 }
 
-int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
-                           struct ub_capture *ret)
+void ub_capture_signal_ask(struct ub_sample *sample)
+{
+    uint32_t request = ub_load_acquire(&sample->request);
+
+    /* One that nobody has taken up, or that the thread itself answers when its call is over, stays what it is. */
+    if (!ub_sample_open(request, ub_load_acquire(&sample->done)) || (request & UB_SAMPLE_SENT))
+        __atomic_store_n(&sample->request, fresh_number(sample), __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+void ub_capture_signal_withdraw(struct ub_sample *sample)
+{
+    uint32_t request = ub_load_acquire(&sample->request);
+
+    while (request && !(request & UB_SAMPLE_SENT) &&
+           !__atomic_compare_exchange_n(&sample->request, &request, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        ;
+}
+
+/* The thread is in no call, and if it enters one now it knows that a signal comes. */
+static bool may_send(struct ub_sample *sample, uint64_t start)
+{
+    uint32_t request = ub_load_acquire(&sample->request);
+    uint64_t call = ub_load_acquire(&sample->call);
+
+    if (!ub_sample_open(request, ub_load_acquire(&sample->done)) || (request & UB_SAMPLE_FLAGS) ||
+        (call && (int64_t)(call - start) >= 0))
+        return false;
+    return __atomic_compare_exchange_n(&sample->request, &request, request | UB_SAMPLE_SENT, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+
+int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t start,
+                           uint64_t (*ticks_to_ns)(uint64_t ticks), struct ub_capture *ret)
 {
     int r;
 
     ub_capture_reset(ret);
-    ub_store_release(&sample->request, fresh_number(sample));
+    if (!may_send(sample, start)) {
+        r = ub_capture_signal_collect(sample, ticks_to_ns, ret);
+        if (r == 0)
+            ret->proc_state = 'R';
+        return r;
+    }
     if (syscall(SYS_tgkill, pid, tid, SAMPLE_SIGNAL) < 0) {
         r = -errno;
         ub_store_release(&sample->request, 0);
@@ -187,6 +224,14 @@ int ub_capture_signal_send(pid_t pid, pid_t tid, struct ub_sample *sample, uint6
     if (r == 0)
         ret->proc_state = 'R';
     return r;
+}
+
+static void spin(uint64_t ns)
+{
+    uint64_t begin = ub_clock_monotonic_ns();
+
+    while (ub_clock_monotonic_ns() - begin < ns)
+        ;
 }
 
 int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
@@ -200,5 +245,7 @@ int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (
             ret->error = r;
         return r;
     }
-    return ub_capture_signal_send(pid, tid, sample, ticks_to_ns, ret);
+    ub_capture_signal_ask(sample);
+    spin(UB_CAPTURE_ASK_NS);
+    return ub_capture_signal_send(pid, tid, sample, 0, ticks_to_ns, ret);
 }

@@ -118,7 +118,7 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
     const struct ub_slot *slot = &w->arena->slot[index];
     struct ub_sample *sample = &w->arena->cold[index].sample;
     uint64_t settled = ub_ticks_now() + ub_ticks_from_span_ns(UB_LOOK_SETTLE_NS);
-    uint64_t send = due - lead(w), peek = send - ub_ticks_from_span_ns(UB_LOOK_PEEK_NS);
+    uint64_t send = due - lead(w), peek = send - ub_ticks_from_span_ns(UB_LOOK_PEEK_NS), asked;
     bool sampler = ub_load_relaxed(&slot->flags) & UB_SLOT_SAMPLER;
     int r = sampler ? ub_capture_signal_ready(t->pid, t->tid, sample) : -ENOTSUP;
 
@@ -132,13 +132,17 @@ static int take_running(struct ub_watch *w, uint32_t index, const struct ub_maps
         return -EAGAIN;
     if (r == -ENOTSUP)
         return ub_watch_still(slot, t->start, due) ? ub_capture_perf(t->pid, t->tid, maps, c) : -EAGAIN;
+    ub_capture_signal_ask(sample);
+    asked = ub_ticks_now() + ub_ticks_from_span_ns(UB_CAPTURE_ASK_NS);
     r = ub_capture_peek(t->pid, t->tid, c);
     if (r < 0 || c->state != UB_THREAD_RUNNING)
         return r < 0 ? r : -EAGAIN;
-    if (!ub_watch_still(slot, t->start, send))
+    if (!ub_watch_still(slot, t->start, (int64_t)(asked - send) > 0 ? asked : send)) {
+        ub_capture_signal_withdraw(sample);
         return -EAGAIN;
+    }
     send = ub_ticks_now();
-    r = ub_capture_signal_send(t->pid, t->tid, sample, ub_ticks_to_ns, c);
+    r = ub_capture_signal_send(t->pid, t->tid, sample, t->start, ub_ticks_to_ns, c);
     if (r < 0)
         return r;
     learn_delivery(w, send, ub_load_relaxed(&sample->at));
@@ -160,12 +164,14 @@ static int take(struct ub_watch *w, uint32_t index, const struct ub_maps *maps, 
             return r;
         if (c->state == UB_THREAD_DEAD)
             return -ESRCH;
-        if (c->state == UB_THREAD_RUNNING)
+        if (c->state == UB_THREAD_RUNNING) {
             r = take_running(w, index, maps, due, c);
-        else if (ub_watch_still(&w->arena->slot[index], t->start, due))
-            r = ub_capture_blocked(t->pid, t->tid, maps, c);
-        else
+            continue;
+        }
+        ub_capture_signal_withdraw(&w->arena->cold[index].sample);
+        if (!ub_watch_still(&w->arena->slot[index], t->start, due))
             return -EAGAIN;
+        r = ub_capture_blocked(t->pid, t->tid, maps, c);
     }
     return r;
 }
@@ -369,7 +375,7 @@ void ub_watch_collect(struct ub_watch *w, uint32_t index, uint64_t start, uint64
     struct ub_event *e;
     uint64_t at;
 
-    if (request == 0 || ub_load_acquire(&sample->done) != request)
+    if (request == 0 || ub_sample_open(request, ub_load_acquire(&sample->done)))
         return;
     at = ub_load_relaxed(&sample->at);
     e = new_look(w, index, UB_EVENT_SAMPLE, at);

@@ -256,8 +256,10 @@ static void queue_end(struct ub_watch *w, uint32_t index, const struct ub_record
     struct ub_watched *t = &w->watched[index];
     struct ub_event *e;
 
-    if (t->start == record->start)
+    if (t->start == record->start) {
         ub_watch_collect(w, index, record->start, record->end);
+        ub_capture_signal_withdraw(&w->arena->cold[index].sample); /* or the next turn's first call answers it */
+    }
     e = new_event(t, index, UB_EVENT_END);
     if (!e)
         return;

@@ -10,6 +10,7 @@
 
 #include "../offload/decide.h"
 #include "../process.h"
+#include "../sample.h"
 
 #include <stdio.h>
 
@@ -68,6 +69,37 @@ __attribute__((cold)) uint64_t ub_timing_begin(const struct ub_thread *t, uintpt
 void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
 
 /*
+ * A call is under way, during which no look's signal may come (common/slot.h): since `begun`. Returns what was under way
+ * before: in a signal handler, or on a stack that was left for good. Signal-safe.
+ */
+__attribute__((always_inline)) static inline uint64_t ub_timing_enter(struct ub_thread *t, uint64_t begun)
+{
+    struct ub_sample *s = &t->cold->sample;
+    uint64_t outer;
+
+    if (ub_unlikely(t->generation != ub_process->generation)) /* in a forked child the slot is its parent's */
+        return 0;
+    outer = s->call;
+    ub_store_relaxed(&s->call, begun);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    if (ub_unlikely(ub_load_relaxed(&s->request)))
+        ub_sample_before_call(s);
+    return outer;
+}
+
+__attribute__((always_inline)) static inline void ub_timing_leave(struct ub_thread *t, uint64_t outer)
+{
+    struct ub_sample *s = &t->cold->sample;
+
+    if (ub_unlikely(t->generation != ub_process->generation))
+        return;
+    ub_store_relaxed(&s->call, outer);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    if (ub_unlikely(ub_load_relaxed(&s->request) | s->shielded) && outer < t->start)
+        ub_sample_after_call(s);
+}
+
+/*
  * A hook is two functions, so that the one that is called mostly (no turn runs)
  * saves no registers: UB_HOOK_FAST is the body of the hook, UB_HOOK_TIMED that of
  * the function to which it leaves by a tail jump. CALL is the original, the rest
@@ -89,14 +121,18 @@ void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
     do {                                                                                                               \
         struct ub_thread *t_ = &ub_thread;                                                                             \
         uint32_t floor_ = t_->call_floor;                                                                              \
-        uint64_t begun_, ended_;                                                                                       \
+        uint64_t begun_, outer_ = 0, ended_;                                                                           \
         type ret_;                                                                                                     \
                                                                                                                        \
         if (ub_unlikely(floor_ & UB_FLOOR_PLACES))                                                                     \
             ub_timing_place(t_, (ra));                                                                                 \
         begun_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_begin(t_, (ra));                                       \
         __asm__("" : "+r"(floor_)); /* or the compiler makes two calls of one, by the way the time was read */         \
+        if (!UB_CALL_IS_MANY(id))                                                                                      \
+            outer_ = ub_timing_enter(t_, begun_);                                                                      \
         ret_ = (call);                                                                                                 \
+        if (!UB_CALL_IS_MANY(id))                                                                                      \
+            ub_timing_leave(t_, outer_);                                                                               \
         ended_ = ub_likely(floor_) ? ub_clock_tsc() : ub_timing_now();                                                 \
         if (UB_CALL_IS_CLOSE(id) || UB_CALL_IS_INPUT(id)) {                                                            \
             const uint64_t of_[] = {__VA_ARGS__};                                                                      \

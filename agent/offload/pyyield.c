@@ -101,7 +101,15 @@ static int open_state(void)
     return fd;
 }
 
-/* A signal into a call would end it (EINTR). What slips through is set back by the handler. */
+/* In a call that said so (common/slot.h): who waits for a CPU there "runs", too. */
+static bool is_in_call(void)
+{
+    uint64_t call = ub_load_acquire(&ub_process->arena->cold[beat.slot - ub_process->arena->slot].sample.call);
+
+    return call && (int64_t)(call - ub_load_relaxed(&beat.slot->start)) >= 0;
+}
+
+/* A signal into a call would end it (EINTR), or cut it short. EINTR that slips through is set back by the handler. */
 static bool is_running(int fd)
 {
     char text[256];
@@ -157,7 +165,8 @@ static void ask(int state, uint64_t step)
 {
     if (!ub_load_relaxed(&ub_process->sampler))
         ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", ASIDE);
-    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !is_running(state)) {
+    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !is_running(state) ||
+        is_in_call()) {
         nap(AGAIN_NS);
         return;
     }
