@@ -143,23 +143,22 @@ static long interrupted_number(const greg_t *g, const uint8_t *ip)
  * The thread entered a call between the tracer's look and our signal, and the
  * kernel ended it with EINTR, which the program must not see: go back to the
  * instruction. (Calls that SA_RESTART restarts have been set back already.) A
- * relative timeout starts again in full; the tracer sees `rewound` and sends no
- * second signal into the same call.
+ * relative timeout starts again in full.
  */
-static void rewind_syscall(struct ub_sample *s, ucontext_t *uc)
+static bool rewind_syscall(ucontext_t *uc)
 {
     greg_t *g = uc->uc_mcontext.gregs;
     const uint8_t *ip = (const uint8_t *)g[REG_RIP];
     long nr;
 
     if (g[REG_RAX] != -EINTR || ((uintptr_t)ip & 4095) < 2 || ip[-2] != 0x0f || ip[-1] != 0x05)
-        return;
+        return false;
     nr = interrupted_number(g, ip);
     if (nr < 0 || nr > 1023 || other_signal_pending(uc))
-        return;
+        return false;
     g[REG_RIP] -= 2;
     g[REG_RAX] = nr;
-    ub_store_relaxed(&s->rewound, s->rewound + 1);
+    return true;
 }
 
 /*
@@ -167,47 +166,54 @@ static void rewind_syscall(struct ub_sample *s, ucontext_t *uc)
  * was back in user mode: it is about to issue restart_syscall, which our own
  * sigreturn makes answer EINTR. The call itself is put in its place.
  */
-static void restart_syscall(struct ub_sample *s, ucontext_t *uc)
+static bool restart_syscall(ucontext_t *uc)
 {
     greg_t *g = uc->uc_mcontext.gregs;
     const uint8_t *ip = (const uint8_t *)g[REG_RIP];
     long nr;
 
     if (g[REG_RAX] != SYS_restart_syscall || ((uintptr_t)ip & 4095) > 4094 || ip[0] != 0x0f || ip[1] != 0x05)
-        return;
+        return false;
     nr = interrupted_number(g, ip + 2);
     if (nr < 0 || nr > 1023)
-        return;
+        return false;
     g[REG_RAX] = nr;
-    ub_store_relaxed(&s->rewound, s->rewound + 1);
+    return true;
 }
 
-/* Signal-safe by construction: raw system calls, no libc, errno untouched, all signals blocked. */
+static void copy(struct ub_sample *s, const struct ub_process *page, const ucontext_t *uc)
+{
+    s->at = ub_clock_ticks(page->clock);
+    copy_registers(s, uc->uc_mcontext.gregs);
+    s->bytes = copy_stack(s, s->reg[UB_REG_RSP], page);
+}
+
+/*
+ * Signal-safe by construction: raw system calls, no libc, errno untouched, all signals blocked. Whoever sent it, and
+ * be it that two came for one request: the program knows of no handler, so no call of its may be ended.
+ */
 static void on_sample(int sig, siginfo_t *info, void *context)
 {
     struct ub_process *page = ub_process;
     struct ub_thread *t = &ub_thread;
     ucontext_t *uc = context;
-    struct ub_sample *s;
     uint32_t request;
+    struct ub_sample *s;
 
-    if (!page->generation || t->generation != page->generation || !t->cold || info->si_code != SI_TKILL)
-        return;
-    s = &t->cold->sample;
-    request = ub_sample_open(ub_load_acquire(&s->request), s->done);
-    if (ub_pyyield_signalled(t->slot ? t->slot->tid : 0) && request == 0) {
-        rewind_syscall(s, uc);
-        restart_syscall(s, uc);
+    if (!page->generation || t->generation != page->generation || !t->cold || info->si_code != SI_TKILL) {
+        if (page->quiet == UB_QUIET_NOT && !rewind_syscall(uc))
+            restart_syscall(uc);
         return;
     }
-    if (request == 0)
-        return;
-    s->at = ub_clock_ticks(page->clock);
-    copy_registers(s, uc->uc_mcontext.gregs);
-    s->bytes = copy_stack(s, s->reg[UB_REG_RSP], page);
-    rewind_syscall(s, uc);
-    restart_syscall(s, uc);
-    ub_store_release(&s->done, request);
+    s = &t->cold->sample;
+    request = ub_sample_open(ub_load_acquire(&s->request), s->done);
+    ub_pyyield_signalled(t->slot ? t->slot->tid : 0);
+    if (request)
+        copy(s, page, uc);
+    if (rewind_syscall(uc) || restart_syscall(uc))
+        ub_store_relaxed(&s->rewound, s->rewound + 1);
+    if (request)
+        ub_store_release(&s->done, request);
 }
 
 /* Sends it to ourselves: it has been handled when this returns, if it is not blocked. */
@@ -230,8 +236,8 @@ void ub_sample_before_call(struct ub_sample *s)
 
     if (!open || !ub_load_relaxed(&ub_process->sampler) || ub_process->quiet)
         return;
-    if (request == open &&
-        __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (request == open && __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false,
+                                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return;
     if (request == (open | UB_SAMPLE_SENT) && !s->shielded && block(SIG_BLOCK))
         s->shielded = 1;
@@ -250,8 +256,8 @@ void ub_sample_after_call(struct ub_sample *s)
     if (!open || !ub_load_relaxed(&ub_process->sampler) || ub_process->quiet)
         return;
     if (request == (open | UB_SAMPLE_OWN) ||
-        (request == open &&
-         __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)))
+        (request == open && __atomic_compare_exchange_n(&s->request, &request, open | UB_SAMPLE_OWN, false,
+                                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)))
         answer();
 }
 

@@ -29,8 +29,8 @@ bool ub_sample_install(void);
 void ub_sample_reserve(bool on);
 
 /*
- * Around a call of this thread's, which has said that it is under way (s->call), and when it no longer is: somebody asks
- * for a sample (common/slot.h), or the signal is blocked. Slow path only; signal-safe; leaves errno alone.
+ * Around a call of this thread's, which has said that it is under way (s->call), and when it no longer is: somebody
+ * asks for a sample (common/slot.h), or the signal is blocked. Slow path only; signal-safe; leaves errno alone.
  */
 struct ub_sample;
 __attribute__((cold)) void ub_sample_before_call(struct ub_sample *s);

@@ -75,9 +75,9 @@ static inline uint32_t ub_sample_open(uint32_t request, uint32_t done)
  *
  * A signal cuts many calls short (bytes that were moved already are all that is told), and no handler can mend that. So
  * a hooked call says that it is under way, then looks whether somebody asks: if so it adds UB_SAMPLE_OWN, nothing is
- * sent, and the thread sends itself the signal when the call is over. If the signal is sent already, it is blocked while
- * the call lasts. Of the two that say "I come" and then look for the other one at least sees the other: the tracer looks
- * so late that what the thread wrote before it looked has long arrived.
+ * sent, and the thread sends itself the signal when the call is over. If the signal is sent already, it is blocked
+ * while the call lasts. Of the two that say "I come" and then look for the other one at least sees the other: the
+ * tracer looks so late that what the thread wrote before it looked has long arrived.
  */
 struct ub_sample {
     uint32_t request;  /* both: a number, of which UB_SAMPLE_FLAGS are no part, and one of them at the most; 0: none */

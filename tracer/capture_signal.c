@@ -237,15 +237,23 @@ static void spin(uint64_t ns)
 int ub_capture_signal(pid_t pid, pid_t tid, struct ub_sample *sample, uint64_t (*ticks_to_ns)(uint64_t ticks),
                       struct ub_capture *ret)
 {
-    int r = ub_capture_signal_ready(pid, tid, sample);
+    uint32_t request = ub_load_acquire(&sample->request);
+    bool sent = (request & UB_SAMPLE_SENT) && ub_sample_open(request, ub_load_acquire(&sample->done));
+    int r;
 
+    if (!sent)
+        ub_capture_signal_ask(sample);
+    r = ub_capture_signal_ready(pid, tid, sample);
     if (r < 0) {
+        ub_capture_signal_withdraw(sample);
         ub_capture_reset(ret);
         if (r != -EAGAIN && r != -ENOTSUP)
             ret->error = r;
         return r;
     }
-    ub_capture_signal_ask(sample);
-    spin(UB_CAPTURE_ASK_NS);
+    if (sent) { /* that one is lost */
+        ub_capture_signal_ask(sample);
+        spin(UB_CAPTURE_ASK_NS);
+    }
     return ub_capture_signal_send(pid, tid, sample, 0, ticks_to_ns, ret);
 }

@@ -69,8 +69,8 @@ __attribute__((cold)) uint64_t ub_timing_begin(const struct ub_thread *t, uintpt
 void ub_timing_place(const struct ub_thread *t, uintptr_t ra);
 
 /*
- * A call is under way, during which no look's signal may come (common/slot.h): since `begun`. Returns what was under way
- * before: in a signal handler, or on a stack that was left for good. Signal-safe.
+ * A call is under way, during which no look's signal may come (common/slot.h): since `begun`. Returns what was under
+ * way before: in a signal handler, or on a stack that was left for good. Signal-safe.
  */
 __attribute__((always_inline)) static inline uint64_t ub_timing_enter(struct ub_thread *t, uint64_t begun)
 {

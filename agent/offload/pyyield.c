@@ -23,6 +23,7 @@
 
 #define LEAST_NS    UB_PYTHON_YIELD_LEAST_NS /* even if a descriptor is ready */
 #define CAP_NS      20000000ull              /* a loop that always has something to do lets one go on after so long */
+#define CALL_NS     20000                    /* looking again whether a call is over */
 #define AGAIN_NS    1000000ull
 #define BUSY_NS     (2 * LEAST_NS) /* a descriptor was ready that soon: the next request is likely to come soon, too */
 #define LINGER_NS   LEAST_NS       /* for that the loop is let turn so long after its last work */
@@ -61,6 +62,7 @@ static struct {
     int32_t tid, pid;
     uint64_t generation;
     const struct ub_slot *slot;
+    const struct ub_slot_cold *cold;
 } beat;
 
 static uint64_t slice_ns(void)
@@ -104,9 +106,20 @@ static int open_state(void)
 /* In a call that said so (common/slot.h): who waits for a CPU there "runs", too. */
 static bool is_in_call(void)
 {
-    uint64_t call = ub_load_acquire(&ub_process->arena->cold[beat.slot - ub_process->arena->slot].sample.call);
+    uint64_t call = ub_load_acquire(&beat.cold->sample.call);
 
     return call && (int64_t)(call - ub_load_relaxed(&beat.slot->start)) >= 0;
+}
+
+/* Many calls are short, and who makes nothing but calls is to be asked between two of them. */
+static bool await_call(void)
+{
+    for (uint64_t ns = 0; is_in_call(); ns += CALL_NS) {
+        if (ns >= AGAIN_NS)
+            return false;
+        nap(CALL_NS);
+    }
+    return true;
 }
 
 /* A signal into a call would end it (EINTR), or cut it short. EINTR that slips through is set back by the handler. */
@@ -165,8 +178,8 @@ static void ask(int state, uint64_t step)
 {
     if (!ub_load_relaxed(&ub_process->sampler))
         ub_python_table_row(&ub_process->arena->python, UB_PYTHON_NOTE, "", "", ASIDE);
-    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !is_running(state) ||
-        is_in_call()) {
+    if (!ub_load_relaxed(&ub_process->sampler) || ub_process->quiet != UB_QUIET_NOT || !await_call() ||
+        !is_running(state) || is_in_call()) {
         nap(AGAIN_NS);
         return;
     }
@@ -221,6 +234,7 @@ static bool start_thread(const struct mine *m)
     beat.pid = ub_process->pid;
     beat.generation = ub_process->generation;
     beat.slot = ub_thread.slot;
+    beat.cold = ub_thread.cold;
     beat.quit = beat.asleep = beat.tripped = beat.wanted = 0;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, PTHREAD_STACK_MIN + 65536);

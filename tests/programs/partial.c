@@ -1,9 +1,9 @@
 /*
  * Calls that a signal cuts short, on a CPU that others want, too: partial SECONDS
  * A loop whose callbacks compute for a moment and then wait for a number of bytes, or for room for one, that comes in
- * pieces: at each piece the thread wakes inside its call and has to wait for the CPU, so that it seems to compute. Nobody
- * sends this program a signal of his own: every short count is the sampler's doing.
- * Prints {"calls": n, "cut": n, "which": {"NAME": n, ...}}.
+ * pieces: at each piece the thread wakes inside its call and has to wait for the CPU, so that it seems to compute.
+ * Nobody sends this program a signal of his own: every short count is the sampler's doing. Prints {"calls": n, "cut":
+ * n, "which": {"NAME": n, ...}}.
  */
 // libs: -lutil
 #include "measure.h"
