@@ -216,9 +216,17 @@ static void on_sample(int sig, siginfo_t *info, void *context)
         ub_store_release(&s->done, request);
 }
 
-/* Sends it to ourselves: it has been handled when this returns, if it is not blocked. */
+/*
+ * Sends it to ourselves: it has been handled when this returns. Not where the program has blocked it: it would stay,
+ * and be seen by who asks what is pending.
+ */
 static void answer(void)
 {
+    uint64_t blocked = 0;
+
+    if (ub_raw4(SYS_rt_sigprocmask, SIG_BLOCK, 0, (long)&blocked, sizeof(blocked)) < 0 ||
+        blocked & 1ull << (UB_SAMPLE_SIGNAL - 1))
+        return;
     ub_raw3(SYS_tgkill, ub_raw0(SYS_getpid), ub_raw0(SYS_gettid), UB_SAMPLE_SIGNAL);
 }
 

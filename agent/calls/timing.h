@@ -87,6 +87,7 @@ __attribute__((always_inline)) static inline uint64_t ub_timing_enter(struct ub_
     return outer;
 }
 
+/* It no longer is; or the thread goes on elsewhere meanwhile (`outer` 0), on another stack. Signal-safe. */
 __attribute__((always_inline)) static inline void ub_timing_leave(struct ub_thread *t, uint64_t outer)
 {
     struct ub_sample *s = &t->cold->sample;

@@ -4,6 +4,7 @@
  */
 #include "suspend_impl.h"
 
+#include "../calls/timing.h"
 #include "../raw.h"
 #include "block.h"
 #include "decide.h"
@@ -55,6 +56,7 @@ static __attribute__((noinline)) void wait_for_call(struct ub_task *task)
     ub_beside_leaves(&m->beside, m->suspended == 0, &task->beside);
     task->started = task->done = false;
     count_away(1);
+    ub_timing_leave(&ub_thread, 0);
     ub_fiber_suspend(&task->fiber);
     count_away(-1);
     if (ub_process->arena) {
@@ -77,6 +79,7 @@ void ub_suspend_park(struct ub_task *task, uint64_t ns)
     task->direction = task->holds_up = 0;
     task->deadline_ns = now_ns() + ns;
     task->started = task->done = false;
+    ub_timing_leave(&ub_thread, 0);
     ub_fiber_suspend(&task->fiber);
     errno = saved;
 }

@@ -4,6 +4,7 @@
  */
 #include "pysteps_impl.h"
 
+#include "../calls/timing.h"
 #include "../module.h"
 #include "../patch.h"
 #include "pysqlite.h"
@@ -732,6 +733,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
     counted = ub_process->arena && !s->yields && !s->calls && !s->queues; /* who waits for another's has no call */
     if (counted)
         __atomic_fetch_add(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
+    ub_timing_leave(&ub_thread, 0);
     ub_fiber_suspend(&s->fiber);
     if (counted)
         __atomic_fetch_sub(&ub_process->arena->h.away, 1, __ATOMIC_RELAXED);
