@@ -283,7 +283,8 @@ def test_what_is_printed_to_a_slow_pipe(tmp_path, python):
 
 @pytest.mark.parametrize("python", interpreters())
 def test_files_that_are_shared(tmp_path, python):
-    """Seen to lose and mix lines with iteration not hooked, and with binary files not; with a print that waits in its place the ticker ran once."""
+    """Seen to lose and mix lines with iteration not hooked, and with binary files not; with a print that waits in its place the ticker ran once; to end by SIGSEGV
+    where sys.stdout was replaced in the midst of a print."""
     python, *loop = python.split()
     command = (python, helpers.ROOT / "tests/programs/pyfiles.py", *loop)
     alone = subprocess.run(command, capture_output=True, text=True, timeout=60, env=helpers.clean_environment())

@@ -129,6 +129,26 @@ async def waits():
     print("ticks", len(count), file=sys.stderr)
 
 
+async def replaced():
+    """A print is on its way to sys.stdout, which is put back meanwhile: nobody else has that file."""
+    out, to = os.pipe()
+    came, before = [], sys.stdout
+
+    async def puts_back():
+        sys.stdout = before
+
+    async def says():
+        print("a" * 200_000, "a")
+
+    reader = threading.Thread(target=drains, args=(out, came))
+    sys.stdout = os.fdopen(to, "w")
+    reader.start()
+    await asyncio.gather(says(), puts_back())
+    reader.join()
+    os.close(out)
+    print("replaced", len(b"".join(came)))
+
+
 async def main():
     for _ in range(30):
         await asyncio.sleep(0.002)
@@ -141,6 +161,7 @@ async def main():
             await shared(how, binary, awaits)
         await shared(by_loop, compressed, awaits)
     await waits()
+    await replaced()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@
  * pipe that is full) has it to itself until it is out of it: others lost text there, and wrote memory that was not
  * theirs. Likewise binary files that are read (io.BufferedReader): some of their functions look at what is there before
  * they take the file's lock, and throw it away when they have that: what another had read meanwhile was lost.
+ *
+ * And print and input use sys.stdout and its kin without a reference of their own: with those replaced by another step,
+ * while one is left in the midst of a print, they went on with memory that was free.
  */
 #include <Python.h>
 
@@ -21,6 +24,26 @@ struct file_type {
     const char *name;
     iternextfunc next, with;
 };
+
+#define STANDARD 3
+
+/* sys.stdin, sys.stdout and sys.stderr; NULL: the program has deleted it. */
+static void hold_standard(PyObject *ret[STANDARD])
+{
+    static const char *const name[STANDARD] = {"stdin", "stdout", "stderr"};
+
+    for (int i = 0; i < STANDARD; i++) {
+        ret[i] = PySys_GetObject(name[i]);
+        Py_XINCREF(ret[i]);
+    }
+}
+
+/* The last one closes its file, which may call anything: what the builtin has raised stays raised. */
+static void drop_standard(PyObject *file[STANDARD])
+{
+    for (int i = 0; i < STANDARD; i++)
+        Py_XDECREF(file[i]);
+}
 
 /* clang-format off */
 #define METHOD(of, name) \
@@ -53,7 +76,18 @@ struct file_type {
     X(t, read) X(t, read1) X(t, readinto) X(t, readinto1) X(t, readline) X(t, peek) X(t, seek) X(t, tell) X(t, close) X(t, detach)
 #define READERS(X) READER(X, reader)
 #define RANDOMS(X) READER(X, random) X(random, write) X(random, flush) X(random, truncate)
-TEXT(METHOD) NEXT(text, "TextIOWrapper")
+#define HOLDS(name) \
+    static any_method *original_##name; \
+    static PyObject *builtin_##name(PyObject *self, void *b, void *c, void *d, void *e) \
+    { \
+        PyObject *file[STANDARD], *result; \
+        hold_standard(file); \
+        result = original_##name(self, b, c, d, e); \
+        drop_standard(file); \
+        return result; \
+    }
+#define BUILTINS(X) X(print) X(input)
+BUILTINS(HOLDS) TEXT(METHOD) NEXT(text, "TextIOWrapper")
 READERS(METHOD) NEXT(reader, "BufferedReader")
 RANDOMS(METHOD) NEXT(random, "BufferedRandom")
     /* clang-format on */
@@ -81,17 +115,40 @@ static void hook_next(PyTypeObject *type, struct file_type *t)
     replace_next(type, t);
 }
 
+static void replace_definition(PyMethodDef *definition, any_method **original, any_method *with)
+{
+    memcpy(original, &definition->ml_meth, sizeof(*original));
+    memcpy(&definition->ml_meth, &with, sizeof(with));
+}
+
 static void replace(PyObject *type, const char *name, any_method **original, any_method *with)
 {
     PyObject *descriptor = PyObject_GetAttrString(type, name);
 
-    if (descriptor && Py_TYPE(descriptor) == &PyMethodDescr_Type && (PyObject *)PyDescr_TYPE(descriptor) == type) {
-        PyMethodDef *definition = ((PyMethodDescrObject *)descriptor)->d_method;
-
-        memcpy(original, &definition->ml_meth, sizeof(*original));
-        memcpy(&definition->ml_meth, &with, sizeof(with));
-    }
+    if (descriptor && Py_TYPE(descriptor) == &PyMethodDescr_Type && (PyObject *)PyDescr_TYPE(descriptor) == type)
+        replace_definition(((PyMethodDescrObject *)descriptor)->d_method, original, with);
     Py_XDECREF(descriptor);
+    PyErr_Clear();
+}
+
+/* Where it is the interpreter's own still: what the program has put there holds what it uses. */
+static void replace_builtin(PyObject *builtins, const char *name, any_method **original, any_method *with)
+{
+    PyObject *f = builtins ? PyObject_GetAttrString(builtins, name) : NULL;
+
+    if (f && PyCFunction_CheckExact(f) && PyCFunction_GET_SELF(f) == builtins)
+        replace_definition(((PyCFunctionObject *)f)->m_ml, original, with);
+    Py_XDECREF(f);
+    PyErr_Clear();
+}
+
+static void hook_builtins(void)
+{
+    PyObject *builtins = PyImport_ImportModule("builtins");
+
+#define REPLACE_BUILTIN(name) replace_builtin(builtins, #name, &original_##name, builtin_##name);
+    BUILTINS(REPLACE_BUILTIN)
+    Py_XDECREF(builtins);
     PyErr_Clear();
 }
 
@@ -121,6 +178,7 @@ bool ub_python_hook_files(const struct ub_python_agent *caller)
 
     agent = caller;
     ok = hook_type(module, &text_type) && hook_type(module, &reader_type) && hook_type(module, &random_type);
+    hook_builtins();
     Py_XDECREF(module);
     PyErr_Clear();
     return ok && original_text_write && original_text_flush && original_reader_read1 && original_random_read1;
