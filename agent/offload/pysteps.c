@@ -697,6 +697,16 @@ uint64_t ub_pysteps_run(ub_pysteps_send *send, uintptr_t coroutine, uint64_t cod
 
 /* ---- leaving --------------------------------------------------------------------------------- */
 
+/* What is left in another loop of this thread goes on when that does: not before this one, which it runs, has ended. */
+static bool another_has_some(const struct mine *m, const void *loop)
+{
+    for (uint32_t i = 0; i < HOSTS_MAX; i++) {
+        if (m->host[i].loop && m->host[i].loop != loop && m->host[i].count)
+            return true;
+    }
+    return false;
+}
+
 bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
 {
     void *loop = NULL, *future = s->future;
@@ -707,7 +717,7 @@ bool ub_pysteps_leave(struct mine *m, struct step *s, bool gil)
 
     if (!python->begin_wait(s->coroutine, gil, s->wait.lock != NULL, &loop, &future))
         return false;
-    h = s->future ? s->host : host_of(m, loop);
+    h = s->future ? s->host : another_has_some(m, loop) ? NULL : host_of(m, loop);
     python->drop(loop);
     if (!h || h->stopping) {
         python->end_wait(gil, s->future ? NULL : future);

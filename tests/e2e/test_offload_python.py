@@ -163,7 +163,8 @@ def test_same_as_alone(runs, python, group):
 @ON_FIRST
 @pytest.mark.parametrize("python", interpreters())
 def test_nested_loops(tmp_path, python):
-    """With --yield, too, by which a step could be left between two callbacks of a loop that it turns itself."""
+    """With --yield, too, by which a step could be left between two callbacks of a loop that it turns itself. Seen to hang with steps
+    left in a loop whose turn is a callback of another one's, with what they waited for left there."""
     python, *loop = python.split()
     env = {**environment(tmp_path), "LOOP": loop[0] if loop else ""}
     command = [python, "-X", "dev", "-W", "ignore", helpers.ROOT / "tests/programs/pyoffload.py", "nested", "nested_in_callback"]

@@ -343,19 +343,30 @@ async def nested():
 
 
 async def nested_in_callback():
-    """The same in a callback that is no task's."""
+    """The same in a callback that is no task's: what its steps wait for, one of the outer loop's has or brings."""
     done, said = asyncio.get_running_loop().create_future(), []
+    lock, (out, to) = threading.Lock(), os.pipe()
 
     async def other():
-        time.sleep(0.15)
-        said.append("other")
+        with lock:
+            time.sleep(0.15)
+            said.append("other")
+            os.write(to, b"x")
+
+    async def wants(found):
+        found.append(("read", 0, os.read(out, 1) == b"x"))
+        with lock:
+            found.append(("locked", 0, True))
+
+    async def both(found):
+        return await asyncio.gather(wants(found), inside(found))
 
     def callback():
         loop = asyncio.get_running_loop()
         asyncio._set_running_loop(None)
         try:
             found = []
-            said.append((asyncio.run(inside(found)), sorted(found)))
+            said.append((asyncio.run(both(found)), sorted(found)))
         finally:
             asyncio._set_running_loop(loop)
         done.set_result(None)
@@ -364,6 +375,8 @@ async def nested_in_callback():
     asyncio.get_running_loop().call_soon(callback)
     await done
     await before
+    os.close(out)
+    os.close(to)
     return sorted(map(str, said))
 
 
