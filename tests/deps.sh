@@ -53,6 +53,7 @@ core     python3-pytest      py:pytest
 core     python3-pytest-rerunfailures  py:pytest_rerunfailures
 core     python3-pytest-xdist  py:xdist
 core     python3-uvloop      py:uvloop
+core     python3-greenlet    py:greenlet
 core     python3-jsonschema  py:jsonschema
 core     python3-pip         py:pip
 core     python3-paramiko    py:paramiko
@@ -98,6 +99,7 @@ servers  libpython3.11-testsuite py:test.test_asyncio.test_base_events
 offload  systemd-container       none
 offload  python3-aiohttp         py:aiohttp
 offload  python3-uvloop          py:uvloop
+offload  python3-greenlet        py:greenlet
 offload  python3-aiofiles        py:aiofiles
 offload  python3-pyodbc          py:pyodbc
 offload  unixodbc                cmd:isql

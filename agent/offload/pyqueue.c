@@ -4,6 +4,8 @@
  */
 #include "pysteps_impl.h"
 
+#include "../patch.h"
+
 #include <errno.h>
 
 #define python ub_pysteps_python
@@ -229,7 +231,8 @@ static bool file_is_had(struct mine *m, const void *file, uint64_t ticket)
 
 void ub_pysteps_file_begins(struct ub_python_file *use, const void *file)
 {
-    struct mine *m = ub_pysteps_mine(false);
+    /* Where stacks are copied to and fro, `use` does not stay where it is: and no step is left. */
+    struct mine *m = ub_patch_stacks ? NULL : ub_pysteps_mine(false);
     uint64_t ticket = m && m->current ? m->current->began : 0;
 
     *use = (struct ub_python_file){.file = m ? file : NULL};

@@ -272,6 +272,16 @@ def test_greenlet(tmp_path, python):
     assert {slow["offload"].get("reason") for slow in recording.slow if slow.get("offload")} == {"runtime"}
 
 
+@pytest.mark.skipif(not pythons.moving(helpers.AGENT, False), reason="no headers of CPython 3.11 to 3.13: not built")
+@pytest.mark.skipif(not pythons.ask("/usr/bin/python3", "import greenlet; print(1)"), reason="no greenlet")
+def test_files_of_greenlets(tmp_path):
+    """Seen to end by SIGSEGV: what the hooks of files note of a function lay on a stack that was another greenlet's by then."""
+    done, recording = helpers.record(tmp_path, "/usr/bin/python3", helpers.ROOT / "tests/programs/pygreenlet.py", threshold="5ms",
+                                     options=("--force", "--offload=eager", "-q"))
+    assert (done.returncode, done.stdout) == (0, "20 {'a\\na\\na\\na\\na\\n'}\n"), done.stderr
+    assert recording.end["offload"]["moved"] >= 2, recording.end
+
+
 @pytest.mark.parametrize("python", interpreters())
 def test_what_is_printed_to_a_slow_pipe(tmp_path, python):
     """Seen with some 60 strange lines, and bytes of the interpreter's own memory among them, where a step was left in a text file that others wrote to."""
