@@ -354,19 +354,19 @@ async def nested_in_callback():
             os.write(to, b"x")
 
     async def wants(found):
-        found.append(("read", 0, os.read(out, 1) == b"x"))
         with lock:
             found.append(("locked", 0, True))
-
-    async def both(found):
-        return await asyncio.gather(wants(found), inside(found))
+        found.append(("read", 0, os.read(out, 1) == b"x"))
 
     def callback():
         loop = asyncio.get_running_loop()
         asyncio._set_running_loop(None)
         try:
             found = []
-            said.append((asyncio.run(both(found)), sorted(found)))
+            own = asyncio.new_event_loop()
+            own.run_until_complete(wants(found))  # no timer: nothing else wakes this loop
+            own.close()
+            said.append((asyncio.run(inside(found)), sorted(found)))
         finally:
             asyncio._set_running_loop(loop)
         done.set_result(None)
