@@ -21,6 +21,7 @@
 #define KEPT_LINES_MAX  1024               /* processes and loops each */
 #define KEPT_STACKS_MAX ((size_t)64 << 20) /* bytes; what is beyond is missing from later parts */
 #define PARTS_MAX       100000
+#define REPLACINGS      8
 
 struct ub_recording_writer {
     int fd;
@@ -130,10 +131,15 @@ static int create_new(const char *path)
  */
 static int create_replacing(const char *path)
 {
-    int fd;
+    int fd = -EEXIST;
 
-    if (unlink(path) == 0 || errno == ENOENT)
-        return create_new(path);
+    for (int i = 0; fd == -EEXIST && i < REPLACINGS; i++) { /* another run may be just replacing it, too */
+        if (unlink(path) != 0 && errno != ENOENT)
+            break;
+        fd = create_new(path);
+    }
+    if (fd != -EEXIST)
+        return fd;
     fd = open(path, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)
         return -errno;

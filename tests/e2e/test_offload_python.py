@@ -11,6 +11,7 @@ that 3.12 had put off (scheduled: hung), descriptors of threads that had ended (
 another loop (nested, with --yield on uvloop: test_nested_loops), or a loop of another kind (other_loops).
 """
 
+import itertools
 import os
 import subprocess
 
@@ -72,6 +73,9 @@ def environment(folder):
     return helpers.clean_environment(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1", CERTIFICATE=str(certificate))
 
 
+NUMBERS = itertools.count()
+
+
 class Both:
     """A program alone and with its calls moved."""
 
@@ -79,8 +83,7 @@ class Both:
         python, *loop = python.split()
         env = {**environment(folder), "LOOP": loop[0] if loop else ""}
         command = [python, "-X", "dev", "-W", "ignore", helpers.ROOT / "tests" / "programs" / program, *arguments]
-        self.path = folder / f"{len(list(folder.iterdir()))}.jsonl"
-        self.path.touch()
+        self.path = folder / f"{next(NUMBERS)}.jsonl"
         self.alone = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         self.moved = helpers.start("run", "--force", "-q", "-t", "50ms", "-o", self.path, "--offload=eager", "--", *command,
                                    env=env)

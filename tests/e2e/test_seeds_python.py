@@ -147,13 +147,13 @@ def test_recipes(tmp_path):
 
 
 def test_checkpoint(tmp_path):
-    """An aiohttp service writes 25 MB (100) of live state down by pickle while its requests change it: a fork is written for it,
+    """An aiohttp service writes 75 MB (100) of live state down by pickle while its requests change it: a fork is written for it,
     what it writes is whole, and the longest wait of its other requests is a part of what it was."""
     if not pythons.ask(helpers.PYTHON, "import aiohttp; print(1)"):
         pytest.skip("no aiohttp")
     policy, waits = tmp_path / "written.policy", []
     for option in "--offload", f"--offload={policy}":
-        with oracle.Sentinel() as sentinel, checkpoint.Checkpoint(tmp_path, 100 if ALL else 25, option) as server:
+        with oracle.Sentinel() as sentinel, checkpoint.Checkpoint(tmp_path, 100 if ALL else 75, option) as server:
             took, _ = server.saves(1)
         waits.append(took[-1])
         if option == "--offload":
