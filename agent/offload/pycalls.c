@@ -314,7 +314,7 @@ static bool leave(struct mine *m, uint32_t id, void *function, const uint64_t *w
     uint64_t begun;
     bool left;
 
-    if (!b->deadline_ns && !ub_identity_is_the_pools(ub_decide_makes_sockets(id)))
+    if (!s || (!b->deadline_ns && !ub_identity_is_the_pools(ub_decide_makes_sockets(id))))
         return false;
     s->job = (struct ub_job){.function = b->function ? b->function : (ub_job_function *)function,
                              .error = errno,

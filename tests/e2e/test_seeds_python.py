@@ -39,9 +39,10 @@ POLICIES = {
 }
 
 
-# What a dry run has `unblock policy` write for each, and what is left of the gap then.
+# What a dry run has `unblock policy` write for each, and what is left of the gap then. Of sqlite's two the first may stay: whose place it is, is asked for
+# when it is made.
 WRITTEN = {"counts": ("[python]", "pyseeds.counts_down = process ", 0.5), "primes": ("[python]", "pyseeds.is_prime = process ", 0.5),
-           "sqlite": ("[python]", "pyseeds.chain = thread ", 0.5), "odbc": ("[python]", "pyseeds.asks = thread ", 0.5),
+           "sqlite": ("[offload]", "sqlite3_step in pyseeds.asks = move ", 0.75), "odbc": ("[python]", "pyseeds.asks = thread ", 0.5),
            "walks": ("[yield]", "pyseeds.walk = 5ms ", None)}  # its gap is what json does in C: test_computing has that
 
 
@@ -118,7 +119,7 @@ def test_computing(tmp_path, python, case, policy):
 @pytest.mark.parametrize("python", interpreters())
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case == "walks" else ON_FIRST) for case in WRITTEN])
 def test_written_from_a_recording_and_followed(tmp_path, python, case):
-    """Thread where the GIL is released, process for small data, yield for large: as is written, and it mends the stall."""
+    """The call where it is known, thread where the GIL is released, process for small data, yield for large: as is written, and it mends the stall."""
     dry = Both(tmp_path, python, [case], "--offload", "-t20ms", at_once=False)  # what is walked takes some 45 ms where nobody else computes
     section, rule, part = WRITTEN[case]
     path = tmp_path / "written.policy"
@@ -127,8 +128,12 @@ def test_written_from_a_recording_and_followed(tmp_path, python, case):
     assert f"\n{rule}" in written.split(section)[1].split("\n[")[0], (written, dry.said)
     name = rule.split()[0]
     told = [line for line in helpers.Recording(dry.path).of("python") if line["kind"] == "would-move" and line["function"] == name]
-    assert told and told[0]["ns"] > 0 and f"{name} would " in dry.said, dry.said
-    assert "with the rules for functions that unblock policy writes" in dry.said and "[predicted]" in written
+    if section == "[offload]":
+        assert not told and "1 stall would have moved from 1 call site" in dry.said, dry.said
+    else:
+        assert told and told[0]["ns"] > 0 and f"{name} would " in dry.said, dry.said
+        assert "with the rules for functions that unblock policy writes" in dry.said
+    assert "[predicted]" in written
     assert "fitted nothing" not in (both := Both(tmp_path, python, [case], f"--offload={path}", at_once=False)).said
     both.check_gap(case, part)
     assert "; predicted p99 " in both.said, both.said
