@@ -521,15 +521,15 @@ bool ub_pysteps_unit(uint32_t id, ub_job_function *function, uint64_t word, cons
 
     if (!m || m->own || in_vfork_child())
         return false;
-    if (connection &&
-        !(m->current && ub_pyqueue_has_unit(m->current, connection))) /* who has it goes before those that wait */
+    /* Who has it goes before those that wait. */
+    if (connection && !(m->current && ub_pyqueue_has_unit(m->current, connection)))
         ub_pysteps_wait_for_mutex(connection);
     if (!m->current || !ub_offload_moves)
         return false;
     ub_pyqueue_add_unit(m->current, connection);
     alone = holds_at_most_its_own(ub_thread.cold->spans.call_ra, &mutex);
-    ub_pyqueue_add_unit(m->current,
-                        mutex); /* others wait before they take it: who has it may not wait for who wants it */
+    /* Others wait before they take it: who has it may not wait for who wants it. */
+    ub_pyqueue_add_unit(m->current, mutex);
     if (!alone || judge_step(m, (uintptr_t)__builtin_frame_address(0), false) != UB_PIN_MOVABLE)
         return false;
     ub_sites_ask(&ub_thread, id, &say);
